@@ -1,0 +1,199 @@
+"""Train one bundled network on CIFAR-10: ``python training/train.py resnet --data DIR``.
+
+Stops and resumes at any epoch (``--out`` holds the last checkpoint); a resumed run takes the same
+path as an uninterrupted one, since every epoch draws from a generator seeded by its own number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixmix.allocator import keep_freed_memory
+from mixmix.cifar10 import CIFAR10_CLASSES, load_cifar10
+from mixmix.zoo.architectures import build_architecture
+
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters; fixed beforehand, never chosen on the test split."""
+
+    epochs: int = 24
+    batch_size: int = 250
+    peak_lr: float = 0.25
+    warmup_share: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    crop_padding: int = 2
+
+
+RECIPES = {
+    "resnet": Recipe(),
+    "vgg": Recipe(),
+    "mobilenetv2": Recipe(epochs=28, label_smoothing=0.05),
+    "vovnet": Recipe(),
+}
+
+
+def augment(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Random horizontal flip and random translation by up to ``padding`` pixels (reflected)."""
+    count, _, height, width = images.shape
+    flip = torch.rand(count, generator=generator) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    padded = F.pad(images, (padding,) * 4, mode="reflect")
+    top = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
+    left = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
+    rows = (top[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(width))[:, None, None, :]
+    index = torch.arange(count)[:, None, None, None]
+    channel = torch.arange(3)[None, :, None, None]
+    return padded[index, channel, rows, columns]
+
+
+def normalise(images: Tensor) -> Tensor:
+    mean = torch.tensor(MEAN)[:, None, None]
+    std = torch.tensor(STD)[:, None, None]
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    model.eval()
+    hits = sum(
+        int((model(normalise(x.float() / 255)).argmax(1) == y).sum())
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    )
+    return hits / len(labels)
+
+
+def learning_rate(step: int, total: int, recipe: Recipe) -> float:
+    warmup = recipe.warmup_share * total
+    if step < warmup:
+        return recipe.peak_lr * step / warmup
+    return recipe.peak_lr * (total - step) / (total - warmup)
+
+
+def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint_path = out / f"{name}.checkpoint.pt"
+    images, labels = load_cifar10(data, split="train")
+    torch.manual_seed(seed)
+    model = build_architecture(name).to(memory_format=torch.channels_last)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others}],
+        lr=recipe.peak_lr,
+        momentum=recipe.momentum,
+        nesterov=True,
+    )
+    first_epoch = 0
+    if checkpoint_path.exists():
+        state = torch.load(checkpoint_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first_epoch = state["epoch"]
+    batches = len(images) // recipe.batch_size
+    total_steps = recipe.epochs * batches
+    for epoch in range(first_epoch, recipe.epochs):
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        order = torch.randperm(len(images), generator=generator)
+        model.train()
+        start, total_loss = time.perf_counter(), 0.0
+        for index in range(batches):
+            chosen = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
+            x = augment(images[chosen].float() / 255, recipe.crop_padding, generator)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(epoch * batches + index + 1, total_steps, recipe)
+            loss = F.cross_entropy(
+                model(normalise(x)), labels[chosen], label_smoothing=recipe.label_smoothing
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total_loss += loss.item()
+        temporary = checkpoint_path.with_suffix(".tmp")
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch + 1,
+            },
+            temporary,
+        )
+        os.replace(temporary, checkpoint_path)
+        seconds = time.perf_counter() - start
+        print(
+            f"{name} epoch {epoch + 1}/{recipe.epochs} loss {total_loss / batches:.4f} "
+            f"{seconds:.0f} s",
+            flush=True,
+        )
+    save(name, model, data, out, seed, recipe)
+
+
+def save(name: str, model: nn.Module, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
+    """Write weights (filters in half precision) and metadata; the accuracy is of what is stored."""
+    stored = {
+        key: (value.half() if value.ndim > 1 else value).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict({key: value.float() for key, value in stored.items()})
+    top1 = accuracy(model, *load_cifar10(data, split="test"))
+    digest = hashlib.sha256()
+    for key in sorted(stored):
+        digest.update(key.encode() + stored[key].numpy().tobytes())
+    metadata = {
+        "architecture": name,
+        "input_shape": json.dumps([3, 32, 32]),
+        "mean": json.dumps(MEAN),
+        "std": json.dumps(STD),
+        "label_set": "cifar10",
+        "classes": json.dumps(CIFAR10_CLASSES),
+        "top1": f"{100 * top1:.2f}",
+        "num_test": "10000",
+        "license": "Apache-2.0",
+        "training_command": f"python training/train.py {name} --data CIFAR10 --seed {seed}",
+        "torch_version": torch.__version__,
+        "weights_sha256": digest.hexdigest(),
+    }
+    path = out / f"{name}.safetensors"
+    save_file(stored, path, metadata=metadata)
+    print(f"{path}: top-1 {100 * top1:.2f}% on 10,000 test images", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("architecture", choices=sorted(RECIPES))
+    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 folder")
+    parser.add_argument("--out", type=Path, default=Path("training/runs"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    train(
+        arguments.architecture,
+        arguments.data,
+        arguments.out,
+        arguments.seed,
+        RECIPES[arguments.architecture],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
