@@ -1,0 +1,218 @@
+"""Synthetic images on disk: safetensors shards beside a manifest that says how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mixmix.errors import DataError, InputError
+from mixmix.storage import read_json, read_tensors, sha256_of_file, write_json, write_tensors
+
+__all__ = ["MANIFEST_NAME", "Shard", "SyntheticDataset"]
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "mixmix-synthetic-images/1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished batch: images (N, C, H, W) uint8, labels (N,), soft labels (N, K)."""
+
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor
+
+    def save(self, path: Path) -> str:
+        """Write atomically; returns the SHA-256 of the file."""
+        return write_tensors(
+            path,
+            {"images": self.images, "labels": self.labels, "soft_labels": self.soft_labels},
+        )
+
+    @classmethod
+    def load(cls, path: Path, sha256: str) -> Shard:
+        """Read a shard whose bytes must have this hash.
+
+        Raises:
+            DataError: if the file is absent, truncated or changed.
+        """
+        if not path.exists():
+            raise DataError(f"shard {path.name} is missing")
+        found = sha256_of_file(path)
+        if found != sha256:
+            raise DataError(
+                f"shard {path.name} is corrupt: its SHA-256 is {found[:12]}..., the manifest says "
+                f"{sha256[:12]}..."
+            )
+        tensors, _ = read_tensors(path)
+        return cls(tensors["images"], tensors["labels"], tensors["soft_labels"])
+
+
+class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Synthesised images with hard and soft labels, and how they were made.
+
+    As a torch ``Dataset`` it gives ``(image, label)``: image (C, H, W) float32 in [0, 1], label an
+    int64 scalar. Pixels are 8-bit values, so that exporting PNGs loses nothing.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [0, 1].
+        labels: (N,) int64.
+        soft_labels: (N, K) float32, probabilities averaged over the zoo.
+        manifest: provenance: model hashes, settings, seed, versions, losses per step.
+        refused: what is wrong with each shard that was left out, by its file name.
+        path: the folder it was read from, or None.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        soft_labels: Tensor,
+        manifest: dict[str, Any],
+        *,
+        refused: dict[str, str] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        if images.ndim != 4 or not len(images) == len(labels) == len(soft_labels):
+            raise InputError(
+                f"expected images (N, C, H, W), labels (N,) and soft labels (N, K), got shapes "
+                f"{tuple(images.shape)}, {tuple(labels.shape)}, {tuple(soft_labels.shape)}"
+            )
+        self.images = images
+        self.labels = labels
+        self.soft_labels = soft_labels
+        self.manifest = manifest
+        self.refused = refused or {}
+        self.path = path
+
+    @classmethod
+    def from_shards(
+        cls, shards: Sequence[Shard], manifest: dict[str, Any], **options: Any
+    ) -> SyntheticDataset:
+        """Join shards in order."""
+        return cls(
+            torch.cat([shard.images for shard in shards]).float() / 255,
+            torch.cat([shard.labels for shard in shards]),
+            torch.cat([shard.soft_labels for shard in shards]),
+            manifest,
+            **options,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> SyntheticDataset:
+        """Open a folder written by ``synthesize``.
+
+        Shards that are missing or corrupt are left out and named in ``refused``; the others load.
+
+        Raises:
+            DataError: if there is no readable manifest, or no shard is whole.
+        """
+        folder = Path(path)
+        if not (folder / MANIFEST_NAME).exists():
+            raise DataError(
+                f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); make one with "
+                "'mixmix synthesize'"
+            )
+        manifest = read_json(folder / MANIFEST_NAME)
+        if manifest.get("format") != FORMAT:
+            raise DataError(
+                f"{folder / MANIFEST_NAME} has format {manifest.get('format')!r}, expected {FORMAT!r}"
+            )
+        shards, refused = [], {}
+        for entry in manifest["shards"]:
+            try:
+                shards.append(Shard.load(folder / entry["file"], entry["sha256"]))
+            except DataError as error:
+                refused[entry["file"]] = str(error)
+        if not shards:
+            reasons = "; ".join(refused.values()) or "no shard has been finished"
+            raise DataError(f"{folder}: {reasons}; run the same 'mixmix synthesize' again")
+        return cls.from_shards(shards, manifest, refused=refused, path=folder)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.labels[index]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes where the zoo knows them, else their indices."""
+        for model in self.manifest.get("models", []):
+            if model.get("classes"):
+                return tuple(model["classes"])
+        return tuple(str(index) for index in range(self.soft_labels.shape[1]))
+
+    def save(self, path: str | Path) -> Path:
+        """Write as one shard with the manifest into a folder that holds no data set yet."""
+        folder = Path(path)
+        if (folder / MANIFEST_NAME).exists():
+            raise InputError(f"{folder} already holds a data set; choose another folder")
+        pixels = (self.images * 255).round().to(torch.uint8)
+        name = "shard-00000.safetensors"
+        digest = Shard(pixels, self.labels, self.soft_labels).save(folder / name)
+        entry = {"file": name, "sha256": digest, "num_images": len(self)}
+        write_json(
+            folder / MANIFEST_NAME, self.manifest | {"format": FORMAT, "shards": [entry]}
+        )
+        return folder
+
+    def export_image_folder(self, path: str | Path) -> Path:
+        """Write PNGs as ``<path>/<class>/<index>.png``, which torchvision's ImageFolder opens.
+
+        Raises:
+            InputError: if images have neither one nor three channels.
+        """
+        folder = Path(path)
+        width = len(str(len(self.classes) - 1))
+        for index in range(len(self)):
+            label = int(self.labels[index])
+            # Numbers keep the order of the classes, which ImageFolder takes from the names.
+            parent = folder / f"{label:0{width}d}_{_file_name(self.classes[label])}"
+            parent.mkdir(parents=True, exist_ok=True)
+            to_picture(self.images[index]).save(parent / f"{index:06d}.png")
+        return folder
+
+    def contact_sheet(
+        self, path: str | Path, *, rows: int = 10, columns: int = 10, scale: int = 2
+    ) -> Path:
+        """Write one PNG with up to ``rows`` x ``columns`` images, a row for each class in turn."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        channels, height, width = self.images.shape[1:]
+        present = self.labels.unique().tolist()[:rows]
+        sheet = torch.ones(channels, len(present) * (height + 1) + 1, columns * (width + 1) + 1)
+        for row, label in enumerate(present):
+            chosen = (self.labels == label).nonzero().flatten()[:columns].tolist()
+            for column, index in enumerate(chosen):
+                top, left = row * (height + 1) + 1, column * (width + 1) + 1
+                sheet[:, top : top + height, left : left + width] = self.images[index]
+        picture = to_picture(sheet)
+        size = (picture.width * scale, picture.height * scale)
+        picture.resize(size, Image.Resampling.NEAREST).save(target)
+        return target
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """An image (1 or 3, H, W) in [0, 1] as 8-bit Pillow picture.
+
+    Raises:
+        InputError: for another number of channels.
+    """
+    if image.shape[0] not in (1, 3):
+        raise InputError(
+            f"a picture has 1 or 3 channels, these images have {image.shape[0]}; use the shards"
+        )
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]

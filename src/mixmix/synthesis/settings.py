@@ -1,0 +1,107 @@
+"""Settings of synthesis; the recipes of the field are presets of the same engine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mixmix.errors import InputError
+
+__all__ = ["RECIPES", "SynthesisSettings", "recipe"]
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """How images are synthesised (MixMix, Li et al. 2021, section 3; see ``terms`` for the losses).
+
+    Attributes:
+        num_images: how many images; labels are balanced over the classes.
+        batch_size: images optimised together, which is also the number in a shard; BatchNorm
+            statistics are matched per batch, so it should be at least 64.
+        iterations: optimiser steps per batch; 0 keeps the initial noise.
+        learning_rate: of Adam on pixels in [0, 1], decayed to zero by a cosine.
+        bn_weight: of the BatchNorm statistics, summed over layers.
+        first_bn_multiplier: extra weight of the first BatchNorm layer of every network.
+        ce_weight: of the cross-entropy with the labels.
+        tv_weight: of the total variation, a mean over pixels.
+        l2_weight: of the mean squared normalised pixel.
+        data_mixing: shrink a second image into a random box of each image at every step.
+        box_area: smallest and largest share of the image that the box covers, within (0, 1).
+        members_per_step: zoo members drawn at each step; None takes all of them.
+        jitter: largest random shift in pixels (rolled) before the networks see the images.
+        flip: flip every batch horizontally with probability 1/2.
+    """
+
+    num_images: int = 256
+    batch_size: int = 128
+    iterations: int = 200
+    learning_rate: float = 0.05
+    bn_weight: float = 1.0
+    first_bn_multiplier: float = 1.0
+    ce_weight: float = 1.0
+    tv_weight: float = 0.1
+    l2_weight: float = 0.0
+    data_mixing: bool = True
+    box_area: tuple[float, float] = (0.1, 0.5)
+    members_per_step: int | None = None
+    jitter: int = 2
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box_area", tuple(self.box_area))
+        self._require(self.num_images >= 1, "num_images", ">= 1")
+        self._require(self.batch_size >= 2, "batch_size", ">= 2")
+        self._require(self.iterations >= 0, "iterations", ">= 0")
+        self._require(self.learning_rate > 0, "learning_rate", "> 0")
+        for name in ("bn_weight", "first_bn_multiplier", "ce_weight", "tv_weight", "l2_weight"):
+            self._require(getattr(self, name) >= 0, name, ">= 0")
+        self._require(
+            len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
+            "box_area",
+            "two increasing numbers within (0, 1)",
+        )
+        self._require(
+            self.members_per_step is None or self.members_per_step >= 1,
+            "members_per_step",
+            "None or >= 1",
+        )
+        self._require(self.jitter >= 0, "jitter", ">= 0")
+
+    def _require(self, valid: bool, name: str, expected: str) -> None:
+        if not valid:
+            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self) | {"box_area": list(self.box_area)}
+
+
+# Each preset differs from another only in what its method is about, so that a comparison at equal
+# images and iterations compares the methods.
+RECIPES: dict[str, SynthesisSettings] = {
+    "mixmix": SynthesisSettings(),
+    "feature-mixing": SynthesisSettings(data_mixing=False),
+    "data-mixing": SynthesisSettings(members_per_step=1),
+    "deepinversion": SynthesisSettings(data_mixing=False, first_bn_multiplier=10.0),
+    "zeroq": SynthesisSettings(
+        data_mixing=False, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
+    ),
+    "noise": SynthesisSettings(iterations=0, data_mixing=False),
+}
+
+
+def recipe(name: str, **changes: Any) -> SynthesisSettings:
+    """The settings of a named recipe, with changes.
+
+    ``feature-mixing`` and ``mixmix`` want a zoo of several networks; ``data-mixing``,
+    ``deepinversion`` and ``zeroq`` are methods for a zoo of one.
+
+    Raises:
+        InputError: if the name or a change is unknown.
+    """
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+    try:
+        return replace(RECIPES[name], **changes)
+    except TypeError as error:
+        raise InputError(f"recipe {name!r}: {error}") from error

@@ -1,0 +1,78 @@
+"""The bundled networks: their weights travel with the package, so nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import nn
+
+from mixmix.errors import InputError
+from mixmix.storage import read_tensors
+from mixmix.zoo.architectures import build_architecture
+from mixmix.zoo.spec import ModelSpec
+
+__all__ = ["bundled_names", "bundled_spec", "load_bundled"]
+
+
+def _folder() -> Path:
+    return Path(str(files("mixmix"))) / "assets" / "zoo"
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Names of the bundled networks, in alphabetical order."""
+    return tuple(sorted(path.stem for path in _folder().glob("*.safetensors")))
+
+
+def _path(name: str) -> Path:
+    path = _folder() / f"{name}.safetensors"
+    if not path.exists():
+        raise InputError(
+            f"no bundled network named {name!r}; bundled: {', '.join(bundled_names())}"
+        )
+    return path
+
+
+@cache
+def bundled_metadata(name: str) -> dict[str, str]:
+    """The metadata of a bundled network's file: architecture, accuracy, training command, hash."""
+    with safe_open(_path(name), framework="pt") as file:
+        return dict(file.metadata())
+
+
+def bundled_spec(name: str) -> ModelSpec:
+    """The spec of a bundled network.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    metadata = bundled_metadata(name)
+    classes = json.loads(metadata["classes"])
+    return ModelSpec(
+        name=name,
+        source=f"bundled:{name}",
+        input_shape=tuple(json.loads(metadata["input_shape"])),
+        mean=tuple(json.loads(metadata["mean"])),
+        std=tuple(json.loads(metadata["std"])),
+        num_classes=len(classes),
+        weights=None,
+        label_set=metadata["label_set"],
+        classes=tuple(classes),
+        license=metadata["license"],
+        sha256=metadata["weights_sha256"],
+        top1=float(metadata["top1"]),
+    )
+
+
+def load_bundled(name: str) -> nn.Module:
+    """A bundled network with its trained weights, in float32 and eval mode."""
+    tensors, metadata = read_tensors(_path(name))
+    model = build_architecture(
+        metadata["architecture"], num_classes=len(json.loads(metadata["classes"]))
+    )
+    floats = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    model.load_state_dict(floats)
+    return model.eval()

@@ -1,0 +1,142 @@
+"""From what a caller can write down (a name, a spec file) to a network with its weights."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mixmix.errors import DataError, InputError
+from mixmix.storage import read_tensors
+from mixmix.zoo.catalog import bundled_names, bundled_spec, load_bundled
+from mixmix.zoo.spec import ModelSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["load_model", "load_spec", "load_state_dict"]
+
+
+def load_spec(reference: str | Path | ModelSpec) -> ModelSpec:
+    """Resolve a reference to a spec.
+
+    Args:
+        reference: ``bundled:NAME`` (or just the name), the path of a TOML or JSON file with the
+            fields of ``ModelSpec``, or a spec itself.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    if isinstance(reference, ModelSpec):
+        return reference
+    text = str(reference)
+    if text.startswith("bundled:"):
+        return bundled_spec(text.removeprefix("bundled:"))
+    if text in bundled_names():
+        return bundled_spec(text)
+    path = Path(text)
+    if path.suffix in (".toml", ".json"):
+        return _read_spec_file(path)
+    raise InputError(
+        f"{text!r} is not a model: expected bundled:NAME (bundled: {', '.join(bundled_names())}) "
+        "or the path of a model spec (.toml or .json)"
+    )
+
+
+def _read_spec_file(path: Path) -> ModelSpec:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the model spec {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a table of ModelSpec fields")
+    try:
+        spec = ModelSpec.from_dict(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if spec.weights is not None and not Path(spec.weights).is_absolute():
+        spec = ModelSpec.from_dict(spec.to_dict() | {"weights": str(path.parent / spec.weights)})
+    return spec
+
+
+def load_model(spec: ModelSpec) -> nn.Module:
+    """Build the architecture that ``spec.source`` names and load its weights strictly.
+
+    Raises:
+        InputError: if the source cannot be imported, or the weights do not fit it.
+    """
+    kind, _, rest = spec.source.partition(":")
+    if kind == "bundled":
+        return load_bundled(rest)
+    if kind != "python":
+        raise InputError(
+            f"{spec.name}: source {spec.source!r} is not known; expected bundled:NAME or "
+            "python:MODULE:CALLABLE"
+        )
+    module_name, _, callable_name = rest.partition(":")
+    try:
+        model = getattr(importlib.import_module(module_name), callable_name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{spec.name}: cannot build {spec.source!r}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{spec.name}: {spec.source!r} gave {type(model).__name__}, not a module")
+    if spec.weights is not None:
+        _load_into(model, load_state_dict(Path(spec.weights)), spec)
+    return model.eval()
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors, or from a PyTorch file without running any pickle.
+
+    Raises:
+        DataError: if the file is absent, damaged, or holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"no checkpoint at {path}") from error
+    except Exception as error:  # torch.load raises many kinds for a damaged or unsafe file
+        raise DataError(
+            f"cannot load {path} as a checkpoint of plain tensors: {str(error).splitlines()[0]}; "
+            "save it as safetensors"
+        ) from error
+    if isinstance(content, dict):
+        for key in ("state_dict", "model"):
+            if isinstance(content.get(key), dict):
+                content = content[key]
+                break
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise DataError(f"{path} holds no state dict (names to tensors)")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> None:
+    expected = model.state_dict()
+    optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = sorted(set(expected) - set(state) - optional)
+    unexpected = sorted(set(state) - set(expected))
+    misshapen = [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(set(state) & set(expected))
+        if state[name].shape != expected[name].shape
+    ]
+    problems = (
+        [f"missing {', '.join(missing[:4])}"] * bool(missing)
+        + [f"unexpected {', '.join(unexpected[:4])}"] * bool(unexpected)
+        + misshapen[:4]
+    )
+    if problems:
+        raise InputError(
+            f"{spec.name}: the weights in {spec.weights} do not fit {spec.source}: "
+            + "; ".join(problems)
+        )
+    model.load_state_dict(state, strict=False)

@@ -1,0 +1,98 @@
+"""What has to be known of a network before it can be used without its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mixmix.errors import InputError
+
+__all__ = ["ModelSpec"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a pretrained classifier that its weights do not say.
+
+    Attributes:
+        name: what tables and records call it.
+        source: where the architecture comes from: ``bundled:NAME`` or ``python:MODULE:CALLABLE``
+            (called without arguments, it returns the module), or ``module`` for a module that
+            the caller built.
+        input_shape: (C, H, W) of one image.
+        mean: per channel, subtracted from images in [0, 1].
+        std: per channel, divided by afterwards.
+        num_classes: K, the number of logits; 0 for a backbone without a label head.
+        weights: path of a safetensors or PyTorch state dict, or None.
+        label_set: name of the label set; members with the same name agree on every index.
+        classes: names of the classes, or empty.
+        license: SPDX identifier or a short note.
+        sha256: hash of the weights (``storage.sha256_of_tensors``), or empty.
+        top1: measured accuracy in percent, or None.
+    """
+
+    name: str
+    source: str
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_classes: int
+    weights: str | None = None
+    label_set: str = ""
+    classes: tuple[str, ...] = ()
+    license: str = ""
+    sha256: str = ""
+    top1: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("input_shape", "mean", "std", "classes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise InputError(
+                f"{self.name}: input_shape must be (channels, height, width), got "
+                f"{self.input_shape}"
+            )
+        channels = self.input_shape[0]
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise InputError(
+                f"{self.name}: mean and std need one value for each of the {channels} channels, "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
+        if min(self.std) <= 0:
+            raise InputError(f"{self.name}: std must be positive, got {self.std}")
+        if self.num_classes < 0:
+            raise InputError(f"{self.name}: num_classes must be >= 0, got {self.num_classes}")
+        if self.classes and len(self.classes) != self.num_classes:
+            raise InputError(
+                f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; ``from_dict`` reads it back."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
+        """Build a spec from JSON or TOML.
+
+        Raises:
+            InputError: if a key is missing, unknown or of the wrong form.
+        """
+        known = {field.name: field for field in fields(cls)}
+        unknown = sorted(set(content) - set(known))
+        if unknown:
+            raise InputError(
+                f"unknown keys in a model spec: {', '.join(unknown)}; known: {', '.join(known)}"
+            )
+        required = ("name", "source", "input_shape", "mean", "std", "num_classes")
+        missing = [name for name in required if name not in content]
+        if missing:
+            raise InputError(f"a model spec needs also: {', '.join(missing)}")
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise InputError(f"malformed model spec: {error}") from error

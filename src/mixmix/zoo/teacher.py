@@ -1,0 +1,137 @@
+"""A frozen pretrained network that knows its own normalisation and its BatchNorm statistics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixmix.errors import InputError
+from mixmix.storage import sha256_of_tensors
+from mixmix.zoo.spec import ModelSpec
+
+__all__ = ["BatchNormStatistics", "Observation", "Teacher"]
+
+
+class BatchNormStatistics(NamedTuple):
+    """Statistics of the input of one BatchNorm layer, each of shape (channels,)."""
+
+    mean: Tensor
+    var: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a teacher sees in a batch: logits (N, K) and the statistics of every BatchNorm layer."""
+
+    logits: Tensor
+    statistics: tuple[BatchNormStatistics, ...]
+
+
+class Teacher:
+    """A frozen network: eval mode, no gradients for weights, images in pixel space [0, 1].
+
+    The caller's module is copied, never changed.
+
+    Args:
+        model: a classifier of normalised images (N, C, H, W) to logits (N, K).
+        spec: its input shape, normalisation and classes.
+        device: where to run it.
+
+    Raises:
+        InputError: if weights are not finite, or the logits do not fit the spec.
+    """
+
+    def __init__(
+        self, model: nn.Module, spec: ModelSpec, *, device: str | torch.device = "cpu"
+    ) -> None:
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise InputError(
+                    f"{spec.name}: {name} holds NaN or infinite values; the checkpoint is damaged "
+                    "or the training diverged"
+                )
+        self.model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
+        if spec.input_shape[0] > 1:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.spec = replace(
+            spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict())
+        )
+        self.device = torch.device(device)
+        self._mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
+        self._std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
+        self.batch_norms: tuple[_BatchNorm, ...] = tuple(
+            module
+            for module in self.model.modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        )
+        self._check_output()
+
+    @property
+    def has_label_head(self) -> bool:
+        return self.spec.num_classes > 0
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (N, C, H', W') in [0, 1] to the network's own resolution and normalisation."""
+        size = self.spec.input_shape[1:]
+        if tuple(images.shape[2:]) != size:
+            images = F.interpolate(
+                images, size=size, mode="bilinear", align_corners=False, antialias=True
+            )
+        return (images - self._mean) / self._std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
+        logits: Tensor = self.model(self.normalise(images))
+        return logits
+
+    def observe(self, images: Tensor) -> Observation:
+        """Logits and BatchNorm statistics of a batch, both differentiable by ``images``."""
+        with self._recorded_statistics() as statistics:
+            logits = self(images)
+        return Observation(logits, tuple(statistics))
+
+    @contextmanager
+    def _recorded_statistics(self) -> Iterator[list[BatchNormStatistics]]:
+        statistics: list[BatchNormStatistics] = []
+
+        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(module, _BatchNorm)
+            assert module.running_mean is not None and module.running_var is not None
+            features = inputs[0]
+            dims = [dim for dim in range(features.ndim) if dim != 1]
+            var, mean = torch.var_mean(features, dim=dims, correction=0)
+            statistics.append(
+                BatchNormStatistics(mean, var, module.running_mean, module.running_var)
+            )
+
+        handles = [module.register_forward_pre_hook(record) for module in self.batch_norms]
+        try:
+            yield statistics
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def _check_output(self) -> None:
+        shape = self.spec.input_shape
+        try:
+            logits = self(torch.full((2, *shape), 0.5, device=self.device))
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.spec.name} cannot take images of {shape}: {error}; check input_shape"
+            ) from error
+        if self.has_label_head and tuple(logits.shape) != (2, self.spec.num_classes):
+            raise InputError(
+                f"{self.spec.name} gives outputs of shape {tuple(logits.shape)} for 2 images, "
+                f"expected (2, {self.spec.num_classes}); check num_classes"
+            )
