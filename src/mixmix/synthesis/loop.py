@@ -73,7 +73,7 @@ def optimise_batch(
         losses = _losses(zoo, images, labels, settings, generator)
         total = sum(losses.values(), start=images.new_zeros(()))
         if iteration % stride == 0 or iteration == settings.iterations - 1:
-            values = {name: float(loss) for name, loss in losses.items()}
+            values = {name: loss.item() for name, loss in losses.items()}
             if not all(math.isfinite(value) for value in values.values()):
                 raise InputError(
                     f"the loss is no longer finite at iteration {iteration} ({values}); lower "

@@ -1,0 +1,112 @@
+"""Compression as a fold of methods over a model, each returning a record of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from mixmix.errors import InputError
+from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import Teacher
+from mixmix.zoo.zoo import Zoo
+
+__all__ = ["Compressed", "LayerRecord", "Method", "Progress", "compress"]
+
+# Called with (what is being done, share done in [0, 1]).
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What happened to one layer.
+
+    Attributes:
+        name: qualified name in the caller's model.
+        kind: class name of the layer.
+        action: ``quantized``, ``folded`` or ``skipped``.
+        reason: why it was skipped, or into what it was folded; empty where it was quantized.
+        num_parameters: parameters of the original layer.
+        weight_bits: bits of its weights, or None for floats.
+        activation_bits: bits of its input, or None for floats.
+        error: relative squared error of the layer's unit on the images, or None.
+    """
+
+    name: str
+    kind: str
+    action: str
+    reason: str = ""
+    num_parameters: int = 0
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    error: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed model and how it came about.
+
+    Attributes:
+        model: takes *normalised* images (N, C, H, W), like the original, and gives logits (N, K).
+        spec: of the original model.
+        records: one for every layer with parameters, in the order of execution.
+        settings: of every method applied, in order, in plain JSON types.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    records: tuple[LayerRecord, ...] = ()
+    settings: tuple[dict[str, Any], ...] = field(default=())
+
+
+class Method(Protocol):
+    """A way to compress: frozen settings and how to apply them."""
+
+    def apply(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        """Return a compressed copy; ``model`` is not changed."""
+        ...
+
+
+def compress(
+    model: Teacher | str | Path | ModelSpec | tuple[nn.Module, ModelSpec],
+    data: SyntheticDataset,
+    methods: Method | Sequence[Method],
+    *,
+    seed: int,
+    on_progress: Progress = lambda what, share: None,
+) -> Compressed:
+    """Compress a pretrained network with images instead of its training data.
+
+    Args:
+        model: a ``Teacher``, or anything that ``Zoo.load`` takes; it is not changed.
+        data: images in [0, 1]; of another size than the model's they are resized.
+        methods: applied in order, such as ``Quantize("W4A4")``.
+        seed: of every random draw.
+        on_progress: called with (what is being done, share done).
+
+    Raises:
+        InputError: if there is no method, or model and images do not fit each other.
+    """
+    teacher = model if isinstance(model, Teacher) else Zoo.load([model], device="cpu")[0]
+    steps = [methods] if not isinstance(methods, Sequence) else list(methods)
+    if not steps:
+        raise InputError("compress needs at least one method, such as Quantize('W8A8')")
+    channels = teacher.spec.input_shape[0]
+    if data.images.shape[1] != channels:
+        raise InputError(
+            f"the images have {data.images.shape[1]} channels, {teacher.spec.name} takes {channels}"
+        )
+    compressed = Compressed(teacher.model, teacher.spec)
+    for step in steps:
+        compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)
+    return compressed

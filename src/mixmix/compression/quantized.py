@@ -1,0 +1,77 @@
+"""The quantized layers that are deployed: integers and scales, nothing left to learn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["QuantizedActivation", "QuantizedLayer"]
+
+
+class QuantizedActivation(nn.Module):
+    """Per-tensor affine quantization to unsigned integers, and back to floats.
+
+    ``x -> (clamp(round(x / scale) + zero_point, 0, 2**bits - 1) - zero_point) * scale``
+
+    Buffers: ``scale`` () float32 > 0, ``zero_point`` () int32 in [0, 2**bits - 1].
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("scale", scale.detach().float().reshape(()).clone())
+        self.register_buffer("zero_point", zero_point.detach().to(torch.int32).reshape(()).clone())
+
+    @property
+    def largest(self) -> int:
+        return 2**self.bits - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        integers = torch.clamp(torch.round(x / self.scale) + self.zero_point, 0, self.largest)
+        return (integers - self.zero_point) * self.scale
+
+
+class QuantizedLayer(nn.Module):
+    """A convolution or linear layer with integer weights, per output channel symmetric.
+
+    Buffers: ``integers`` int8 of the weight's shape, within ``bits``; ``scale`` (out,) float32;
+    ``bias`` (out,) float32 or None.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, integers: Tensor, scale: Tensor, bits: int
+    ) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("integers", integers.detach().to(torch.int8).contiguous().clone())
+        self.register_buffer("scale", scale.detach().float().reshape(-1).clone())
+        bias = None if layer.bias is None else layer.bias.detach().float().clone()
+        self.register_buffer("bias", bias)
+        self.convolution = (
+            {
+                "stride": layer.stride,
+                "padding": layer.padding,
+                "dilation": layer.dilation,
+                "groups": layer.groups,
+            }
+            if isinstance(layer, nn.Conv2d)
+            else None
+        )
+
+    def weight(self) -> Tensor:
+        """The dequantized weights, of the original shape."""
+        shape = (-1,) + (1,) * (self.integers.ndim - 1)
+        return self.integers.float() * self.scale.view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.convolution is None:
+            return F.linear(x, self.weight(), self.bias)
+        return F.conv2d(x, self.weight(), self.bias, **self.convolution)
