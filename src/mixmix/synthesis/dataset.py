@@ -159,9 +159,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         name = "shard-00000.safetensors"
         digest = Shard(pixels, self.labels, self.soft_labels).save(folder / name)
         entry = {"file": name, "sha256": digest, "num_images": len(self)}
-        write_json(
-            folder / MANIFEST_NAME, self.manifest | {"format": FORMAT, "shards": [entry]}
-        )
+        write_json(folder / MANIFEST_NAME, self.manifest | {"format": FORMAT, "shards": [entry]})
         return folder
 
     def export_image_folder(self, path: str | Path) -> Path:

@@ -97,9 +97,7 @@ def _losses(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Every weighted term of the loss, by name."""
-    views = jitter_and_flip(
-        images, jitter=settings.jitter, flip=settings.flip, generator=generator
-    )
+    views = jitter_and_flip(images, jitter=settings.jitter, flip=settings.flip, generator=generator)
     other, share = labels, torch.zeros(len(labels), device=images.device)
     if settings.data_mixing:
         size = (images.shape[2], images.shape[3])
@@ -131,9 +129,7 @@ def _losses(
     return losses
 
 
-def _draw_members(
-    zoo: Zoo, count: int | None, generator: torch.Generator
-) -> tuple[Teacher, ...]:
+def _draw_members(zoo: Zoo, count: int | None, generator: torch.Generator) -> tuple[Teacher, ...]:
     if count is None or count >= len(zoo):
         return tuple(zoo)
     order = torch.randperm(len(zoo), generator=generator)

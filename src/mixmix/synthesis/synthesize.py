@@ -132,7 +132,9 @@ class _Run:
         pixels = (batch.images * 255).round().to(torch.uint8).cpu()
         soft_labels = self.zoo.soft_labels(pixels.float() / 255)
         shard = Shard(pixels, labels, soft_labels)
-        agreement = float((soft_labels.argmax(1) == labels).float().mean()) if soft_labels.numel() else None
+        agreement = (
+            float((soft_labels.argmax(1) == labels).float().mean()) if soft_labels.numel() else None
+        )
         entry: dict[str, Any] = {
             "file": f"shard-{index:05d}.safetensors",
             "num_images": len(labels),

@@ -35,7 +35,9 @@ def bn_statistics_loss(
     return losses[0] * first_multiplier + sum(losses[1:], start=torch.zeros_like(losses[0]))
 
 
-def mixed_cross_entropy_loss(logits: Tensor, labels: Tensor, other: Tensor, share: Tensor) -> Tensor:
+def mixed_cross_entropy_loss(
+    logits: Tensor, labels: Tensor, other: Tensor, share: Tensor
+) -> Tensor:
     """Cross-entropy of mixed images: labels weigh as much as the area they cover (MixMix, eq. 7).
 
     Args:

@@ -73,6 +73,8 @@ def load_bundled(name: str) -> nn.Module:
     model = build_architecture(
         metadata["architecture"], num_classes=len(json.loads(metadata["classes"]))
     )
-    floats = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    floats = {
+        key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
+    }
     model.load_state_dict(floats)
     return model.eval()

@@ -63,9 +63,7 @@ class Teacher:
         self.model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         if spec.input_shape[0] > 1:
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.spec = replace(
-            spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict())
-        )
+        self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
         self._mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)

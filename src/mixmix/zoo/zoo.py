@@ -36,7 +36,9 @@ class Zoo(Sequence[Teacher]):
         self._agree("channels", {t.spec.name: t.spec.input_shape[0] for t in self._teachers})
         headed = [t for t in self._teachers if t.has_label_head]
         self._agree("classes", {t.spec.name: t.spec.num_classes for t in headed})
-        self._agree("label sets", {t.spec.name: t.spec.label_set for t in headed if t.spec.label_set})
+        self._agree(
+            "label sets", {t.spec.name: t.spec.label_set for t in headed if t.spec.label_set}
+        )
 
     @staticmethod
     def _agree(what: str, values: dict[str, object]) -> None:
