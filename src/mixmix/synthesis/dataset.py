@@ -52,7 +52,13 @@ class Shard:
                 f"{sha256[:12]}..."
             )
         tensors, _ = read_tensors(path)
-        return cls(tensors["images"], tensors["labels"], tensors["soft_labels"])
+        try:
+            return cls(**tensors)
+        except TypeError as error:
+            raise DataError(
+                f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
+                "and soft_labels"
+            ) from error
 
 
 class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -126,11 +132,11 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"{folder / MANIFEST_NAME} has format {manifest.get('format')!r}, expected {FORMAT!r}"
             )
         shards, refused = [], {}
-        for entry in manifest["shards"]:
+        for name, sha256 in listed_shards(manifest, folder):
             try:
-                shards.append(Shard.load(folder / entry["file"], entry["sha256"]))
+                shards.append(Shard.load(folder / name, sha256))
             except DataError as error:
-                refused[entry["file"]] = str(error)
+                refused[name] = str(error)
         if not shards:
             reasons = "; ".join(refused.values()) or "no shard has been finished"
             raise DataError(f"{folder}: {reasons}; run the same 'mixmix synthesize' again")
@@ -144,11 +150,11 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes where the zoo knows them, else their indices."""
+        """Names of the classes where the zoo knows them, else the indices of K (at least one)."""
         for model in self.manifest.get("models", []):
             if model.get("classes"):
                 return tuple(model["classes"])
-        return tuple(str(index) for index in range(self.soft_labels.shape[1]))
+        return tuple(str(index) for index in range(max(1, self.soft_labels.shape[1])))
 
     def save(self, path: str | Path) -> Path:
         """Write as one shard with the manifest into a folder that holds no data set yet."""
@@ -169,11 +175,12 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
             InputError: if images have neither one nor three channels.
         """
         folder = Path(path)
-        width = len(str(len(self.classes) - 1))
+        classes = self.classes
+        width = len(str(len(classes) - 1))
         for index in range(len(self)):
             label = int(self.labels[index])
             # Numbers keep the order of the classes, which ImageFolder takes from the names.
-            parent = folder / f"{label:0{width}d}_{_file_name(self.classes[label])}"
+            parent = folder / f"{label:0{width}d}_{_file_name(classes[label])}"
             parent.mkdir(parents=True, exist_ok=True)
             to_picture(self.images[index]).save(parent / f"{index:06d}.png")
         return folder
@@ -196,6 +203,21 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         size = (picture.width * scale, picture.height * scale)
         picture.resize(size, Image.Resampling.NEAREST).save(target)
         return target
+
+
+def listed_shards(manifest: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """File names and SHA-256 of the shards in a manifest.
+
+    Raises:
+        DataError: if the manifest does not list them.
+    """
+    try:
+        return [(str(entry["file"]), str(entry["sha256"])) for entry in manifest["shards"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / MANIFEST_NAME} lists no shards with file and sha256; it was changed or "
+            "damaged, so remove the folder and run 'mixmix synthesize' again"
+        ) from error
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -55,8 +55,9 @@ def optimise_batch(
         on_step: called after every iteration.
 
     Raises:
-        InputError: if the loss stops being finite.
+        InputError: if no term of the loss applies to the zoo, or the loss stops being finite.
     """
+    _check_terms(zoo, settings)
     shape = (len(labels), *zoo.input_shape)
     images = gaussian_noise(shape, generator=generator).to(zoo.device)
     if zoo.input_shape[0] > 1:
@@ -71,7 +72,8 @@ def optimise_batch(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
         losses = _losses(zoo, images, labels, settings, generator)
-        total = sum(losses.values(), start=images.new_zeros(()))
+        # Rooted in the images, because the members drawn may have no term of their own.
+        total = sum(losses.values(), start=images.sum() * 0)
         if iteration % stride == 0 or iteration == settings.iterations - 1:
             values = {name: loss.item() for name, loss in losses.items()}
             if not all(math.isfinite(value) for value in values.values()):
@@ -87,6 +89,18 @@ def optimise_batch(
             images.clamp_(0, 1)
         on_step()
     return OptimisedBatch(images.detach().contiguous(), trace)
+
+
+def _check_terms(zoo: Zoo, settings: SynthesisSettings) -> None:
+    if settings.iterations == 0:
+        return
+    matches = settings.bn_weight and any(teacher.batch_norms for teacher in zoo)
+    if not matches and not (settings.ce_weight and zoo.num_classes):
+        raise InputError(
+            f"nothing to invert: {', '.join(zoo.names)} with bn_weight {settings.bn_weight} and "
+            f"ce_weight {settings.ce_weight} have neither BatchNorm statistics nor labels to match; "
+            "add a network that has, or raise the other weight"
+        )
 
 
 def _losses(

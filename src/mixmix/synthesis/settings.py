@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mixmix.errors import InputError
 
 __all__ = ["RECIPES", "SynthesisSettings", "recipe"]
+
+_WEIGHTS = ("bn_weight", "first_bn_multiplier", "ce_weight", "tv_weight", "l2_weight")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class SynthesisSettings:
         first_bn_multiplier: extra weight of the first BatchNorm layer of every network.
         ce_weight: of the cross-entropy with the labels.
         tv_weight: of the total variation, a mean over pixels.
-        l2_weight: of the mean squared normalised pixel.
+        l2_weight: of the mean squared distance of the pixels from mid-grey.
         data_mixing: shrink a second image into a random box of each image at every step.
         box_area: smallest and largest share of the image that the box covers, within (0, 1).
         members_per_step: zoo members drawn at each step; None takes all of them.
@@ -48,12 +51,25 @@ class SynthesisSettings:
     flip: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size", "iterations", "jitter"):
+            self._require(isinstance(getattr(self, name), int), name, "a whole number")
+        for name in ("learning_rate", *_WEIGHTS):
+            value = getattr(self, name)
+            self._require(
+                isinstance(value, int | float) and math.isfinite(value), name, "a finite number"
+            )
+        self._require(
+            isinstance(self.box_area, tuple | list)
+            and all(isinstance(share, int | float) for share in self.box_area),
+            "box_area",
+            "two increasing numbers within (0, 1)",
+        )
         object.__setattr__(self, "box_area", tuple(self.box_area))
         self._require(self.num_images >= 1, "num_images", ">= 1")
         self._require(self.batch_size >= 2, "batch_size", ">= 2")
         self._require(self.iterations >= 0, "iterations", ">= 0")
         self._require(self.learning_rate > 0, "learning_rate", "> 0")
-        for name in ("bn_weight", "first_bn_multiplier", "ce_weight", "tv_weight", "l2_weight"):
+        for name in _WEIGHTS:
             self._require(getattr(self, name) >= 0, name, ">= 0")
         self._require(
             len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
@@ -61,9 +77,10 @@ class SynthesisSettings:
             "two increasing numbers within (0, 1)",
         )
         self._require(
-            self.members_per_step is None or self.members_per_step >= 1,
+            self.members_per_step is None
+            or (isinstance(self.members_per_step, int) and self.members_per_step >= 1),
             "members_per_step",
-            "None or >= 1",
+            "None or a whole number >= 1",
         )
         self._require(self.jitter >= 0, "jitter", ">= 0")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mixmix import seeding
 from mixmix.errors import DataError, InputError
 from mixmix.storage import read_json, write_json
-from mixmix.synthesis.dataset import FORMAT, MANIFEST_NAME, Shard, SyntheticDataset
+from mixmix.synthesis.dataset import FORMAT, MANIFEST_NAME, Shard, SyntheticDataset, listed_shards
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.loop import optimise_batch
 from mixmix.synthesis.settings import SynthesisSettings
@@ -45,7 +45,8 @@ def synthesize(
         The data set; its manifest says how it was made.
 
     Raises:
-        InputError: if ``out`` holds a data set made in another way, or cannot be written.
+        InputError: if ``out`` holds a data set made in another way, or cannot be written; if the
+            settings ask for nothing that these networks have.
     """
     settings = settings or SynthesisSettings()
     run = _Run(zoo, settings, seed, None if out is None else Path(out))
@@ -109,6 +110,7 @@ class _Run:
                 f"{folder} holds a data set made from other networks ({names}); choose another "
                 "folder, or remove that one"
             )
+        listed_shards(earlier, folder)
         self.manifest["shards"] = list(earlier["shards"])
 
     def finished_shard(self, index: int) -> Shard | None:

@@ -32,7 +32,8 @@ def bn_statistics_loss(
         + torch.linalg.vector_norm(s.var - s.running_var)
         for s in statistics
     ]
-    return losses[0] * first_multiplier + sum(losses[1:], start=torch.zeros_like(losses[0]))
+    total: Tensor = losses[0] * first_multiplier
+    return sum(losses[1:], start=total)
 
 
 def mixed_cross_entropy_loss(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from safetensors import safe_open
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
-from mixmix.errors import InputError
+from mixmix.errors import DataError, InputError
 from mixmix.storage import read_tensors
 from mixmix.zoo.architectures import build_architecture
 from mixmix.zoo.spec import ModelSpec
@@ -39,8 +40,12 @@ def _path(name: str) -> Path:
 @cache
 def bundled_metadata(name: str) -> dict[str, str]:
     """The metadata of a bundled network's file: architecture, accuracy, training command, hash."""
-    with safe_open(_path(name), framework="pt") as file:
-        return dict(file.metadata())
+    path = _path(name)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata())
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is damaged ({error}); install mixmix again") from error
 
 
 def bundled_spec(name: str) -> ModelSpec:
@@ -67,9 +72,25 @@ def bundled_spec(name: str) -> ModelSpec:
     )
 
 
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    """The hash that ``training/train.py`` writes into the file."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_bundled(name: str) -> nn.Module:
-    """A bundled network with its trained weights, in float32 and eval mode."""
-    tensors, metadata = read_tensors(_path(name))
+    """A bundled network with its trained weights, in float32 and eval mode.
+
+    Raises:
+        InputError: if there is none of that name.
+        DataError: if its file is damaged.
+    """
+    path = _path(name)
+    tensors, metadata = read_tensors(path)
+    if _sha256(tensors) != metadata["weights_sha256"]:
+        raise DataError(f"{path} is damaged: its weights do not match their hash; install again")
     model = build_architecture(
         metadata["architecture"], num_classes=len(json.loads(metadata["classes"]))
     )

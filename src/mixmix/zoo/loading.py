@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.errors import DataError, InputError
-from mixmix.storage import read_tensors
+from mixmix.storage import read_tensors, sha256_of_tensors
 from mixmix.zoo.catalog import bundled_names, bundled_spec, load_bundled
 from mixmix.zoo.spec import ModelSpec
 
@@ -83,12 +83,18 @@ def load_model(spec: ModelSpec) -> nn.Module:
     module_name, _, callable_name = rest.partition(":")
     try:
         model = getattr(importlib.import_module(module_name), callable_name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the caller's own code raises
         raise InputError(f"{spec.name}: cannot build {spec.source!r}: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec.name}: {spec.source!r} gave {type(model).__name__}, not a module")
     if spec.weights is not None:
         _load_into(model, load_state_dict(Path(spec.weights)), spec)
+        found = sha256_of_tensors(model.state_dict())
+        if spec.sha256 and found != spec.sha256:
+            raise InputError(
+                f"{spec.name}: the weights in {spec.weights} have SHA-256 {found[:12]}..., the spec "
+                f"says {spec.sha256[:12]}...; take the right file, or leave sha256 out of the spec"
+            )
     return model.eval()
 
 
@@ -106,7 +112,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         raise DataError(f"no checkpoint at {path}") from error
     except Exception as error:  # torch.load raises many kinds for a damaged or unsafe file
         raise DataError(
-            f"cannot load {path} as a checkpoint of plain tensors: {str(error).splitlines()[0]}; "
+            f"cannot load {path} as a checkpoint of plain tensors: {_first_line(error)}; "
             "save it as safetensors"
         ) from error
     if isinstance(content, dict):
@@ -114,9 +120,18 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             if isinstance(content.get(key), dict):
                 content = content[key]
                 break
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise DataError(f"{path} holds no state dict (names to tensors)")
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise DataError(
+            f"{path} holds no state dict (names to tensors); save model.state_dict(), on its own or "
+            "under the key 'state_dict' or 'model'"
+        )
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> None:

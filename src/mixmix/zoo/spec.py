@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -28,7 +29,9 @@ class ModelSpec:
         label_set: name of the label set; members with the same name agree on every index.
         classes: names of the classes, or empty.
         license: SPDX identifier or a short note.
-        sha256: hash of the weights (``storage.sha256_of_tensors``), or empty.
+        sha256: hash of the weights as loaded (``storage.sha256_of_tensors`` of the state dict; that
+            of a bundled network is the one in its file), or empty. Weights that are loaded from a
+            file must have it.
         top1: measured accuracy in percent, or None.
     """
 
@@ -47,11 +50,16 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         for name in ("input_shape", "mean", "std", "classes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise InputError(f"{self.name}: {name} must be a sequence, got {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        if len(self.input_shape) != 3 or not all(
+            isinstance(size, int) and size >= 1 for size in self.input_shape
+        ):
             raise InputError(
-                f"{self.name}: input_shape must be (channels, height, width), got "
-                f"{self.input_shape}"
+                f"{self.name}: input_shape must be (channels, height, width), three whole numbers "
+                f">= 1, got {self.input_shape}"
             )
         channels = self.input_shape[0]
         if len(self.mean) != channels or len(self.std) != channels:
@@ -59,10 +67,16 @@ class ModelSpec:
                 f"{self.name}: mean and std need one value for each of the {channels} channels, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
+        if not all(_is_finite(value) for value in self.mean + self.std):
+            raise InputError(
+                f"{self.name}: mean and std must be finite numbers, got {self.mean} and {self.std}"
+            )
         if min(self.std) <= 0:
             raise InputError(f"{self.name}: std must be positive, got {self.std}")
-        if self.num_classes < 0:
-            raise InputError(f"{self.name}: num_classes must be >= 0, got {self.num_classes}")
+        if not isinstance(self.num_classes, int) or self.num_classes < 0:
+            raise InputError(
+                f"{self.name}: num_classes must be a whole number >= 0, got {self.num_classes!r}"
+            )
         if self.classes and len(self.classes) != self.num_classes:
             raise InputError(
                 f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes"
@@ -92,7 +106,8 @@ class ModelSpec:
         missing = [name for name in required if name not in content]
         if missing:
             raise InputError(f"a model spec needs also: {', '.join(missing)}")
-        try:
-            return cls(**content)
-        except TypeError as error:
-            raise InputError(f"malformed model spec: {error}") from error
+        return cls(**content)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -66,6 +66,8 @@ class Zoo(Sequence[Teacher]):
         Raises:
             InputError: naming the network that cannot be loaded and why.
         """
+        if isinstance(references, str | Path | ModelSpec):
+            raise InputError(f"Zoo.load takes a list of networks; write [{references!r}]")
         teachers = []
         for reference in references:
             if isinstance(reference, tuple):
