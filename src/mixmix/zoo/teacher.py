@@ -17,7 +17,19 @@ from mixmix.errors import InputError
 from mixmix.storage import sha256_of_tensors
 from mixmix.zoo.spec import ModelSpec
 
-__all__ = ["BatchNormStatistics", "Observation", "Teacher"]
+__all__ = ["BatchNormStatistics", "Observation", "Teacher", "normalise"]
+
+
+def normalise(images: Tensor, size: tuple[int, int], mean: Tensor, std: Tensor) -> Tensor:
+    """Images (N, C, H', W') in [0, 1] to ``size`` (H, W), less ``mean``, over ``std``.
+
+    ``mean`` and ``std`` have a shape that broadcasts against (N, C, H, W).
+    """
+    if tuple(images.shape[2:]) != size:
+        images = F.interpolate(
+            images, size=size, mode="bilinear", align_corners=False, antialias=True
+        )
+    return (images - mean) / std
 
 
 class BatchNormStatistics(NamedTuple):
@@ -35,6 +47,21 @@ class Observation:
 
     logits: Tensor
     statistics: tuple[BatchNormStatistics, ...]
+
+
+def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
+    """Bring images (N, C, H', W') in [0, 1] to a network's own resolution and normalisation.
+
+    Differentiable; resizing is bilinear with antialiasing.
+    """
+    size = spec.input_shape[1:]
+    if tuple(images.shape[2:]) != size:
+        images = F.interpolate(
+            images, size=size, mode="bilinear", align_corners=False, antialias=True
+        )
+    mean = torch.tensor(spec.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(spec.std, device=images.device).view(1, -1, 1, 1)
+    return (images - mean) / std
 
 
 class Teacher:
@@ -65,8 +92,6 @@ class Teacher:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
-        self._mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
-        self._std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
         self.batch_norms: tuple[_BatchNorm, ...] = tuple(
             module
             for module in self.model.modules()
@@ -78,18 +103,9 @@ class Teacher:
     def has_label_head(self) -> bool:
         return self.spec.num_classes > 0
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images (N, C, H', W') in [0, 1] to the network's own resolution and normalisation."""
-        size = self.spec.input_shape[1:]
-        if tuple(images.shape[2:]) != size:
-            images = F.interpolate(
-                images, size=size, mode="bilinear", align_corners=False, antialias=True
-            )
-        return (images - self._mean) / self._std
-
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
-        logits: Tensor = self.model(self.normalise(images))
+        logits: Tensor = self.model(normalise(images, self.spec))
         return logits
 
     def observe(self, images: Tensor) -> Observation:
@@ -124,10 +140,15 @@ class Teacher:
         shape = self.spec.input_shape
         try:
             logits = self(torch.full((2, *shape), 0.5, device=self.device))
-        except RuntimeError as error:
+        except Exception as error:  # whatever the caller's own module raises
             raise InputError(
                 f"{self.spec.name} cannot take images of {shape}: {error}; check input_shape"
             ) from error
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"{self.spec.name} gives a {type(logits).__name__}, expected a tensor of logits; "
+                "wrap it in a module that returns the logits alone"
+            )
         if self.has_label_head and tuple(logits.shape) != (2, self.spec.num_classes):
             raise InputError(
                 f"{self.spec.name} gives outputs of shape {tuple(logits.shape)} for 2 images, "
