@@ -20,18 +20,6 @@ from mixmix.zoo.spec import ModelSpec
 __all__ = ["BatchNormStatistics", "Observation", "Teacher", "normalise"]
 
 
-def normalise(images: Tensor, size: tuple[int, int], mean: Tensor, std: Tensor) -> Tensor:
-    """Images (N, C, H', W') in [0, 1] to ``size`` (H, W), less ``mean``, over ``std``.
-
-    ``mean`` and ``std`` have a shape that broadcasts against (N, C, H, W).
-    """
-    if tuple(images.shape[2:]) != size:
-        images = F.interpolate(
-            images, size=size, mode="bilinear", align_corners=False, antialias=True
-        )
-    return (images - mean) / std
-
-
 class BatchNormStatistics(NamedTuple):
     """Statistics of the input of one BatchNorm layer, each of shape (channels,)."""
 
