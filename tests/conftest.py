@@ -1,0 +1,31 @@
+"""What every test shares: one thread, and a zoo of tiny networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+from tiny_networks import tiny_teacher
+
+from mixmix import Zoo
+
+# No deadline, because a busy machine is no fault; the same examples on every run.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and sums keep one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def zoo() -> Zoo:
+    """Three families that share four classes."""
+    return Zoo([tiny_teacher(name) for name in ("plain", "residual", "depthwise")])

@@ -1,0 +1,109 @@
+"""Small random networks of every family, seeded, with BatchNorm statistics of real forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from mixmix.zoo import ModelSpec, Teacher
+from mixmix.zoo.architectures import MobileNetV2, ResNet, Vgg, VovNet
+
+NUM_CLASSES = 4
+INPUT_SHAPE = (3, 16, 16)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from globally pooled features (Hu et al. 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, channels // 2, 1)
+        self.expand = nn.Conv2d(channels // 2, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates: Tensor = torch.sigmoid(self.expand(torch.relu(self.reduce(self.pool(x)))))
+        return x * gates
+
+
+def grouped_with_excitation() -> nn.Module:
+    """Grouped convolutions and squeeze-and-excitation, as in RegNetY."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        SqueezeExcitation(16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(1),
+        nn.Linear(16, NUM_CLASSES),
+    )
+
+
+def without_batch_norm() -> nn.Module:
+    """Convolutions with biases and no normalisation at all."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(1),
+        nn.Linear(16, NUM_CLASSES),
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: Vgg(8, (8, 16), depth=1, num_classes=NUM_CLASSES),
+    "residual": lambda: ResNet((8, 16), (1, 1), stem_width=8, num_classes=NUM_CLASSES),
+    "depthwise": lambda: MobileNetV2(
+        8, (8, 8), (1, 2), (2, 1), (1, 3), head_width=16, num_classes=NUM_CLASSES
+    ),
+    "concat": lambda: VovNet(8, (8, 8), (8, 16), depth=2, num_classes=NUM_CLASSES),
+    "grouped-excitation": grouped_with_excitation,
+    "no-batch-norm": without_batch_norm,
+}
+
+
+def tiny_spec(name: str, **changes: object) -> ModelSpec:
+    """The spec of a tiny network; every family has its own normalisation."""
+    shift = 0.02 * sorted(NETWORKS).index(name)
+    fields: dict[str, object] = {
+        "name": name,
+        "source": "module",
+        "input_shape": INPUT_SHAPE,
+        "mean": (0.5 + shift, 0.48, 0.45),
+        "std": (0.25, 0.24, 0.26 + shift),
+        "num_classes": NUM_CLASSES,
+        "label_set": "tiny",
+    }
+    return ModelSpec.from_dict(fields | changes)
+
+
+@cache
+def _state(name: str) -> dict[str, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(sorted(NETWORKS).index(name))
+        model = NETWORKS[name]().train()
+        with torch.no_grad():
+            for _ in range(8):
+                model(torch.randn(16, *INPUT_SHAPE))
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def tiny_network(name: str) -> nn.Module:
+    """A fresh copy of a tiny network in eval mode, always with the same weights."""
+    with torch.random.fork_rng():
+        model = NETWORKS[name]()
+    model.load_state_dict(_state(name))
+    return model.eval()
+
+
+def tiny_teacher(name: str) -> Teacher:
+    """A tiny network as the member of a zoo."""
+    return Teacher(tiny_network(name), tiny_spec(name))

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
+from torch import Tensor, nn
+
+from mixmix import Teacher
+from mixmix.errors import InputError
+from mixmix.storage import sha256_of_tensors
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def num_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class Failing(nn.Sequential):
+    """A network that fails behind its BatchNorm layer once it is told to."""
+
+    broken = False
+
+    def __init__(self) -> None:
+        super().__init__(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        if self.broken:
+            raise ArithmeticError("broken")
+        return x
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_logits_are_those_of_the_model_on_normalised_images(name: str) -> None:
+    teacher, batch = tiny_teacher(name), images(5, *INPUT_SHAPE)
+    mean = torch.tensor(teacher.spec.mean).view(1, 3, 1, 1)
+    std = torch.tensor(teacher.spec.std).view(1, 3, 1, 1)
+    expected = tiny_network(name)((batch - mean) / std)
+    assert torch.allclose(teacher(batch), expected, atol=1e-5)
+
+
+def test_callers_model_is_not_touched() -> None:
+    model = tiny_network("residual").train()
+    before = sha256_of_tensors(model.state_dict())
+    teacher = Teacher(model, tiny_spec("residual"))
+    batch = images(5, *INPUT_SHAPE).requires_grad_()
+    teacher.observe(batch).logits.sum().backward()
+    assert model.training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert sha256_of_tensors(model.state_dict()) == before
+    assert num_hooks(model) == 0
+
+
+def test_teacher_is_frozen_and_its_hooks_come_off() -> None:
+    teacher = tiny_teacher("depthwise")
+    batch = images(5, *INPUT_SHAPE).requires_grad_()
+    observation = teacher.observe(batch)
+    (observation.logits.sum() + observation.statistics[-1].var.sum()).backward()
+    assert batch.grad is not None and batch.grad.abs().sum() > 0
+    assert not any(module.training for module in teacher.model.modules())
+    assert all(not p.requires_grad and p.grad is None for p in teacher.model.parameters())
+    assert num_hooks(teacher.model) == 0
+    assert teacher.spec.sha256 == sha256_of_tensors(teacher.model.state_dict())
+
+
+def test_hooks_come_off_after_an_exception() -> None:
+    teacher = Teacher(Failing(), tiny_spec("plain"))
+    teacher.model.broken = True  # type: ignore[assignment]
+    with pytest.raises(ArithmeticError):
+        teacher.observe(images(2, *INPUT_SHAPE))
+    assert num_hooks(teacher.model) == 0
+
+
+def test_batch_norm_without_running_statistics_is_not_observed() -> None:
+    model = nn.Sequential(
+        nn.BatchNorm2d(3, track_running_stats=False),
+        nn.BatchNorm2d(3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(1),
+        nn.Linear(3, NUM_CLASSES),
+    )
+    teacher = Teacher(model, tiny_spec("plain"))
+    assert len(teacher.observe(images(4, *INPUT_SHAPE)).statistics) == 1
+
+
+def test_images_of_another_size_are_resized() -> None:
+    assert tiny_teacher("plain")(images(2, 3, 24, 20)).shape == (2, NUM_CLASSES)
+
+
+def test_backbone_without_label_head() -> None:
+    model = nn.Sequential(*list(tiny_network("plain"))[:-1])
+    teacher = Teacher(model, tiny_spec("plain", num_classes=0))
+    assert not teacher.has_label_head
+    assert len(teacher.observe(images(2, *INPUT_SHAPE)).statistics) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (None, {"num_classes": 10}, r"outputs of shape \(2, 4\) .* expected \(2, 10\)"),
+        (
+            None,
+            {"input_shape": [1, 16, 16], "mean": [0.5], "std": [0.5]},
+            r"cannot take images of \(1, 16, 16\).*check input_shape",
+        ),
+        (None, {"input_shape": [3, 2, 2]}, r"cannot take images of \(3, 2, 2\)"),
+        (Pair(), {}, "gives a tuple, expected a tensor of logits"),
+        (nn.Conv2d(3, 4, 1), {}, r"outputs of shape \(2, 4, 16, 16\)"),
+        (nn.Embedding(3, 4), {}, "cannot take images"),
+    ],
+)
+def test_model_that_does_not_fit_its_spec(
+    model: nn.Module | None, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Teacher(model or tiny_network("plain"), tiny_spec("plain", **changes))
