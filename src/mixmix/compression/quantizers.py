@@ -1,0 +1,128 @@
+"""Grids, scales and their search: the maths of uniform quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["ActivationRange", "WeightGrid", "search_activation_range", "search_weight_grid"]
+
+_CLIPPING_SHARES = torch.linspace(1.0, 0.2, 41)
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """The levels a layer's weights may take: ``scale * (step * q + offset)``, q = 0 .. 2**bits - 1.
+
+    ``step`` and ``offset`` are whole numbers, so that every weight is an integer times its
+    channel's scale. With four bits or more the levels are the signed integers; below, each channel
+    has the better of the integers around zero and the odd integers (a grid without zero, whose
+    error is a third smaller for bell-shaped weights at two bits).
+
+    Attributes:
+        bits: 2 to 8.
+        scale: (out, 1, ...) float > 0, broadcast over the weight.
+        step: (out, 1, ...) 1 or 2.
+        offset: (out, 1, ...) the lowest level.
+    """
+
+    bits: int
+    scale: Tensor
+    step: Tensor
+    offset: Tensor
+
+    @property
+    def largest(self) -> int:
+        return 2**self.bits - 1
+
+    def position(self, weight: Tensor) -> Tensor:
+        """Where weights lie on the grid, as real q before rounding and clamping."""
+        return (weight / self.scale - self.offset) / self.step
+
+    def value(self, q: Tensor) -> Tensor:
+        """Weights at positions q."""
+        return (q * self.step + self.offset) * self.scale
+
+    def integers(self, q: Tensor) -> Tensor:
+        """Whole positions q as the int8 multiples of ``scale`` that are stored."""
+        return (q * self.step + self.offset).to(torch.int8)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Positions (whole, clamped) nearest to the weights."""
+        return self.position(weight).round().clamp(0, self.largest)
+
+
+def _layouts(bits: int) -> list[tuple[int, int]]:
+    """(step, offset) of the grids to choose from."""
+    half = 2 ** (bits - 1)
+    if bits > 3:
+        return [(1, -half)]
+    return [(1, -half), (1, 1 - half), (2, 1 - 2 * half)]
+
+
+@torch.no_grad()
+def search_weight_grid(weight: Tensor, bits: int, *, per_channel: bool = True) -> WeightGrid:
+    """The grid of least squared error, channel by channel.
+
+    Args:
+        weight: (out, in, ...).
+        bits: 2 to 8.
+        per_channel: a scale for each output channel; else one for all.
+
+    Returns:
+        Scales of shape (out, 1, ...).
+    """
+    flat = weight.reshape(weight.shape[0] if per_channel else 1, -1)
+    peak = flat.abs().amax(1, keepdim=True).clamp_min(1e-8)
+    best_error = torch.full_like(peak, torch.inf)
+    best = [torch.ones_like(peak) for _ in range(3)]
+    for step, offset in _layouts(bits):
+        reach = max(-offset, (2**bits - 1) * step + offset)
+        for share in _CLIPPING_SHARES.tolist():
+            scale = peak * share / reach
+            q = ((flat / scale - offset) / step).round().clamp(0, 2**bits - 1)
+            error = ((q * step + offset) * scale - flat).square().sum(1, keepdim=True)
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            candidates = (scale, torch.full_like(scale, step), torch.full_like(scale, offset))
+            best = [torch.where(better, new, old) for new, old in zip(candidates, best, strict=True)]
+    shape = (weight.shape[0],) + (1,) * (weight.ndim - 1)
+    scale, steps, offsets = (t.expand(weight.shape[0], 1).reshape(shape).clone() for t in best)
+    return WeightGrid(bits, scale, steps, offsets)
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """Scale () > 0 and zero point () of a per-tensor affine quantizer to 0 .. 2**bits - 1."""
+
+    bits: int
+    scale: Tensor
+    zero_point: Tensor
+
+
+@torch.no_grad()
+def search_activation_range(sample: Tensor, bits: int) -> ActivationRange:
+    """The clipping range of least squared error on a sample of activations.
+
+    Args:
+        sample: any shape; its smallest and largest value bound the search.
+        bits: 2 to 8.
+
+    Returns:
+        A range that contains zero exactly, so that padding and ReLU stay exact.
+    """
+    values = sample.flatten().float()
+    low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
+    levels = 2**bits - 1
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    for share in _CLIPPING_SHARES.tolist():
+        scale = ((high - low) * share / levels).clamp_min(1e-8)
+        zero_point = (-low * share / scale).round().clamp(0, levels)
+        q = ((values / scale).round() + zero_point).clamp(0, levels)
+        error = ((q - zero_point) * scale - values).square().mean()
+        if best is None or bool(error < best[0]):
+            best = (error, scale, zero_point)
+    assert best is not None
+    return ActivationRange(bits, best[1], best[2])
