@@ -1,0 +1,89 @@
+"""Opening ONNX files in ONNX Runtime, quietly and with errors of one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from mixmix.errors import DataError, InputError
+from mixmix.zoo.spec import ModelSpec
+
+__all__ = ["OnnxSession"]
+
+# ONNX Runtime prints what it also raises; 4 keeps only what ends the process.
+_FATAL_ONLY = 4
+
+
+class OnnxSession:
+    """A model with one input and at least one output, on the CPU.
+
+    Args:
+        model: path of an ONNX file, or its bytes.
+        threads: threads within an operator; 0 lets ONNX Runtime choose.
+
+    Raises:
+        InputError: if there is no such file.
+        DataError: if it is not a model that ONNX Runtime can run.
+    """
+
+    def __init__(self, model: str | Path | bytes, *, threads: int = 0) -> None:
+        if not isinstance(model, bytes) and not Path(model).is_file():
+            raise InputError(f"no ONNX file at {model}; give the path that export wrote")
+        self.name = "the ONNX model" if isinstance(model, bytes) else str(model)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # every kind of its exceptions derives from Exception only
+            raise DataError(
+                f"{self.name} is not a model that ONNX Runtime can run: {_first_line(error)}; "
+                "export it again"
+            ) from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise DataError(f"{self.name} takes {len(inputs)} inputs, expected one batch of images")
+        self._input = inputs[0].name
+        # A symbolic axis, such as the batch, is a string.
+        self.input_shape: tuple[int | str, ...] = tuple(inputs[0].shape)
+
+    def run(self, images: Tensor) -> Tensor:
+        """The first output, logits (N, K), of normalised images (N, C, H, W) float32.
+
+        Raises:
+            InputError: if the images do not fit the model.
+        """
+        try:
+            outputs = self._session.run(None, {self._input: images.detach().cpu().numpy()})
+        except Exception as error:
+            raise InputError(
+                f"{self.name} cannot run on images of {tuple(images.shape)}, it takes "
+                f"{self.input_shape}: {_first_line(error)}"
+            ) from error
+        return torch.from_numpy(outputs[0])
+
+    def spec(self) -> ModelSpec | None:
+        """The spec that ``export`` wrote into the file, or None.
+
+        Raises:
+            DataError: if there is one and it is malformed.
+        """
+        text = self._session.get_modelmeta().custom_metadata_map.get("mixmix.spec")
+        if text is None:
+            return None
+        try:
+            return ModelSpec.from_dict(json.loads(text))
+        except ValueError as error:
+            raise DataError(f"{self.name} holds a malformed spec: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
