@@ -1,0 +1,16 @@
+"""What a run found, for people: a page, a table in the terminal, a record on disk."""
+
+from __future__ import annotations
+
+from mixmix.reporting.page import ReportRun, write_page
+from mixmix.reporting.record import benchmark_record, describe_machine, describe_versions
+from mixmix.reporting.table import print_results
+
+__all__ = [
+    "ReportRun",
+    "benchmark_record",
+    "describe_machine",
+    "describe_versions",
+    "print_results",
+    "write_page",
+]
