@@ -57,9 +57,12 @@ def mixed_cross_entropy_loss(
 
 def total_variation_loss(images: Tensor) -> Tensor:
     """Mean absolute difference between neighbouring pixels, of images (N, C, H, W)."""
-    vertical = (images[:, :, 1:] - images[:, :, :-1]).abs().mean()
-    horizontal = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean()
-    return vertical + horizontal
+    total = images.new_zeros(())
+    for dim in (2, 3):
+        # A line of pixels has no neighbours across, and the mean of nothing is NaN.
+        if images.shape[dim] > 1:
+            total = total + images.diff(dim=dim).abs().mean()
+    return total
 
 
 def l2_loss(images: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class Teacher:
                     f"{spec.name}: {name} holds NaN or infinite values; the checkpoint is damaged "
                     "or the training diverged"
                 )
-        self.model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
+        # Images are float32, and half precision is too coarse to optimise them through.
+        self.model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
         if spec.input_shape[0] > 1:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))

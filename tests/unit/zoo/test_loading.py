@@ -79,9 +79,7 @@ class TestGoodForms:
         assert not model.training
 
     @pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "data_parallel"])
-    def test_torch_checkpoints(
-        self, wrap: str, tmp_path: Path, state: dict[str, Tensor]
-    ) -> None:
+    def test_torch_checkpoints(self, wrap: str, tmp_path: Path, state: dict[str, Tensor]) -> None:
         content: dict[str, Any] = {
             "plain": state,
             "state_dict": {"state_dict": state, "epoch": 3},

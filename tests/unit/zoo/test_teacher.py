@@ -104,6 +104,17 @@ def test_backbone_without_label_head() -> None:
     assert len(teacher.observe(images(2, *INPUT_SHAPE)).statistics) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_run_in_float32(dtype: torch.dtype) -> None:
+    model = tiny_network("plain").to(dtype)
+    logits = Teacher(model, tiny_spec("plain"))(images(2, *INPUT_SHAPE))
+    assert logits.dtype == torch.float32
+    assert model[0][0].weight.dtype == dtype
+    torch.testing.assert_close(
+        logits, tiny_teacher("plain")(images(2, *INPUT_SHAPE)), atol=0.05, rtol=0
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [

@@ -1,0 +1,123 @@
+"""Losses against plain loops in numpy, and their gradients against finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixmix.synthesis.terms import (
+    bn_statistics_loss,
+    l2_loss,
+    mixed_cross_entropy_loss,
+    total_variation_loss,
+)
+from mixmix.zoo.teacher import BatchNormStatistics
+
+
+def tensor(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def statistics(widths: tuple[int, ...]) -> list[BatchNormStatistics]:
+    return [
+        BatchNormStatistics(*(tensor(width, seed=10 * layer + part) for part in range(4)))
+        for layer, width in enumerate(widths)
+    ]
+
+
+@pytest.mark.parametrize("first_multiplier", [1.0, 10.0, 0.0])
+@pytest.mark.parametrize("widths", [(3,), (5, 2, 7)])
+def test_bn_loss_against_a_loop(widths: tuple[int, ...], first_multiplier: float) -> None:
+    layers = statistics(widths)
+    # DeepInversion (Yin et al. 2020), eq. 4, written out channel by channel.
+    expected = 0.0
+    for index, layer in enumerate(layers):
+        mean, var, running_mean, running_var = (part.numpy() for part in layer)
+        squares_of_mean = squares_of_var = 0.0
+        for channel in range(len(mean)):
+            squares_of_mean += (mean[channel] - running_mean[channel]) ** 2
+            squares_of_var += (var[channel] - running_var[channel]) ** 2
+        distance = math.sqrt(squares_of_mean) + math.sqrt(squares_of_var)
+        expected += distance * (first_multiplier if index == 0 else 1.0)
+    found = bn_statistics_loss(layers, first_multiplier=first_multiplier)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_bn_loss_is_zero_with_finite_gradient_at_a_perfect_match() -> None:
+    mean, var = tensor(4).requires_grad_(), tensor(4, seed=1).requires_grad_()
+    loss = bn_statistics_loss([BatchNormStatistics(mean, var, mean.detach(), var.detach())])
+    loss.backward()
+    assert loss.item() == 0
+    assert mean.grad is not None and torch.isfinite(mean.grad).all()
+    assert var.grad is not None and torch.isfinite(var.grad).all()
+
+
+def test_bn_loss_gradient() -> None:
+    running = tensor(3, seed=8), tensor(3, seed=9)
+
+    def loss(features: Tensor) -> Tensor:
+        var, mean = torch.var_mean(features, dim=(0, 2, 3), correction=0)
+        return bn_statistics_loss([BatchNormStatistics(mean, var, *running)], first_multiplier=2.0)
+
+    assert torch.autograd.gradcheck(loss, (tensor(4, 3, 2, 2).requires_grad_(),))
+
+
+def test_mixed_cross_entropy_against_a_loop() -> None:
+    logits = tensor(6, 5)
+    labels, other = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([4, 4, 2, 0, 1, 3])
+    share = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.1, 0.9], dtype=torch.float64)
+    total = 0.0
+    for row, first, second, box in zip(logits.numpy(), labels, other, share, strict=True):
+        log_sum = math.log(sum(math.exp(value) for value in row))
+        total += (1 - float(box)) * (log_sum - row[int(first)])
+        total += float(box) * (log_sum - row[int(second)])
+    found = mixed_cross_entropy_loss(logits, labels, other, share)
+    assert found.item() == pytest.approx(total / 6, rel=1e-12)
+
+
+def test_mixed_cross_entropy_without_a_box_is_cross_entropy() -> None:
+    logits, labels = tensor(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
+    found = mixed_cross_entropy_loss(logits, labels, labels.flip(0), torch.zeros(6))
+    torch.testing.assert_close(found, F.cross_entropy(logits, labels))
+
+
+def test_mixed_cross_entropy_gradient() -> None:
+    labels, other = torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0])
+    share = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda x: mixed_cross_entropy_loss(x, labels, other, share),
+        (tensor(3, 4).requires_grad_(),),
+    )
+
+
+def test_total_variation_against_numpy_and_by_hand() -> None:
+    images = tensor(2, 3, 5, 4)
+    pixels = images.numpy()
+    expected = np.abs(np.diff(pixels, axis=2)).mean() + np.abs(np.diff(pixels, axis=3)).mean()
+    assert total_variation_loss(images).item() == pytest.approx(expected, rel=1e-12)
+    # Rows 0 0 / 1 3: vertical |1| |3|, horizontal |0| |2|.
+    by_hand = torch.tensor([[[[0.0, 0.0], [1.0, 3.0]]]])
+    assert total_variation_loss(by_hand).item() == 2.0 + 1.0
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 4), (4, 1), (1, 1)])
+def test_total_variation_of_a_line_of_pixels(height: int, width: int) -> None:
+    images = torch.arange(float(height * width)).view(1, 1, height, width)
+    assert total_variation_loss(images).item() == (1.0 if height * width > 1 else 0.0)
+
+
+def test_total_variation_gradient() -> None:
+    assert torch.autograd.gradcheck(total_variation_loss, (tensor(2, 2, 4, 3).requires_grad_(),))
+
+
+def test_l2_against_numpy() -> None:
+    images = tensor(2, 3, 5, 4)
+    expected = ((images.numpy() - 0.5) ** 2).mean()
+    assert l2_loss(images).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(l2_loss, (images.requires_grad_(),))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixmix.synthesis.augment import jitter_and_flip
+from mixmix.synthesis.initial import balanced_labels, gaussian_noise
+from mixmix.synthesis.mixing import draw_boxes
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.floats(0.01, 0.98),
+    st.floats(0.0, 1.0),
+    st.integers(0, 2**32),
+)
+def test_boxes_lie_inside_the_image(
+    height: int, width: int, low: float, stretch: float, seed: int
+) -> None:
+    high = low + (0.99 - low) * stretch
+    boxes = draw_boxes(50, (height, width), (low, high), generator=generator(seed))
+    assert (boxes.top >= 0).all() and (boxes.top + boxes.height <= height).all()
+    assert (boxes.left >= 0).all() and (boxes.left + boxes.width <= width).all()
+    assert (boxes.height >= 1).all() and (boxes.width >= 1).all()
+    share = boxes.share((height, width))
+    assert (share > 0).all() and (share <= 1).all()
+
+
+def test_share_of_boxes_is_uniform_and_so_is_their_place() -> None:
+    boxes = draw_boxes(20_000, (224, 224), (0.1, 0.5), generator=generator())
+    share = boxes.share((224, 224))
+    # Mean and deviation of a uniform distribution on [0.1, 0.5]: 0.3 and 0.4 / sqrt(12).
+    assert abs(float(share.mean()) - 0.3) < 0.003
+    assert abs(float(share.std()) - 0.4 / 12**0.5) < 0.003
+    centre = boxes.top + boxes.height / 2
+    assert abs(float(centre.mean()) - 112) < 1.5
+
+
+def test_every_place_is_reached() -> None:
+    boxes = draw_boxes(2_000, (4, 4), (0.25, 0.25), generator=generator())
+    places = {(int(t), int(left)) for t, left in zip(boxes.top, boxes.left, strict=True)}
+    assert places == {(t, left) for t in range(3) for left in range(3)}
+
+
+def test_jitter_and_flip_move_pixels_and_keep_them_all() -> None:
+    images = torch.arange(2 * 3 * 5 * 7.0).view(2, 3, 5, 7)
+    seen = set()
+    for seed in range(200):
+        view = jitter_and_flip(images, jitter=1, flip=True, generator=generator(seed))
+        assert torch.equal(view.flatten(1).sort().values, images.flatten(1))
+        seen.add(tuple(view[0, 0].flatten().tolist()))
+    assert len(seen) == 3 * 3 * 2
+
+
+def test_no_jitter_and_no_flip_change_nothing() -> None:
+    images = torch.rand(2, 3, 5, 7)
+    assert torch.equal(jitter_and_flip(images, jitter=0, flip=False, generator=generator()), images)
+
+
+@given(st.integers(1, 50), st.integers(0, 12))
+def test_labels_are_balanced(num_images: int, num_classes: int) -> None:
+    labels = balanced_labels(num_images, num_classes)
+    assert labels.shape == (num_images,) and labels.dtype == torch.int64
+    counts = labels.bincount(minlength=max(1, num_classes))
+    assert counts.max() - counts.min() <= 1
+    assert len(counts) == max(1, num_classes)
+
+
+def test_noise_lies_in_range() -> None:
+    noise = gaussian_noise((50, 3, 16, 16), generator=generator())
+    assert 0 <= noise.min() and noise.max() <= 1
+    assert abs(float(noise.mean()) - 0.5) < 0.01

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from mixmix import SynthesisSettings, recipe
+from mixmix.errors import InputError
+from mixmix.synthesis.settings import RECIPES
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_survive_json(name: str) -> None:
+    settings = recipe(name, num_images=7)
+    assert settings.num_images == 7
+    assert SynthesisSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_recipes_differ_in_what_their_method_is_about() -> None:
+    assert recipe("mixmix").data_mixing and recipe("mixmix").members_per_step is None
+    assert not recipe("feature-mixing").data_mixing
+    assert recipe("data-mixing").members_per_step == 1
+    assert recipe("zeroq").ce_weight == 0
+    assert recipe("noise").iterations == 0
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        recipe("mixmix").num_images = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_images": 0}, "num_images must be >= 1, got 0"),
+        ({"num_images": 2.5}, "num_images must be a whole number, got 2.5"),
+        ({"batch_size": 1}, "batch_size must be >= 2, got 1"),
+        ({"iterations": -1}, "iterations must be >= 0"),
+        ({"iterations": "200"}, "iterations must be a whole number, got '200'"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"bn_weight": -1.0}, "bn_weight must be >= 0"),
+        ({"tv_weight": float("inf")}, "tv_weight must be a finite number"),
+        ({"ce_weight": None}, "ce_weight must be a finite number"),
+        ({"box_area": (0.0, 0.5)}, "box_area must be two increasing numbers"),
+        ({"box_area": (0.5, 0.1)}, "box_area must be"),
+        ({"box_area": (0.5, 1.0)}, "box_area must be"),
+        ({"box_area": (0.5,)}, "box_area must be"),
+        ({"box_area": 0.5}, "box_area must be"),
+        ({"box_area": "0.1, 0.5"}, "box_area must be"),
+        ({"members_per_step": 0}, "members_per_step must be None or"),
+        ({"members_per_step": 1.5}, "members_per_step must be None or"),
+        ({"jitter": -1}, "jitter must be >= 0"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SynthesisSettings(**changes)
+
+
+def test_unknown_recipe_and_unknown_setting() -> None:
+    with pytest.raises(InputError, match="unknown recipe 'mix'; known: mixmix, feature-mixing"):
+        recipe("mix")
+    with pytest.raises(InputError, match="recipe 'mixmix': .*colour"):
+        recipe("mixmix", colour="red")

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec, tiny_teacher
+from torch import nn
+
+from mixmix import SynthesisSettings, SyntheticDataset, Teacher, Zoo, recipe, synthesize
+from mixmix.errors import InputError
+from mixmix.storage import sha256_of_tensors
+
+# Three shards, the last one smaller.
+SETTINGS = SynthesisSettings(num_images=10, batch_size=4, iterations=3)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def interrupt_after(iterations: int) -> Any:
+    def on_progress(done: int, total: int) -> None:
+        if done >= iterations:
+            raise Interrupted
+
+    return on_progress
+
+
+def num_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+class TestResult:
+    def test_shapes_ranges_and_manifest(self, zoo: Zoo) -> None:
+        data = synthesize(zoo, SETTINGS, seed=0)
+        assert data.images.shape == (10, *INPUT_SHAPE) and data.images.dtype == torch.float32
+        assert 0 <= data.images.min() and data.images.max() <= 1
+        assert torch.equal(data.images, (data.images * 255).round() / 255)
+        assert data.labels.tolist() == [i % 4 for i in range(10)]
+        assert torch.allclose(data.soft_labels, zoo.soft_labels(data.images), atol=1e-6)
+        manifest = data.manifest
+        assert manifest["seed"] == 0 and manifest["settings"] == SETTINGS.to_dict()
+        assert [m["name"] for m in manifest["models"]] == list(zoo.names)
+        assert all(len(m["sha256"]) == 64 for m in manifest["models"])
+        assert [s["num_images"] for s in manifest["shards"]] == [4, 4, 2]
+        assert [row["iteration"] for row in manifest["shards"][0]["losses"]] == [0, 1, 2]
+        assert set(manifest["shards"][0]["losses"][0]) == {"iteration", "bn", "ce", "tv"}
+
+    @pytest.mark.parametrize("name", ["mixmix", "feature-mixing", "zeroq"])
+    def test_what_is_matched_comes_closer(self, name: str, zoo: Zoo) -> None:
+        settings = recipe(name, num_images=16, batch_size=16, iterations=40)
+        losses = synthesize(zoo, settings, seed=0).manifest["shards"][0]["losses"]
+        # The prior may rise for it.
+        matched = {"bn", "ce"} & set(losses[0])
+        assert matched and all(losses[-1][term] < losses[0][term] for term in matched)
+
+    def test_labels_are_learnt(self) -> None:
+        settings = recipe(
+            "feature-mixing",
+            num_images=16,
+            batch_size=16,
+            iterations=40,
+            bn_weight=0.0,
+            tv_weight=0.0,
+        )
+        data = synthesize(Zoo([tiny_teacher("plain")]), settings, seed=0)
+        # Chance is 1/4.
+        assert data.manifest["shards"][0]["label_agreement"] >= 0.7
+
+    def test_same_seed_same_bits_and_other_seed_other_images(self, zoo: Zoo) -> None:
+        first = synthesize(zoo, SETTINGS, seed=3)
+        torch.manual_seed(99)
+        second = synthesize(zoo, SETTINGS, seed=3)
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.soft_labels, second.soft_labels)
+        assert first.manifest == second.manifest
+        assert not torch.equal(first.images, synthesize(zoo, SETTINGS, seed=4).images)
+
+    def test_global_generator_is_left_alone(self, zoo: Zoo) -> None:
+        before = torch.get_rng_state()
+        synthesize(zoo, SETTINGS, seed=0)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_in_memory_and_on_disk_agree(self, zoo: Zoo, tmp_path: Path) -> None:
+        made = synthesize(zoo, SETTINGS, seed=0, out=tmp_path / "a" / "b")
+        read = SyntheticDataset.load(tmp_path / "a" / "b")
+        assert made.path == read.path
+        for data in (read, synthesize(zoo, SETTINGS, seed=0)):
+            assert torch.equal(made.images, data.images)
+            assert torch.equal(made.soft_labels, data.soft_labels)
+        assert read.manifest == made.manifest
+
+    def test_progress_counts_every_iteration(self, zoo: Zoo) -> None:
+        seen: list[tuple[int, int]] = []
+        synthesize(zoo, SETTINGS, seed=0, on_progress=lambda *step: seen.append(step))
+        assert sorted(set(seen)) == [(done, 9) for done in range(1, 10)]
+        assert seen == sorted(seen)
+
+    def test_part_of_the_zoo_at_each_step(self, zoo: Zoo) -> None:
+        data = synthesize(zoo, recipe("mixmix", **_small(), members_per_step=1), seed=0)
+        assert len(data) == 6
+
+
+def _small() -> dict[str, int]:
+    return {"num_images": 6, "batch_size": 6, "iterations": 4}
+
+
+class TestResume:
+    def test_interrupted_run_ends_with_the_same_bits(self, zoo: Zoo, tmp_path: Path) -> None:
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        expected = synthesize(zoo, SETTINGS, seed=1, out=whole)
+        with pytest.raises(Interrupted):
+            synthesize(zoo, SETTINGS, seed=1, out=parts, on_progress=interrupt_after(5))
+        assert sorted(contents(parts)) == ["manifest.json", "shard-00000.safetensors"]
+        seen: list[int] = []
+        resumed = synthesize(
+            zoo, SETTINGS, seed=1, out=parts, on_progress=lambda done, total: seen.append(done)
+        )
+        assert seen[0] == 3
+        assert contents(parts) == contents(whole)
+        assert torch.equal(resumed.images, expected.images)
+        assert resumed.manifest == expected.manifest
+
+    def test_finished_run_is_only_read(self, zoo: Zoo, tmp_path: Path) -> None:
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        seen: list[int] = []
+        synthesize(
+            zoo, SETTINGS, seed=1, out=tmp_path, on_progress=lambda done, _: seen.append(done)
+        )
+        assert seen == [3, 6, 9]
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+    @pytest.mark.parametrize("damage", ["truncate", "remove"])
+    def test_damaged_shard_is_made_again(self, damage: str, zoo: Zoo, tmp_path: Path) -> None:
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        before = contents(tmp_path)
+        path = tmp_path / "shard-00001.safetensors"
+        if damage == "remove":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:50])
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        assert contents(tmp_path) == before
+
+    def test_interrupt_between_shard_and_manifest(
+        self, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*args: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            # By module object, since the package re-exports a function of the module's name.
+            patch.setattr(import_module("mixmix.synthesis.synthesize"), "write_json", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "whole")
+        assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+    @pytest.mark.parametrize(
+        ("settings", "seed", "message"),
+        [
+            (SynthesisSettings(num_images=10, batch_size=4, iterations=4), 1, "other settings"),
+            (SETTINGS, 2, "other seed .1, now 2."),
+        ],
+    )
+    def test_folder_of_another_run_is_refused(
+        self, settings: SynthesisSettings, seed: int, message: str, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        before = contents(tmp_path)
+        with pytest.raises(InputError, match=f"{message}.*choose another folder"):
+            synthesize(zoo, settings, seed=seed, out=tmp_path)
+        assert contents(tmp_path) == before
+
+    def test_other_networks_are_refused(self, zoo: Zoo, tmp_path: Path) -> None:
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        with pytest.raises(InputError, match="made from other networks .plain, residual, depth"):
+            synthesize(Zoo([zoo[0], zoo[1]]), SETTINGS, seed=1, out=tmp_path)
+
+    @pytest.mark.parametrize("shards", [None, 3, [{"file": "x"}]])
+    def test_damaged_manifest_is_refused(self, shards: object, zoo: Zoo, tmp_path: Path) -> None:
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        path = tmp_path / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": shards}))
+        with pytest.raises(InputError, match="lists no shards"):
+            synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+
+
+class TestSideEffects:
+    def test_networks_stay_as_they_were(self) -> None:
+        model = tiny_network("residual").train()
+        before = sha256_of_tensors(model.state_dict())
+        teacher = Teacher(model, tiny_spec("residual"))
+        synthesize(Zoo([teacher]), SETTINGS, seed=0)
+        for module in (model, teacher.model):
+            assert sha256_of_tensors(module.state_dict()) == before
+            assert all(parameter.grad is None for parameter in module.parameters())
+            assert num_hooks(module) == 0
+        assert model.training and all(p.requires_grad for p in model.parameters())
+        assert not any(p.requires_grad for p in teacher.model.parameters())
+
+    def test_hooks_come_off_when_interrupted(self, zoo: Zoo) -> None:
+        with pytest.raises(Interrupted):
+            synthesize(zoo, SETTINGS, seed=0, on_progress=interrupt_after(1))
+        assert all(num_hooks(teacher.model) == 0 for teacher in zoo)
+
+
+class TestRefusals:
+    def test_nothing_to_invert(self) -> None:
+        zoo = Zoo([tiny_teacher("no-batch-norm")])
+        with pytest.raises(InputError, match="nothing to invert: no-batch-norm with bn_weight 1.0"):
+            synthesize(zoo, recipe("zeroq", **_small()), seed=0)
+
+    def test_member_without_a_term_of_its_own_is_no_obstacle(self) -> None:
+        zoo = Zoo([tiny_teacher("no-batch-norm"), tiny_teacher("plain")])
+        settings = recipe("zeroq", **_small(), members_per_step=1)
+        assert len(synthesize(zoo, settings, seed=0)) == 6
+
+    def test_loss_that_explodes_is_named(self, zoo: Zoo) -> None:
+        settings = SynthesisSettings(**_small(), bn_weight=1e38)
+        with pytest.raises(InputError, match="no longer finite at iteration"):
+            synthesize(zoo, settings, seed=0)
+
+    def test_folder_that_cannot_be_written(self, zoo: Zoo, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="cannot write"):
+            synthesize(zoo, SETTINGS, seed=0, out=tmp_path / "file")
