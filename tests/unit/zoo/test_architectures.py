@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mixmix.zoo.architectures import ARCHITECTURES, build_architecture
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_logits_and_cost(name: str) -> None:
+    model = build_architecture(name, num_classes=7).eval()
+    multiply_adds = 0
+
+    def count(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal multiply_adds
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        multiply_adds += weight[0].numel() * output.numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    # The promise of the module's docstring.
+    assert multiply_adds <= 45e6
+
+
+def test_families_differ_in_what_makes_them_hard() -> None:
+    convolutions = {
+        name: [m for m in build_architecture(name).modules() if isinstance(m, nn.Conv2d)]
+        for name in ARCHITECTURES
+    }
+    assert any(conv.groups == conv.in_channels for conv in convolutions["mobilenetv2"])
+    assert all(conv.groups == 1 for conv in convolutions["resnet"])
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(KeyError, match="unknown architecture 'lenet'; known: mobilenetv2, resnet"):
+        build_architecture("lenet")

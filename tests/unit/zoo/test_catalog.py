@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mixmix import Zoo
+from mixmix.errors import DataError, InputError
+from mixmix.storage import write_tensors
+from mixmix.zoo import bundled_names, bundled_spec, catalog, load_model, load_spec
+from mixmix.zoo.architectures import ARCHITECTURES, build_architecture
+
+CLASSES = ["a", "b", "c"]
+
+
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of bundled networks of its own, with one VGG stored in half precision."""
+    monkeypatch.setattr(catalog, "_folder", lambda: tmp_path)
+    catalog.bundled_metadata.cache_clear()
+    state = build_architecture("vgg", num_classes=3).state_dict()
+    stored = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
+    metadata = {
+        "architecture": "vgg",
+        "input_shape": "[3, 32, 32]",
+        "mean": "[0.5, 0.5, 0.5]",
+        "std": "[0.2, 0.2, 0.2]",
+        "label_set": "three",
+        "classes": json.dumps(CLASSES),
+        "top1": "91.50",
+        "license": "Apache-2.0",
+        "weights_sha256": catalog._sha256(stored),
+    }
+    write_tensors(tmp_path / "vgg.safetensors", stored, metadata)
+    yield tmp_path
+    catalog.bundled_metadata.cache_clear()
+
+
+def test_spec_and_weights_come_from_the_file(assets: Path) -> None:
+    assert bundled_names() == ("vgg",)
+    spec = load_spec("bundled:vgg")
+    assert load_spec("vgg") == spec
+    assert (spec.num_classes, spec.classes, spec.top1) == (3, tuple(CLASSES), 91.5)
+    model = load_model(spec)
+    assert not model.training
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert Zoo.load(["bundled:vgg"])[0].spec == spec
+
+
+def test_unknown_name_lists_the_known_ones(assets: Path) -> None:
+    with pytest.raises(InputError, match="no bundled network named 'lenet'; bundled: vgg"):
+        bundled_spec("lenet")
+
+
+def test_truncated_file_is_named(assets: Path) -> None:
+    path = assets / "vgg.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-8])
+    with pytest.raises(DataError, match=r"vgg\.safetensors is damaged"):
+        bundled_spec("vgg")
+
+
+def test_changed_weights_are_noticed(assets: Path) -> None:
+    spec = bundled_spec("vgg")
+    path = assets / "vgg.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="do not match their hash"):
+        load_model(spec)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_shipped_networks(name: str) -> None:
+    if name not in bundled_names():
+        pytest.skip(f"the weights of bundled:{name} are not in this checkout")
+    teacher = Zoo.load([f"bundled:{name}"])[0]
+    assert teacher.spec.label_set == "cifar10" and len(teacher.spec.classes) == 10
+    assert teacher.spec.top1 is not None and teacher.spec.top1 > 80
+    assert any(isinstance(module, nn.Conv2d) for module in teacher.model.modules())
