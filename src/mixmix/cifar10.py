@@ -24,7 +24,7 @@ from torch.utils.data import TensorDataset
 from mixmix.errors import DataError, InputError
 from mixmix.storage import read_json
 
-__all__ = ["CIFAR10_CLASSES", "load_cifar10", "load_evaluation_pack"]
+__all__ = ["CIFAR10_CLASSES", "load_calibration_pack", "load_cifar10", "load_evaluation_pack"]
 
 CIFAR10_CLASSES = (
     "airplane",
@@ -93,8 +93,23 @@ def load_evaluation_pack() -> TensorDataset:
     Raises:
         DataError: if the files of the package are missing or damaged.
     """
-    folder = Path(str(files("mixmix"))) / "assets" / "evaluation"
-    return _read_pack(folder / "cifar10_test_1000.png")
+    return _read_pack(_pack_folder() / "cifar10_test_1000.png")
+
+
+def load_calibration_pack() -> Tensor:
+    """The bundled 256 images of the CIFAR-10 training split, for comparisons with real data alone.
+
+    Returns:
+        Images (256, 3, 32, 32) float32 in [0, 1], without their labels.
+
+    Raises:
+        DataError: if the files of the package are missing or damaged.
+    """
+    return _read_pack(_pack_folder() / "cifar10_train_256.png").tensors[0]
+
+
+def _pack_folder() -> Path:
+    return Path(str(files("mixmix"))) / "assets" / "evaluation"
 
 
 def _read_pack(picture: Path) -> TensorDataset:

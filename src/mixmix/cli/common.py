@@ -1,0 +1,97 @@
+"""What all commands share: options, progress, output for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mixmix.errors import InputError
+
+__all__ = [
+    "Console",
+    "DeviceOption",
+    "JsonOption",
+    "SeedOption",
+    "ThreadsOption",
+    "prepare",
+    "progress_bar",
+    "report",
+]
+
+SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+ThreadsOption = Annotated[
+    Optional[int], typer.Option(help="CPU threads [default: all cores].", min=1)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+
+
+def prepare(device: str, threads: int | None) -> None:
+    """Check the device and set up the process for long numerical work.
+
+    Raises:
+        InputError: if the device is not there.
+    """
+    import torch
+
+    from mixmix.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used: {reason}; use --device cpu") from error
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on standard error, advanced by (what is being done, share done in [0, 1])."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=1.0)
+        yield lambda what, share: progress.update(task, description=what, completed=share)
+
+
+def report(
+    content: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    as_json: bool,
+    *,
+    title: str = "",
+) -> None:
+    """Print ``content`` as JSON on standard output, or ``rows`` as a table."""
+    if as_json:
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
+        return
+    console = Console()
+    if title:
+        console.print(title, highlight=False)
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*("–" if value is None else _text(value) for value in row.values()))
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

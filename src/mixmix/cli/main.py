@@ -1,0 +1,320 @@
+"""The command line: parse, call, print. Errors are one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from mixmix.cli.common import (
+    Console,
+    DeviceOption,
+    JsonOption,
+    SeedOption,
+    ThreadsOption,
+    prepare,
+    progress_bar,
+    report,
+)
+from mixmix.errors import ExportError, InputError
+
+app = typer.Typer(
+    help="Compress pretrained vision models without their data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+zoo_app = typer.Typer(help="List and show pretrained networks.", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo")
+
+ModelArgument = Annotated[
+    str, typer.Option("--model", "-m", help="bundled:NAME, or a model spec (.toml or .json).")
+]
+
+
+def run() -> None:
+    """Run the command line and exit."""
+    usage_errors = tuple(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    try:
+        code = app(standalone_mode=False)
+    except usage_errors as error:
+        _fail(error.format_message())  # type: ignore[attr-defined]
+    except (InputError, ExportError, KeyError) as error:
+        _fail(str(error.args[0] if error.args else error))
+    except MemoryError:
+        _fail("out of memory; use fewer images, a smaller batch size or a smaller model")
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+@zoo_app.command(
+    "list", help="List the bundled networks.\n\nExample: mixmix zoo list --json"
+)
+def zoo_list(as_json: JsonOption = False) -> None:
+    from mixmix.zoo import bundled_names, bundled_spec
+
+    specs = [bundled_spec(name) for name in bundled_names()]
+    rows = [
+        {
+            "name": f"bundled:{spec.name}",
+            "label_set": spec.label_set,
+            "input_shape": list(spec.input_shape),
+            "top1": spec.top1,
+            "license": spec.license,
+        }
+        for spec in specs
+    ]
+    report({"models": rows}, rows, as_json)
+
+
+@zoo_app.command(
+    "show", help="Show all that is known of a network.\n\nExample: mixmix zoo show bundled:resnet"
+)
+def zoo_show(
+    model: Annotated[str, typer.Argument(help="bundled:NAME or a model spec file.")],
+    as_json: JsonOption = False,
+) -> None:
+    from mixmix.cost import count_macs
+    from mixmix.zoo import Zoo
+
+    teacher = Zoo.load([model])[0]
+    content = teacher.spec.to_dict() | {
+        "num_parameters": sum(p.numel() for p in teacher.model.parameters()),
+        "num_macs": count_macs(teacher.model, teacher.spec.input_shape),
+        "num_batch_norms": len(teacher.batch_norms),
+    }
+    report(content, [{"field": k, "value": str(v)} for k, v in content.items()], as_json)
+
+
+@app.command(
+    help="Synthesise labelled images from pretrained networks.\n\n"
+    "Interrupted, the same command goes on where it stopped.\n\n"
+    "Example: mixmix synthesize --zoo bundled:vgg --zoo bundled:vovnet --out images"
+)
+def synthesize(
+    zoo: Annotated[
+        list[str], typer.Option("--zoo", "-z", help="A network to invert; repeat for a mixture.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the images.")],
+    num_images: Annotated[int, typer.Option("--num-images", "-n", help="How many images.")] = 256,
+    recipe_name: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq or noise.",
+        ),
+    ] = "mixmix",
+    iterations: Annotated[
+        Optional[int], typer.Option(help="Optimiser steps per batch [default: the recipe's].")
+    ] = None,
+    batch_size: Annotated[
+        Optional[int], typer.Option(help="Images optimised together [default: the recipe's].")
+    ] = None,
+    members_per_step: Annotated[
+        Optional[int], typer.Option(help="Networks drawn at each step [default: the recipe's].")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    from mixmix.synthesis import recipe
+    from mixmix.synthesis import synthesize as run_synthesis
+    from mixmix.zoo import Zoo
+
+    prepare(device, threads)
+    given = {
+        "num_images": num_images,
+        "iterations": iterations,
+        "batch_size": batch_size,
+        "members_per_step": members_per_step,
+    }
+    settings = recipe(recipe_name, **{k: v for k, v in given.items() if v is not None})
+    networks = Zoo.load(zoo, device=device)
+    with progress_bar("synthesising") as advance:
+        data = run_synthesis(
+            networks,
+            settings,
+            seed=seed,
+            out=out,
+            on_progress=lambda done, total: advance("synthesising", done / max(total, 1)),
+        )
+    content: dict[str, Any] = {
+        "out": str(out),
+        "num_images": len(data),
+        "label_agreement": float((data.soft_labels.argmax(1) == data.labels).float().mean())
+        if data.soft_labels.shape[1]
+        else None,
+    }
+    if data.images.shape[1] in (1, 3):
+        content["contact_sheet"] = str(data.contact_sheet(out / "contact-sheet.png"))
+    report(content, [content], as_json)
+
+
+@app.command(
+    help="Quantize a network on synthetic images and export it to ONNX.\n\n"
+    "Example: mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx"
+)
+def quantize(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(help="Folder made by 'mixmix synthesize'.")],
+    out: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    bits: Annotated[str, typer.Option(help="W<weights>A<activations>, 2 to 8 bits.")] = "W8A8",
+    iterations: Annotated[
+        Optional[int], typer.Option(help="Reconstruction steps per unit; 0 rounds to nearest.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    from dataclasses import replace
+
+    from mixmix.compression.method import compress
+    from mixmix.compression.quantize import Quantize
+    from mixmix.compression.reconstruction import ReconstructionSettings
+    from mixmix.exporters import export as run_export
+    from mixmix.synthesis import SyntheticDataset
+    from mixmix.zoo import Zoo
+
+    prepare(device, threads)
+    _require_suffix(out)
+    settings = ReconstructionSettings()
+    if iterations is not None:
+        settings = replace(settings, iterations=iterations)
+    method = Quantize(bits, reconstruction=settings)
+    images = SyntheticDataset.load(data)
+    for reason in images.refused.values():
+        print(f"warning: left out: {reason}", file=sys.stderr)
+    teacher = Zoo.load([model], device=device)[0]
+    with progress_bar("quantizing") as advance:
+        compressed = compress(teacher, images, method, seed=seed, on_progress=advance)
+    artifact = run_export(compressed, out, probe=images.images[:256])
+    content = {
+        "model": teacher.spec.name,
+        "setting": method.bits,
+        "out": str(out),
+        "size_bytes": artifact.size_bytes,
+        "agreement_with_pytorch": artifact.agreement,
+        "layers": [record.to_dict() for record in compressed.records],
+    }
+    report(content, [r.to_dict() for r in compressed.records], as_json, title=f"wrote {out}")
+
+
+@app.command(
+    help="Export a float network to ONNX, or synthetic images to PNG folders (ImageFolder).\n\n"
+    "Example: mixmix export images --out images-png"
+)
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A folder of synthetic images, or bundled:NAME or a spec file.")
+    ],
+    out: Annotated[Path, typer.Option(help="ONNX file, or folder for PNGs.")],
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    from mixmix.compression.method import Compressed
+    from mixmix.exporters import export as run_export
+    from mixmix.synthesis import SyntheticDataset
+    from mixmix.zoo import Zoo
+
+    prepare(device, None)
+    content: dict[str, Any]
+    if Path(source).is_dir():
+        data = SyntheticDataset.load(source)
+        for reason in data.refused.values():
+            print(f"warning: left out: {reason}", file=sys.stderr)
+        content = {"out": str(data.export_image_folder(out)), "num_images": len(data)}
+    else:
+        _require_suffix(out)
+        teacher = Zoo.load([source], device="cpu")[0]
+        artifact = run_export(Compressed(teacher.model, teacher.spec), out)
+        content = {"out": str(out), "size_bytes": artifact.size_bytes}
+    report(content, [content], as_json)
+
+
+@app.command(
+    help="Measure the accuracy of a network or an ONNX file on labelled images.\n\n"
+    "Example: mixmix evaluate resnet-w4a8.onnx --reference bundled:resnet"
+)
+def evaluate(
+    model: Annotated[str, typer.Argument(help="An ONNX file, bundled:NAME or a spec file.")],
+    data: Annotated[
+        Optional[Path],
+        typer.Option(help="CIFAR-10 folder [default: the bundled 1,000 test images]."),
+    ] = None,
+    reference: Annotated[
+        Optional[str], typer.Option(help="A model whose predictions to compare with.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    from mixmix.cifar10 import load_cifar10, load_evaluation_pack
+    from mixmix.evaluation import evaluate as run_evaluation
+    from mixmix.zoo import Zoo
+
+    prepare(device, threads)
+
+    def loaded(text: str) -> Any:
+        return Path(text) if text.endswith(".onnx") else Zoo.load([text], device=device)[0]
+
+    images = load_evaluation_pack() if data is None else load_cifar10(data, split="test")
+    with progress_bar("evaluating") as advance:
+        evaluation = run_evaluation(
+            loaded(model),
+            images,
+            reference=None if reference is None else loaded(reference),
+            on_progress=lambda done, total: advance("evaluating", done / max(total, 1)),
+        )
+    content = {"model": model} | evaluation.to_dict()
+    report(content, [{"field": k, "value": str(v)} for k, v in content.items()], as_json)
+
+
+@app.command(
+    help="The whole job on bundled networks: images, quantized models, a table and a page.\n\n"
+    "Example: mixmix demo --out mixmix-demo --compare"
+)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("mixmix-demo"),
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Add rows of other images at equal budget.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    from mixmix.demo import run_demo
+    from mixmix.reporting.table import print_results
+
+    prepare(device, threads)
+    with progress_bar("demo") as advance:
+        result = run_demo(out, seed=seed, device=device, compare=compare, on_progress=advance)
+    if as_json:
+        report(result, [], as_json)
+    else:
+        console = Console()
+        print_results(result["rows"], console)
+        console.print(f"\nimages, models and the page of the run: {out / 'index.html'}")
+
+
+def _require_suffix(out: Path) -> None:
+    if out.suffix != ".onnx":
+        raise InputError(f"--out must name an .onnx file, got {out}")
+
+
+if __name__ == "__main__":
+    run()
