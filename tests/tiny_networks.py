@@ -1,4 +1,4 @@
-"""Small random networks of every family, seeded, with BatchNorm statistics of real forward passes."""
+"""Small random networks of every family, seeded, with BatchNorm statistics of forward passes."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class TestLoad:
         assert torch.equal((data.images * 255).round().to(torch.uint8), expected)
         image, label = data[5]
         assert image.shape == (3, 6, 5) and image.dtype == torch.float32
-        assert 0 <= image.min() and image.max() <= 1
+        assert image.min() >= 0 and image.max() <= 1
         assert label.dtype == torch.int64 and int(label) == 1
 
     @pytest.mark.parametrize("kept", [0, 10, -1])

@@ -42,7 +42,7 @@ class TestResult:
     def test_shapes_ranges_and_manifest(self, zoo: Zoo) -> None:
         data = synthesize(zoo, SETTINGS, seed=0)
         assert data.images.shape == (10, *INPUT_SHAPE) and data.images.dtype == torch.float32
-        assert 0 <= data.images.min() and data.images.max() <= 1
+        assert data.images.min() >= 0 and data.images.max() <= 1
         assert torch.equal(data.images, (data.images * 255).round() / 255)
         assert data.labels.tolist() == [i % 4 for i in range(10)]
         assert torch.allclose(data.soft_labels, zoo.soft_labels(data.images), atol=1e-6)

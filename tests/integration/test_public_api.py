@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import mixmix
+
+
+def test_every_export_exists_and_is_listed_in_order() -> None:
+    assert list(mixmix.__all__) == sorted(mixmix.__all__)
+    assert all(hasattr(mixmix, name) for name in mixmix.__all__)
+
+
+def test_importing_loads_nothing_that_only_some_tasks_need() -> None:
+    heavy = ["onnx", "onnxruntime", "onnxscript", "matplotlib", "jinja2", "rich", "typer"]
+    code = f"import sys, mixmix; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_errors_are_builtins_too() -> None:
+    assert issubclass(mixmix.errors.InputError, ValueError)
+    assert issubclass(mixmix.errors.DataError, mixmix.errors.InputError)
+    assert issubclass(mixmix.errors.CaptureError, mixmix.errors.InputError)
+    assert issubclass(mixmix.errors.ExportError, RuntimeError)
