@@ -10,13 +10,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
 from mixmix.compression.method import Compressed
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import ExportError, InputError
 from mixmix.exporters import Artifact, export
 from mixmix.zoo.spec import ModelSpec
-from onnx import numpy_helper
-from torch import Tensor, nn
 
 SHAPE = (3, 12, 12)
 
@@ -140,13 +141,13 @@ def test_file_computes_what_the_model_computes(
     with torch.no_grad():
         expected = model(images)
     exact = run(artifact.path, images, "ORT_DISABLE_ALL")
-    # Without fused kernels only the order of float sums differs, which can flip a level at most
-    # here and there; a wrong range, zero point or axis is an order of magnitude larger.
-    assert (exact - expected).abs().mean() < 2e-3 * expected.std()
-    assert (run(artifact.path, images) - expected).abs().mean() < 2e-2 * expected.std()
+    # Only the order of float sums differs, except for the rounding of 8-bit integer kernels.
+    assert (exact - expected).abs().max() < 1e-4 * expected.std()
+    tolerance = 1e-4 if weight_bits <= 4 else 1e-2
+    assert (run(artifact.path, images) - expected).abs().mean() < tolerance * expected.std()
     one = run(artifact.path, images[:1], "ORT_DISABLE_ALL")
     assert one.shape == (1, 5)
-    assert (one - expected[:1]).abs().max() < 2e-2 * expected.std()
+    assert (one - expected[:1]).abs().max() < 1e-4 * expected.std()
 
 
 def test_quantizers_and_weights_are_integers(tmp_path: Path) -> None:
@@ -160,14 +161,13 @@ def test_quantizers_and_weights_are_integers(tmp_path: Path) -> None:
         assert [entry.version for entry in model.opset_import] == [21]
         assert not counts["Cast"] and not counts["Clip"]
         floats = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-        assert all(len(tensor.dims) <= 1 for tensor in floats), "no weight may stay a float"
+        # Scales and biases have one axis that is longer than 1; weights would have more.
+        assert all(sum(size > 1 for size in tensor.dims) <= 1 for tensor in floats)
         used = {name for node in model.graph.node for name in node.input}
         assert all(tensor.name in used for tensor in model.graph.initializer)
     assert weight_types(eight) == [onnx.TensorProto.UINT8] * 5
     assert weight_types(four) == [onnx.TensorProto.INT4] * 5
-    zero_points = {
-        tensor.data_type for tensor in four.graph.initializer if tensor.dims == []
-    }
+    zero_points = {tensor.data_type for tensor in four.graph.initializer if tensor.dims == []}
     assert onnx.TensorProto.UINT4 in zero_points
 
 
@@ -187,7 +187,8 @@ def test_narrow_ranges_are_clipped(tmp_path: Path) -> None:
     ).eval()
     spec = make_spec(shape=(3, 3, 3))
     artifact = export(Compressed(model, spec), tmp_path / "m.onnx")
-    assert Counter(node.op_type for node in proto(artifact).graph.node)["Clip"] == 1
+    counts = Counter(node.op_type for node in proto(artifact).graph.node)
+    assert counts["Max"] == counts["Min"] == 1
     images = 10 * normalised(8, (3, 3, 3))  # almost all beyond the range
     with torch.no_grad():
         torch.testing.assert_close(run(artifact.path, images), model(images))

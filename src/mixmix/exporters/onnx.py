@@ -109,7 +109,8 @@ class _Activation(nn.Module):
         self.bits = source.bits
 
     def forward(self, x: Tensor) -> Tensor:
-        return _quantize_activation(x, self.scale, self.zero_point, self.bits)
+        quantized: Tensor = _quantize_activation(x, self.scale, self.zero_point, self.bits)
+        return quantized
 
 
 class _Layer(nn.Module):
@@ -123,7 +124,7 @@ class _Layer(nn.Module):
     def __init__(self, source: QuantizedLayer, *, signed: bool) -> None:
         super().__init__()
         self.bits = source.bits
-        self.convolution = source.convolution
+        self.convolution: dict[str, Any] | None = source.convolution
         integers, zero_point = source.integers, None
         if not signed and int(integers.to(torch.int16).abs().amax()) > _LARGEST_SAFE_WEIGHT:
             integers = (integers.to(torch.int16) + 128).to(torch.uint8)
@@ -135,9 +136,18 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _dequantize_weight(self.integers, self.scale, self.zero_point, self.bits)
+        # ONNX Runtime rounds the bias of a layer between quantizers to multiples of the product of
+        # its scales, although no integer kernel follows below 8 bits. With few bits that product
+        # is coarse; a bias that is added separately is left alone.
+        if self.bits > 4 or self.bias is None:
+            return self._layer(x, weight, self.bias)
+        shape = (-1,) if self.convolution is None else (-1, 1, 1)
+        return self._layer(x, weight, None) + self.bias.view(shape)
+
+    def _layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.convolution is None:
-            return F.linear(x, weight, self.bias)
-        return F.conv2d(x, weight, self.bias, **self.convolution)
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, **self.convolution)
 
 
 def onnx_bytes(compressed: Compressed, *, signed_weights: bool = False) -> bytes:

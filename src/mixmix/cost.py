@@ -1,0 +1,138 @@
+"""What a model costs: bytes, multiplications, milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mixmix.errors import InputError
+from mixmix.exporters.session import OnnxSession
+
+__all__ = ["compare_latency_ms", "count_macs", "measure_latency_ms", "size_bytes"]
+
+# The first runs allocate memory and pick kernels.
+_NUM_WARM_UP_RUNS = 3
+
+
+def size_bytes(path: str | Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    try:
+        return Path(path).stat().st_size
+    except OSError as error:
+        raise InputError(f"no file at {path} to take the size of: {error.strerror}") from error
+
+
+@torch.no_grad()
+def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulate operations of the convolutions and products for one image (C, H, W).
+
+    The module is not changed. Operations that PyTorch's ``FlopCounterMode`` does not know, such
+    as additions and pooling, count as nothing.
+    """
+    copied = copy.deepcopy(module).eval()
+    tensors = [*copied.parameters(), *copied.buffers()]
+    image = torch.zeros(1, *input_shape, device=tensors[0].device if tensors else None)
+    with FlopCounterMode(display=False) as counter:
+        copied(image)
+    return int(counter.get_total_flops()) // 2
+
+
+def measure_latency_ms(
+    onnx_path: str | Path, *, batch_size: int = 1, repeats: int = 50, threads: int = 1
+) -> float:
+    """Median time of one run of an ONNX file in ONNX Runtime on the CPU, in milliseconds.
+
+    Args:
+        onnx_path: of a file whose first axis is the batch.
+        batch_size: images in one run.
+        repeats: timed runs, after some that are not timed.
+        threads: threads within an operator.
+
+    Raises:
+        InputError: if a number is not positive, or the file is absent or has free axes other than
+            the batch and no spec that says their size.
+    """
+    (latency_ms,) = compare_latency_ms(
+        [onnx_path], batch_size=batch_size, repeats=repeats, rounds=1, threads=threads
+    ).values()
+    return latency_ms
+
+
+def compare_latency_ms(
+    paths: Sequence[str | Path],
+    *,
+    batch_size: int = 1,
+    repeats: int = 20,
+    rounds: int = 5,
+    threads: int = 1,
+) -> dict[str, float]:
+    """Time several ONNX files side by side.
+
+    A round times each file ``repeats`` times, one run of every file after the other, so that
+    whatever else the machine does meets all of them alike.
+
+    Args:
+        paths: of the files.
+        batch_size: images in one run.
+        repeats: timed runs of each file in a round.
+        rounds: the result is the median over them of each round's median.
+        threads: threads within an operator.
+
+    Returns:
+        From each path, as it was given, to milliseconds, in the order given.
+
+    Raises:
+        InputError: as in ``measure_latency_ms``, or if there is no path.
+    """
+    if not paths:
+        raise InputError("there is no ONNX file to time; give at least one path")
+    numbers = {
+        "batch_size": batch_size,
+        "repeats": repeats,
+        "rounds": rounds,
+        "threads": threads,
+    }
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{name} must be at least 1, got {number}")
+    models: dict[str, tuple[OnnxSession, Tensor]] = {}
+    for path in paths:
+        session = OnnxSession(path, threads=threads)
+        models[str(path)] = (session, torch.zeros(_input_shape(session, batch_size)))
+    for session, images in models.values():
+        for _ in range(_NUM_WARM_UP_RUNS):
+            session.run(images)
+    medians: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        times: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(repeats):
+            for name, (session, images) in models.items():
+                start = time.perf_counter()
+                session.run(images)
+                times[name].append(1e3 * (time.perf_counter() - start))
+        for name, values in times.items():
+            medians[name].append(statistics.median(values))
+    return {name: statistics.median(values) for name, values in medians.items()}
+
+
+def _input_shape(session: OnnxSession, batch_size: int) -> tuple[int, ...]:
+    spec = session.spec()
+    shape = session.input_shape[1:] if spec is None else spec.input_shape
+    sizes = tuple(size for size in shape if isinstance(size, int))
+    if len(sizes) < len(shape):
+        raise InputError(
+            f"{session.name} leaves the size of its images open: {session.input_shape}; export it "
+            "with a fixed height and width"
+        )
+    return batch_size, *sizes

@@ -1,0 +1,279 @@
+"""Accuracy of what was exported, with intervals, and its agreement with another model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mixmix.compression.method import Compressed, Progress
+from mixmix.errors import DataError, InputError
+from mixmix.exporters import Artifact
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import Teacher, normalise
+
+__all__ = ["Evaluation", "Model", "evaluate", "wilson_interval"]
+
+Model = Artifact | str | Path | Compressed | Teacher
+Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
+
+# Decoders and resizing overshoot [0, 1] by rounding; normalised images leave it by far.
+_RANGE_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on labelled images, in percent.
+
+    Attributes:
+        top1: share of images whose largest logit is that of their label.
+        top1_interval: its 95% Wilson interval.
+        num_images: how many images were seen.
+        agreement: share of images on which the reference predicts the same class, or None
+            without a reference.
+        agreement_interval: its 95% Wilson interval, or None.
+        predictions: class of every image (num_images,) int64, in the order of the data.
+    """
+
+    top1: float
+    top1_interval: tuple[float, float]
+    num_images: int
+    agreement: float | None
+    agreement_interval: tuple[float, float] | None
+    predictions: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the predictions."""
+        interval = self.agreement_interval
+        return {
+            "top1": self.top1,
+            "top1_interval": list(self.top1_interval),
+            "num_images": self.num_images,
+            "agreement": self.agreement,
+            "agreement_interval": None if interval is None else list(interval),
+        }
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    *,
+    reference: Model | None = None,
+    spec: ModelSpec | None = None,
+    batch_size: int = 100,
+    device: str | torch.device = "cpu",
+    on_progress: Progress = lambda what, share: None,
+) -> Evaluation:
+    """Measure a model on labelled images.
+
+    Args:
+        model: an ``Artifact`` or the path of an ONNX file, which run in ONNX Runtime on the CPU;
+            a ``Compressed`` or a ``Teacher``.
+        data: pairs of an image (C, H, W) in [0, 1] and a label, as a ``Dataset`` or in batches
+            from a ``DataLoader``; or two tensors, images (N, C, H, W) as uint8 or as floats in
+            [0, 1] and labels (N,). Images of another size are resized as the spec says.
+        reference: a model of any of these kinds to compare predictions with, such as the
+            original.
+        spec: of an ONNX file that mixmix did not write.
+        batch_size: images at once; a ``DataLoader`` has its own.
+        device: where a ``Compressed`` runs; a ``Teacher`` stays where it is.
+        on_progress: called with (what is being done, share done).
+
+    Raises:
+        InputError: if a model cannot be loaded or does not fit the images.
+        DataError: if the data is empty, not as described above, or a label is out of range.
+    """
+    predict = _Predictor(model, spec, device)
+    compare = None if reference is None else _Predictor(reference, spec, device)
+    if compare is not None and compare.spec.num_classes != predict.spec.num_classes:
+        raise InputError(
+            f"{predict.spec.name} has {predict.spec.num_classes} classes, the reference "
+            f"{compare.spec.name} has {compare.spec.num_classes}; compare models of one label set"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    predictions, labels, others = [], [], []
+    batches, num_batches = _batches(data, batch_size)
+    for index, (raw, targets) in enumerate(batches):
+        images = _to_unit_range(raw)
+        _check_batch(images, targets, predict.spec)
+        predictions.append(predict(images))
+        labels.append(targets.long())
+        if compare is not None:
+            others.append(compare(images))
+        on_progress("evaluate", (index + 1) / num_batches if num_batches else 0.0)
+    if not predictions:
+        raise DataError("there are no images to evaluate on; the data set is empty")
+    predicted = torch.cat(predictions)
+    top1, top1_interval = _share(predicted == torch.cat(labels))
+    agreement, agreement_interval = None, None
+    if compare is not None:
+        agreement, agreement_interval = _share(predicted == torch.cat(others))
+    return Evaluation(
+        top1=top1,
+        top1_interval=top1_interval,
+        num_images=len(predicted),
+        agreement=agreement,
+        agreement_interval=agreement_interval,
+        predictions=predicted,
+    )
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95% interval of a probability of which ``hits`` in ``n`` trials were seen, within [0, 1].
+
+    E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
+
+    Raises:
+        InputError: unless 0 <= hits <= n and n > 0.
+    """
+    if n < 1 or not 0 <= hits <= n:
+        raise InputError(f"an interval needs 0 <= hits <= n and n > 0, got {hits} of {n}")
+    z = 1.959963984540054  # the 97.5% quantile of the standard normal distribution
+    share = hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    margin = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At both ends the two terms cancel, and what is left would be rounding.
+    return (
+        0.0 if hits == 0 else centre - margin,
+        1.0 if hits == n else centre + margin,
+    )
+
+
+def _share(hits: Tensor) -> tuple[float, tuple[float, float]]:
+    num_hits, n = int(hits.sum()), len(hits)
+    low, high = wilson_interval(num_hits, n)
+    return 100 * num_hits / n, (100 * low, 100 * high)
+
+
+class _Predictor:
+    """Any kind of model as a function of images (N, C, H, W) in [0, 1] to classes (N,)."""
+
+    def __init__(self, model: Model, spec: ModelSpec | None, device: str | torch.device) -> None:
+        self._logits: Callable[[Tensor], Tensor]
+        if isinstance(model, Compressed):
+            model = Teacher(model.model, model.spec, device=device)
+        if isinstance(model, Teacher):
+            self.spec = model.spec
+            self._logits = model
+            self._device = model.device
+        elif isinstance(model, (Artifact, str, Path)):
+            self.spec, self._logits = _open(model, spec)
+            self._device = torch.device("cpu")
+        else:
+            raise InputError(
+                f"cannot evaluate a {type(model).__name__}; expected an Artifact, the path of an "
+                "ONNX file, a Compressed or a Teacher"
+            )
+        if self.spec.num_classes < 1:
+            raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = self._logits(images.to(self._device)).cpu()
+        expected = (len(images), self.spec.num_classes)
+        if tuple(logits.shape) != expected:
+            raise InputError(
+                f"{self.spec.name} gives logits of shape {tuple(logits.shape)}, expected "
+                f"{expected}; check num_classes of the spec"
+            )
+        if not bool(torch.isfinite(logits).all()):
+            raise InputError(
+                f"{self.spec.name} gives NaN or infinite logits; its weights or scales are damaged"
+            )
+        return logits.argmax(1)
+
+
+def _open(
+    model: Artifact | str | Path, spec: ModelSpec | None
+) -> tuple[ModelSpec, Callable[[Tensor], Tensor]]:
+    # onnxruntime takes long to import, and only ONNX files need it.
+    from mixmix.exporters.session import OnnxSession
+
+    path = model.path if isinstance(model, Artifact) else Path(model)
+    if path.suffix != ".onnx" and path.is_file():
+        raise InputError(f"cannot evaluate {path}; expected an ONNX file that ends in .onnx")
+    session = OnnxSession(path)
+    found = model.spec if isinstance(model, Artifact) else session.spec() or spec
+    if found is None:
+        raise InputError(
+            f"{path} was not written by mixmix and does not say how to normalise images; give "
+            "spec=ModelSpec(...) with its input_shape, mean, std and num_classes"
+        )
+    return found, lambda images: session.run(normalise(images, found))
+
+
+def _batches(data: Data, batch_size: int) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
+    """Batches of images and labels, and how many; 0 where that is not known."""
+    if isinstance(data, tuple):
+        if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
+            raise DataError("a tuple of data must be two tensors: images and labels")
+        images, labels = data
+        if len(images) != len(labels):
+            raise DataError(f"got {len(images)} images and {len(labels)} labels")
+        pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        return iter(() if len(images) == 0 else pairs), -(-len(images) // batch_size)
+    if not isinstance(data, (Dataset, DataLoader)):
+        raise DataError(
+            f"cannot evaluate on a {type(data).__name__}; expected a Dataset, a DataLoader or two "
+            "tensors (images, labels)"
+        )
+    loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=batch_size)
+    try:
+        num_batches = len(loader)
+    except TypeError:  # an iterable data set
+        num_batches = 0
+    return _unpacked(loader), num_batches
+
+
+def _unpacked(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise DataError("each item of the data must be a pair (image, label)")
+        images, labels = batch
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            raise DataError(
+                f"each item of the data must be an image tensor and a label, got "
+                f"{type(images).__name__} and {type(labels).__name__}"
+            )
+        yield images, labels
+
+
+def _to_unit_range(images: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]; uint8 is divided by 255."""
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if not images.is_floating_point():
+        raise DataError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+        raise DataError(
+            f"images must be in [0, 1], got values from {low:.3g} to {high:.3g}; give them "
+            "without normalisation, the model's own is applied here"
+        )
+    return images.float()
+
+
+def _check_batch(images: Tensor, labels: Tensor, spec: ModelSpec) -> None:
+    """Raise unless the batch fits the model."""
+    if images.ndim != 4 or images.shape[1] != spec.input_shape[0]:
+        raise DataError(
+            f"{spec.name} takes images of {spec.input_shape[0]} channels, (N, "
+            f"{spec.input_shape[0]}, H, W); got {tuple(images.shape)}"
+        )
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise DataError(
+            f"labels must be class numbers (N,), got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= spec.num_classes:
+        raise DataError(
+            f"label {low if low < 0 else high} is out of range: {spec.name} has "
+            f"{spec.num_classes} classes, 0 to {spec.num_classes - 1}"
+        )

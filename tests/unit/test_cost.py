@@ -1,0 +1,75 @@
+"""Sizes and operation counts against numbers done by hand; latencies only in their form."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mixmix.compression.method import Compressed
+from mixmix.compression.quantized import QuantizedLayer
+from mixmix.cost import compare_latency_ms, count_macs, measure_latency_ms, size_bytes
+from mixmix.errors import InputError
+from mixmix.exporters import export
+from mixmix.zoo.spec import ModelSpec
+
+
+def test_size_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert size_bytes(path) == 5
+    with pytest.raises(InputError, match="no file at .*absent"):
+        size_bytes(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("module", "macs"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), 8 * 3 * 9 * 10 * 12),
+        (nn.Conv2d(3, 8, 3, stride=2), 8 * 3 * 9 * 4 * 5),
+        (nn.Conv2d(3, 6, 3, padding=1, groups=3), 6 * 1 * 9 * 10 * 12),
+        (nn.Sequential(nn.Flatten(), nn.Linear(360, 7)), 360 * 7),
+        (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 0),
+    ],
+)
+def test_count_macs(module: nn.Module, macs: int) -> None:
+    assert count_macs(module, (3, 10, 12)) == macs
+
+
+def test_count_macs_leaves_the_module_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    count_macs(model, (3, 4, 4))
+    assert model.training
+    assert torch.equal(model[1].running_mean, torch.zeros(4))
+
+
+def test_quantized_layers_count_like_floats() -> None:
+    layer = nn.Conv2d(3, 6, 3, groups=3)
+    quantized = QuantizedLayer(layer, torch.ones_like(layer.weight), torch.ones(6), 8)
+    assert count_macs(quantized, (3, 10, 12)) == count_macs(layer, (3, 10, 12)) > 0
+
+
+@pytest.fixture(scope="module")
+def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = ModelSpec("tiny", "module", (3, 6, 8), (0.5,) * 3, (0.5,) * 3, 4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 4)).eval()
+    path = tmp_path_factory.mktemp("cost") / "m.onnx"
+    return export(Compressed(model, spec), path).path
+
+
+def test_latencies(onnx_path: Path) -> None:
+    assert measure_latency_ms(onnx_path, batch_size=3, repeats=2) > 0
+    other = onnx_path.with_name("other.onnx")
+    other.write_bytes(onnx_path.read_bytes())
+    compared = compare_latency_ms([other, onnx_path], repeats=2, rounds=2)
+    assert list(compared) == [str(other), str(onnx_path)]
+    assert all(value > 0 for value in compared.values())
+
+
+def test_latency_errors(onnx_path: Path) -> None:
+    with pytest.raises(InputError, match="no ONNX file at"):
+        measure_latency_ms(onnx_path.with_name("absent.onnx"))
+    with pytest.raises(InputError, match="repeats must be at least 1, got 0"):
+        measure_latency_ms(onnx_path, repeats=0)
+    with pytest.raises(InputError, match="at least one path"):
+        compare_latency_ms([])

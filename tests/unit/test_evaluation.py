@@ -1,0 +1,229 @@
+"""Evaluation: known accuracies for every kind of model and data, and one clear line of error."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from mixmix.compression.method import Compressed
+from mixmix.errors import DataError, InputError
+from mixmix.evaluation import Evaluation, evaluate, wilson_interval
+from mixmix.exporters import Artifact, export
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import Teacher
+
+SPEC = ModelSpec("brightest", "module", (3, 8, 8), (0.2, 0.4, 0.6), (0.1, 0.2, 0.3), 3)
+
+
+class Brightest(nn.Module):
+    """Undoes the normalisation, so that the class is the brightest channel of the image."""
+
+    def __init__(self, order: tuple[int, ...] = (0, 1, 2)) -> None:
+        super().__init__()
+        self.order = list(order)
+        self.register_buffer("mean", torch.tensor(SPEC.mean))
+        self.register_buffer("std", torch.tensor(SPEC.std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.mean((2, 3)) * self.std + self.mean)[:, self.order]
+
+
+def images_of(classes: Tensor, size: int = 8) -> Tensor:
+    draws = torch.Generator().manual_seed(0)
+    images = 0.5 * torch.rand(len(classes), 3, size, size, generator=draws)
+    images[torch.arange(len(classes)), classes] += 0.4
+    return images
+
+
+CLASSES = torch.arange(30) % 3
+IMAGES = images_of(CLASSES)
+# 24 of 30 labels are right.
+LABELS = torch.where(torch.arange(30) < 6, (CLASSES + 1) % 3, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    path = tmp_path_factory.mktemp("evaluation") / "m.onnx"
+    return export(Compressed(Brightest(), SPEC), path)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "compressed", "artifact", "path", "text"])
+def test_every_kind_of_model(artifact: Artifact, kind: str) -> None:
+    model = {
+        "teacher": Teacher(Brightest(), SPEC),
+        "compressed": Compressed(Brightest(), SPEC),
+        "artifact": artifact,
+        "path": artifact.path,
+        "text": str(artifact.path),
+    }[kind]
+    result = evaluate(model, (IMAGES, LABELS), batch_size=7)
+    assert result.top1 == 80 and result.num_images == 30
+    assert result.agreement is None and result.agreement_interval is None
+    assert torch.equal(result.predictions, CLASSES)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(IMAGES, LABELS.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (IMAGES, LABELS),
+        ((IMAGES * 255).round().to(torch.uint8), LABELS.to(torch.int32)),
+        (images_of(CLASSES, 20), LABELS),
+        TensorDataset(IMAGES, LABELS),
+        DataLoader(TensorDataset(IMAGES, LABELS), batch_size=11),
+        Stream(),
+    ],
+    ids=["floats", "uint8", "larger", "dataset", "loader", "stream"],
+)
+def test_every_kind_of_data(artifact: Artifact, data: object) -> None:
+    for model in (Teacher(Brightest(), SPEC), artifact):
+        result = evaluate(model, data, batch_size=8)
+        assert result.top1 == 80
+        assert torch.equal(result.predictions, CLASSES)
+
+
+def test_agreement_is_with_the_reference_not_the_labels(artifact: Artifact) -> None:
+    swapped = Compressed(Brightest((0, 2, 1)), SPEC)
+    result = evaluate(artifact, (IMAGES, LABELS), reference=swapped)
+    assert result.agreement == pytest.approx(100 / 3)
+    low, high = wilson_interval(10, 30)
+    assert result.agreement_interval == pytest.approx((100 * low, 100 * high))
+    assert evaluate(swapped, (IMAGES, LABELS), reference=swapped).agreement == 100
+
+
+def test_to_dict_is_json_and_holds_no_predictions() -> None:
+    result = evaluate(Teacher(Brightest(), SPEC), (IMAGES, LABELS))
+    content = json.loads(json.dumps(result.to_dict()))
+    assert content["top1"] == 80 and content["num_images"] == 30
+    assert "predictions" not in content
+    with pytest.raises(AttributeError):
+        result.top1 = 0.0  # type: ignore[misc]
+    assert isinstance(result, Evaluation)
+
+
+def test_progress_reaches_one() -> None:
+    seen: list[float] = []
+    evaluate(
+        Teacher(Brightest(), SPEC),
+        (IMAGES, LABELS),
+        batch_size=20,
+        on_progress=lambda what, share: seen.append(share),
+    )
+    assert seen == [0.5, 1.0]
+
+
+# statsmodels 0.15.0: proportion_confint(hits, n, alpha=0.05, method="wilson")
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.27753279986288926),
+        (10, 10, 0.7224672001371106, 1.0),
+        (5, 10, 0.23659309051256394, 0.7634069094874361),
+        (1, 3, 0.06149194472039626, 0.7923403991979523),
+        (683, 1000, 0.6535068964204829, 0.7110925099738041),
+        (9123, 10000, 0.9065965642806005, 0.9176867906629395),
+    ],
+)
+def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
+    assert wilson_interval(hits, n) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 0), (-1, 3), (4, 3)])
+def test_wilson_interval_of_nothing(hits: int, n: int) -> None:
+    with pytest.raises(InputError, match=f"got {hits} of {n}"):
+        wilson_interval(hits, n)
+
+
+class Pictures(Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int):
+        return {"image": IMAGES[index], "label": 0}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((IMAGES[:0], LABELS[:0]), "no images to evaluate on"),
+        ((IMAGES[:, :1], LABELS), "takes images of 3 channels"),
+        ((IMAGES[0], LABELS[:3]), "takes images of 3 channels"),
+        ((IMAGES, LABELS + 1), "label 3 is out of range: brightest has 3 classes, 0 to 2"),
+        ((IMAGES, LABELS - 1), "label -1 is out of range"),
+        ((IMAGES, LABELS.float()), "labels must be class numbers"),
+        ((IMAGES[:5], LABELS), "5 images and 30 labels"),
+        ((IMAGES * 4 - 2, LABELS), r"must be in \[0, 1\], got values from"),
+        ((IMAGES * float("nan"), LABELS), r"must be in \[0, 1\], got values from nan"),
+        ((IMAGES.long(), LABELS), "uint8 or floats"),
+        ((IMAGES, [0] * 30), "two tensors"),
+        ([IMAGES, LABELS], "cannot evaluate on a list"),
+        (Pictures(), "pair"),
+    ],
+)
+def test_wrong_data(data: object, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        evaluate(Teacher(Brightest(), SPEC), data)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_models(artifact: Artifact, tmp_path: Path) -> None:
+    data = (IMAGES, LABELS)
+
+    def fails(match: str, model: object, **keywords: object) -> None:
+        with pytest.raises(InputError, match=match) as caught:
+            evaluate(model, data, **keywords)
+        assert "\n" not in str(caught.value)
+
+    fails("no ONNX file at .*absent.onnx", tmp_path / "absent.onnx")
+    corrupt = tmp_path / "corrupt.onnx"
+    corrupt.write_bytes(artifact.path.read_bytes()[:200])
+    fails("corrupt.onnx is not a model that ONNX Runtime can run", corrupt)
+    fails("cannot evaluate a Brightest", Brightest())
+    (tmp_path / "m.txt").write_text("text")
+    fails("ends in .onnx", tmp_path / "m.txt")
+    fails(
+        "reference .* has 4",
+        artifact,
+        reference=Compressed(
+            Brightest((0, 1, 2, 0)), ModelSpec.from_dict(SPEC.to_dict() | {"num_classes": 4})
+        ),
+    )
+    fails(
+        "no label head",
+        Compressed(Brightest(), ModelSpec.from_dict(SPEC.to_dict() | {"num_classes": 0})),
+    )
+    fails("batch_size must be at least 1", artifact, batch_size=0)
+
+
+class Overflowing(Brightest):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).log() * 0 / 0
+
+
+def test_nan_logits() -> None:
+    with pytest.raises(InputError, match="brightest gives NaN or infinite logits"):
+        evaluate(Teacher(Overflowing(), SPEC), (IMAGES, LABELS))
+
+
+def test_files_of_others_need_a_spec(artifact: Artifact, tmp_path: Path) -> None:
+    model = onnx.load(artifact.path)
+    del model.metadata_props[:]
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"spec=ModelSpec\(\.\.\.\)"):
+        evaluate(path, (IMAGES, LABELS))
+    assert evaluate(path, (IMAGES, LABELS), spec=SPEC).top1 == 80
+    wrong = ModelSpec.from_dict(SPEC.to_dict() | {"num_classes": 5})
+    with pytest.raises(InputError, match=r"logits of shape \(30, 3\), expected \(30, 5\)"):
+        evaluate(path, (IMAGES, LABELS), spec=wrong)
+    small = ModelSpec.from_dict(SPEC.to_dict() | {"input_shape": [3, 4, 4]})
+    with pytest.raises(InputError, match="foreign.onnx cannot run on images of"):
+        evaluate(path, (IMAGES, LABELS), spec=small)
