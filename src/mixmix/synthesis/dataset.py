@@ -129,7 +129,8 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         manifest = read_json(folder / MANIFEST_NAME)
         if manifest.get("format") != FORMAT:
             raise DataError(
-                f"{folder / MANIFEST_NAME} has format {manifest.get('format')!r}, expected {FORMAT!r}"
+                f"{folder / MANIFEST_NAME} has format {manifest.get('format')!r}, "
+                f"expected {FORMAT!r}"
             )
         shards, refused = [], {}
         for name, sha256 in listed_shards(manifest, folder):

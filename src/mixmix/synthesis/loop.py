@@ -98,8 +98,8 @@ def _check_terms(zoo: Zoo, settings: SynthesisSettings) -> None:
     if not matches and not (settings.ce_weight and zoo.num_classes):
         raise InputError(
             f"nothing to invert: {', '.join(zoo.names)} with bn_weight {settings.bn_weight} and "
-            f"ce_weight {settings.ce_weight} have neither BatchNorm statistics nor labels to match; "
-            "add a network that has, or raise the other weight"
+            f"ce_weight {settings.ce_weight} have neither BatchNorm statistics nor labels to "
+            "match; add a network that has, or raise the other weight"
         )
 
 

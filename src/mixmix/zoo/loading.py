@@ -92,8 +92,9 @@ def load_model(spec: ModelSpec) -> nn.Module:
         found = sha256_of_tensors(model.state_dict())
         if spec.sha256 and found != spec.sha256:
             raise InputError(
-                f"{spec.name}: the weights in {spec.weights} have SHA-256 {found[:12]}..., the spec "
-                f"says {spec.sha256[:12]}...; take the right file, or leave sha256 out of the spec"
+                f"{spec.name}: the weights in {spec.weights} have SHA-256 {found[:12]}..., "
+                f"the spec says {spec.sha256[:12]}...; take the right file, or leave sha256 out of "
+                "the spec"
             )
     return model.eval()
 
@@ -124,8 +125,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise DataError(
-            f"{path} holds no state dict (names to tensors); save model.state_dict(), on its own or "
-            "under the key 'state_dict' or 'model'"
+            f"{path} holds no state dict (names to tensors); save model.state_dict(), on its own "
+            "or under the key 'state_dict' or 'model'"
         )
     return {name.removeprefix("module."): value for name, value in content.items()}
 
