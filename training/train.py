@@ -30,23 +30,40 @@ STD = (0.2470, 0.2435, 0.2616)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters; fixed beforehand, never chosen on the test split."""
+    """Hyper-parameters; fixed beforehand, never chosen on the test split.
 
-    epochs: int = 24
+    A cycle is a number of epochs and a peak learning rate, which is reached linearly and left
+    linearly for zero; each cycle starts from the weights of the one before.
+    """
+
+    cycles: tuple[tuple[int, float], ...] = ((24, 0.25), (10, 0.1))
     batch_size: int = 250
-    peak_lr: float = 0.25
     warmup_share: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     crop_padding: int = 2
 
+    @property
+    def epochs(self) -> int:
+        return sum(epochs for epochs, _ in self.cycles)
+
+    def learning_rate(self, epoch: float) -> float:
+        """The learning rate after so many epochs."""
+        start = 0
+        for epochs, peak in self.cycles:
+            if epoch <= start + epochs:
+                break
+            start += epochs
+        share = (epoch - start) / epochs
+        return peak * min(share / self.warmup_share, (1 - share) / (1 - self.warmup_share))
+
 
 RECIPES = {
     "resnet": Recipe(),
     "vgg": Recipe(),
-    "mobilenetv2": Recipe(epochs=28, label_smoothing=0.05),
-    "vovnet": Recipe(),
+    "mobilenetv2": Recipe(cycles=((22, 0.25), (10, 0.1)), label_smoothing=0.05),
+    "vovnet": Recipe(cycles=((20, 0.25), (10, 0.1))),
 }
 
 
@@ -81,13 +98,6 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return hits / len(labels)
 
 
-def learning_rate(step: int, total: int, recipe: Recipe) -> float:
-    warmup = recipe.warmup_share * total
-    if step < warmup:
-        return recipe.peak_lr * step / warmup
-    return recipe.peak_lr * (total - step) / (total - warmup)
-
-
 def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = out / f"{name}.checkpoint.pt"
@@ -98,7 +108,7 @@ def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
     others = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others}],
-        lr=recipe.peak_lr,
+        lr=0.0,
         momentum=recipe.momentum,
         nesterov=True,
     )
@@ -109,7 +119,6 @@ def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
         optimizer.load_state_dict(state["optimizer"])
         first_epoch = state["epoch"]
     batches = len(images) // recipe.batch_size
-    total_steps = recipe.epochs * batches
     for epoch in range(first_epoch, recipe.epochs):
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         order = torch.randperm(len(images), generator=generator)
@@ -119,7 +128,7 @@ def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
             chosen = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
             x = augment(images[chosen].float() / 255, recipe.crop_padding, generator)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * batches + index + 1, total_steps, recipe)
+                group["lr"] = recipe.learning_rate(epoch + (index + 1) / batches)
             loss = F.cross_entropy(
                 model(normalise(x)), labels[chosen], label_smoothing=recipe.label_smoothing
             )
