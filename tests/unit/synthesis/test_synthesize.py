@@ -84,6 +84,13 @@ class TestResult:
         assert first.manifest == second.manifest
         assert not torch.equal(first.images, synthesize(zoo, SETTINGS, seed=4).images)
 
+    @pytest.mark.parametrize("name", ["noise", "mixmix"])
+    def test_no_image_is_made_twice(self, name: str, zoo: Zoo) -> None:
+        iterations = 0 if name == "noise" else 2
+        settings = recipe(name, num_images=12, batch_size=4, iterations=iterations)
+        images = synthesize(zoo, settings, seed=0).images
+        assert len(images.flatten(1).unique(dim=0)) == 12
+
     def test_global_generator_is_left_alone(self, zoo: Zoo) -> None:
         before = torch.get_rng_state()
         synthesize(zoo, SETTINGS, seed=0)

@@ -1,0 +1,92 @@
+"""The whole loss of one step, put together by hand from the same random draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, tiny_teacher
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixmix import SynthesisSettings, Zoo
+from mixmix.synthesis.loop import _losses
+from mixmix.synthesis.mixing import draw_boxes
+from mixmix.zoo import Teacher
+
+NUM_IMAGES = 6
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    images = torch.rand(NUM_IMAGES, *INPUT_SHAPE, generator=torch.Generator().manual_seed(1))
+    return images, torch.arange(NUM_IMAGES) % 4
+
+
+def bn_distance(teacher: Teacher, views: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for layer in teacher.observe(views).statistics:
+        total = total + (layer.mean - layer.running_mean).square().sum().sqrt()
+        total = total + (layer.var - layer.running_var).square().sum().sqrt()
+    return total
+
+
+@pytest.mark.parametrize("names", [("plain",), ("plain", "residual"), ("plain", "no-batch-norm")])
+def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
+    zoo = Zoo([tiny_teacher(name) for name in names])
+    settings = SynthesisSettings(
+        bn_weight=0.7, ce_weight=1.3, tv_weight=0.2, l2_weight=0.4, jitter=0, flip=False
+    )
+    images, labels = batch()
+    found = _losses(zoo, images, labels, settings, generator())
+
+    draws = generator()
+    partner = torch.randperm(NUM_IMAGES, generator=draws)
+    boxes = draw_boxes(NUM_IMAGES, INPUT_SHAPE[1:], settings.box_area, generator=draws)
+    views, losses = images.clone(), []
+    for index in range(NUM_IMAGES):
+        top, left, height, width = (int(values[index]) for values in boxes)
+        other = images[partner[index : index + 1]]
+        views[index, :, top : top + height, left : left + width] = F.interpolate(
+            other, (height, width), mode="bilinear", align_corners=False
+        )[0]
+    for index in range(NUM_IMAGES):
+        share = int(boxes.height[index] * boxes.width[index]) / (INPUT_SHAPE[1] * INPUT_SHAPE[2])
+        for teacher in zoo:
+            log_probabilities = teacher(views)[index].log_softmax(0)
+            losses.append(
+                -(1 - share) * log_probabilities[labels[index]]
+                - share * log_probabilities[labels[partner[index]]]
+            )
+    bn = sum((bn_distance(teacher, views) for teacher in zoo), start=torch.zeros(()))
+    tolerance = {"rtol": 1e-4, "atol": 1e-4}
+    # Both are means over all members, whether or not they have BatchNorm.
+    torch.testing.assert_close(found["bn"], 0.7 * bn / len(zoo), **tolerance)
+    torch.testing.assert_close(found["ce"], 1.3 * torch.stack(losses).mean(), **tolerance)
+    # The prior is that of the images themselves, not of their mixtures.
+    tv = images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()
+    torch.testing.assert_close(found["tv"], 0.2 * tv, **tolerance)
+    torch.testing.assert_close(found["l2"], 0.4 * (images - 0.5).square().mean(), **tolerance)
+
+
+def test_loss_of_a_step_without_data_mixing() -> None:
+    teacher = tiny_teacher("depthwise")
+    settings = SynthesisSettings(data_mixing=False, tv_weight=0, jitter=0, flip=False)
+    images, labels = batch()
+    found = _losses(Zoo([teacher]), images, labels, settings, generator())
+    assert set(found) == {"bn", "ce"}
+    torch.testing.assert_close(found["bn"], bn_distance(teacher, images))
+    torch.testing.assert_close(found["ce"], F.cross_entropy(teacher(images), labels))
+
+
+def test_members_are_drawn_anew_at_every_step() -> None:
+    zoo = Zoo([tiny_teacher(name) for name in ("plain", "residual", "depthwise")])
+    settings = SynthesisSettings(data_mixing=False, members_per_step=1, jitter=0, flip=False)
+    images, labels = batch()
+    draws = generator()
+    found = {
+        round(float(_losses(zoo, images, labels, settings, draws)["bn"]), 4) for _ in range(20)
+    }
+    assert found == {round(float(bn_distance(teacher, images)), 4) for teacher in zoo}
