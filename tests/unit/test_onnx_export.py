@@ -143,7 +143,7 @@ def test_file_computes_what_the_model_computes(
     exact = run(artifact.path, images, "ORT_DISABLE_ALL")
     # Only the order of float sums differs, except for the rounding of 8-bit integer kernels.
     assert (exact - expected).abs().max() < 1e-4 * expected.std()
-    tolerance = 1e-4 if weight_bits <= 4 else 1e-2
+    tolerance = 1e-2 if weight_bits > 4 and activation_bits == 8 else 1e-4
     assert (run(artifact.path, images) - expected).abs().mean() < tolerance * expected.std()
     one = run(artifact.path, images[:1], "ORT_DISABLE_ALL")
     assert one.shape == (1, 5)
@@ -209,7 +209,28 @@ def test_clipped_activations_load(tmp_path: Path, bits: int) -> None:
     with torch.no_grad():
         expected = model(images)
     difference = (run(artifact.path, images) - expected).abs().mean()
-    assert difference < 1e-2 * expected.std()
+    assert difference < 1e-3 * expected.std()
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("kind", ["2 bits", "float", "float without bias", "6-bit output"])
+def test_nothing_but_the_quantizers_rounds(tmp_path: Path, kind: str, relu: bool) -> None:
+    """ONNX Runtime quantizes biases and float weights between quantizers unless kept from it."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 8, 3, bias=kind != "float without bias")
+    model = nn.Sequential(
+        activation(-2.013, 1.987, 8 if kind == "6-bit output" else 3),
+        layer if kind.startswith("float") else quantized(layer, 2 if kind == "2 bits" else 5),
+        nn.ReLU() if relu else nn.Identity(),
+        activation(0 if relu else -0.713, 0.713, 6 if kind == "6-bit output" else 8),
+        nn.Flatten(),
+        nn.Linear(800, 5),
+    ).eval()
+    artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx")
+    images = normalised(32)
+    with torch.no_grad():
+        expected = model(images)
+    assert (run(artifact.path, images) - expected).abs().max() < 1e-3 * expected.std()
 
 
 def test_weights_dominate_the_size(tmp_path: Path) -> None:

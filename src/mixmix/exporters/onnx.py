@@ -11,10 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from onnxscript import opset21 as op
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +20,7 @@ from torch.nn import functional as F
 from mixmix.compression.method import Compressed
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import ExportError, InputError
+from mixmix.exporters.onnx_graph import keep_floats_exact, pack_weights, strip_notes
 from mixmix.exporters.session import OnnxSession
 from mixmix.seeding import generator
 from mixmix.zoo.spec import ModelSpec
@@ -136,18 +135,9 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _dequantize_weight(self.integers, self.scale, self.zero_point, self.bits)
-        # ONNX Runtime rounds the bias of a layer between quantizers to multiples of the product of
-        # its scales, although no integer kernel follows below 8 bits. With few bits that product
-        # is coarse; a bias that is added separately is left alone.
-        if self.bits > 4 or self.bias is None:
-            return self._layer(x, weight, self.bias)
-        shape = (-1,) if self.convolution is None else (-1, 1, 1)
-        return self._layer(x, weight, None) + self.bias.view(shape)
-
-    def _layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.convolution is None:
-            return F.linear(x, weight, bias)
-        return F.conv2d(x, weight, bias, **self.convolution)
+            return F.linear(x, weight, self.bias)
+        return F.conv2d(x, weight, self.bias, **self.convolution)
 
 
 def onnx_bytes(compressed: Compressed, *, signed_weights: bool = False) -> bytes:
@@ -181,9 +171,9 @@ def onnx_bytes(compressed: Compressed, *, signed_weights: bool = False) -> bytes
                 f"{spec.name} cannot be exported to ONNX: {type(cause).__name__}: "
                 f"{(str(cause).strip() or 'no reason given').splitlines()[0]}"
             ) from error
-    _pack_weights(model.graph)
-    _write_clips_as_bounds(model.graph)
-    _strip(model)
+    pack_weights(model.graph)
+    keep_floats_exact(model.graph)
+    strip_notes(model)
     model.producer_name, model.producer_version = "mixmix", __version__
     onnx.helper.set_model_props(
         model,
@@ -234,88 +224,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-def _pack_weights(graph: onnx.GraphProto) -> None:
-    """Replace ``Cast(int8 initializer, INT4)`` by an initializer with two weights to a byte."""
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        target = {attribute.name: attribute.i for attribute in node.attribute}.get("to")
-        if (
-            node.op_type == "Cast"
-            and target == onnx.TensorProto.INT4
-            and node.input[0] in initializers
-        ):
-            integers = numpy_helper.to_array(initializers[node.input[0]]).astype(np.int8)
-            graph.initializer.append(_int4_tensor(node.output[0], integers))
-        else:
-            kept.append(node)
-    _replace_nodes(graph, kept)
-    used = {name for node in graph.node for name in node.input}
-    alive = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(alive)
-
-
-def _write_clips_as_bounds(graph: onnx.GraphProto) -> None:
-    """Replace every ``Clip`` in front of a uint4 quantizer by ``Max`` and ``Min``.
-
-    ONNX Runtime 1.32 tries to merge the two and refuses to load the model, for it knows only
-    zero points of 8 and 16 bits there.
-    """
-    uint4 = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.UINT4}
-    quantized = {
-        node.input[0]
-        for node in graph.node
-        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2] in uint4
-    }
-    nodes = []
-    for node in graph.node:
-        if node.op_type != "Clip" or node.output[0] not in quantized:
-            nodes.append(node)
-            continue
-        steps = [
-            (bound, name)
-            for bound, name in zip(("Max", "Min"), node.input[1:], strict=False)
-            if name
-        ]
-        value = node.input[0]
-        for index, (bound, name) in enumerate(steps):
-            last = index == len(steps) - 1
-            output = node.output[0] if last else f"{node.output[0]}_{bound.lower()}"
-            nodes.append(onnx.helper.make_node(bound, [value, name], [output]))
-            value = output
-    _replace_nodes(graph, nodes)
-
-
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    copies = [copy.deepcopy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def _int4_tensor(name: str, integers: np.ndarray[Any, np.dtype[np.int8]]) -> onnx.TensorProto:
-    nibbles = integers.reshape(-1).view(np.uint8) & 0xF
-    nibbles = np.append(nibbles, np.zeros(len(nibbles) % 2, np.uint8))
-    return onnx.TensorProto(
-        name=name,
-        data_type=onnx.TensorProto.INT4,
-        dims=integers.shape,
-        # The first of a pair is in the low half (ONNX specification, TensorProto.raw_data).
-        raw_data=(nibbles[::2] | nibbles[1::2] << 4).tobytes(),
-    )
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: they hold paths of the exporting machine and cost space."""
-    del model.graph.value_info[:]
-    del model.graph.metadata_props[:]
-    model.graph.doc_string = ""
-    values = [*model.graph.input, *model.graph.output, *model.graph.initializer]
-    for part in [*values, *model.graph.node]:
-        part.doc_string = ""
-        del part.metadata_props[:]
 
 
 def probe_images(spec: ModelSpec, num_images: int = 100) -> Tensor:
