@@ -52,11 +52,11 @@ class Recipe:
         """The learning rate after so many epochs."""
         start = 0
         for epochs, peak in self.cycles:
-            if epoch <= start + epochs:
-                break
+            share = (epoch - start) / epochs
+            if share <= 1:
+                return peak * min(share / self.warmup_share, (1 - share) / (1 - self.warmup_share))
             start += epochs
-        share = (epoch - start) / epochs
-        return peak * min(share / self.warmup_share, (1 - share) / (1 - self.warmup_share))
+        return 0.0
 
 
 RECIPES = {

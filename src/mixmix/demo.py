@@ -122,7 +122,9 @@ class _Demo:
                 compressed, setting, images, data, provenance | {"cpu_seconds": seconds}
             )
 
-    def _images(self, images: str, on_progress: Progress) -> tuple[SyntheticDataset, dict[str, Any]]:
+    def _images(
+        self, images: str, on_progress: Progress
+    ) -> tuple[SyntheticDataset, dict[str, Any]]:
         if images == "real":
             pixels = load_calibration_pack()[: self.changes["num_images"]]
             count, num_classes = len(pixels), self.target.spec.num_classes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from mixmix.compression.method import Compressed, Progress
 from mixmix.errors import DataError, InputError
 from mixmix.exporters import Artifact
+from mixmix.intervals import wilson_interval
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher, normalise
 
-__all__ = ["Evaluation", "Model", "evaluate", "wilson_interval"]
+__all__ = ["Evaluation", "Model", "evaluate"]
 
 Model = Artifact | str | Path | Compressed | Teacher
 Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
@@ -46,7 +46,7 @@ class Evaluation:
     num_images: int
     agreement: float | None
     agreement_interval: tuple[float, float] | None
-    predictions: Tensor
+    predictions: Tensor = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the predictions."""
@@ -122,27 +122,6 @@ def evaluate(
         agreement=agreement,
         agreement_interval=agreement_interval,
         predictions=predicted,
-    )
-
-
-def wilson_interval(hits: int, n: int) -> tuple[float, float]:
-    """95% interval of a probability of which ``hits`` in ``n`` trials were seen, within [0, 1].
-
-    E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
-
-    Raises:
-        InputError: unless 0 <= hits <= n and n > 0.
-    """
-    if n < 1 or not 0 <= hits <= n:
-        raise InputError(f"an interval needs 0 <= hits <= n and n > 0, got {hits} of {n}")
-    z = 1.959963984540054  # the 97.5% quantile of the standard normal distribution
-    share = hits / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    margin = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At both ends the two terms cancel, and what is left would be rounding.
-    return (
-        0.0 if hits == 0 else centre - margin,
-        1.0 if hits == n else centre + margin,
     )
 
 

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from mixmix.compression.method import Compressed
 from mixmix.errors import DataError, InputError
-from mixmix.evaluation import Evaluation, evaluate, wilson_interval
+from mixmix.evaluation import Evaluation, evaluate
 from mixmix.exporters import Artifact, export
+from mixmix.intervals import wilson_interval
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher
 
@@ -118,28 +119,6 @@ def test_progress_reaches_one() -> None:
         on_progress=lambda what, share: seen.append(share),
     )
     assert seen == [0.5, 1.0]
-
-
-# statsmodels 0.15.0: proportion_confint(hits, n, alpha=0.05, method="wilson")
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    [
-        (0, 10, 0.0, 0.27753279986288926),
-        (10, 10, 0.7224672001371106, 1.0),
-        (5, 10, 0.23659309051256394, 0.7634069094874361),
-        (1, 3, 0.06149194472039626, 0.7923403991979523),
-        (683, 1000, 0.6535068964204829, 0.7110925099738041),
-        (9123, 10000, 0.9065965642806005, 0.9176867906629395),
-    ],
-)
-def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
-    assert wilson_interval(hits, n) == pytest.approx((low, high), abs=1e-12)
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 0), (-1, 3), (4, 3)])
-def test_wilson_interval_of_nothing(hits: int, n: int) -> None:
-    with pytest.raises(InputError, match=f"got {hits} of {n}"):
-        wilson_interval(hits, n)
 
 
 class Pictures(Dataset):

@@ -21,7 +21,7 @@ from mixmix.errors import DataError, InputError
 from mixmix.reporting import ReportRun, benchmark_record, print_results, write_page
 from mixmix.reporting.curves import loss_curves_svg
 from mixmix.reporting.record import _cpu_name
-from mixmix.reporting.rows import ABSENT, format_rows, wilson_interval
+from mixmix.reporting.rows import ABSENT, format_rows
 
 # Elements that HTML closes by themselves.
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -311,24 +311,6 @@ class TestCurves:
 
 
 class TestRows:
-    @pytest.mark.parametrize(
-        ("successes", "trials", "low", "high"),
-        [
-            # Newcombe 1998, "Two-sided confidence intervals for the single proportion: comparison
-            # of seven methods", Statistics in Medicine 17, table I, method 3 (score).
-            (81, 263, 0.2553, 0.3662),
-            (15, 148, 0.0624, 0.1605),
-            (0, 20, 0.0, 0.1611),
-            (1, 29, 0.0061, 0.1718),
-        ],
-    )
-    def test_wilson_interval(self, successes: int, trials: int, low: float, high: float) -> None:
-        found = wilson_interval(successes / trials, trials)
-        assert found == pytest.approx((low, high), abs=5e-5)
-
-    def test_wilson_interval_of_all(self) -> None:
-        assert wilson_interval(1.0, 10)[1] == 1.0
-
     @pytest.mark.parametrize(
         ("size_bytes", "text"),
         [

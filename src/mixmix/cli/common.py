@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,9 +28,7 @@ __all__ = [
 
 SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
-ThreadsOption = Annotated[
-    Optional[int], typer.Option(help="CPU threads [default: all cores].", min=1)
-]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 

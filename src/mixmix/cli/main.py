@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -35,13 +35,16 @@ ModelArgument = Annotated[
 ]
 
 
+# typer exports its usage errors one by one; this is what they all are.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
+
 def run() -> None:
     """Run the command line and exit."""
-    usage_errors = tuple(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
         code = app(standalone_mode=False)
-    except usage_errors as error:
-        _fail(error.format_message())  # type: ignore[attr-defined]
+    except _UsageError as error:
+        _fail(error.format_message())
     except (InputError, ExportError, KeyError) as error:
         _fail(str(error.args[0] if error.args else error))
     except MemoryError:
@@ -57,9 +60,7 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
-@zoo_app.command(
-    "list", help="List the bundled networks.\n\nExample: mixmix zoo list --json"
-)
+@zoo_app.command("list", help="List the bundled networks.\n\nExample: mixmix zoo list --json")
 def zoo_list(as_json: JsonOption = False) -> None:
     from mixmix.zoo import bundled_names, bundled_spec
 
@@ -115,13 +116,13 @@ def synthesize(
         ),
     ] = "mixmix",
     iterations: Annotated[
-        Optional[int], typer.Option(help="Optimiser steps per batch [default: the recipe's].")
+        int | None, typer.Option(help="Optimiser steps per batch [default: the recipe's].")
     ] = None,
     batch_size: Annotated[
-        Optional[int], typer.Option(help="Images optimised together [default: the recipe's].")
+        int | None, typer.Option(help="Images optimised together [default: the recipe's].")
     ] = None,
     members_per_step: Annotated[
-        Optional[int], typer.Option(help="Networks drawn at each step [default: the recipe's].")
+        int | None, typer.Option(help="Networks drawn at each step [default: the recipe's].")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -171,7 +172,7 @@ def quantize(
     out: Annotated[Path, typer.Option(help="ONNX file to write.")],
     bits: Annotated[str, typer.Option(help="W<weights>A<activations>, 2 to 8 bits.")] = "W8A8",
     iterations: Annotated[
-        Optional[int], typer.Option(help="Reconstruction steps per unit; 0 rounds to nearest.")
+        int | None, typer.Option(help="Reconstruction steps per unit; 0 rounds to nearest.")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -251,11 +252,11 @@ def export(
 def evaluate(
     model: Annotated[str, typer.Argument(help="An ONNX file, bundled:NAME or a spec file.")],
     data: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(help="CIFAR-10 folder [default: the bundled 1,000 test images]."),
     ] = None,
     reference: Annotated[
-        Optional[str], typer.Option(help="A model whose predictions to compare with.")
+        str | None, typer.Option(help="A model whose predictions to compare with.")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -277,7 +278,7 @@ def evaluate(
             loaded(model),
             images,
             reference=None if reference is None else loaded(reference),
-            on_progress=lambda done, total: advance("evaluating", done / max(total, 1)),
+            on_progress=advance,
         )
     content = {"model": model} | evaluation.to_dict()
     report(content, [{"field": k, "value": str(v)} for k, v in content.items()], as_json)

@@ -47,8 +47,8 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         reasons.append(f"{name}: the captured graph gives other outputs (by {error:.1%})")
     raise CaptureError(
         f"{type(model).__name__} cannot be captured as a graph ({'; '.join(reasons)}). Its forward "
-        "must not depend on the values in its input; take such code out of it, or compress the part "
-        "that can be captured"
+        "must not depend on the values in its input; take such code out of it, or compress the "
+        "part that can be captured"
     )
 
 
@@ -59,7 +59,9 @@ def _first_line(failure: Exception) -> str:
 def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
     graph_module = fx.symbolic_trace(model)
     functional = [
-        node for node in graph_module.graph.nodes if is_call_to(node, F.conv2d, F.linear, F.batch_norm)
+        node
+        for node in graph_module.graph.nodes
+        if is_call_to(node, F.conv2d, F.linear, F.batch_norm)
     ]
     if functional:
         raise CaptureError(f"{functional[0].name} is a layer called as a function")
@@ -96,7 +98,11 @@ def _lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
         return value
 
     for node in exported.graph.nodes:
-        if node.target in builders and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr":
+        if (
+            node.target in builders
+            and isinstance(node.args[1], fx.Node)
+            and node.args[1].op == "get_attr"
+        ):
             name = str(node.args[1].target).rpartition(".")[0] or node.name
             values = {index: attribute(value) for index, value in enumerate(node.args) if index}
             path = _add_module(root, name, builders[node.target](values))
@@ -139,7 +145,7 @@ def _build_conv2d(args: dict[int, Any]) -> nn.Module:
     layer = nn.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],
-        tuple(weight.shape[2:]),
+        (weight.shape[2], weight.shape[3]),
         stride=tuple(args.get(3, (1, 1))),
         padding=args[4] if isinstance(args.get(4), str) else tuple(args.get(4, (0, 0))),
         dilation=tuple(args.get(5, (1, 1))),
@@ -220,8 +226,9 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
         error = relative_error(graph_module(example), before)
     if not error <= _FOLD_TOLERANCE:
         raise CaptureError(
-            f"folding BatchNorm changed the outputs by {error:.2%} (at most {_FOLD_TOLERANCE:.1%} is "
-            "numerical noise); a running variance near zero is the usual cause: check the checkpoint"
+            f"folding BatchNorm changed the outputs by {error:.2%} (at most {_FOLD_TOLERANCE:.1%} "
+            "is numerical noise); a running variance near zero is the usual cause: check the "
+            "checkpoint"
         )
     return folded
 
@@ -248,5 +255,13 @@ def is_call_to(node: fx.Node, *functions: Any) -> bool:
     return node.target in functions or (packet is not None and packet in functions)
 
 
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_", torch.ops.aten.add, torch.ops.aten.add_)
+ADDITIONS = (
+    operator.add,
+    operator.iadd,
+    torch.add,
+    "add",
+    "add_",
+    torch.ops.aten.add,
+    torch.ops.aten.add_,
+)
 CONCATENATIONS = (torch.cat, torch.concat, torch.ops.aten.cat)

@@ -61,11 +61,7 @@ def insert_quantizers(
         The bits of the input of each quantized layer, by its name, in order of execution.
     """
     modules = dict(graph_module.named_modules())
-    calls = [
-        node
-        for node in graph_module.graph.nodes
-        if _is_quantizable(module_of(node, modules))
-    ]
+    calls = [node for node in graph_module.graph.nodes if _is_quantizable(module_of(node, modules))]
     names = list(dict.fromkeys(str(node.target) for node in calls))
     bits_of_source: dict[fx.Node, int] = {}
     sources_of_call = [_sources(node.args[0], modules) for node in calls]
@@ -76,7 +72,7 @@ def insert_quantizers(
         own_activation_bits = first_last_bits if outer else activation_bits
         assert own_weight_bits is not None and own_activation_bits is not None
         if not isinstance(graph_module.get_submodule(name), LearnableLayer):
-            learnable = LearnableLayer(modules[name], own_weight_bits, per_channel=per_channel)  # type: ignore[arg-type]
+            learnable = LearnableLayer(modules[name], own_weight_bits, per_channel=per_channel)
             graph_module.set_submodule(name, learnable)
         for source in sources:
             bits_of_source[source] = max(bits_of_source.get(source, 0), own_activation_bits)
@@ -109,7 +105,7 @@ def _is_quantizable(module: nn.Module | None) -> bool:
 
 
 def _sources(node: fx.node.Argument, modules: dict[str, nn.Module]) -> list[fx.Node]:
-    """The tensors to quantize so that ``node`` is quantized: those behind transparent operations."""
+    """The tensors behind transparent operations: quantizing them quantizes ``node``."""
     assert isinstance(node, fx.Node)
     transparent = is_call_to(node, *_TRANSPARENT_CALLS) or isinstance(
         module_of(node, modules), _TRANSPARENT_MODULES

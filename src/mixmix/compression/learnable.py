@@ -58,7 +58,7 @@ class LearnableLayer(nn.Module):
         return self.rounding
 
     def roundness_loss(self, beta: float) -> Tensor:
-        """``sum(1 - |2 h - 1|**beta)``: zero where all weights are up or down (AdaRound, eq. 24)."""
+        """``sum(1 - |2 h - 1|**beta)``, zero where all are rounded (AdaRound, eq. 24)."""
         return (1 - (2 * self._soft_share() - 1).abs().pow(beta)).sum()
 
     def finish_learning(self) -> None:
@@ -84,7 +84,13 @@ class LearnableLayer(nn.Module):
         if isinstance(layer, nn.Linear):
             return F.linear(x, self.weight(), layer.bias)
         return F.conv2d(
-            x, self.weight(), layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups  # type: ignore[arg-type]
+            x,
+            self.weight(),
+            layer.bias,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
         )
 
     def deployed(self) -> QuantizedLayer:

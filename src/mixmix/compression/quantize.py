@@ -189,9 +189,7 @@ def _records(
         if not num_parameters:
             continue
         quantized = kept.get(name)
-        record = LayerRecord(
-            name, type(module).__name__, "skipped", num_parameters=num_parameters
-        )
+        record = LayerRecord(name, type(module).__name__, "skipped", num_parameters=num_parameters)
         if isinstance(quantized, LearnableLayer):
             record = replace(
                 record,
@@ -206,7 +204,8 @@ def _records(
             record = replace(record, reason="not called in the forward pass")
         else:
             record = replace(
-                record, reason=f"{type(module).__name__} stays in floats: only Conv2d and Linear "
+                record,
+                reason=f"{type(module).__name__} stays in floats: only Conv2d and Linear "
                 "layers are quantized",
             )
         records.append(record)

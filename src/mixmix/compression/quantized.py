@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +30,7 @@ class QuantizedActivation(nn.Module):
 
     @property
     def largest(self) -> int:
-        return 2**self.bits - 1
+        return int(2**self.bits - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         integers = torch.clamp(torch.round(x / self.scale) + self.zero_point, 0, self.largest)
@@ -55,7 +57,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("scale", scale.detach().float().reshape(-1).clone())
         bias = None if layer.bias is None else layer.bias.detach().float().clone()
         self.register_buffer("bias", bias)
-        self.convolution = (
+        self.convolution: dict[str, Any] | None = (
             {
                 "stride": layer.stride,
                 "padding": layer.padding,

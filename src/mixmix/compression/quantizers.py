@@ -35,7 +35,7 @@ class WeightGrid:
 
     @property
     def largest(self) -> int:
-        return 2**self.bits - 1
+        return int(2**self.bits - 1)
 
     def position(self, weight: Tensor) -> Tensor:
         """Where weights lie on the grid, as real q before rounding and clamping."""
@@ -87,7 +87,9 @@ def search_weight_grid(weight: Tensor, bits: int, *, per_channel: bool = True) -
             better = error < best_error
             best_error = torch.where(better, error, best_error)
             candidates = (scale, torch.full_like(scale, step), torch.full_like(scale, offset))
-            best = [torch.where(better, new, old) for new, old in zip(candidates, best, strict=True)]
+            best = [
+                torch.where(better, new, old) for new, old in zip(candidates, best, strict=True)
+            ]
     shape = (weight.shape[0],) + (1,) * (weight.ndim - 1)
     scale, steps, offsets = (t.expand(weight.shape[0], 1).reshape(shape).clone() for t in best)
     return WeightGrid(bits, scale, steps, offsets)

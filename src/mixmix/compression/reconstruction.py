@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
 from mixmix.compression.units import Unit
@@ -75,9 +75,9 @@ def reconstruct_unit(
     roundings = [layer.start_learning() for layer in layers]
     scales = [activation.scale.requires_grad_(True) for activation in activations]
     rounding_optimizer = torch.optim.Adam(roundings, lr=settings.rounding_rate)
-    scale_optimizer = torch.optim.Adam(
-        [{"params": [scale]} for scale in scales]
-    ) if scales else None
+    scale_optimizer = (
+        torch.optim.Adam([{"params": [scale]} for scale in scales]) if scales else None
+    )
     set_phase(unit.module, Phase.LEARN)
     rates = [settings.scale_rate * scale.item() for scale in scales]
     for iteration in range(settings.iterations):

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ABSENT", "ResultRow", "format_rows", "wilson_interval"]
+from mixmix.intervals import wilson_interval
+
+__all__ = ["ABSENT", "ResultRow", "format_rows"]
 
 ABSENT = "–"
 
@@ -64,26 +66,6 @@ def _format_row(row: Row, float_size: Any) -> ResultRow:
     )
 
 
-def wilson_interval(share: float, num_trials: int, *, z: float = 1.96) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927), 95% unless ``z`` says otherwise.
-
-    Args:
-        share: of successes, in [0, 1].
-        num_trials: at least 1.
-        z: quantile of the normal distribution.
-
-    Returns:
-        Lower and upper end, within [0, 1].
-    """
-    centre = (share + z**2 / (2 * num_trials)) / (1 + z**2 / num_trials)
-    spread = (
-        z
-        / (1 + z**2 / num_trials)
-        * math.sqrt(share * (1 - share) / num_trials + z**2 / (4 * num_trials**2))
-    )
-    return max(0.0, centre - spread), min(1.0, centre + spread)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -104,7 +86,7 @@ def _percent(value: Any, digits: int) -> str:
 def _interval(top1: Any, num_test: Any, digits: int) -> str:
     if not (_is_number(top1) and _is_number(num_test) and num_test >= 1 and 0 <= top1 <= 100):
         return ""
-    low, high = wilson_interval(top1 / 100, int(num_test))
+    low, high = wilson_interval(round(top1 / 100 * num_test), int(num_test))
     return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
 
 

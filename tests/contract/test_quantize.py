@@ -1,0 +1,132 @@
+"""What quantization promises, on networks of every family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
+from torch import Tensor
+
+from mixmix import Compressed, Quantize, SyntheticDataset, compress, export
+from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.errors import InputError
+from mixmix.zoo.teacher import normalise
+
+SETTINGS = ("W8A8", "W4A8", "W4A4", "W2A4")
+families = pytest.mark.parametrize("family", sorted(NETWORKS))
+
+
+def images(count: int = 32) -> SyntheticDataset:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(count, *INPUT_SHAPE, generator=generator)
+    labels = torch.arange(count) % NUM_CLASSES
+    return SyntheticDataset(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
+
+
+def quantized(family: str, bits: str, *, iterations: int = 5, **options: object) -> Compressed:
+    method = Quantize(
+        bits,
+        reconstruction=ReconstructionSettings(iterations=iterations, batch_size=8),
+        **options,  # type: ignore[arg-type]
+    )
+    return compress((tiny_network(family), tiny_spec(family)), images(), method, seed=0)
+
+
+def logits(model: torch.nn.Module, family: str) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(normalise(images().images, tiny_spec(family)))
+    return out
+
+
+@families
+@pytest.mark.parametrize("bits", SETTINGS)
+def test_every_layer_is_quantized_and_close(family: str, bits: str) -> None:
+    compressed = quantized(family, bits)
+    layers = [m for m in compressed.model.modules() if isinstance(m, QuantizedLayer)]
+    expected = [
+        m
+        for m in tiny_network(family).modules()
+        if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+    ]
+    assert len(layers) == len(expected)
+    assert all(int(m.integers.abs().max()) <= 2 ** (m.bits - 1) for m in layers if m.bits > 3)
+    assert all(len(m.integers[0].unique()) <= 2**m.bits for m in layers)
+    out = logits(compressed.model, family)
+    assert out.shape == (32, NUM_CLASSES)
+    if bits == "W8A8":
+        original = logits(tiny_network(family), family)
+        assert float((out - original).norm() / original.norm()) < 0.05
+
+
+@families
+def test_records_name_every_layer_with_parameters(family: str) -> None:
+    compressed = quantized(family, "W4A4")
+    named = {
+        name
+        for name, module in tiny_network(family).named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    }
+    assert {record.name for record in compressed.records} == named
+    quantized_records = [r for r in compressed.records if r.action == "quantized"]
+    assert quantized_records[0].weight_bits == quantized_records[-1].weight_bits == 8
+    assert all(r.weight_bits == r.activation_bits == 4 for r in quantized_records[1:-1])
+    assert all(r.reason for r in compressed.records if r.action != "quantized")
+    assert not any(r.action == "skipped" for r in compressed.records)
+
+
+@families
+def test_callers_model_is_unchanged_and_the_seed_decides(family: str) -> None:
+    model = tiny_network(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    method = Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=5, batch_size=8))
+    first = compress((model, tiny_spec(family)), images(), method, seed=3)
+    torch.rand(7)  # draws elsewhere must not matter
+    second = compress((model, tiny_spec(family)), images(), method, seed=3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    one, other = first.model.state_dict(), second.model.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@families
+@pytest.mark.parametrize("bits", ("W8A8", "W2A4"))
+def test_exports_to_a_file_that_agrees(
+    family: str, bits: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    artifact = export(quantized(family, bits), path, probe=images(64).images)
+    assert artifact.agreement >= 98
+
+
+@families
+def test_all_layers_alike_without_first_and_last(family: str) -> None:
+    compressed = quantized(family, "W3A3", first_last_bits=None)
+    bits = {r.weight_bits for r in compressed.records if r.action == "quantized"}
+    assert bits == {3}
+
+
+def test_reconstruction_lowers_the_error_of_units() -> None:
+    nearest, learned = (quantized("residual", "W2A4", iterations=n) for n in (0, 150))
+    errors = [
+        [r.error for r in compressed.records if r.weight_bits == 2]
+        for compressed in (nearest, learned)
+    ]
+    assert sum(errors[1]) < 0.8 * sum(errors[0])  # type: ignore[arg-type]
+
+
+def test_activations_are_whole_steps() -> None:
+    model = quantized("plain", "W4A4").model
+    quantizer = next(
+        m for m in model.modules() if isinstance(m, QuantizedActivation) and m.bits == 4
+    )
+    steps = quantizer(torch.rand(100) * 10) / quantizer.scale
+    assert torch.allclose(steps, steps.round(), atol=1e-4)
+    assert len(steps.round().unique()) <= 16
+
+
+@pytest.mark.parametrize("bits", ("W1A4", "W4", "int8", "W32A32", "W9A8", ""))
+def test_refuses_unknown_bits(bits: str) -> None:
+    with pytest.raises(InputError, match="bits must look like"):
+        Quantize(bits)
