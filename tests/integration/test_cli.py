@@ -1,0 +1,287 @@
+"""The command line as a person and a machine meet it: whole flow, help, bad input, a killed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mixmix.cli.main import run
+
+MODELS = """
+import torch
+from torch import nn
+
+def small(width=8, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=4, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(width, 10),
+        )
+
+def other():
+    return small(12, 1)
+
+def branching():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small()
+
+        def forward(self, x):
+            return self.net(x) if float(x.sum()) > 1e9 else self.net(-x)
+
+    return Branching()
+
+def not_a_module():
+    return 3
+"""
+SPEC = {
+    "name": "small",
+    "source": "python:cli_models:small",
+    "input_shape": [3, 32, 32],
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.25, 0.25],
+    "num_classes": 10,
+    "label_set": "cifar10",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two networks and their specs, on the path and current."""
+    (tmp_path / "cli_models.py").write_text(MODELS)
+    (tmp_path / "small.json").write_text(json.dumps(SPEC))
+    other = SPEC | {"name": "other", "source": "python:cli_models:other"}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("cli_models", None)
+    return tmp_path
+
+
+def mixmix(*arguments: str) -> int:
+    """Run a command in this process and return its exit code."""
+    before = sys.argv
+    sys.argv = ["mixmix", *arguments]
+    try:
+        run()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+SYNTHESIZE = [
+    "synthesize",
+    "--zoo",
+    "small.json",
+    "--zoo",
+    "other.json",
+    "--out",
+    "images",
+    "--num-images",
+    "40",
+    "--batch-size",
+    "20",
+    "--iterations",
+    "3",
+]
+
+
+def test_whole_flow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed() -> dict[str, object]:
+        content: dict[str, object] = json.loads(capsys.readouterr().out)
+        return content
+
+    assert mixmix(*SYNTHESIZE, "--json") == 0
+    assert printed()["num_images"] == 40
+    assert (folder / "images" / "contact-sheet.png").exists()
+    assert mixmix("export", "images", "--out", "pngs", "--json") == 0
+    assert printed()["num_images"] == 40
+    assert len(list((folder / "pngs").glob("*/*.png"))) == 40
+    command = "quantize -m small.json --data images --bits W4A4 --iterations 3 --out q.onnx --json"
+    assert mixmix(*command.split()) == 0
+    quantized = printed()
+    assert quantized["setting"] == "W4A4"
+    layers = quantized["layers"]
+    assert isinstance(layers, list) and len(layers) == 5
+    assert mixmix("export", "small.json", "--out", "float.onnx", "--json") == 0
+    capsys.readouterr()
+    assert mixmix("evaluate", "q.onnx", "--reference", "float.onnx", "--json") == 0
+    evaluation = printed()
+    assert evaluation["num_images"] == 1000
+    assert 0 <= float(str(evaluation["agreement"])) <= 100
+    assert mixmix("zoo", "show", "small.json", "--json") == 0
+    assert printed()["num_batch_norms"] == 2
+    assert mixmix("zoo", "list", "--json") == 0
+    assert isinstance(printed()["models"], list)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["synthesize", "quantize", "export", "evaluate", "demo", "zoo list", "zoo show"],
+)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mixmix(*command.split(), "--help") == 0
+    assert f"mixmix {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def write(name: str, content: bytes | str) -> Callable[[Path], None]:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda folder: (folder / name).write_bytes(data) and None
+
+
+def spec(**changes: object) -> Callable[[Path], None]:
+    return write("bad.json", json.dumps(SPEC | changes))
+
+
+def with_weights(**changes: torch.Tensor) -> Callable[[Path], None]:
+    def prepare(folder: Path) -> None:
+        import cli_models  # type: ignore[import-not-found]
+
+        state = cli_models.small().state_dict()
+        save_file(state | changes, folder / "bad.safetensors")
+        spec(weights="bad.safetensors")(folder)
+
+    return prepare
+
+
+def truncated_weights(folder: Path) -> None:
+    with_weights()(folder)
+    path = folder / "bad.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def truncated_shard(folder: Path) -> None:
+    assert mixmix(*SYNTHESIZE) == 0
+    for path in (folder / "images").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+def images_made(folder: Path) -> None:
+    assert mixmix(*SYNTHESIZE) == 0
+
+
+def nothing(folder: Path) -> None:
+    return None
+
+
+ONE = "synthesize --iterations 1 --num-images 4 --batch-size 4 --out x --zoo "
+BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "unknown-network": (nothing, ONE + "bundled:nope", "nope"),
+    "no-spec-file": (nothing, ONE + "absent.json", "absent.json"),
+    "spec-is-no-json": (write("bad.json", "{"), ONE + "bad.json", "bad.json"),
+    "spec-lacks-keys": (write("bad.json", "{}"), ONE + "bad.json", "input_shape"),
+    "spec-unknown-key": (spec(classez=[]), ONE + "bad.json", "classez"),
+    "std-of-zero": (spec(std=[0.1, 0.0, 0.1]), ONE + "bad.json", "std"),
+    "two-means": (spec(mean=[0.1, 0.2]), ONE + "bad.json", "mean"),
+    "wrong-classes": (spec(num_classes=7), ONE + "bad.json", "num_classes"),
+    "wrong-channels": (
+        spec(input_shape=[1, 32, 32], mean=[0.5], std=[0.5]),
+        ONE + "bad.json",
+        "input_shape",
+    ),
+    "no-such-callable": (spec(source="python:cli_models:nope"), ONE + "bad.json", "nope"),
+    "no-module": (spec(source="python:cli_models:not_a_module"), ONE + "bad.json", "module"),
+    "truncated-weights": (truncated_weights, ONE + "bad.json", "bad.safetensors"),
+    "wrong-shape": (with_weights(**{"8.bias": torch.zeros(3)}), ONE + "bad.json", "8.bias"),
+    "nan-weights": (
+        with_weights(**{"8.bias": torch.full((10,), torch.nan)}),
+        ONE + "bad.json",
+        "NaN",
+    ),
+    "classes-differ": (
+        spec(name="bad", label_set="birds"),
+        ONE + "bad.json --zoo small.json",
+        "label sets",
+    ),
+    "same-name-twice": (nothing, ONE + "small.json --zoo small.json", "different names"),
+    "unknown-recipe": (nothing, ONE + "small.json --recipe magic", "magic"),
+    "no-images": (nothing, ONE + "small.json --num-images 0", "num_images"),
+    "not-a-number": (nothing, ONE + "small.json --seed x", "seed"),
+    "no-such-device": (nothing, ONE + "small.json --device cuda:7", "device"),
+    "other-settings": (images_made, " ".join(SYNTHESIZE) + " --iterations 4", "settings"),
+    "no-data-set": (nothing, "quantize -m small.json --data absent --out q.onnx", "absent"),
+    "shards-corrupt": (
+        truncated_shard,
+        "quantize -m small.json --data images --out q.onnx",
+        "shard-00000",
+    ),
+    "bits": (images_made, "quantize -m small.json --data images --bits W1A1 --out q.onnx", "W1A1"),
+    "suffix": (images_made, "quantize -m small.json --data images --out q.pt", ".onnx"),
+    "not-capturable": (
+        lambda folder: (images_made(folder), spec(source="python:cli_models:branching")(folder))[1],
+        "quantize -m bad.json --data images --out q.onnx",
+        "captured",
+    ),
+    "onnx-corrupt": (write("bad.onnx", "not a model"), "evaluate bad.onnx", "bad.onnx"),
+    "onnx-absent": (nothing, "evaluate absent.onnx", "absent.onnx"),
+    "no-cifar10": (nothing, "evaluate small.json --data .", "CIFAR-10"),
+    "no-command": (nothing, "compress", "compress"),
+    "out-is-a-file": (write("x", ""), ONE + "small.json", "x"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD_INPUT))
+def test_bad_input_is_one_line_and_exit_code_2(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare, command, mentioned = BAD_INPUT[name]
+    prepare(folder)
+    capsys.readouterr()
+    assert mixmix(*command.split()) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert errors[-1].startswith("error: ")
+    assert mentioned in errors[-1]
+    assert not any("Traceback" in line for line in errors)
+
+
+def test_killed_run_resumes_to_the_same_bits(folder: Path) -> None:
+    command = [sys.executable, "-m", "mixmix.cli.main"]
+    options = [
+        "synthesize",
+        "--zoo",
+        "small.json",
+        "--num-images",
+        "64",
+        "--batch-size",
+        "8",
+        "--iterations",
+        "40",
+        "--threads",
+        "1",
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    process = subprocess.Popen(
+        [*command, *options, "--out", "killed"], env=environment, stderr=subprocess.DEVNULL
+    )
+    while not list((folder / "killed").glob("shard-*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len(list((folder / "killed").glob("shard-*")))
+    assert finished >= 1
+    for out in ("killed", "whole"):
+        assert mixmix(*options, "--out", out) == 0
+    files = sorted(path.name for path in (folder / "whole").iterdir())
+    left = [path.name for path in (folder / "killed").iterdir() if not path.name.startswith(".")]
+    assert sorted(left) == files
+    for name in files:
+        assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes()
