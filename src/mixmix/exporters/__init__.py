@@ -54,8 +54,9 @@ def export(
     """Write a compressed model, or a float one, and prove that the file computes the same.
 
     The file takes normalised images ``images`` (N, C, H, W) and gives ``logits`` (N, K), N free.
-    Quantizers become ``QuantizeLinear`` and ``DequantizeLinear``, weights become integers of 8 or
-    4 bits. Spec, settings and version are in its metadata.
+    Quantizers become ``QuantizeLinear`` and ``DequantizeLinear`` of uint8, behind a ``Clip`` where
+    they have fewer than 8 bits; weights become integers of 8 bits, or of 4 where that is enough.
+    Spec, settings and version are in its metadata.
 
     Args:
         compressed: the model; it is not changed.

@@ -34,16 +34,13 @@ def pack_weights(graph: onnx.GraphProto) -> None:
 
 
 def keep_floats_exact(graph: onnx.GraphProto) -> None:
-    """Break two patterns that ONNX Runtime rewrites wrongly, without changing the function.
+    """Break a pattern that ONNX Runtime rewrites wrongly, without changing the function.
 
     Between a ``DequantizeLinear`` and a ``QuantizeLinear``, with ``Relu`` or ``Clip`` allowed on
     the way, ONNX Runtime (1.32, ``weight_bias_quantization.cc``) rounds the bias of every layer
     to multiples of the product of its scales, and float weights to 8 bits, whether or not an
     integer kernel follows. Where none does, the way is broken: ``Max`` and ``Min`` do what
     ``Relu`` and ``Clip`` do, and are not looked through.
-
-    It also merges ``Clip`` into the quantizer behind (``clip_quantizelinear.cc``), and fails to
-    load the model if that has a uint4 zero point.
     """
     view = _View(graph)
     rewritten: dict[str, list[onnx.NodeProto]] = {}
@@ -53,15 +50,10 @@ def keep_floats_exact(graph: onnx.GraphProto) -> None:
             if way and not view.has_integer_kernel(node, way):
                 first = way[0]
                 rewritten[first.output[0]] = (
-                    view.behind_max(first)
+                    view.behind_guard(first)
                     if first.op_type == "QuantizeLinear"
                     else view.as_bounds(first)
                 )
-        elif node.op_type == "Clip" and any(
-            view.storage(consumer) == TensorProto.UINT4
-            for consumer in view.consumers[node.output[0]]
-        ):
-            rewritten[node.output[0]] = view.as_bounds(node)
     nodes = []
     for node in graph.node:
         nodes += rewritten.get(node.output[0], [node])
@@ -156,14 +148,13 @@ class _View:
             value = output
         return nodes
 
-    def behind_max(self, quantizer: onnx.NodeProto) -> list[onnx.NodeProto]:
+    def behind_guard(self, quantizer: onnx.NodeProto) -> list[onnx.NodeProto]:
         """The quantizer behind a ``Max`` that lets every number pass."""
-        passed = f"{quantizer.output[0]}_passed"
-        guard = onnx.helper.make_node(
-            "Max", [quantizer.input[0], self._constant("lowest", _LOWEST)], [passed]
-        )
+        value = f"{quantizer.output[0]}_guarded"
+        lowest = self._constant("lowest", _LOWEST)
+        guard = onnx.helper.make_node("Max", [quantizer.input[0], lowest], [value])
         guarded = copy.deepcopy(quantizer)
-        guarded.input[0] = passed
+        guarded.input[0] = value
         return [guard, guarded]
 
     def _constant(self, name: str, value: float) -> str:

@@ -45,8 +45,7 @@ class OnnxSession:
             )
         except Exception as error:  # every kind of its exceptions derives from Exception only
             raise DataError(
-                f"{self.name} is not a model that ONNX Runtime can run: {_first_line(error)}; "
-                "export it again"
+                f"{self.name} is not a model that ONNX Runtime can run: {_first_line(error)}"
             ) from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
