@@ -281,14 +281,19 @@ def test_operations_beside_quantizers(
 
 
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("kind", ["2 bits", "float", "float without bias", "6-bit output"])
+@pytest.mark.parametrize(
+    "kind", ["2 bits", "2 bits behind a pool", "float", "float without bias", "6-bit output"]
+)
 def test_nothing_but_the_quantizers_rounds(tmp_path: Path, kind: str, relu: bool) -> None:
     """ONNX Runtime quantizes biases and float weights between quantizers unless kept from it."""
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 8, 3, bias=kind != "float without bias")
     model = nn.Sequential(
         activation(-2.013, 1.987, 8 if kind == "6-bit output" else 3),
-        layer if kind.startswith("float") else quantized(layer, 2 if kind == "2 bits" else 5),
+        nn.MaxPool2d(3, 1, 1) if kind.endswith("pool") else nn.Identity(),
+        layer
+        if kind.startswith("float")
+        else quantized(layer, 2 if kind.startswith("2 bits") else 5),
         nn.ReLU() if relu else nn.Identity(),
         activation(0 if relu else -0.713, 0.713, 6 if kind == "6-bit output" else 8),
         nn.Flatten(),

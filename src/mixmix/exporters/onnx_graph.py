@@ -12,6 +12,8 @@ from onnx import TensorProto, numpy_helper
 
 __all__ = ["keep_floats_exact", "pack_weights", "strip_notes"]
 
+# ONNX Runtime moves a DequantizeLinear from in front of these to behind them.
+_SWAPPED = ("Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -94,10 +96,7 @@ class _View:
         return None if tensor is None else tensor.data_type
 
     def way_to_quantizer(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """From behind a layer with dequantized input to the only quantizer there, or nothing."""
-        source = self.producers.get(node.input[0])
-        if source is None or source.op_type != "DequantizeLinear":
-            return []
+        """From behind a layer to the only quantizer there, or nothing."""
         way: list[onnx.NodeProto] = []
         while True:
             consumers = self.consumers[node.output[0]]
@@ -112,9 +111,12 @@ class _View:
 
     def has_integer_kernel(self, node: onnx.NodeProto, way: list[onnx.NodeProto]) -> bool:
         """Whether input, weights and output have 8 bits, and nothing narrows the output."""
+        source = self.producers.get(node.input[0])
+        while source is not None and source.op_type in _SWAPPED:
+            source = self.producers.get(source.input[0])
         quantizer = way[-1]
         return (
-            self.storage(self.producers[node.input[0]]) == TensorProto.UINT8
+            self.storage(source) == TensorProto.UINT8
             and self.storage(self.producers.get(node.input[1]))
             in (TensorProto.INT8, TensorProto.UINT8)
             and self.storage(quantizer) == TensorProto.UINT8
