@@ -45,6 +45,38 @@ def grouped_with_excitation() -> nn.Module:
     )
 
 
+class Shuffle(nn.Module):
+    """Half of the channels pass, half are convolved, and both are shuffled (Ma et al. 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.body = nn.Sequential(
+            nn.Conv2d(half, half, 3, padding=1, bias=False), nn.BatchNorm2d(half), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        passed, convolved = x.chunk(2, dim=1)
+        joined = torch.cat([passed, self.body(convolved)], dim=1)
+        batch, channels, height, width = joined.shape
+        shuffled = joined.view(batch, 2, channels // 2, height, width).transpose(1, 2)
+        return shuffled.reshape(batch, channels, height, width)
+
+
+def shuffled() -> nn.Module:
+    """Split, concatenated and shuffled channels, as in ShuffleNetV2."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Shuffle(8),
+        Shuffle(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(1),
+        nn.Linear(8, NUM_CLASSES),
+    )
+
+
 def without_batch_norm() -> nn.Module:
     """Convolutions with biases and no normalisation at all."""
     return nn.Sequential(
@@ -66,6 +98,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "concat": lambda: VovNet(8, (8, 8), (8, 16), depth=2, num_classes=NUM_CLASSES),
     "grouped-excitation": grouped_with_excitation,
+    "shuffle": shuffled,
     "no-batch-norm": without_batch_norm,
 }
 

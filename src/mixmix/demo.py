@@ -19,12 +19,11 @@ from mixmix.exporters import Artifact, export
 from mixmix.reporting import ReportRun, benchmark_record, write_page
 from mixmix.storage import write_json
 from mixmix.synthesis import SyntheticDataset, recipe, synthesize
-from mixmix.zoo import Zoo
+from mixmix.zoo import Zoo, bundled_names
 
-__all__ = ["DEMO_TARGET", "DEMO_ZOO", "run_demo"]
+__all__ = ["DEMO_TARGET", "run_demo"]
 
 DEMO_TARGET = "bundled:resnet"
-DEMO_ZOO = ("bundled:mobilenetv2", "bundled:vgg", "bundled:vovnet")
 _SETTINGS = ("W8A8", "W4A4", "W2A4")
 _QUESTION = (
     "How accurate is a quantized network whose calibration images come from other networks alone?"
@@ -41,7 +40,7 @@ def run_demo(
     iterations: int | None = None,
     on_progress: Progress = lambda what, share: None,
 ) -> dict[str, Any]:
-    """Synthesise images from three bundled networks and quantize a fourth with them.
+    """Synthesise images from all bundled networks but one and quantize that one with them.
 
     Args:
         out: folder for ``images/``, ``models/``, ``contact-sheet.png``, ``result.json`` and
@@ -81,7 +80,8 @@ class _Demo:
     ) -> None:
         self.folder, self.seed = folder, seed
         self.target = Zoo.load([DEMO_TARGET], device=device)[0]
-        self.zoo = Zoo.load(DEMO_ZOO, device=device)
+        others = [name for name in bundled_names() if name != self.target.spec.name]
+        self.zoo = Zoo.load([f"bundled:{name}" for name in others], device=device)
         self.changes = {"num_images": num_images}
         if iterations is not None:
             self.changes["iterations"] = iterations
@@ -183,8 +183,8 @@ class _Demo:
         """Time all models side by side, since timings drift."""
         self.on_progress("measuring latency", 1.0)
         latencies = compare_latency_ms([artifact.path for artifact in self.artifacts])
-        for row, latency in zip(self.rows, latencies, strict=True):
-            row["latency_ms"] = latency
+        for row, artifact in zip(self.rows, self.artifacts, strict=True):
+            row["latency_ms"] = latencies[str(artifact.path)]
 
     def write(self, command: str) -> dict[str, Any]:
         assert self.data is not None

@@ -6,10 +6,13 @@ what comes after. Residual blocks, dense blocks and plain layers fall out withou
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import fx
+
+from mixmix.compression.capture import is_call_to
 
 __all__ = ["Unit", "split_into_units"]
 
@@ -81,7 +84,10 @@ def _single_tensor_cuts(nodes: list[fx.Node]) -> set[int]:
     for node, index in position.items():
         last_use = max((position.get(user, len(nodes)) for user in node.users), default=index)
         for place in range(index, last_use):
-            alive[place] += 1
+            # What a split returns is not one tensor, whatever is still needed of it.
+            alive[place] += (
+                2 if any(is_call_to(user, operator.getitem) for user in node.users) else 1
+            )
     return {index for index in range(len(nodes)) if alive[index] == 1}
 
 
