@@ -121,8 +121,10 @@ def _lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
         else:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
     assert len(placeholders) == 1
-    graph.eliminate_dead_code()
-    return fx.GraphModule(root, graph)
+    lifted = fx.GraphModule(root, graph)
+    lifted.graph.eliminate_dead_code()
+    lifted.recompile()
+    return lifted
 
 
 def _add_module(root: nn.Module, name: str, module: nn.Module) -> str:

@@ -1,0 +1,97 @@
+"""Capture by both tracers, folding, and what cannot be captured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from mixmix.compression.capture import capture, fold_batch_norms
+from mixmix.errors import CaptureError
+
+EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def layers(graph_module: fx.GraphModule, kind: type[nn.Module]) -> list[str]:
+    return [
+        str(node.target)
+        for node in graph_module.graph.nodes
+        if node.op == "call_module" and isinstance(graph_module.get_submodule(node.target), kind)
+    ]
+
+
+@pytest.mark.parametrize("family", sorted(NETWORKS))
+def test_folding_keeps_the_outputs_and_leaves_no_batch_norm(family: str) -> None:
+    model = tiny_network(family)
+    graph_module = capture(model, EXAMPLE)
+    norms = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    folded = fold_batch_norms(graph_module, EXAMPLE)
+    assert sorted(folded) == sorted(norms)
+    assert not layers(graph_module, nn.BatchNorm2d)
+    other = torch.randn(3, *INPUT_SHAPE)
+    assert torch.allclose(graph_module(other), model(other), rtol=1e-4, atol=1e-5)
+
+
+class Functional(nn.Module):
+    """Layers called as functions, and a condition on a shape: only torch.export follows both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 5)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1) * 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] < 2:
+            raise ValueError("too small")
+        x = F.conv2d(x, self.convolution.weight, stride=2, padding=1)
+        x = F.relu(self.norm(x) * self.scale)
+        return F.linear(x.mean((2, 3)), self.head.weight, self.head.bias)
+
+
+def test_functional_layers_become_modules() -> None:
+    model = Functional().eval()
+    model.norm.running_mean.fill_(0.3)
+    graph_module = capture(model, EXAMPLE)
+    assert layers(graph_module, nn.Conv2d) == ["convolution"]
+    assert layers(graph_module, nn.Linear) == ["head"]
+    assert fold_batch_norms(graph_module, EXAMPLE) == {"norm": "convolution"}
+    other = torch.randn(7, *INPUT_SHAPE)
+    assert torch.allclose(graph_module(other), model(other), atol=1e-5)
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def test_dependence_on_values_is_refused_with_both_reasons() -> None:
+    with pytest.raises(CaptureError, match="Branching cannot be captured.*torch.fx.*torch.export"):
+        capture(Branching(), EXAMPLE)
+
+
+def test_a_shared_layer_is_not_folded() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+            self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.convolution(torch.relu(self.first(self.convolution(x)))))
+
+    model = Shared().eval()
+    model.second.running_mean.fill_(1.0)
+    graph_module = capture(model, EXAMPLE)
+    assert fold_batch_norms(graph_module, EXAMPLE) == {}
+    assert torch.allclose(graph_module(EXAMPLE), model(EXAMPLE))
+
+
+def test_the_captured_model_is_a_copy() -> None:
+    model = tiny_network("residual")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fold_batch_norms(capture(model, EXAMPLE), EXAMPLE)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
