@@ -30,7 +30,8 @@ class SynthesisSettings:
         l2_weight: of the mean squared distance of the pixels from mid-grey.
         data_mixing: shrink a second image into a random box of each image at every step.
         box_area: smallest and largest share of the image that the box covers, within (0, 1).
-        members_per_step: zoo members drawn at each step; None takes all of them.
+        members_per_step: zoo members drawn at each step, so that a step costs the same however
+            large the zoo is; None takes all of them.
         jitter: largest random shift in pixels (rolled) before the networks see the images.
         flip: flip every batch horizontally with probability 1/2.
     """
@@ -38,7 +39,7 @@ class SynthesisSettings:
     num_images: int = 256
     batch_size: int = 128
     iterations: int = 200
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     bn_weight: float = 1.0
     first_bn_multiplier: float = 1.0
     ce_weight: float = 1.0
@@ -46,7 +47,7 @@ class SynthesisSettings:
     l2_weight: float = 0.0
     data_mixing: bool = True
     box_area: tuple[float, float] = (0.1, 0.5)
-    members_per_step: int | None = None
+    members_per_step: int | None = 1
     jitter: int = 2
     flip: bool = True
 
@@ -98,7 +99,7 @@ class SynthesisSettings:
 RECIPES: dict[str, SynthesisSettings] = {
     "mixmix": SynthesisSettings(),
     "feature-mixing": SynthesisSettings(data_mixing=False),
-    "data-mixing": SynthesisSettings(members_per_step=1),
+    "data-mixing": SynthesisSettings(),
     "deepinversion": SynthesisSettings(data_mixing=False, first_bn_multiplier=10.0),
     "zeroq": SynthesisSettings(
         data_mixing=False, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
@@ -110,8 +111,8 @@ RECIPES: dict[str, SynthesisSettings] = {
 def recipe(name: str, **changes: Any) -> SynthesisSettings:
     """The settings of a named recipe, with changes.
 
-    ``feature-mixing`` and ``mixmix`` want a zoo of several networks; ``data-mixing``,
-    ``deepinversion`` and ``zeroq`` are methods for a zoo of one.
+    ``feature-mixing`` and ``mixmix`` want a zoo of several networks; ``data-mixing`` (which is
+    ``mixmix`` on one), ``deepinversion`` and ``zeroq`` are methods for a zoo of one.
 
     Raises:
         InputError: if the name or a change is unknown.

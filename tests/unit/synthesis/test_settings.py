@@ -19,9 +19,9 @@ def test_recipes_survive_json(name: str) -> None:
 
 
 def test_recipes_differ_in_what_their_method_is_about() -> None:
-    assert recipe("mixmix").data_mixing and recipe("mixmix").members_per_step is None
-    assert not recipe("feature-mixing").data_mixing
-    assert recipe("data-mixing").members_per_step == 1
+    assert recipe("mixmix").data_mixing and recipe("data-mixing").data_mixing
+    assert not recipe("feature-mixing").data_mixing and not recipe("deepinversion").data_mixing
+    assert {recipe(name).members_per_step for name in RECIPES} == {1}
     assert recipe("zeroq").ce_weight == 0
     assert recipe("noise").iterations == 0
 
