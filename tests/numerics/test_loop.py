@@ -37,7 +37,13 @@ def bn_distance(teacher: Teacher, views: Tensor) -> Tensor:
 def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
     zoo = Zoo([tiny_teacher(name) for name in names])
     settings = SynthesisSettings(
-        bn_weight=0.7, ce_weight=1.3, tv_weight=0.2, l2_weight=0.4, jitter=0, flip=False
+        bn_weight=0.7,
+        ce_weight=1.3,
+        tv_weight=0.2,
+        l2_weight=0.4,
+        members_per_step=None,
+        jitter=0,
+        flip=False,
     )
     images, labels = batch()
     found = _losses(zoo, images, labels, settings, generator())

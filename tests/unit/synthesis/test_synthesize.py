@@ -56,7 +56,7 @@ class TestResult:
 
     @pytest.mark.parametrize("name", ["mixmix", "feature-mixing", "zeroq"])
     def test_what_is_matched_comes_closer(self, name: str, zoo: Zoo) -> None:
-        settings = recipe(name, num_images=16, batch_size=16, iterations=40)
+        settings = recipe(name, num_images=16, batch_size=16, iterations=40, members_per_step=None)
         losses = synthesize(zoo, settings, seed=0).manifest["shards"][0]["losses"]
         # The prior may rise for it.
         matched = {"bn", "ce"} & set(losses[0])
