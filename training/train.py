@@ -29,41 +29,46 @@ STD = (0.2470, 0.2435, 0.2616)
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """Some epochs at a learning rate that rises linearly to its peak and falls linearly to zero."""
+
+    epochs: int
+    peak_lr: float
+    crop_padding: int = 2
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters; fixed beforehand, never chosen on the test split.
+    """Hyper-parameters, the same for all images; each cycle starts where the one before ended."""
 
-    A cycle is a number of epochs and a peak learning rate, which is reached linearly and left
-    linearly for zero; each cycle starts from the weights of the one before.
-    """
-
-    cycles: tuple[tuple[int, float], ...] = ((24, 0.25), (10, 0.1))
+    cycles: tuple[Cycle, ...] = (Cycle(24, 0.25), Cycle(10, 0.1))
     batch_size: int = 250
     warmup_share: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
-    crop_padding: int = 2
 
     @property
     def epochs(self) -> int:
-        return sum(epochs for epochs, _ in self.cycles)
+        return sum(cycle.epochs for cycle in self.cycles)
 
-    def learning_rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs."""
+    def at(self, epoch: float) -> tuple[float, int]:
+        """Learning rate and crop padding after so many epochs."""
         start = 0
-        for epochs, peak in self.cycles:
-            share = (epoch - start) / epochs
+        for cycle in self.cycles:
+            share = (epoch - start) / cycle.epochs
             if share <= 1:
-                return peak * min(share / self.warmup_share, (1 - share) / (1 - self.warmup_share))
-            start += epochs
-        return 0.0
+                break
+            start += cycle.epochs
+        rise, fall = share / self.warmup_share, (1 - share) / (1 - self.warmup_share)
+        return cycle.peak_lr * min(rise, fall), cycle.crop_padding
 
 
 RECIPES = {
     "resnet": Recipe(),
-    "vgg": Recipe(),
-    "mobilenetv2": Recipe(cycles=((22, 0.25), (10, 0.1)), label_smoothing=0.05),
-    "vovnet": Recipe(cycles=((20, 0.25), (10, 0.1))),
+    "vgg": Recipe(cycles=(Cycle(24, 0.25), Cycle(10, 0.1), Cycle(13, 0.15, crop_padding=4))),
+    "mobilenetv2": Recipe(cycles=(Cycle(22, 0.25), Cycle(10, 0.1)), label_smoothing=0.05),
+    "vovnet": Recipe(cycles=(Cycle(24, 0.25, crop_padding=4), Cycle(10, 0.1, crop_padding=4))),
 }
 
 
@@ -126,9 +131,10 @@ def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
         start, total_loss = time.perf_counter(), 0.0
         for index in range(batches):
             chosen = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
-            x = augment(images[chosen].float() / 255, recipe.crop_padding, generator)
+            learning_rate, crop_padding = recipe.at(epoch + (index + 1) / batches)
+            x = augment(images[chosen].float() / 255, crop_padding, generator)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(epoch + (index + 1) / batches)
+                group["lr"] = learning_rate
             loss = F.cross_entropy(
                 model(normalise(x)), labels[chosen], label_smoothing=recipe.label_smoothing
             )
