@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import torch
 from mixmix.cifar10 import load_calibration_pack, load_evaluation_pack
 from mixmix.compression.method import Compressed, LayerRecord, Progress, compress
 from mixmix.compression.quantize import Quantize
+from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.cost import compare_latency_ms
 from mixmix.evaluation import evaluate
 from mixmix.exporters import Artifact, export
 from mixmix.reporting import ReportRun, benchmark_record, write_page
 from mixmix.storage import write_json
-from mixmix.synthesis import SyntheticDataset, recipe, synthesize
+from mixmix.synthesis import SynthesisSettings, SyntheticDataset, recipe, synthesize
 from mixmix.zoo import Zoo, bundled_names
 
 __all__ = ["DEMO_TARGET", "run_demo"]
@@ -36,8 +36,8 @@ def run_demo(
     seed: int,
     device: str = "cpu",
     compare: bool = False,
-    num_images: int = 256,
-    iterations: int | None = None,
+    settings: SynthesisSettings | None = None,
+    reconstruction: ReconstructionSettings | None = None,
     on_progress: Progress = lambda what, share: None,
 ) -> dict[str, Any]:
     """Synthesise images from all bundled networks but one and quantize that one with them.
@@ -50,15 +50,23 @@ def run_demo(
         compare: add rows of other images at equal budget (the same number of images and of
             iterations): noise, inversion of one network (the one that is quantized itself), and
             real images of the training split.
-        num_images: for each kind of images.
-        iterations: of synthesis; None takes the recipe's.
+        settings: of synthesis; the number of images, their batches and the iterations hold for
+            every kind of images.
+        reconstruction: of the quantized units.
         on_progress: called with (what is being done, share done).
 
     Returns:
         The content of ``result.json``.
     """
     folder = Path(out)
-    run = _Demo(folder, seed, device, num_images, iterations, on_progress)
+    run = _Demo(
+        folder,
+        seed,
+        device,
+        settings or recipe("mixmix"),
+        reconstruction or ReconstructionSettings(),
+        on_progress,
+    )
     sources = ["mixmix", "deepinversion", "noise", "real"] if compare else ["mixmix"]
     run.add_float_row()
     for index, images in enumerate(sources):
@@ -74,17 +82,15 @@ class _Demo:
         folder: Path,
         seed: int,
         device: str,
-        num_images: int,
-        iterations: int | None,
+        settings: SynthesisSettings,
+        reconstruction: ReconstructionSettings,
         on_progress: Progress,
     ) -> None:
         self.folder, self.seed = folder, seed
+        self.settings, self.reconstruction = settings, reconstruction
         self.target = Zoo.load([DEMO_TARGET], device=device)[0]
         others = [name for name in bundled_names() if name != self.target.spec.name]
         self.zoo = Zoo.load([f"bundled:{name}" for name in others], device=device)
-        self.changes = {"num_images": num_images}
-        if iterations is not None:
-            self.changes["iterations"] = iterations
         self.on_progress = on_progress
         self.evaluation_data = load_evaluation_pack()
         self.rows: list[dict[str, Any]] = []
@@ -111,7 +117,7 @@ class _Demo:
             compressed = compress(
                 self.target,
                 data,
-                Quantize(setting),
+                Quantize(setting, reconstruction=self.reconstruction),
                 seed=self.seed,
                 on_progress=self._part(begin, begin + width),
             )
@@ -126,15 +132,17 @@ class _Demo:
         self, images: str, on_progress: Progress
     ) -> tuple[SyntheticDataset, dict[str, Any]]:
         if images == "real":
-            pixels = load_calibration_pack()[: self.changes["num_images"]]
+            pixels = load_calibration_pack()[: self.settings.num_images]
             count, num_classes = len(pixels), self.target.spec.num_classes
             data = SyntheticDataset(
                 pixels, torch.zeros(count, dtype=torch.int64), torch.zeros(count, num_classes), {}
             )
             return data, {"zoo": []}
         zoo = self.zoo if images == "mixmix" else Zoo([self.target])
-        settings = recipe(images, **({} if images == "noise" else self.changes))
-        settings = replace(settings, num_images=self.changes["num_images"])
+        settings = self.settings
+        if images != "mixmix":
+            budget = ("num_images", "batch_size", "iterations")[: 2 if images == "noise" else 3]
+            settings = recipe(images, **{name: getattr(self.settings, name) for name in budget})
         data = synthesize(
             zoo,
             settings,
