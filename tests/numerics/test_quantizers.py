@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
+from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, random_mask
 from mixmix.compression.quantizers import search_activation_range, search_weight_grid
 
 
@@ -108,3 +108,17 @@ def test_phases_agree_where_nothing_is_dropped() -> None:
     assert torch.allclose(quantizer.deployed()(x), quantizer(x), atol=1e-6)
     quantizer.phase = Phase.FLOAT
     assert torch.equal(quantizer(x), x)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_random_mask_keeps_its_share_and_layout(memory_format: torch.memory_format) -> None:
+    like = draw(7, 5, 33, 31).contiguous(memory_format=memory_format)
+    mask = random_mask(like, 0.25, generator=torch.Generator().manual_seed(0))
+    assert mask.stride() == like.stride()
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    # Five standard deviations of the mean of as many coins.
+    assert abs(float(mask.mean()) - 0.25) < 5 * (0.25 * 0.75 / like.numel()) ** 0.5
+    # Neighbours share a random number, but not its bits.
+    flat = mask.permute(0, 2, 3, 1) if mask.stride()[1] == 1 else mask
+    pairs = flat.reshape(-1)
+    assert abs(float((pairs[1:] * pairs[:-1]).mean()) - 0.0625) < 0.01

@@ -16,7 +16,7 @@ from mixmix.compression.quantizers import (
     search_weight_grid,
 )
 
-__all__ = ["LearnableActivation", "LearnableLayer", "Phase", "set_phase"]
+__all__ = ["LearnableActivation", "LearnableLayer", "Phase", "random_mask", "set_phase"]
 
 # Stretched sigmoid of AdaRound (Nagel et al. 2020, eq. 23).
 _ZETA, _GAMMA = 1.1, -0.1
@@ -136,13 +136,28 @@ class LearnableActivation(nn.Module):
             x, self.scale.view(1), self.zero_point.view(1), 0, largest, 1.0
         )
         if self.keep_probability < 1:
-            kept = torch.rand_like(x) < self.keep_probability
-            quantized = torch.where(kept, quantized, x)
+            quantized = torch.lerp(x, quantized, random_mask(x, self.keep_probability))
         return quantized
 
     def deployed(self) -> QuantizedActivation:
         """The quantizer with its final step size."""
         return QuantizedActivation(self.scale, self.zero_point, self.bits)
+
+
+def random_mask(
+    like: Tensor, probability: float, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Ones with a probability, in steps of 1/256, and zeros: shape, layout and device of ``like``.
+
+    Eight values come from each random number, since the draws would else take as long as a
+    convolution.
+    """
+    words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
+    words.random_(-(2**63), None, generator=generator)
+    ones = words.view(torch.uint8)[: like.numel()] < min(round(probability * 256), 255)
+    mask = torch.empty_like(like)
+    mask.as_strided((like.numel(),), (1,)).copy_(ones)
+    return mask
 
 
 def set_phase(module: nn.Module, phase: Phase) -> None:

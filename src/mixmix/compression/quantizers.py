@@ -10,6 +10,8 @@ from torch import Tensor
 __all__ = ["ActivationRange", "WeightGrid", "search_activation_range", "search_weight_grid"]
 
 _CLIPPING_SHARES = torch.linspace(1.0, 0.2, 41)
+# Values of a sample that errors are taken of; more change no range that is found.
+_SEARCHED_VALUES = 2**18
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def search_activation_range(sample: Tensor, bits: int) -> ActivationRange:
     """The clipping range of least squared error on a sample of activations.
 
     Args:
-        sample: any shape; its smallest and largest value bound the search.
+        sample: any shape; its smallest and largest value bound the search, whose error is that of
+            an even choice of at most half a million values.
         bits: 2 to 8.
 
     Returns:
@@ -117,6 +120,8 @@ def search_activation_range(sample: Tensor, bits: int) -> ActivationRange:
     """
     values = sample.flatten().float()
     low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
+    # An odd stride, so that it does not keep step with rows or channels.
+    values = values[:: len(values) // _SEARCHED_VALUES | 1]
     levels = 2**bits - 1
     best: tuple[Tensor, Tensor, Tensor] | None = None
     for share in _CLIPPING_SHARES.tolist():

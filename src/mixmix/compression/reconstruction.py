@@ -11,8 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
+from mixmix.compression.learnable import (
+    LearnableActivation,
+    LearnableLayer,
+    Phase,
+    random_mask,
+    set_phase,
+)
 from mixmix.compression.units import Unit
 
 __all__ = ["ReconstructionSettings", "reconstruct_unit", "run_in_batches"]
@@ -85,8 +92,8 @@ def reconstruct_unit(
         chosen = torch.randint(len(targets), (settings.batch_size,), generator=generator)
         inputs = quantized_inputs[chosen]
         if settings.keep_probability < 1:
-            keep = torch.rand(inputs.shape, generator=generator) < settings.keep_probability
-            inputs = torch.where(keep.to(inputs.device), inputs, float_inputs[chosen])
+            mask = random_mask(inputs, settings.keep_probability)
+            inputs = torch.lerp(float_inputs[chosen], inputs, mask)
         loss = _output_loss(unit.module(inputs), targets[chosen])
         if progress >= _WARM_UP:
             share = (progress - _WARM_UP) / (1 - _WARM_UP)
@@ -112,4 +119,4 @@ def reconstruct_unit(
 
 def _output_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Squared error summed over channels, a mean over images and places (BRECQ's)."""
-    return (outputs - targets).square().sum(1).mean()
+    return F.mse_loss(outputs, targets) * outputs.shape[1]

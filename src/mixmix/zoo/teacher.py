@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.errors import InputError
 from mixmix.storage import sha256_of_tensors
+from mixmix.zoo.moments import channel_moments
 from mixmix.zoo.spec import ModelSpec
 
 __all__ = ["BatchNormStatistics", "Observation", "Teacher", "normalise"]
@@ -110,9 +111,7 @@ class Teacher:
         def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(module, _BatchNorm)
             assert module.running_mean is not None and module.running_var is not None
-            features = inputs[0]
-            dims = [dim for dim in range(features.ndim) if dim != 1]
-            var, mean = torch.var_mean(features, dim=dims, correction=0)
+            mean, var = channel_moments(inputs[0])
             statistics.append(
                 BatchNormStatistics(mean, var, module.running_mean, module.running_var)
             )

@@ -1,0 +1,51 @@
+"""Draw the rows of a record into a Markdown file, between its two ``results`` marks.
+
+``python benchmarks/draw_table.py benchmarks/records/2026-11-23_demo/result.json README.md``
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixmix.reporting.rows import format_rows
+from mixmix.storage import read_json
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def markdown_table(record: dict) -> str:
+    lines = [
+        "| setting | images | top-1 % (95% interval) | agreement | size | ratio | latency |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in format_rows(record["rows"]):
+        cells = (
+            row.setting,
+            row.images,
+            f"{row.top1} ({row.interval})",
+            row.agreement,
+            row.size,
+            row.ratio,
+            row.latency,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    machine = record["machine"]
+    lines += ["", f"`{record['command']}` on {machine['cores']} cores ({machine['cpu']})."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("record", type=Path)
+    parser.add_argument("document", type=Path)
+    arguments = parser.parse_args()
+    text = arguments.document.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    table = markdown_table(read_json(arguments.record))
+    arguments.document.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
