@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -36,4 +37,10 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         names = [Text(getattr(row, name)) for name in (*several, "setting", "images")]
         cells = [Text(text) for text in (row.agreement, row.size, row.ratio, row.latency)]
         table.add_row(*names, top1, *cells, style="bold" if row.is_float else "")
-    console.print(table)
+    # Lines that a narrow terminal wraps are better than numbers that it cuts.
+    narrow, wide = console.width, console.options.update(width=1000)
+    console.width = max(narrow, Measurement.get(console, wide, table).maximum)
+    try:
+        console.print(table)
+    finally:
+        console.width = narrow
