@@ -44,7 +44,7 @@ class _ChannelMoments(torch.autograd.Function):
         return mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
         features, mean = ctx.saved_tensors
         count = features.numel() // len(mean)
         slope = grad_var * (2 / count)
