@@ -10,7 +10,7 @@ from torch import Tensor
 __all__ = ["ActivationRange", "WeightGrid", "search_activation_range", "search_weight_grid"]
 
 _CLIPPING_SHARES = torch.linspace(1.0, 0.2, 41)
-# Values of a sample that errors are taken of; more change no range that is found.
+# Values of a sample that errors are taken of: the search passes over them for every share.
 _SEARCHED_VALUES = 2**18
 
 
