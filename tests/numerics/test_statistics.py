@@ -10,6 +10,7 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network, tiny_spec, tiny_t
 from torch import Tensor, nn
 
 from mixmix import Teacher
+from mixmix.zoo.hooked import HookedNetwork
 from mixmix.zoo.teacher import normalise
 
 
@@ -60,13 +61,12 @@ def _pointer(teacher: Teacher, index: int) -> int:
 
 @pytest.mark.parametrize("name", ["plain", "residual", "depthwise"])
 def test_gradients_of_statistics_reach_the_pixels(name: str) -> None:
-    teacher = tiny_teacher(name)
-    teacher.model.double()
+    network = HookedNetwork(tiny_network(name).eval().double())
     images = batch(2).double()[:, :, :16, :16]
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)).double()
 
     def loss(x: Tensor) -> Tensor:
-        seen = teacher.observe(x)
+        seen = network.observe(normalise(x, tiny_spec(name)))
         return seen.logits.sum() + sum(s.mean.sum() + s.var.sum() for s in seen.statistics)
 
     leaf = images.clone().requires_grad_()

@@ -16,7 +16,7 @@ from mixmix.synthesis.terms import (
     mixed_cross_entropy_loss,
     total_variation_loss,
 )
-from mixmix.zoo.teacher import BatchNormStatistics
+from mixmix.zoo.observation import BatchNormStatistics
 
 
 def tensor(*shape: int, seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix.zoo.teacher import BatchNormStatistics
+from mixmix.zoo.observation import BatchNormStatistics
 
 __all__ = ["bn_statistics_loss", "l2_loss", "mixed_cross_entropy_loss", "total_variation_loss"]
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,27 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.errors import InputError
 from mixmix.storage import sha256_of_tensors
-from mixmix.zoo.moments import channel_moments
+from mixmix.zoo.hooked import HookedNetwork
+from mixmix.zoo.observation import Observation, has_statistics
 from mixmix.zoo.spec import ModelSpec
 
-__all__ = ["BatchNormStatistics", "Observation", "Teacher", "normalise"]
-
-
-class BatchNormStatistics(NamedTuple):
-    """Statistics of the input of one BatchNorm layer, each of shape (channels,)."""
-
-    mean: Tensor
-    var: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a teacher sees in a batch: logits (N, K) and the statistics of every BatchNorm layer."""
-
-    logits: Tensor
-    statistics: tuple[BatchNormStatistics, ...]
+__all__ = ["Teacher", "normalise"]
 
 
 def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
@@ -83,10 +64,11 @@ class Teacher:
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
         self.batch_norms: tuple[_BatchNorm, ...] = tuple(
-            module
+            module  # type: ignore[misc]
             for module in self.model.modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is not None
+            if has_statistics(module)
         )
+        self._observed = HookedNetwork(self.model)
         self._check_output()
 
     @property
@@ -99,29 +81,11 @@ class Teacher:
         return logits
 
     def observe(self, images: Tensor) -> Observation:
-        """Logits and BatchNorm statistics of a batch, both differentiable by ``images``."""
-        with self._recorded_statistics() as statistics:
-            logits = self(images)
-        return Observation(logits, tuple(statistics))
+        """Logits and BatchNorm statistics of a batch, both differentiable by ``images``.
 
-    @contextmanager
-    def _recorded_statistics(self) -> Iterator[list[BatchNormStatistics]]:
-        statistics: list[BatchNormStatistics] = []
-
-        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, _BatchNorm)
-            assert module.running_mean is not None and module.running_var is not None
-            mean, var = channel_moments(inputs[0])
-            statistics.append(
-                BatchNormStatistics(mean, var, module.running_mean, module.running_var)
-            )
-
-        handles = [module.register_forward_pre_hook(record) for module in self.batch_norms]
-        try:
-            yield statistics
-        finally:
-            for handle in handles:
-                handle.remove()
+        Several threads may observe at a time.
+        """
+        return self._observed.observe(normalise(images, self.spec))
 
     @torch.no_grad()
     def _check_output(self) -> None:

@@ -1,0 +1,49 @@
+"""The plain way to see the statistics of every BatchNorm layer: hooks, on any module and device."""
+
+from __future__ import annotations
+
+import copy
+from contextvars import ContextVar
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixmix.zoo.moments import channel_moments
+from mixmix.zoo.observation import BatchNormStatistics, Observation, has_statistics
+
+__all__ = ["HookedNetwork"]
+
+# Where the hooks of the thread that observes put what they see.
+_SEEN: ContextVar[list[BatchNormStatistics]] = ContextVar("statistics seen")
+
+
+class HookedNetwork:
+    """A network with a hook before every BatchNorm layer.
+
+    Args:
+        model: in eval mode; it gets no hooks (a copy that shares its tensors does).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        tensors = [*model.parameters(), *model.buffers()]
+        self._model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+        for module in self._model.modules():
+            if has_statistics(module):
+                module.register_forward_pre_hook(_record)
+
+    def observe(self, inputs: Tensor) -> Observation:
+        """Logits and statistics, differentiable by ``inputs`` (N, C, H, W), in any thread."""
+        statistics: list[BatchNormStatistics] = []
+        token = _SEEN.set(statistics)
+        try:
+            logits = self._model(inputs)
+        finally:
+            _SEEN.reset(token)
+        return Observation(logits, tuple(statistics))
+
+
+def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    assert isinstance(module, _BatchNorm)
+    assert module.running_mean is not None and module.running_var is not None
+    mean, var = channel_moments(inputs[0])
+    _SEEN.get().append(BatchNormStatistics(mean, var, module.running_mean, module.running_var))
