@@ -61,7 +61,7 @@ def _pointer(teacher: Teacher, index: int) -> int:
 
 @pytest.mark.parametrize("name", ["plain", "residual", "depthwise"])
 def test_gradients_of_statistics_reach_the_pixels(name: str) -> None:
-    network = HookedNetwork(tiny_network(name).eval().double())
+    network = HookedNetwork(tiny_network(name).double().requires_grad_(False))
     images = batch(2).double()[:, :, :16, :16]
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)).double()
 
