@@ -6,7 +6,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from mixmix.compression.capture import ADDITIONS, CONCATENATIONS, is_call_to, module_of
+from mixmix.capture import ADDITIONS, CONCATENATIONS, is_call_to, module_of
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 
 __all__ = ["insert_quantizers"]

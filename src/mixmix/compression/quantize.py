@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixmix import seeding
-from mixmix.compression.capture import capture, fold_batch_norms, relative_error
+from mixmix.capture import capture, fold_batch_norms, relative_error
 from mixmix.compression.insertion import insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
 from mixmix.compression.method import Compressed, LayerRecord, Progress

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mixmix.compression.capture import is_call_to
+from mixmix.capture import is_call_to
 
 __all__ = ["Unit", "split_into_units"]
 

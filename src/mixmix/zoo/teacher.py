@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixmix.errors import InputError
+from mixmix.errors import CaptureError, InputError
 from mixmix.storage import sha256_of_tensors
 from mixmix.zoo.hooked import HookedNetwork
 from mixmix.zoo.observation import Observation, has_statistics
 from mixmix.zoo.spec import ModelSpec
+
+try:
+    from mixmix.zoo.fused import FusedNetwork
+except ImportError:  # numba has no release for the newest Python for some months
+    FusedNetwork = None  # type: ignore[assignment,misc]
 
 __all__ = ["Teacher", "normalise"]
 
@@ -68,7 +74,6 @@ class Teacher:
             for module in self.model.modules()
             if has_statistics(module)
         )
-        self._observed = HookedNetwork(self.model)
         self._check_output()
 
     @property
@@ -85,7 +90,23 @@ class Teacher:
 
         Several threads may observe at a time.
         """
-        return self._observed.observe(normalise(images, self.spec))
+        return self._network.observe(normalise(images, self.spec))
+
+    @cached_property
+    def _network(self) -> HookedNetwork | FusedNetwork:
+        """The fused network where there is one and it sees what the plain one sees."""
+        hooked = HookedNetwork(self.model)
+        if self.device.type != "cpu" or FusedNetwork is None:
+            return hooked
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(4, *self.spec.input_shape, generator=generator)
+        with torch.no_grad():
+            inputs = normalise(images, self.spec)
+            try:
+                fused = FusedNetwork(self.model, inputs)
+            except CaptureError:
+                return hooked
+            return fused if fused.agrees_with(hooked.observe(inputs), inputs) else hooked
 
     @torch.no_grad()
     def _check_output(self) -> None:

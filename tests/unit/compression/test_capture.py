@@ -8,7 +8,7 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from mixmix.compression.capture import capture, fold_batch_norms
+from mixmix.capture import capture, fold_batch_norms
 from mixmix.errors import CaptureError
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
