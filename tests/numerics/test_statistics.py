@@ -89,3 +89,22 @@ def test_images_of_the_training_distribution_match_their_statistics() -> None:
     for seen in Teacher(model.eval(), spec).observe(images).statistics:
         torch.testing.assert_close(seen.mean, seen.running_mean, atol=1e-3, rtol=0)
         torch.testing.assert_close(seen.var, seen.running_var, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
+def test_bfloat16_sees_about_the_same(name: str) -> None:
+    teacher = tiny_teacher(name)
+    seen = {}
+    for precision in ("float32", "bfloat16"):
+        images = batch().requires_grad_()
+        observation = teacher.observe(images, precision=precision)
+        (observation.logits.sum() + sum(s.mean.sum() for s in observation.statistics)).backward()
+        assert images.grad is not None
+        seen[precision] = [
+            observation.logits,
+            *(value for s in observation.statistics for value in (s.mean, s.var)),
+            images.grad,
+        ]
+    for rough, exact in zip(seen["bfloat16"], seen["float32"], strict=True):
+        assert rough.dtype is torch.float32
+        assert float((rough - exact).detach().norm()) < 0.1 * float(exact.detach().norm())

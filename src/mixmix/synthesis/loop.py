@@ -122,7 +122,7 @@ def _losses(
     members = _draw_members(zoo, settings.members_per_step, generator)
     bn_losses, ce_losses = [], []
     for teacher in members:
-        observation = teacher.observe(views)
+        observation = teacher.observe(views, precision=settings.precision)
         if observation.statistics:
             bn_losses.append(
                 bn_statistics_loss(

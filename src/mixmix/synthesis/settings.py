@@ -10,6 +10,7 @@ from mixmix.errors import InputError
 
 __all__ = ["RECIPES", "SynthesisSettings", "recipe"]
 
+_PRECISIONS = ("auto", "float32", "bfloat16")
 _WEIGHTS = ("bn_weight", "first_bn_multiplier", "ce_weight", "tv_weight", "l2_weight")
 
 
@@ -34,6 +35,8 @@ class SynthesisSettings:
             large the zoo is; None takes all of them.
         jitter: largest random shift in pixels (rolled) before the networks see the images.
         flip: flip every batch horizontally with probability 1/2.
+        precision: of the networks' activations: ``float32``, ``bfloat16`` (images, statistics and
+            losses stay in float32), or ``auto``, which is bfloat16 on GPUs with units for it.
     """
 
     num_images: int = 256
@@ -50,6 +53,7 @@ class SynthesisSettings:
     members_per_step: int | None = 1
     jitter: int = 2
     flip: bool = True
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "iterations", "jitter"):
@@ -84,6 +88,9 @@ class SynthesisSettings:
             "None or a whole number >= 1",
         )
         self._require(self.jitter >= 0, "jitter", ">= 0")
+        self._require(
+            self.precision in _PRECISIONS, "precision", f"one of {', '.join(_PRECISIONS)}"
+        )
 
     def _require(self, valid: bool, name: str, expected: str) -> None:
         if not valid:

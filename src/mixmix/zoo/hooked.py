@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -39,11 +40,16 @@ class HookedNetwork:
             logits = self._model(inputs)
         finally:
             _SEEN.reset(token)
-        return Observation(logits, tuple(statistics))
+        return Observation(_at_least_single(logits), tuple(statistics))
 
 
 def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     assert isinstance(module, _BatchNorm)
     assert module.running_mean is not None and module.running_var is not None
-    mean, var = channel_moments(inputs[0])
+    mean, var = channel_moments(_at_least_single(inputs[0]))
     _SEEN.get().append(BatchNormStatistics(mean, var, module.running_mean, module.running_var))
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    """Half precision is too coarse for sums and losses."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

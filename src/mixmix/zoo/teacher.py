@@ -85,19 +85,31 @@ class Teacher:
         logits: Tensor = self.model(normalise(images, self.spec))
         return logits
 
-    def observe(self, images: Tensor) -> Observation:
+    def observe(self, images: Tensor, *, precision: str = "float32") -> Observation:
         """Logits and BatchNorm statistics of a batch, both differentiable by ``images``.
 
         Several threads may observe at a time.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            precision: of activations: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 on
+                GPUs with units for it. What is returned is in float32.
         """
-        return self._network.observe(normalise(images, self.spec))
+        inputs = normalise(images, self.spec)
+        if precision == "bfloat16" or (precision == "auto" and _is_built_for_bfloat16(self.device)):
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return self._hooked.observe(inputs)
+        return self._network.observe(inputs)
+
+    @cached_property
+    def _hooked(self) -> HookedNetwork:
+        return HookedNetwork(self.model)
 
     @cached_property
     def _network(self) -> HookedNetwork | FusedNetwork:
         """The fused network where there is one and it sees what the plain one sees."""
-        hooked = HookedNetwork(self.model)
         if self.device.type != "cpu" or FusedNetwork is None:
-            return hooked
+            return self._hooked
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(4, *self.spec.input_shape, generator=generator)
         with torch.no_grad():
@@ -105,8 +117,9 @@ class Teacher:
             try:
                 fused = FusedNetwork(self.model, inputs)
             except CaptureError:
-                return hooked
-            return fused if fused.agrees_with(hooked.observe(inputs), inputs) else hooked
+                return self._hooked
+            same = fused.agrees_with(self._hooked.observe(inputs), inputs)
+            return fused if same else self._hooked
 
     @torch.no_grad()
     def _check_output(self) -> None:
@@ -127,3 +140,8 @@ class Teacher:
                 f"{self.spec.name} gives outputs of shape {tuple(logits.shape)} for 2 images, "
                 f"expected (2, {self.spec.num_classes}); check num_classes"
             )
+
+
+def _is_built_for_bfloat16(device: torch.device) -> bool:
+    # From Ampere on; older ones have to emulate it.
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
