@@ -107,4 +107,4 @@ def test_bfloat16_sees_about_the_same(name: str) -> None:
         ]
     for rough, exact in zip(seen["bfloat16"], seen["float32"], strict=True):
         assert rough.dtype is torch.float32
-        assert float((rough - exact).detach().norm()) < 0.1 * float(exact.detach().norm())
+        assert float((rough - exact).detach().norm()) < 0.2 * float(exact.detach().norm())
