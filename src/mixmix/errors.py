@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CaptureError", "DataError", "ExportError", "InputError"]
+__all__ = ["CaptureError", "DataError", "ExportError", "InputError", "RankError"]
 
 
 class InputError(ValueError):
@@ -19,3 +19,7 @@ class CaptureError(InputError):
 
 class ExportError(RuntimeError):
     """An exported model does not agree with the model that it was made from."""
+
+
+class RankError(RuntimeError):
+    """Another process of a distributed run stopped, so that this one cannot go on."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mixmix.errors import InputError
+from mixmix.errors import InputError, RankError
 
 __all__ = [
     "Console",
@@ -32,16 +32,30 @@ ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads [default: a
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 
-def prepare(device: str, threads: int | None) -> None:
+def prepare(device: str, threads: int | None, *, together: bool = False) -> None:
     """Check the device and set up the process for long numerical work.
 
+    Args:
+        device: where the command works.
+        threads: of torch, or None for its default.
+        together: whether several processes of ``torchrun`` can share this command.
+
     Raises:
-        InputError: if the device is not there.
+        InputError: if the device is not there, or the command is for one process and this is the
+            main one of several.
+        RankError: if it is another one of them.
     """
     import torch
 
+    from mixmix import distributed
     from mixmix.allocator import keep_freed_memory
 
+    if not together and distributed.world_size() > 1:
+        message = (
+            f"this command works in one process, torchrun started {distributed.world_size()}; "
+            "start it without torchrun"
+        )
+        raise InputError(message) if distributed.is_main() else RankError(message)
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -53,7 +67,7 @@ def prepare(device: str, threads: int | None) -> None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
+def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[str, float], None]]:
     """A bar on standard error, advanced by (what is being done, share done in [0, 1])."""
     console = Console(stderr=True)
     columns = (
@@ -62,7 +76,7 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda what, share: progress.update(task, description=what, completed=share)
 

@@ -18,7 +18,7 @@ from mixmix.cli.common import (
     progress_bar,
     report,
 )
-from mixmix.errors import ExportError, InputError
+from mixmix.errors import ExportError, InputError, RankError
 
 app = typer.Typer(
     help="Compress pretrained vision models without their data.",
@@ -47,6 +47,8 @@ def run() -> None:
         _fail(error.format_message())
     except (InputError, ExportError, KeyError) as error:
         _fail(str(error.args[0] if error.args else error))
+    except RankError as error:
+        _fail_with_others(str(error))
     except MemoryError:
         _fail("out of memory; use fewer images, a smaller batch size or a smaller model")
     except (KeyboardInterrupt, typer.Abort):
@@ -58,6 +60,15 @@ def run() -> None:
 def _fail(message: str) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
+
+
+def _fail_with_others(message: str) -> None:
+    from mixmix import distributed
+
+    # The process that failed speaks for itself, and the main one for all others.
+    if not distributed.is_main():
+        sys.exit(2)
+    _fail(message)
 
 
 @zoo_app.command("list", help="List the bundled networks.\n\nExample: mixmix zoo list --json")
@@ -99,7 +110,8 @@ def zoo_show(
 
 @app.command(
     help="Synthesise labelled images from pretrained networks.\n\n"
-    "Interrupted, the same command goes on where it stopped.\n\n"
+    "Interrupted, the same command goes on where it stopped. Processes started by torchrun share "
+    "the work.\n\n"
     "Example: mixmix synthesize --zoo bundled:vgg --zoo bundled:vovnet --out images"
 )
 def synthesize(
@@ -129,11 +141,13 @@ def synthesize(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
+    from mixmix import distributed
     from mixmix.synthesis import recipe
     from mixmix.synthesis import synthesize as run_synthesis
     from mixmix.zoo import Zoo
 
-    prepare(device, threads)
+    device = distributed.local_device(device)
+    prepare(device, threads, together=True)
     given = {
         "num_images": num_images,
         "iterations": iterations,
@@ -142,14 +156,20 @@ def synthesize(
     }
     settings = recipe(recipe_name, **{k: v for k, v in given.items() if v is not None})
     networks = Zoo.load(zoo, device=device)
-    with progress_bar("synthesising") as advance:
+    with (
+        distributed.process_group(device),
+        progress_bar("synthesising", shown=distributed.is_main()) as advance,
+    ):
         data = run_synthesis(
             networks,
             settings,
             seed=seed,
             out=out,
+            threads=threads,
             on_progress=lambda done, total: advance("synthesising", done / max(total, 1)),
         )
+    if not distributed.is_main():
+        return
     content: dict[str, Any] = {
         "out": str(out),
         "num_images": len(data),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from mixmix.machine import memory_bytes, usable_cpus
 
 __all__ = ["benchmark_record", "describe_machine", "describe_versions"]
 
@@ -50,7 +51,7 @@ def describe_machine() -> dict[str, Any]:
     """The hardware: name of the ``cpu``, ``cores`` and ``threads`` in use, ``memory_gib``."""
     return {
         "cpu": _cpu_name(Path("/proc/cpuinfo")),
-        "cores": _num_cores(),
+        "cores": usable_cpus(),
         "threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
     }
@@ -101,15 +102,6 @@ def _cpu_name(cpuinfo: Path) -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def _num_cores() -> int:
-    # A container often may use fewer cores than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None
+    memory = memory_bytes()
+    return None if memory is None else round(memory / 2**30, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ from torch.utils.data import Dataset
 from mixmix.errors import DataError, InputError
 from mixmix.storage import read_json, read_tensors, sha256_of_file, write_json, write_tensors
 
-__all__ = ["MANIFEST_NAME", "Shard", "SyntheticDataset"]
+__all__ = [
+    "MANIFEST_NAME",
+    "Shard",
+    "SyntheticDataset",
+    "read_manifest",
+    "shard_name",
+    "sidecar",
+    "sidecars",
+]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "mixmix-synthetic-images/1"
@@ -116,6 +125,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         """Open a folder written by ``synthesize``.
 
         Shards that are missing or corrupt are left out and named in ``refused``; the others load.
+        The folder of a run that is not finished opens with the shards that are.
 
         Raises:
             DataError: if there is no readable manifest, or no shard is whole.
@@ -126,16 +136,12 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); make one with "
                 "'mixmix synthesize'"
             )
-        manifest = read_json(folder / MANIFEST_NAME)
-        if manifest.get("format") != FORMAT:
-            raise DataError(
-                f"{folder / MANIFEST_NAME} has format {manifest.get('format')!r}, "
-                f"expected {FORMAT!r}"
-            )
+        manifest = read_manifest(folder)
         shards, refused = [], {}
-        for name, sha256 in listed_shards(manifest, folder):
+        for entry in manifest["shards"]:
+            name = entry["file"]
             try:
-                shards.append(Shard.load(folder / name, sha256))
+                shards.append(Shard.load(folder / name, entry["sha256"]))
             except DataError as error:
                 refused[name] = str(error)
         if not shards:
@@ -163,7 +169,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         if (folder / MANIFEST_NAME).exists():
             raise InputError(f"{folder} already holds a data set; choose another folder")
         pixels = (self.images * 255).round().to(torch.uint8)
-        name = "shard-00000.safetensors"
+        name = shard_name(0)
         digest = Shard(pixels, self.labels, self.soft_labels).save(folder / name)
         entry = {"file": name, "sha256": digest, "num_images": len(self)}
         write_json(folder / MANIFEST_NAME, self.manifest | {"format": FORMAT, "shards": [entry]})
@@ -206,19 +212,55 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         return target
 
 
-def listed_shards(manifest: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """File names and SHA-256 of the shards in a manifest.
+def shard_name(index: int) -> str:
+    """File name of a shard."""
+    return f"shard-{index:05d}.safetensors"
+
+
+def sidecar(shard: Path) -> Path:
+    """The file beside a shard that holds its entry until the manifest does."""
+    return shard.with_suffix(".json")
+
+
+def sidecars(folder: Path) -> list[Path]:
+    """Those of a folder."""
+    return sorted(folder.glob("shard-*.json"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder; ``shards`` are those it lists and those with an entry beside them.
 
     Raises:
-        DataError: if the manifest does not list them.
+        DataError: if it cannot be read, is of another format, or lists no shards.
     """
-    try:
-        return [(str(entry["file"]), str(entry["sha256"])) for entry in manifest["shards"]]
-    except (KeyError, TypeError) as error:
+    path = folder / MANIFEST_NAME
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}")
+    shards = manifest.get("shards")
+    if not isinstance(shards, list) or not all(_is_entry(shard) for shard in shards):
         raise DataError(
-            f"{folder / MANIFEST_NAME} lists no shards with file and sha256; it was changed or "
-            "damaged, so remove the folder and run 'mixmix synthesize' again"
-        ) from error
+            f"{path} lists no shards with file and sha256; it was changed or damaged, so remove "
+            "the folder and run 'mixmix synthesize' again"
+        )
+    # The later of the two is beside the shard.
+    entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
+    return manifest | {"shards": [entries[name] for name in sorted(entries)]}
+
+
+def _entries_beside(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sidecars(folder):
+        # A shard whose entry is damaged counts as not finished, and is made again.
+        with suppress(DataError):
+            entry = read_json(path)
+            if _is_entry(entry):
+                yield entry
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) for key in ("file", "sha256")
+    )
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -1,22 +1,26 @@
-"""Synthesis shard by shard: every finished batch is on disk before the next one starts."""
+"""Synthesis shard by shard, several at a time: every finished one is on disk at once."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixmix import seeding
+from mixmix import distributed, seeding
 from mixmix.errors import DataError, InputError
-from mixmix.storage import read_json, write_json
-from mixmix.synthesis.dataset import FORMAT, MANIFEST_NAME, Shard, SyntheticDataset, listed_shards
+from mixmix.synthesis.dataset import FORMAT, Shard, SyntheticDataset, shard_name
+from mixmix.synthesis.folder import RunFolder
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.loop import optimise_batch
+from mixmix.synthesis.schedule import Schedule, plan
 from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.workers import run_side_by_side
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["synthesize"]
@@ -28,102 +32,136 @@ def synthesize(
     *,
     seed: int,
     out: str | Path | None = None,
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SyntheticDataset:
     """Synthesise a labelled data set from a zoo of pretrained networks and no data.
 
+    On a CPU, batches are optimised side by side, as many as there are threads, as long as they fit
+    into half of the memory. Under ``torchrun``, every process calls this, they share the batches,
+    and all of them return the whole data set. A process that is lost stops the run; the next one,
+    with any number of processes, makes the batches that are missing.
+
     Args:
         zoo: the networks to invert together.
         settings: ``SynthesisSettings()`` unless given; ``recipe(name)`` gives known ones.
-        seed: the same seed, zoo, settings, machine and number of threads give the same bits.
+        seed: the same seed, zoo, settings, machine and number of threads give the same bits,
+            whatever the number of processes.
         out: folder for the shards. A run that was interrupted resumes where it was and ends with
             the same bits as one that was not; a finished one is only read. None keeps the images
-            in memory.
-        on_progress: called with (iterations done, iterations in all).
+            in memory. Several processes need a folder that all of them see.
+        threads: CPU threads on this machine, for all of its processes; by default
+            ``torch.get_num_threads()``, or all processors under ``torchrun``.
+        on_progress: called with (iterations done, iterations in all), without those of other
+            processes, from one thread at a time.
 
     Returns:
         The data set; its manifest says how it was made.
 
     Raises:
-        InputError: if ``out`` holds a data set made in another way, or cannot be written; if the
-            settings ask for nothing that these networks have.
+        InputError: if ``out`` holds a data set made in another way, or cannot be written, or is
+            None for several processes; if the settings ask for nothing that these networks have.
+        RankError: if another process of the run stopped.
     """
     settings = settings or SynthesisSettings()
-    run = _Run(zoo, settings, seed, None if out is None else Path(out))
+    if out is None and distributed.world_size() > 1:
+        raise InputError(
+            f"{distributed.world_size()} processes synthesise together, which needs a folder that "
+            "all of them see; give out"
+        )
+    distributed.join(zoo.device)
     labels = balanced_labels(settings.num_images, zoo.num_classes).split(settings.batch_size)
-    total = len(labels) * settings.iterations
-    done = 0
-    shards = []
-    for index, batch_labels in enumerate(labels):
-        shard = run.finished_shard(index)
-        if shard is not None:
-            done += settings.iterations
-        else:
+    schedule = plan(zoo, settings, threads=threads)
+    manifest = _manifest(zoo, settings, seed, schedule)
+    if out is None:
+        run = _Run(zoo, settings, seed, labels, None)
+        run.make(range(len(labels)), schedule, on_progress)
+        return run.in_memory(manifest)
+    folder = RunFolder(Path(out), manifest)
+    run = _Run(zoo, settings, seed, labels, folder)
+    missing = distributed.from_main(lambda: folder.missing(len(labels)))
+    run.make(missing, schedule, on_progress)
+    made = distributed.gather(list(run.entries.values()))
+    if distributed.is_main():
+        folder.finish([entry for entries in made for entry in entries])
+    distributed.barrier()
+    data = SyntheticDataset.load(folder.path)
+    if data.refused:
+        reasons = "; ".join(data.refused.values())
+        raise DataError(
+            f"{folder.path}: {reasons}; processes on several machines need a folder that all of "
+            "them see"
+        )
+    return data
 
-            def advance() -> None:
-                nonlocal done
-                done += 1
-                on_progress(done, total)
 
-            shard = run.make_shard(index, batch_labels, advance)
-        on_progress(done, total)
-        shards.append(shard)
-    return SyntheticDataset.from_shards(shards, run.manifest, path=run.folder)
+def _manifest(
+    zoo: Zoo, settings: SynthesisSettings, seed: int, schedule: Schedule
+) -> dict[str, Any]:
+    """How a run is made, the same in all of its processes."""
+    return {
+        "format": FORMAT,
+        "models": [teacher.spec.to_dict() for teacher in zoo],
+        "settings": settings.to_dict(),
+        "seed": seed,
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "machine": {
+            "device": zoo.device.type,
+            "processor": platform.machine(),
+            "threads_per_shard": schedule.threads_per_shard,
+        },
+    }
 
 
 class _Run:
-    """One run and its folder: which shards are finished, and the manifest that lists them."""
+    """The shards that this process makes, kept in a folder or in memory."""
 
     def __init__(
-        self, zoo: Zoo, settings: SynthesisSettings, seed: int, folder: Path | None
+        self,
+        zoo: Zoo,
+        settings: SynthesisSettings,
+        seed: int,
+        labels: Sequence[Tensor],
+        folder: RunFolder | None,
     ) -> None:
-        self.zoo, self.settings, self.seed, self.folder = zoo, settings, seed, folder
-        # Nothing here depends on when or how often the run was started, so that a resumed run
-        # writes the same manifest as an uninterrupted one.
-        self.manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "models": [teacher.spec.to_dict() for teacher in zoo],
-            "settings": settings.to_dict(),
-            "seed": seed,
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "machine": {
-                "device": str(zoo.device),
-                "processor": platform.machine(),
-                "threads": torch.get_num_threads(),
-            },
-            "shards": [],
-        }
-        if folder is not None and (folder / MANIFEST_NAME).exists():
-            self._adopt(read_json(folder / MANIFEST_NAME), folder)
+        self.zoo, self.settings, self.seed = zoo, settings, seed
+        self.labels, self.folder = labels, folder
+        self.shards: dict[int, Shard] = {}
+        self.entries: dict[int, dict[str, Any]] = {}
 
-    def _adopt(self, earlier: dict[str, Any], folder: Path) -> None:
-        for key in ("format", "settings", "seed"):
-            if earlier.get(key) != self.manifest[key]:
-                raise InputError(
-                    f"{folder} holds a data set made with other {key} ({earlier.get(key)}, now "
-                    f"{self.manifest[key]}); choose another folder, or remove that one"
-                )
-        hashes = [model.get("sha256") for model in earlier.get("models", [])]
-        if hashes != [teacher.spec.sha256 for teacher in self.zoo]:
-            names = ", ".join(model.get("name", "?") for model in earlier.get("models", []))
-            raise InputError(
-                f"{folder} holds a data set made from other networks ({names}); choose another "
-                "folder, or remove that one"
-            )
-        listed_shards(earlier, folder)
-        self.manifest["shards"] = list(earlier["shards"])
+    def make(
+        self,
+        missing: Sequence[int],
+        schedule: Schedule,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        """Make this process's part of the missing shards."""
+        mine = missing[distributed.rank() :: distributed.world_size()]
+        num_finished = len(self.labels) - len(missing)
+        iterations = self.settings.iterations
+        progress = _Progress(on_progress, (num_finished + len(mine)) * iterations)
+        for _ in range(num_finished):
+            progress.advance(iterations)
+        run_side_by_side(
+            [partial(self._make_shard, index, progress) for index in mine],
+            at_once=schedule.shards_at_once,
+            threads_per_job=schedule.threads_per_shard,
+        )
 
-    def finished_shard(self, index: int) -> Shard | None:
-        """The shard if it is listed and whole; one that was damaged is made again."""
-        if self.folder is None or index >= len(self.manifest["shards"]):
-            return None
-        entry = self.manifest["shards"][index]
-        try:
-            return Shard.load(self.folder / entry["file"], entry["sha256"])
-        except DataError:
-            return None
+    def in_memory(self, manifest: Mapping[str, Any]) -> SyntheticDataset:
+        """The data set of a run without a folder."""
+        order = sorted(self.shards)
+        entries = [{"file": shard_name(index)} | self.entries[index] for index in order]
+        return SyntheticDataset.from_shards(
+            [self.shards[index] for index in order], {**manifest, "shards": entries}
+        )
 
-    def make_shard(self, index: int, labels: Tensor, on_step: Callable[[], None]) -> Shard:
+    def _make_shard(self, index: int, progress: _Progress, check: Callable[[], None]) -> None:
+        def on_step() -> None:
+            check()
+            progress.advance(1)
+
+        labels = self.labels[index]
         batch = optimise_batch(
             self.zoo,
             labels,
@@ -138,14 +176,25 @@ class _Run:
             float((soft_labels.argmax(1) == labels).float().mean()) if soft_labels.numel() else None
         )
         entry: dict[str, Any] = {
-            "file": f"shard-{index:05d}.safetensors",
             "num_images": len(labels),
             "label_agreement": agreement,
             "losses": batch.trace,
         }
-        if self.folder is not None:
-            entry["sha256"] = shard.save(self.folder / entry["file"])
-        self.manifest["shards"][index : index + 1] = [entry]
-        if self.folder is not None:
-            write_json(self.folder / MANIFEST_NAME, self.manifest)
-        return shard
+        if self.folder is None:
+            self.shards[index], self.entries[index] = shard, entry
+        else:
+            self.entries[index] = self.folder.save(index, shard, entry)
+        progress.advance(0)
+
+
+class _Progress:
+    """Counts iterations of all threads, and tells of them one at a time."""
+
+    def __init__(self, on_progress: Callable[[int, int], None], total: int) -> None:
+        self._on_progress, self._total, self._done = on_progress, total, 0
+        self._lock = Lock()
+
+    def advance(self, iterations: int) -> None:
+        with self._lock:
+            self._done += iterations
+            self._on_progress(self._done, self._total)

@@ -126,7 +126,9 @@ class TestResume:
         expected = synthesize(zoo, SETTINGS, seed=1, out=whole)
         with pytest.raises(Interrupted):
             synthesize(zoo, SETTINGS, seed=1, out=parts, on_progress=interrupt_after(5))
-        assert sorted(contents(parts)) == ["manifest.json", "shard-00000.safetensors"]
+        unfinished = ["manifest.json", "shard-00000.json", "shard-00000.safetensors"]
+        assert sorted(contents(parts)) == unfinished
+        assert torch.equal(SyntheticDataset.load(parts).images, expected.images[:4])
         seen: list[int] = []
         resumed = synthesize(
             zoo, SETTINGS, seed=1, out=parts, on_progress=lambda done, total: seen.append(done)
@@ -166,7 +168,7 @@ class TestResume:
 
         with monkeypatch.context() as patch:
             # By module object, since the package re-exports a function of the module's name.
-            patch.setattr(import_module("mixmix.synthesis.synthesize"), "write_json", interrupted)
+            patch.setattr(import_module("mixmix.synthesis.folder"), "write_json", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")

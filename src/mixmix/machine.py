@@ -1,0 +1,22 @@
+"""What the machine has: processors and memory."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["memory_bytes", "usable_cpus"]
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use; a container often has fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Physical memory, used or free; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
