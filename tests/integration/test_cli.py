@@ -253,6 +253,23 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not any("Traceback" in line for line in errors)
 
 
+@pytest.mark.parametrize(("rank", "num_lines"), [("0", 1), ("1", 0)])
+def test_command_for_one_process_is_refused_under_torchrun(
+    rank: str,
+    num_lines: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    assert mixmix("evaluate", "small.json") == 2
+    # The main process speaks for all.
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == num_lines
+    assert all("works in one process, torchrun started 2" in line for line in errors)
+
+
 def test_killed_run_resumes_to_the_same_bits(folder: Path) -> None:
     command = [sys.executable, "-m", "mixmix.cli.main"]
     options = [

@@ -28,7 +28,9 @@ __all__ = [
 
 SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads [default: all cores].", min=1)]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="CPU threads of this machine [default: all cores].", min=1)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 

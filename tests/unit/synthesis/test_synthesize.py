@@ -175,6 +175,61 @@ class TestResume:
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "whole")
         assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
+    @pytest.mark.parametrize("num_listed", [0, 1, 2])
+    def test_folder_of_an_earlier_version_goes_on(
+        self, num_listed: int, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        # It had no entries beside the shards: the manifest listed what was finished.
+        expected = synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "whole")
+        early = tmp_path / "early"
+        early.mkdir()
+        shards = expected.manifest["shards"][:num_listed]
+        earlier = expected.manifest | {"machine": {"threads": 1}, "shards": shards}
+        for shard in shards:
+            content = (tmp_path / "whole" / shard["file"]).read_bytes()
+            (early / shard["file"]).write_bytes(content)
+        (early / "manifest.json").write_text(json.dumps(earlier))
+        if num_listed:
+            assert len(SyntheticDataset.load(early)) == 4 * num_listed
+        synthesize(zoo, SETTINGS, seed=1, out=early)
+        assert contents(early) == contents(tmp_path / "whole")
+
+    def test_interrupt_while_the_entries_are_gathered(
+        self, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*args: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
+        assert len(SyntheticDataset.load(tmp_path / "parts")) == 10
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "whole")
+        assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+    @pytest.mark.parametrize("entry", ["", "{}", "[]", '{"file": "shard-00000.safetensors"}'])
+    def test_shard_with_a_damaged_entry_is_made_again(
+        self, entry: str, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        parts, whole = tmp_path / "parts", tmp_path / "whole"
+        with pytest.raises(Interrupted):
+            synthesize(zoo, SETTINGS, seed=1, out=parts, on_progress=interrupt_after(5))
+        (parts / "shard-00000.json").write_text(entry)
+        for out in (parts, whole):
+            synthesize(zoo, SETTINGS, seed=1, out=out)
+        assert contents(parts) == contents(whole)
+
+    def test_shards_of_an_unknown_run_are_not_taken(self, zoo: Zoo, tmp_path: Path) -> None:
+        parts, whole = tmp_path / "parts", tmp_path / "whole"
+        with pytest.raises(Interrupted):
+            synthesize(zoo, SETTINGS, seed=2, out=parts, on_progress=interrupt_after(5))
+        (parts / "manifest.json").unlink()
+        for out in (parts, whole):
+            synthesize(zoo, SETTINGS, seed=1, out=out)
+        assert contents(parts) == contents(whole)
+
     @pytest.mark.parametrize(
         ("settings", "seed", "message"),
         [
@@ -203,6 +258,62 @@ class TestResume:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": shards}))
         with pytest.raises(InputError, match="lists no shards"):
             synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+
+
+class TestShardsSideBySide:
+    def test_same_bits_as_one_after_the_other(self, zoo: Zoo, tmp_path: Path) -> None:
+        for out, threads in (("one", 1), ("two", 2), ("three", 3)):
+            data = synthesize(zoo, SETTINGS, seed=1, out=tmp_path / out, threads=threads)
+            assert data.manifest["machine"]["threads_per_shard"] == 1
+            in_memory = synthesize(zoo, SETTINGS, seed=1, threads=threads)
+            assert torch.equal(in_memory.images, data.images)
+        assert contents(tmp_path / "one") == contents(tmp_path / "two")
+        assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+    def test_progress_never_goes_back(self, zoo: Zoo) -> None:
+        seen: list[tuple[int, int]] = []
+        synthesize(zoo, SETTINGS, seed=0, threads=3, on_progress=lambda *step: seen.append(step))
+        assert sorted(set(seen)) == [(done, 9) for done in range(1, 10)]
+        assert seen == sorted(seen)
+
+    @pytest.mark.parametrize("damage", [None, "shard-00000", "shard-00001"])
+    def test_interrupted_run_ends_with_the_same_bits(
+        self, damage: str | None, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        synthesize(zoo, SETTINGS, seed=1, out=whole)
+        before = torch.get_num_threads()
+        with pytest.raises(Interrupted):
+            # At least one of two shards is finished by then.
+            progress = interrupt_after(7)
+            synthesize(zoo, SETTINGS, seed=1, out=parts, threads=2, on_progress=progress)
+        assert torch.get_num_threads() == before
+        assert 1 <= len(list(parts.glob("shard-*.json"))) < 3
+        if damage is not None:
+            (parts / f"{damage}.safetensors").write_bytes(b"")
+        synthesize(zoo, SETTINGS, seed=1, out=parts, threads=3)
+        assert contents(parts) == contents(whole)
+
+    def test_error_in_one_shard_keeps_the_others(
+        self, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = import_module("mixmix.synthesis.synthesize")
+        optimise_batch = module.optimise_batch
+
+        def failing(zoo: Zoo, labels: torch.Tensor, *args: Any, **options: Any) -> Any:
+            if len(labels) == 2:
+                raise InputError("the last one fails")
+            return optimise_batch(zoo, labels, *args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "optimise_batch", failing)
+            with pytest.raises(InputError, match="the last one fails"):
+                synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts", threads=2)
+        # One of the first two was finished, or else the last had not been started.
+        assert list((tmp_path / "parts").glob("shard-*.json"))
+        for out in ("parts", "whole"):
+            synthesize(zoo, SETTINGS, seed=1, out=tmp_path / out, threads=2)
+        assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 class TestSideEffects:
