@@ -113,7 +113,7 @@ def barrier() -> None:
     Raises:
         RankError: if one of them stopped.
     """
-    if _joined():
+    if not _alone():
         _together(lambda: dist.barrier())
 
 
@@ -124,18 +124,18 @@ def from_main(make: Callable[[], T]) -> T:
         InputError: in the main process, what ``make`` raises.
         RankError: in the others, if the main process raised or stopped.
     """
-    if not _joined():
+    if _alone():
         return make()
     if is_main():
         try:
             box: list[Any] = [make(), None]
         except InputError as error:
             reason = str(error)
-            _together(lambda: dist.broadcast_object_list([None, reason]))
+            _together(lambda: dist.broadcast_object_list([None, reason], src=0))
             raise
     else:
         box = [None, None]
-    _together(lambda: dist.broadcast_object_list(box))
+    _together(lambda: dist.broadcast_object_list(box, src=0))
     if box[1] is not None:
         raise RankError(f"the main process stopped: {box[1]}")
     result: T = box[0]
@@ -148,7 +148,7 @@ def gather(value: T) -> list[T]:
     Raises:
         RankError: if one of them stopped.
     """
-    if not _joined():
+    if _alone():
         return [value]
     values: list[Any] = [None] * world_size()
     _together(lambda: dist.all_gather_object(values, value))
@@ -166,9 +166,10 @@ def data_parallel(model: nn.Module) -> nn.Module:
     Args:
         model: on this rank's device, with at least one parameter that requires gradients.
     """
+    device = next(model.parameters()).device
+    join(device)
     if not _joined():
         return model
-    device = next(model.parameters()).device
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None
     )
@@ -227,6 +228,11 @@ def slice_of_batch(batch: Tensor) -> Tensor:
 
 def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _alone() -> bool:
+    join()
+    return not _joined()
 
 
 def _variable(name: str, default: int) -> int:

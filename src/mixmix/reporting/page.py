@@ -142,7 +142,7 @@ def _synthesis_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         share = hits / max(1, sum(shard["num_images"] for shard in agreed))
         facts["labels that the zoo predicts"] = f"{100 * share:.1f}%"
     made = {**manifest.get("versions", {}), **manifest.get("machine", {})}
-    return facts | {f"made with {key}": value for key, value in made.items()}
+    return facts | {f"made with {key.replace('_', ' ')}": value for key, value in made.items()}
 
 
 def _text(value: Any) -> str:

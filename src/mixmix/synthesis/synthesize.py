@@ -46,7 +46,7 @@ def synthesize(
         zoo: the networks to invert together.
         settings: ``SynthesisSettings()`` unless given; ``recipe(name)`` gives known ones.
         seed: the same seed, zoo, settings, machine and number of threads give the same bits,
-            whatever the number of processes.
+            whatever the number of processes. (Kernels of GPUs may add in another order.)
         out: folder for the shards. A run that was interrupted resumes where it was and ends with
             the same bits as one that was not; a finished one is only read. None keeps the images
             in memory. Several processes need a folder that all of them see.

@@ -11,8 +11,9 @@ from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec, tiny_teacher
 from torch import nn
 
 from mixmix import SynthesisSettings, SyntheticDataset, Teacher, Zoo, recipe, synthesize
-from mixmix.errors import InputError
+from mixmix.errors import DataError, InputError
 from mixmix.storage import sha256_of_tensors
+from mixmix.synthesis.dataset import Shard
 
 # Three shards, the last one smaller.
 SETTINGS = SynthesisSettings(num_images=10, batch_size=4, iterations=3)
@@ -314,6 +315,20 @@ class TestShardsSideBySide:
         for out in ("parts", "whole"):
             synthesize(zoo, SETTINGS, seed=1, out=tmp_path / out, threads=2)
         assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+    def test_folder_that_not_all_processes_see(
+        self, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save = Shard.save
+
+        def save_elsewhere(shard: Shard, path: Path) -> str:
+            if path.stem == "shard-00001":
+                path = tmp_path / "elsewhere" / path.name
+            return save(shard, path)
+
+        monkeypatch.setattr(Shard, "save", save_elsewhere)
+        with pytest.raises(DataError, match="shard-00001.* is missing.* all of them see"):
+            synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "here", threads=2)
 
 
 class TestSideEffects:
