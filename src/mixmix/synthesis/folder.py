@@ -17,6 +17,7 @@ from mixmix.synthesis.dataset import (
     sidecar,
     sidecars,
 )
+from mixmix.synthesis.settings import SynthesisSettings
 
 __all__ = ["RunFolder"]
 
@@ -88,10 +89,12 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _check_same_run(self, earlier: Mapping[str, Any]) -> None:
-        for key in ("settings", "seed"):
-            if earlier.get(key) != self._manifest[key]:
+        # Settings that were added since have their defaults there.
+        settings = SynthesisSettings().to_dict() | (earlier.get("settings") or {})
+        for key, value in (("settings", settings), ("seed", earlier.get("seed"))):
+            if value != self._manifest[key]:
                 raise InputError(
-                    f"{self.path} holds a data set made with other {key} ({earlier.get(key)}, now "
+                    f"{self.path} holds a data set made with other {key} ({value}, now "
                     f"{self._manifest[key]}); choose another folder, or remove that one"
                 )
         hashes = [model.get("sha256") for model in earlier.get("models", [])]

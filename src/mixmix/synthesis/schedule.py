@@ -49,7 +49,9 @@ def plan(zoo: Zoo, settings: SynthesisSettings, *, threads: int | None = None) -
     num_shards = -(-settings.num_images // settings.batch_size)
     if zoo.device.type != "cpu":
         return Schedule(1, threads)
-    # One shard at a time needs no estimate, which takes a forward pass of every network.
+    # One shard at a time needs no estimate, which takes a forward pass of every network. Several
+    # need that pass for another reason too: what a network prepares when it is first observed,
+    # such as its graph, cannot be prepared by two threads at a time.
     alone = min(num_shards, threads) == 1 or settings.iterations == 0
     return schedule(
         num_shards,
@@ -84,12 +86,12 @@ def shard_bytes(zoo: Zoo, settings: SynthesisSettings) -> int:
     It is what autograd keeps for the networks of a step, the largest of them if they are drawn,
     with a margin.
     """
-    shape = zoo.input_shape
-    sizes = sorted((_saved_bytes(teacher, shape) for teacher in zoo), reverse=True)
+    shape, precision = zoo.input_shape, settings.precision
+    sizes = sorted((_saved_bytes(teacher, shape, precision) for teacher in zoo), reverse=True)
     return settings.batch_size * _BYTES_PER_SAVED_BYTE * sum(sizes[: settings.members_per_step])
 
 
-def _saved_bytes(teacher: Teacher, shape: tuple[int, int, int]) -> int:
+def _saved_bytes(teacher: Teacher, shape: tuple[int, int, int], precision: str) -> int:
     """Bytes per image (C, H, W) that autograd keeps for the backward pass through a network."""
     weights = [*teacher.model.parameters(), *teacher.model.buffers()]
     shared = {tensor.untyped_storage().data_ptr() for tensor in weights}
@@ -104,6 +106,6 @@ def _saved_bytes(teacher: Teacher, shape: tuple[int, int, int]) -> int:
     images = torch.full((2, *shape), 0.5, device=teacher.device, requires_grad=True)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
         # Kept until the end, so that no storage is freed and its address used again.
-        observation = teacher.observe(images)
+        observation = teacher.observe(images, precision=precision)
     del observation
     return sum(sizes.values()) // len(images)

@@ -185,11 +185,12 @@ class TestResume:
         early = tmp_path / "early"
         early.mkdir()
         shards = expected.manifest["shards"][:num_listed]
-        earlier = expected.manifest | {"machine": {"threads": 1}, "shards": shards}
+        settings = {k: v for k, v in SETTINGS.to_dict().items() if k != "precision"}
+        changes = {"machine": {"threads": 1}, "settings": settings, "shards": shards}
         for shard in shards:
             content = (tmp_path / "whole" / shard["file"]).read_bytes()
             (early / shard["file"]).write_bytes(content)
-        (early / "manifest.json").write_text(json.dumps(earlier))
+        (early / "manifest.json").write_text(json.dumps(expected.manifest | changes))
         if num_listed:
             assert len(SyntheticDataset.load(early)) == 4 * num_listed
         synthesize(zoo, SETTINGS, seed=1, out=early)
