@@ -19,9 +19,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from speed_parts.options import Options
+
 from mixmix.reporting import benchmark_record
 from mixmix.storage import read_json, write_json
-from speed_parts.options import Options
 
 QUESTION = "How fast are synthesis and reconstruction, against the ways in use?"
 PARTS = {"a": "iteration", "b": "accuracy", "c": "growth", "d": "reconstruction"}

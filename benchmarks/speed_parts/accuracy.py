@@ -1,0 +1,84 @@
+"""Part b: CPU-seconds of synthesis, and the accuracy of the quantized target that they buy."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mixmix.storage import read_json, read_tensors
+from speed_parts.images import KINDS, images_of
+from speed_parts.options import Options
+from speed_parts.quantized import quantized
+
+__all__ = ["rows"]
+
+_SETTINGS = ("W4A4", "W2A4")
+# Fractions of the default iterations, and beyond.
+_CURVE = (25, 50, 100, 200, 400)
+
+
+def rows(options: Options) -> Iterator[dict[str, Any]]:
+    seconds: list[float] = []
+    for kind in KINDS:
+        if options.images and kind not in options.images:
+            continue
+        if kind == "mct" and options.mct_python is None:
+            continue
+        for seed in options.seeds:
+            # Peers take long, so theirs is one synthesis and several quantizations.
+            synthesis_seed = seed if kind.startswith("mixmix") else options.seeds[0]
+            images = images_of(kind, options, seed=synthesis_seed)
+            if kind == "mixmix":
+                seconds.append(read_json(images.with_suffix(".json"))["cpu_seconds"])
+            for setting in _SETTINGS:
+                row = _row(kind, images, setting, options, seed=seed)
+                yield row | {"synthesis_seed": synthesis_seed} | _ratio(row, seconds)
+    if not options.images or "mixmix" in options.images:
+        yield from _curve(options)
+
+
+def _row(
+    kind: str, images: Path, setting: str, options: Options, *, seed: int, split: str = "test"
+) -> dict[str, Any]:
+    about = read_json(images.with_suffix(".json"))
+    result = quantized(images, setting, options, seed=seed, split=split)
+    return {
+        "part": "b",
+        "model": "resnet20",
+        "task": "quantize",
+        "images": kind,
+        "num_images": len(read_tensors(images)[0]["images"]),
+        "zoo": about.get("zoo", []),
+        "iterations": about.get("iterations", 0),
+        "setting": setting,
+        "seed": seed,
+        "top1": result["top1"],
+        "num_test": result["num_test"],
+        "split": split,
+        "synthesis_cpu_seconds": round(about["cpu_seconds"], 2),
+        "wall_seconds": round(about["wall_seconds"], 2),
+        "cpu_seconds": result["cpu_seconds"],
+    }
+
+
+def _ratio(row: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
+    """Against the median of mixmix's seeds; absent where mixmix was left out."""
+    if not seconds:
+        return {}
+    ratio = row["synthesis_cpu_seconds"] / statistics.median(seconds)
+    return {"cpu_ratio_to_mixmix": round(ratio, 3)}
+
+
+def _curve(options: Options) -> Iterator[dict[str, Any]]:
+    """What fewer iterations give, on images of the training split, so that nothing is chosen by
+    the test split."""
+    points: list[tuple[str, int | None]] = [("mixmix", count) for count in _CURVE]
+    if "deepinversion" in (options.images or KINDS):
+        points.append(("deepinversion", None))
+    seed = options.seeds[0]
+    for kind, iterations in points[: 1 if options.quick else None]:
+        images = images_of(kind, options, seed=seed, iterations=iterations)
+        row = _row(kind, images, "W2A4", options, seed=seed, split="train")
+        yield row | {"curve": True}
