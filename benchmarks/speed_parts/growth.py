@@ -9,14 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from mixmix import SynthesisSettings, Zoo, synthesize
-from mixmix.zoo import bundled_names, load_model, load_spec
+from mixmix.zoo import load_model, load_spec
 from speed_parts.clocks import in_fresh_process, peak_memory_mb, stopwatch
 from speed_parts.options import Options
 
 __all__ = ["rows"]
 
-# Where the zoo or the resolution grows, all members are copies of this one, so that only the
-# number or the size changes.
+# All members are copies of this one, so that nothing but what is counted changes.
 _COPIED = "bundled:resnet"
 _SHORT, _LONG = 2, 12
 _VALUES: dict[str, Sequence[int]] = {
@@ -43,7 +42,7 @@ def _measure(against: str, value: int, options: Options) -> dict[str, Any]:
         {
             "part": "c",
             "task": "synthesize",
-            "model": _COPIED if against != "num_images" else "zoo of all bundled networks",
+            "model": _COPIED,
             "against": against,
             "value": value,
             "batch_size": _settings(against, value, _LONG, options.quick).batch_size,
@@ -93,12 +92,11 @@ def _settings(against: str, value: int, iterations: int, quick: bool) -> Synthes
 
 
 def _zoo(against: str, value: int) -> Zoo:
-    if against == "num_images":
-        return Zoo.load([f"bundled:{name}" for name in bundled_names()])
     spec, model = load_spec(_COPIED), load_model(load_spec(_COPIED))
     if against == "resolution":
         return Zoo.load([(model, replace(spec, input_shape=(3, value, value)))])
-    specs = [replace(spec, name=f"{spec.name}-{index}") for index in range(value)]
+    count = value if against == "zoo_size" else 1
+    specs = [replace(spec, name=f"{spec.name}-{index}") for index in range(count)]
     return Zoo.load([(model, spec) for spec in specs])
 
 

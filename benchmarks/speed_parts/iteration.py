@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,12 @@ def _compare(name: str, options: Options) -> dict[str, Any]:
     }
     rates: dict[str, list[float]] = {contender: [] for contender in contenders}
     peaks: list[float] = []
-    workers = {key: Worker(keep_memory=kept) for key, (_, kept) in contenders.items()}
-    with Worker(keep_memory=False) as matrix_worker:
+    with ExitStack() as stack:
+        matrix_worker = stack.enter_context(Worker(keep_memory=False))
+        workers = {
+            key: stack.enter_context(Worker(keep_memory=kept))
+            for key, (_, kept) in contenders.items()
+        }
         for round_ in range(repeats + 1):
             peak = matrix_worker(_matmul_gflops)
             found = {key: workers[key](run, *job) for key, (run, _) in contenders.items()}
@@ -61,8 +66,6 @@ def _compare(name: str, options: Options) -> dict[str, Any]:
                 peaks.append(peak)
                 for key, seconds in found.items():
                     rates[key].append(_NUM_BATCHES * batch_size / seconds)
-    for worker in workers.values():
-        worker.__exit__()
     flop = in_fresh_process(_flop_per_image_iteration, name, options.weights_dir)
     return _row(name, batch_size, rates, peaks, flop)
 
