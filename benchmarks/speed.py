@@ -29,7 +29,11 @@ PARTS = {"a": "iteration", "b": "accuracy", "c": "growth", "d": "reconstruction"
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    parts = _listed(arguments.parts)
+    if not parts or not set(parts) <= set(PARTS):
+        parser.error(f"--parts must be of {','.join(PARTS)}, got {arguments.parts!r}")
     work = arguments.work or arguments.out.with_name(f"{arguments.out.name}-work")
     options = Options(
         weights_dir=arguments.weights_dir,
@@ -43,7 +47,7 @@ def main() -> None:
         mct_python=arguments.mct_python,
     )
     record = _Record(arguments.out / "result.json", f"python {shlex.join(sys.argv)}")
-    for part in _listed(arguments.parts):
+    for part in parts:
         found: list[dict[str, Any]] = []
         for row in importlib.import_module(f"speed_parts.{PARTS[part]}").rows(options):
             found.append(row | ({"quick": True} if options.quick else {}))

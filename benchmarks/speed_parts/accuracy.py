@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmix.storage import read_json, read_tensors
-from speed_parts.images import KINDS, images_of
+from speed_parts.images import CLIPPED, KINDS, images_of
 from speed_parts.options import Options
 from speed_parts.quantized import quantized
 
@@ -26,7 +26,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
             continue
         if kind == "mct" and options.mct_python is None:
             continue
-        for seed in options.seeds:
+        for seed in options.seeds[: 1 if kind.endswith(CLIPPED) else None]:
             # Peers take long, so theirs is one synthesis and several quantizations.
             synthesis_seed = seed if kind.startswith("mixmix") else options.seeds[0]
             images = images_of(kind, options, seed=synthesis_seed)

@@ -20,10 +20,22 @@ from speed_parts.networks import load_network
 from speed_parts.options import Options
 from speed_parts.peers import PEERS, generate
 
-__all__ = ["KINDS", "as_dataset", "images_of"]
+__all__ = ["CLIPPED", "KINDS", "as_dataset", "images_of"]
 
-# The slow ones last.
-KINDS = ("mixmix", "mixmix-without-target", "real", "zeroq", "mct", "deepinversion", "genie")
+CLIPPED = "-clipped"
+# The slow ones last. Loops that leave the range of pixels are shown with and without clipping.
+KINDS = (
+    "mixmix",
+    "mixmix-without-target",
+    "real",
+    "zeroq",
+    f"zeroq{CLIPPED}",
+    "mct",
+    "deepinversion",
+    f"deepinversion{CLIPPED}",
+    "genie",
+    f"genie{CLIPPED}",
+)
 _NUM_IMAGES = 256
 
 
@@ -39,7 +51,9 @@ def images_of(kind: str, options: Options, *, seed: int, iterations: int | None 
     if path.exists() and path.with_suffix(".json").exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "mct":
+    if kind.endswith(CLIPPED):
+        _clip(images_of(kind.removesuffix(CLIPPED), options, seed=seed), path)
+    elif kind == "mct":
         _run_mct(path, options, seed)
     else:
         # Public loops run as they are; mixmix as its command line sets it up.
@@ -54,6 +68,11 @@ def as_dataset(path: Path, target: Teacher) -> SyntheticDataset:
     with torch.no_grad():
         soft_labels = torch.cat([target(batch).softmax(1) for batch in images.split(256)])
     return SyntheticDataset(images, soft_labels.argmax(1), soft_labels, {})
+
+
+def _clip(origin: Path, path: Path) -> None:
+    write_tensors(path, {"images": read_tensors(origin)[0]["images"].clamp(0, 1)})
+    write_json(path.with_suffix(".json"), read_json(origin.with_suffix(".json")))
 
 
 def _make(kind: str, path: Path, options: Options, seed: int, iterations: int | None) -> None:
