@@ -7,6 +7,9 @@ Parts: ``a`` cost of an iteration against a plain loop; ``b`` CPU-seconds and th
 they buy; ``c`` growth of time and memory; ``d`` reconstruction. A run replaces the rows of its
 parts in the record and keeps the others. Finished images and accuracies lie in the work folder
 (``images/``, ``quantized/``); remove those that should be made again.
+
+Run it on an idle machine: threads that wait for one another use up CPU-seconds too, so that other
+work inflates them. Where that cannot be had, ``--threads 1`` keeps those of b and d comparable.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from speed_parts.options import Options
 
 from mixmix.reporting import benchmark_record
@@ -35,6 +40,8 @@ def main() -> None:
     if not parts or not set(parts) <= set(PARTS):
         parser.error(f"--parts must be of {','.join(PARTS)}, got {arguments.parts!r}")
     work = arguments.work or arguments.out.with_name(f"{arguments.out.name}-work")
+    if arguments.threads:
+        _limit_threads(arguments.threads)
     options = Options(
         weights_dir=arguments.weights_dir,
         data=arguments.data,
@@ -71,6 +78,13 @@ class _Record:
         write_json(self._path, record | {"runs": dict(sorted(runs.items()))})
 
 
+def _limit_threads(count: int) -> None:
+    """Of this process, and by the environment of all that it starts."""
+    torch.set_num_threads(count)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
@@ -89,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", default="", help="kinds of images of part b; default: all")
     parser.add_argument("--networks", default="", help="networks of part a; default: all")
     parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
+    parser.add_argument("--threads", type=int, help="of every process; default: as torch has it")
     parser.add_argument("--quick", action="store_true", help="little of everything, to try it")
     return parser
 
