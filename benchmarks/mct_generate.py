@@ -55,6 +55,7 @@ def main() -> None:
         "cpu_seconds": cpu_seconds() - cpu,
         "wall_seconds": time.perf_counter() - wall,
         "iterations": config.n_iter,
+        "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("model-compression-toolkit", "torch")},
     }
     normalised = torch.cat([batch.reshape(-1, 3, 32, 32).detach().cpu() for batch in batches])

@@ -5,7 +5,8 @@
 
 Parts: ``a`` cost of an iteration against a plain loop; ``b`` CPU-seconds and the accuracy that
 they buy; ``c`` growth of time and memory; ``d`` reconstruction. A run replaces the rows of its
-parts in the record and keeps the others. Finished images and accuracies lie in the work folder
+parts in the record (with ``--images`` or ``--networks``, of those alone) and keeps the others.
+Finished images and accuracies lie in the work folder
 (``images/``, ``quantized/``); remove those that should be made again.
 
 Run it on an idle machine: threads that wait for one another use up CPU-seconds too, so that other
@@ -59,7 +60,7 @@ def main() -> None:
         for row in importlib.import_module(f"speed_parts.{PARTS[part]}").rows(options):
             found.append(row | ({"quick": True} if options.quick else {}))
             print(json.dumps(found[-1]), flush=True)
-            record.replace(part, found)
+            record.replace(part, found, selected={"a": options.networks, "b": options.images})
 
 
 class _Record:
@@ -68,9 +69,21 @@ class _Record:
     def __init__(self, path: Path, command: str) -> None:
         self._path, self._command = path, command
 
-    def replace(self, part: str, rows: list[dict[str, Any]]) -> None:
+    def replace(
+        self, part: str, rows: list[dict[str, Any]], *, selected: dict[str, tuple[str, ...]]
+    ) -> None:
+        """Put rows in the place of the earlier ones of their part.
+
+        Args:
+            selected: networks or images that a part was limited to; rows of others stay.
+        """
         earlier = read_json(self._path) if self._path.exists() else {}
-        kept = [row for row in earlier.get("rows", []) if row["part"] != part]
+        limit, key = selected.get(part), {"a": "model", "b": "images"}.get(part, "")
+        kept = [
+            row
+            for row in earlier.get("rows", [])
+            if row["part"] != part or (limit and row[key] not in limit)
+        ]
         merged = sorted([*kept, *rows], key=lambda row: row["part"])
         record = benchmark_record(QUESTION, self._command, merged)
         about = {key: record[key] for key in ("command", "date", "machine", "versions")}

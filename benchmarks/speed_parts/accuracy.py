@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmix.storage import read_json, read_tensors
-from speed_parts.images import CLIPPED, KINDS, images_of
+from speed_parts.images import CLIPPED, KINDS, images_of, path_of
 from speed_parts.options import Options
 from speed_parts.quantized import quantized
 
@@ -20,21 +20,20 @@ _CURVE = (25, 50, 100, 200, 400)
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
-    seconds: list[float] = []
     for kind in KINDS:
         if options.images and kind not in options.images:
             continue
         if kind == "mct" and options.mct_python is None:
             continue
-        for seed in options.seeds[: 1 if kind.endswith(CLIPPED) else None]:
-            # Peers take long, so theirs is one synthesis and several quantizations.
-            synthesis_seed = seed if kind.startswith("mixmix") else options.seeds[0]
-            images = images_of(kind, options, seed=synthesis_seed)
-            if kind == "mixmix":
-                seconds.append(read_json(images.with_suffix(".json"))["cpu_seconds"])
+        seeds = options.seeds[: 1 if kind.endswith(CLIPPED) else None]
+        # Peers take long, so theirs is one synthesis and several quantizations.
+        own = kind.startswith("mixmix")
+        images = [images_of(kind, options, seed=s if own else seeds[0]) for s in seeds]
+        for seed, path in zip(seeds, images, strict=True):
             for setting in _SETTINGS:
-                row = _row(kind, images, setting, options, seed=seed)
-                yield row | {"synthesis_seed": synthesis_seed} | _ratio(row, seconds)
+                row = _row(kind, path, setting, options, seed=seed)
+                row["synthesis_seed"] = seed if own else seeds[0]
+                yield row | _ratio(row, options)
     if not options.images or "mixmix" in options.images:
         yield from _curve(options)
 
@@ -59,16 +58,20 @@ def _row(
         "split": split,
         "synthesis_cpu_seconds": round(about["cpu_seconds"], 2),
         "wall_seconds": round(about["wall_seconds"], 2),
+        "synthesis_threads": about.get("threads"),
         "cpu_seconds": result["cpu_seconds"],
+        "threads": result["threads"],
     }
 
 
-def _ratio(row: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
-    """Against the median of mixmix's seeds; absent where mixmix was left out."""
-    if not seconds:
+def _ratio(row: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Against the median of mixmix's seeds; absent where its images are."""
+    paths = [path_of("mixmix", options, seed=seed) for seed in options.seeds]
+    costs = [read_json(cost) for path in paths if (cost := path.with_suffix(".json")).exists()]
+    if not costs:
         return {}
-    ratio = row["synthesis_cpu_seconds"] / statistics.median(seconds)
-    return {"cpu_ratio_to_mixmix": round(ratio, 3)}
+    median = statistics.median(cost["cpu_seconds"] for cost in costs)
+    return {"cpu_ratio_to_mixmix": round(row["synthesis_cpu_seconds"] / median, 3)}
 
 
 def _curve(options: Options) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from speed_parts.networks import load_network
 from speed_parts.options import Options
 from speed_parts.peers import PEERS, generate
 
-__all__ = ["CLIPPED", "KINDS", "as_dataset", "images_of"]
+__all__ = ["CLIPPED", "KINDS", "as_dataset", "images_of", "path_of"]
 
 CLIPPED = "-clipped"
 # The slow ones last. Loops that leave the range of pixels are shown with and without clipping.
@@ -45,9 +45,7 @@ def images_of(kind: str, options: Options, *, seed: int, iterations: int | None 
     Args:
         iterations: steps per batch, instead of the default of mixmix or the published number.
     """
-    steps = "" if iterations is None else f"-{iterations}"
-    quick = "-quick" * options.quick
-    path = options.work / "images" / f"{kind}{steps}-seed{seed}{quick}.safetensors"
+    path = path_of(kind, options, seed=seed, iterations=iterations)
     if path.exists() and path.with_suffix(".json").exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +58,13 @@ def images_of(kind: str, options: Options, *, seed: int, iterations: int | None 
         kept = kind not in PEERS
         in_fresh_process(_make, kind, path, options, seed, iterations, keep_memory=kept)
     return path
+
+
+def path_of(kind: str, options: Options, *, seed: int, iterations: int | None = None) -> Path:
+    """Where ``images_of`` puts them."""
+    steps = "" if iterations is None else f"-{iterations}"
+    quick = "-quick" * options.quick
+    return options.work / "images" / f"{kind}{steps}-seed{seed}{quick}.safetensors"
 
 
 def as_dataset(path: Path, target: Teacher) -> SyntheticDataset:
@@ -83,6 +88,7 @@ def _make(kind: str, path: Path, options: Options, seed: int, iterations: int | 
     else:
         images, cost, about = _make_mixmix(kind, options, seed, iterations)
     write_tensors(path, {"images": images})
+    about["threads"] = torch.get_num_threads()
     write_json(path.with_suffix(".json"), asdict(cost) | about)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from mixmix import Quantize, compress, evaluate, export
 from mixmix.cifar10 import load_cifar10
 from mixmix.compression.reconstruction import ReconstructionSettings
@@ -37,7 +39,7 @@ def quantized(
         split: of CIFAR-10; of ``train``, the first images.
 
     Returns:
-        ``top1``, ``num_test``, ``cpu_seconds`` and ``wall_seconds`` of the quantization.
+        ``top1``, ``num_test``; ``cpu_seconds``, ``wall_seconds``, ``threads`` of the quantization.
     """
     name = f"{setting}-{iterations or 'default'}-seed{seed}-{split}{'-quick' * options.quick}"
     path = options.work / "quantized" / f"{sha256_of_file(images)[:16]}-{name}.json"
@@ -66,4 +68,5 @@ def _quantize(
     with TemporaryDirectory() as folder:
         artifact = export(compressed, Path(folder) / "model.onnx")
         evaluation = evaluate(artifact, (pixels[:count], labels[:count]))
-    return {"top1": evaluation.top1, "num_test": evaluation.num_images} | cost.rounded()
+    found = {"top1": evaluation.top1, "num_test": evaluation.num_images}
+    return found | cost.rounded() | {"threads": torch.get_num_threads()}

@@ -98,13 +98,24 @@ def test_exponents_are_slopes_of_the_logarithms():
     assert _exponent([1, 2], [0.0, 1.0]) is None
 
 
-def test_a_record_keeps_the_rows_of_other_parts(tmp_path):
+def test_a_record_keeps_the_rows_of_other_parts_and_of_others_than_the_selected(tmp_path):
     import speed
 
     path = tmp_path / "result.json"
-    for command, part, value in (("first", "c", 1), ("second", "a", 2), ("third", "c", 3)):
-        speed._Record(path, command).replace(part, [{"part": part, "value": value}])
+
+    def write(command, rows, images=()):
+        speed._Record(path, command).replace(rows[0]["part"], rows, selected={"b": images})
+
+    mixmix, genie = {"part": "b", "images": "mixmix"}, {"part": "b", "images": "genie"}
+    write("first", [{"part": "c", "value": 1}])
+    write("second", [mixmix | {"top1": 1}, genie | {"top1": 2}])
+    write("third", [genie | {"top1": 3}], images=("genie",))
+    write("fourth", [{"part": "c", "value": 4}])
     record = read_json(path)
-    assert record["rows"] == [{"part": "a", "value": 2}, {"part": "c", "value": 3}]
+    assert record["rows"] == [
+        mixmix | {"top1": 1},
+        genie | {"top1": 3},
+        {"part": "c", "value": 4},
+    ]
     commands = {part: run["command"] for part, run in record["runs"].items()}
-    assert commands == {"a": "second", "c": "third"}
+    assert commands == {"b": "third", "c": "fourth"}
