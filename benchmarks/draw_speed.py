@@ -62,6 +62,7 @@ def iteration_table(rows: Sequence[Row]) -> str:
                 row["n"],
             )
             for row in rows
+            if row["n"]
         ),
     )
 
