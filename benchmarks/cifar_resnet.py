@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix import ModelSpec
+if TYPE_CHECKING:
+    from mixmix import ModelSpec
 
 
 class BasicBlock(nn.Module):
@@ -55,6 +57,9 @@ class CifarResNet(nn.Module):
 
 def load_resnet(weights: Path, depth: int) -> tuple[nn.Module, ModelSpec]:
     """A checkpoint of akamaster/pytorch_resnet_cifar10 and its spec."""
+    # Only here, since environments of other tools use the architecture without mixmix.
+    from mixmix import ModelSpec
+
     model = CifarResNet(depth)
     model.load_state_dict(load_file(weights))
     spec = ModelSpec(

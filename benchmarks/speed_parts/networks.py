@@ -1,0 +1,49 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from cifar_resnet import load_resnet
+from torch import nn
+
+from mixmix import ModelSpec, Teacher
+from mixmix.zoo import load_model, load_spec
+
+__all__ = ["load_network", "load_target"]
+
+
+def load_network(name: str, weights_dir: Path) -> tuple[nn.Module, ModelSpec]:
+    """``resnet20``, ``resnet44``, ``bundled:NAME``, or ``torchvision:NAME@SIDE`` (random weights).
+
+    Random weights cost the same as trained ones.
+    """
+    if name.startswith("torchvision:"):
+        return _random_torchvision(name.removeprefix("torchvision:"))
+    if name.startswith("bundled:"):
+        spec = load_spec(name)
+        return load_model(spec), spec
+    return load_resnet(weights_dir / f"{name}.safetensors", int(name.removeprefix("resnet")))
+
+
+def load_target(weights_dir: Path) -> Teacher:
+    """The network that the images have to serve."""
+    return Teacher(*load_network("resnet20", weights_dir))
+
+
+def _random_torchvision(text: str) -> tuple[nn.Module, ModelSpec]:
+    import torchvision
+
+    name, _, side = text.partition("@")
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
+    spec = ModelSpec(
+        name=f"{name}-{side}",
+        source="module",
+        input_shape=(3, int(side), int(side)),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        num_classes=10,
+    )
+    return model, spec
