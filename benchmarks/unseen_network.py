@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from cifar_resnet import load_resnet
 
 from mixmix import Quantize, Zoo, compress, evaluate, export, recipe, synthesize
-from mixmix.allocator import keep_freed_memory
 from mixmix.cifar10 import load_cifar10
 from mixmix.reporting import benchmark_record
 from mixmix.storage import write_json
@@ -33,7 +32,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
-    keep_freed_memory()
     target = Teacher(*load_resnet(arguments.weights, arguments.depth))
     zoos = {
         "mixmix": Zoo.load([f"bundled:{name}" for name in bundled_names()]),

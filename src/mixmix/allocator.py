@@ -18,7 +18,7 @@ _LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to reuse freed blocks; call it once, before the first large tensor.
+    """Tell glibc's allocator to reuse freed blocks, from now on and in the whole process.
 
     The process keeps the peak of its memory until it ends.
 

@@ -50,7 +50,6 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
     import torch
 
     from mixmix import distributed
-    from mixmix.allocator import keep_freed_memory
 
     if not together and distributed.world_size() > 1:
         message = (
@@ -58,7 +57,6 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
             "start it without torchrun"
         )
         raise InputError(message) if distributed.is_main() else RankError(message)
-    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     try:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from mixmix.allocator import keep_freed_memory
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -106,6 +107,7 @@ def compress(
         raise InputError(
             f"the images have {data.images.shape[1]} channels, {teacher.spec.name} takes {channels}"
         )
+    keep_freed_memory()
     compressed = Compressed(teacher.model, teacher.spec)
     for step in steps:
         compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)

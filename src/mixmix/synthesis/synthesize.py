@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mixmix import distributed, seeding
+from mixmix.allocator import keep_freed_memory
 from mixmix.errors import DataError, InputError
 from mixmix.synthesis.dataset import FORMAT, Shard, SyntheticDataset, shard_name
 from mixmix.synthesis.folder import RunFolder
@@ -38,9 +39,10 @@ def synthesize(
     """Synthesise a labelled data set from a zoo of pretrained networks and no data.
 
     On a CPU, batches are optimised side by side, as many as there are threads, as long as they fit
-    into half of the memory. Under ``torchrun``, every process calls this, they share the batches,
-    and all of them return the whole data set. A process that is lost stops the run; the next one,
-    with any number of processes, makes the batches that are missing.
+    into half of the memory; the process keeps the memory that it once used (see ``allocator``).
+    Under ``torchrun``, every process calls this, they share the batches, and all of them return the
+    whole data set. A process that is lost stops the run; the next one, with any number of
+    processes, makes the batches that are missing.
 
     Args:
         zoo: the networks to invert together.
@@ -69,6 +71,7 @@ def synthesize(
             f"{distributed.world_size()} processes synthesise together, which needs a folder that "
             "all of them see; give out"
         )
+    keep_freed_memory()
     distributed.join(zoo.device)
     labels = balanced_labels(settings.num_images, zoo.num_classes).split(settings.batch_size)
     schedule = plan(zoo, settings, threads=threads)
