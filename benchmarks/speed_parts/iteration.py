@@ -44,7 +44,7 @@ def _compare(name: str, options: Options) -> dict[str, Any]:
     positive says nothing, for whatever else the machine did; it is left out, and the row says so.
     """
     batch_size = 8 if options.quick else _BATCH_SIZES.get(name, _BATCH_SIZE)
-    short, long = (2, 8) if options.quick else (5, 25)
+    short, long = (2, 4) if options.quick else (2, 10)
     repeats = 1 if options.quick else options.repeats
     job = (name, options.weights_dir, batch_size, short, long)
     contenders: dict[str, tuple[Callable[..., float], bool]] = {
