@@ -8,6 +8,7 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny
 from torch import Tensor
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compress, export
+from mixmix.compression import kernels
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
@@ -114,6 +115,21 @@ def test_reconstruction_lowers_the_error_of_units() -> None:
         for compressed in (nearest, learned)
     ]
     assert sum(errors[1]) < 0.8 * sum(errors[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["depthwise", "residual"])
+def test_without_numba_reconstruction_does_the_same_more_slowly(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def errors() -> list[float]:
+        records = quantized(family, "W2A4", iterations=60).records
+        return [r.error for r in records if r.weight_bits == 2 and r.error is not None]
+
+    fast = errors()
+    monkeypatch.setattr(kernels, "numba", None)
+    plain = errors()
+    # Which values are dropped differs.
+    assert sum(plain) == pytest.approx(sum(fast), rel=0.15)
 
 
 def test_activations_are_whole_steps() -> None:

@@ -6,7 +6,7 @@ AdaRound (Nagel et al. 2020) in the units of BRECQ (Li et al. 2021) with QDrop (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,16 @@ from mixmix.compression.learnable import (
 from mixmix.compression.rounding import Moments, RoundingRates
 from mixmix.compression.units import Unit
 
-__all__ = ["ReconstructionSettings", "reconstruct_unit", "run_in_batches"]
+__all__ = [
+    "ReconstructionSettings",
+    "cosine_decay",
+    "draw_batches",
+    "images_in_step",
+    "loss_gradient",
+    "rates_at",
+    "reconstruct_unit",
+    "run_in_batches",
+]
 
 # Fewest images in a step, however large they are.
 _SMALLEST_BATCH = 8
@@ -93,14 +102,14 @@ def reconstruct_unit(
         for t in (float_inputs, quantized_inputs, targets)
     )
     batch_size = images_in_step(float_inputs, targets, settings)
-    for iteration in range(settings.iterations):
+    batches = draw_batches(len(targets), batch_size, generator=generator)
+    for iteration, chosen in zip(range(settings.iterations), batches, strict=False):
         progress = iteration / settings.iterations
-        chosen = torch.randint(len(targets), (batch_size,), generator=generator)
         inputs = mix_inputs(
             float_inputs, quantized_inputs, chosen, keep_probability=settings.keep_probability
         )
         outputs = unit.module(inputs)
-        outputs.backward(_loss_gradient(outputs.detach(), targets, chosen))
+        outputs.backward(loss_gradient(outputs.detach(), targets, chosen))
         rates = rates_at(progress, settings)
         for rounding in roundings:
             rounding.update(rates)
@@ -110,6 +119,16 @@ def reconstruct_unit(
         layer.finish_learning()
     scales.finish()
     set_phase(unit.module, Phase.QUANTIZED)
+
+
+def draw_batches(count: int, batch_size: int, *, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of indices below ``count``: none comes again before all have come."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        yield order[:batch_size]
+        order = order[batch_size:]
 
 
 def images_in_step(inputs: Tensor, outputs: Tensor, settings: ReconstructionSettings) -> int:
@@ -164,7 +183,7 @@ class _ActivationScales:
             scale.requires_grad_(False)
 
 
-def _loss_gradient(outputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+def loss_gradient(outputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
     """Gradient for the outputs of their squared error against the chosen targets.
 
     The error is summed over channels, a mean over images and places (BRECQ's).
