@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
@@ -130,6 +132,23 @@ def test_without_numba_reconstruction_does_the_same_more_slowly(
     plain = errors()
     # Which values are dropped differs.
     assert sum(plain) == pytest.approx(sum(fast), rel=0.15)
+
+
+def test_networks_of_one_channel_may_view_their_features_as_rows() -> None:
+    class Rows(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1, 8 * 6 * 6)
+
+    convolutions = [torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 8, 3)]
+    model = torch.nn.Sequential(*convolutions, Rows(), torch.nn.Linear(8 * 6 * 6, 16))
+    model.extend([torch.nn.ReLU(), torch.nn.Linear(16, NUM_CLASSES)])
+    spec = replace(tiny_spec("plain"), input_shape=(1, 10, 10), mean=(0.5,), std=(0.5,))
+    colour = images()
+    pixels = torch.rand(32, 1, 10, 10, generator=torch.Generator().manual_seed(0))
+    grey = SyntheticDataset(pixels, colour.labels, colour.soft_labels, {})
+    method = Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=5, batch_size=8))
+    compressed = compress((model.eval(), spec), grey, method, seed=0)
+    assert [r.weight_bits for r in compressed.records] == [8, 4, 4, 8]
 
 
 def test_activations_are_whole_steps() -> None:

@@ -54,7 +54,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, zero_point: float, largest: int, share: float
     ) -> Tensor:
-        x = _dense(x)
+        x = x.contiguous(memory_format=memory_layout(x))
         out = torch.empty_like(x)
         ctx.grid = [np.float32(value) for value in (scale.item(), zero_point, largest)]
         scalars = (*ctx.grid, kernels.share_to_threshold(share), kernels.draw_key())
@@ -98,15 +98,13 @@ def mix_inputs(
 
 
 def memory_layout(tensor: Tensor) -> torch.memory_format:
-    """The order of memory that images (N, C, H, W) have here, and anything else."""
-    return torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-
-
-def _dense(x: Tensor) -> Tensor:
-    """``x``, or a copy without gaps and overlaps in memory."""
-    if x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)):
-        return x
-    return x.contiguous()
+    """Channels-last for tensors that are in that order alone, contiguous for all others."""
+    channels_last = (
+        tensor.ndim == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def random_mask(

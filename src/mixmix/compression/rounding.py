@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mixmix.compression import kernels
+from mixmix.compression.dropping import memory_layout
 from mixmix.compression.quantizers import WeightGrid
 
 __all__ = ["Moments", "RoundingRates", "SoftRounding"]
@@ -72,13 +73,11 @@ class SoftRounding:
         learn_scale: adapt the scales of the channels, each for itself.
 
     Attributes:
-        weight: (out, ...) the soft weights, a leaf that the loss is differentiated for;
-            convolutions have it in channels-last order.
+        weight: (out, ...) the soft weights, a leaf that the loss is differentiated for.
     """
 
     def __init__(self, weight: Tensor, grid: WeightGrid, *, learn_scale: bool) -> None:
-        memory_format = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
-        weight = weight.detach().contiguous(memory_format=memory_format)
+        weight = weight.detach().contiguous(memory_format=memory_layout(weight))
         position = grid.position(weight).clamp(0, grid.largest)
         self.learn_scale = learn_scale
         self.grid = replace(grid, scale=grid.scale.clone())
