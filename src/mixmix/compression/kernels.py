@@ -56,8 +56,11 @@ def _compiled(*, any_order: bool = False) -> Callable[[_Function], _Function]:
         if numba is None:
             return function
         flags = {"reassoc", "contract", "nnan", "nsz"} if any_order else False
-        compiler = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=flags)
-        return cast("_Function", compiler(function))
+        options = {"nogil": True, "error_model": "numpy", "fastmath": flags}
+        try:
+            return cast("_Function", numba.njit(cache=True, **options)(function))
+        except RuntimeError:  # no folder can be written that would keep what is compiled
+            return cast("_Function", numba.njit(**options)(function))
 
     return compile_
 
