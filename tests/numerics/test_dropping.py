@@ -53,6 +53,21 @@ def test_one_pass_gives_the_values_and_gradients_of_the_plain_version(
     assert float(found[1]) == pytest.approx(float(scale.grad), rel=1e-4, abs=1e-3)
 
 
+def test_the_output_may_be_overwritten() -> None:
+    def gradients(*, in_place: bool) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        x, scale = draw(4000).requires_grad_(True), torch.tensor(0.3, requires_grad=True)
+        out = fake_quantize(x, scale, torch.tensor(3.0), 3, keep_probability=0.5)
+        out = out.add_(1.0) if in_place else out + 1.0
+        out.square().sum().backward()
+        assert x.grad is not None and scale.grad is not None
+        return x.grad, scale.grad
+
+    with torch.random.fork_rng():
+        for one, other in zip(gradients(in_place=True), gradients(in_place=False), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_the_generator_decides_what_is_dropped() -> None:
     def dropped(seed: int) -> Tensor:
         torch.manual_seed(seed)

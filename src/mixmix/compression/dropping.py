@@ -57,15 +57,20 @@ class _FakeQuantize(torch.autograd.Function):
         x = x.contiguous(memory_format=memory_layout(x))
         out = torch.empty_like(x)
         ctx.grid = [np.float32(value) for value in (scale.item(), zero_point, largest)]
-        scalars = (*ctx.grid, kernels.share_to_threshold(share), kernels.draw_key())
-        kernels.quantize(kernels.flat_view(x), kernels.flat_view(out), *scalars)
-        ctx.save_for_backward(x, out)
+        ctx.draws = (kernels.share_to_threshold(share), kernels.draw_key())
+        kernels.quantize(kernels.flat_view(x), kernels.flat_view(out), *ctx.grid, *ctx.draws)
+        ctx.save_for_backward(x)
+        ctx.out, ctx.version = out.detach(), out._version
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, out = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         (gradient,) = gradients
+        out = ctx.out
+        if out._version != ctx.version:  # overwritten, as by ``out += shortcut``
+            out = torch.empty_like(x)
+            kernels.quantize(kernels.flat_view(x), kernels.flat_view(out), *ctx.grid, *ctx.draws)
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         by_x = torch.empty_like(x)
