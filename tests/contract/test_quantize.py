@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
 from torch import Tensor
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compress, export
+from mixmix.compression import kernels
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
@@ -114,6 +117,38 @@ def test_reconstruction_lowers_the_error_of_units() -> None:
         for compressed in (nearest, learned)
     ]
     assert sum(errors[1]) < 0.8 * sum(errors[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["depthwise", "residual"])
+def test_without_numba_reconstruction_does_the_same_more_slowly(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def errors() -> list[float]:
+        records = quantized(family, "W2A4", iterations=60).records
+        return [r.error for r in records if r.weight_bits == 2 and r.error is not None]
+
+    fast = errors()
+    monkeypatch.setattr(kernels, "numba", None)
+    plain = errors()
+    # Which values are dropped differs.
+    assert sum(plain) == pytest.approx(sum(fast), rel=0.15)
+
+
+def test_networks_of_one_channel_may_view_their_features_as_rows() -> None:
+    class Rows(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1, 8 * 6 * 6)
+
+    convolutions = [torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 8, 3)]
+    model = torch.nn.Sequential(*convolutions, Rows(), torch.nn.Linear(8 * 6 * 6, 16))
+    model.extend([torch.nn.ReLU(), torch.nn.Linear(16, NUM_CLASSES)])
+    spec = replace(tiny_spec("plain"), input_shape=(1, 10, 10), mean=(0.5,), std=(0.5,))
+    colour = images()
+    pixels = torch.rand(32, 1, 10, 10, generator=torch.Generator().manual_seed(0))
+    grey = SyntheticDataset(pixels, colour.labels, colour.soft_labels, {})
+    method = Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=5, batch_size=8))
+    compressed = compress((model.eval(), spec), grey, method, seed=0)
+    assert [r.weight_bits for r in compressed.records] == [8, 4, 4, 8]
 
 
 def test_activations_are_whole_steps() -> None:

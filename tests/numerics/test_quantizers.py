@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, random_mask
+from mixmix.compression.dropping import random_mask
+from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
 from mixmix.compression.quantizers import search_activation_range, search_weight_grid
 
 

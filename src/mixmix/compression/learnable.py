@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixmix.compression.dropping import fake_quantize
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.quantizers import (
     ActivationRange,
@@ -15,11 +16,9 @@ from mixmix.compression.quantizers import (
     search_activation_range,
     search_weight_grid,
 )
+from mixmix.compression.rounding import SoftRounding
 
-__all__ = ["LearnableActivation", "LearnableLayer", "Phase", "random_mask", "set_phase"]
-
-# Stretched sigmoid of AdaRound (Nagel et al. 2020, eq. 23).
-_ZETA, _GAMMA = 1.1, -0.1
+__all__ = ["LearnableActivation", "LearnableLayer", "Phase", "set_phase"]
 
 
 class Phase(Enum):
@@ -43,40 +42,28 @@ class LearnableLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.bits = bits
+        self.per_channel = per_channel
         self.phase = Phase.FLOAT
         self.grid: WeightGrid = search_weight_grid(layer.weight, bits, per_channel=per_channel)
         self.q = self.grid.nearest(layer.weight)
-        self.floor = self.q
-        self.rounding: nn.Parameter | None = None
+        self.rounding: SoftRounding | None = None
 
-    def start_learning(self) -> nn.Parameter:
-        """Make the rounding learnable, starting at the float weights."""
-        position = self.grid.position(self.layer.weight).clamp(0, self.grid.largest)
-        self.floor = position.floor()
-        share = ((position - self.floor) - _GAMMA) / (_ZETA - _GAMMA)
-        self.rounding = nn.Parameter(torch.logit(share))
+    def start_learning(self) -> SoftRounding:
+        """Make the rounding and the scales learnable, starting at the float weights."""
+        self.rounding = SoftRounding(self.layer.weight, self.grid, learn_scale=self.per_channel)
         return self.rounding
-
-    def roundness_loss(self, beta: float) -> Tensor:
-        """``sum(1 - |2 h - 1|**beta)``, zero where all are rounded (AdaRound, eq. 24)."""
-        return (1 - (2 * self._soft_share() - 1).abs().pow(beta)).sum()
 
     def finish_learning(self) -> None:
         """Round hard to what was learned."""
         assert self.rounding is not None
-        up = (self.rounding.detach() >= 0).float()
-        self.q = (self.floor + up).clamp(0, self.grid.largest)
+        self.grid, self.q = self.rounding.rounded()
         self.rounding = None
-
-    def _soft_share(self) -> Tensor:
-        assert self.rounding is not None
-        return (torch.sigmoid(self.rounding) * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
 
     def weight(self) -> Tensor:
         if self.phase is Phase.FLOAT:
             return self.layer.weight
         if self.phase is Phase.LEARN and self.rounding is not None:
-            return self.grid.value((self.floor + self._soft_share()).clamp(0, self.grid.largest))
+            return self.rounding.weight
         return self.grid.value(self.q)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,36 +115,17 @@ class LearnableActivation(nn.Module):
             return x
         if not self.is_set:
             self.set_range(x)
-        largest = 2**self.bits - 1
         if self.phase is Phase.QUANTIZED:
+            largest = 2**self.bits - 1
             q = (torch.round(x / self.scale) + self.zero_point).clamp(0, largest)
             return (q - self.zero_point) * self.scale
-        quantized: Tensor = torch._fake_quantize_learnable_per_tensor_affine(
-            x, self.scale.view(1), self.zero_point.view(1), 0, largest, 1.0
+        return fake_quantize(
+            x, self.scale, self.zero_point, self.bits, keep_probability=self.keep_probability
         )
-        if self.keep_probability < 1:
-            quantized = torch.lerp(x, quantized, random_mask(x, self.keep_probability))
-        return quantized
 
     def deployed(self) -> QuantizedActivation:
         """The quantizer with its final step size."""
         return QuantizedActivation(self.scale, self.zero_point, self.bits)
-
-
-def random_mask(
-    like: Tensor, probability: float, *, generator: torch.Generator | None = None
-) -> Tensor:
-    """Ones with a probability, in steps of 1/256, and zeros: shape, layout and device of ``like``.
-
-    Eight values come from each random number, since the draws would else take as long as a
-    convolution.
-    """
-    words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
-    words.random_(-(2**63), None, generator=generator)
-    ones = words.view(torch.uint8)[: like.numel()] < min(round(probability * 256), 255)
-    mask = torch.empty_like(like)
-    mask.as_strided((like.numel(),), (1,)).copy_(ones)
-    return mask
 
 
 def set_phase(module: nn.Module, phase: Phase) -> None:

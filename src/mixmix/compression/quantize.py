@@ -34,7 +34,8 @@ class Quantize:
     """Quantize weights per output channel and activations per tensor, BatchNorm folded.
 
     Scales minimise the squared error; below 8 bits every unit of the network is then reconstructed
-    on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``).
+    on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``). Then four activations of all
+    images, those that enter and leave a unit in floats and quantized, are in memory together.
 
     Attributes:
         bits: ``W<weight bits>A<activation bits>``, such as ``W8A8``, ``W4A8``, ``W4A4``, ``W2A4``;
@@ -84,6 +85,8 @@ class Quantize:
         """
         device = next(model.model.parameters()).device
         images = normalise(data.images, model.spec).to(device)
+        if images.shape[1] > 1:  # the order of memory of a teacher's weights
+            images = images.contiguous(memory_format=torch.channels_last)
         graph_module = capture(model.model, images[:4])
         folded = fold_batch_norms(graph_module, images[:4])
         input_bits = insert_quantizers(

@@ -6,27 +6,37 @@ AdaRound (Nagel et al. 2020) in the units of BRECQ (Li et al. 2021) with QDrop (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from mixmix.compression import kernels
+from mixmix.compression.dropping import memory_layout, mix_inputs
 from mixmix.compression.learnable import (
     LearnableActivation,
     LearnableLayer,
     Phase,
-    random_mask,
     set_phase,
 )
+from mixmix.compression.rounding import Moments, RoundingRates
 from mixmix.compression.units import Unit
 
-__all__ = ["ReconstructionSettings", "reconstruct_unit", "run_in_batches"]
+__all__ = [
+    "ReconstructionSettings",
+    "cosine_decay",
+    "draw_batches",
+    "images_in_step",
+    "loss_gradient",
+    "rates_at",
+    "reconstruct_unit",
+    "run_in_batches",
+]
 
-# Regularisation of the rounding starts after this share of the iterations, with an exponent that
-# falls from the first to the second value (BRECQ's published values).
-_WARM_UP, _BETA = 0.2, (20.0, 2.0)
+# Fewest images in a step, however large they are.
+_SMALLEST_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -35,18 +45,24 @@ class ReconstructionSettings:
 
     Attributes:
         iterations: optimiser steps for each unit; 0 rounds to nearest.
-        batch_size: images in a step.
-        rounding_rate: learning rate of the rounding (Adam).
-        scale_rate: learning rate of the step sizes, relative to each of them.
-        roundness_weight: of the term that drives the rounding to 0 or 1.
+        batch_size: most images in a step.
+        places: most places (pixels of the larger of a unit's input and output, summed over images)
+            in a step, as long as eight images are left: units early in a network have few weights
+            and many places to learn them from.
+        rounding_rate: learning rate of the rounding, in steps of the grid.
+        weight_scale_rate: learning rate of the scales of weights, relative to each of them.
+        scale_rate: learning rate of the step sizes of activations, relative to each of them.
+        pull: of the rounding towards 0 and 1 in the end, relative to that of the loss.
         keep_probability: share of the values entering and inside a unit that are quantized (QDrop).
     """
 
-    iterations: int = 500
+    iterations: int = 240
     batch_size: int = 32
-    rounding_rate: float = 1e-2
+    places: int = 2048
+    rounding_rate: float = 2e-2
+    weight_scale_rate: float = 1e-3
     scale_rate: float = 2e-3
-    roundness_weight: float = 0.01
+    pull: float = 2.0
     keep_probability: float = 0.5
 
 
@@ -78,45 +94,110 @@ def reconstruct_unit(
         on_step: called after every iteration.
     """
     layers = [m for m in unit.module.modules() if isinstance(m, LearnableLayer)]
-    activations = [m for m in unit.module.modules() if isinstance(m, LearnableActivation)]
     roundings = [layer.start_learning() for layer in layers]
-    scales = [activation.scale.requires_grad_(True) for activation in activations]
-    rounding_optimizer = torch.optim.Adam(roundings, lr=settings.rounding_rate)
-    scale_optimizer = (
-        torch.optim.Adam([{"params": [scale]} for scale in scales]) if scales else None
-    )
+    scales = _ActivationScales(unit)
     set_phase(unit.module, Phase.LEARN)
-    rates = [settings.scale_rate * scale.item() for scale in scales]
-    for iteration in range(settings.iterations):
+    float_inputs, quantized_inputs, targets = (
+        t.contiguous(memory_format=memory_layout(t))
+        for t in (float_inputs, quantized_inputs, targets)
+    )
+    batch_size = images_in_step(float_inputs, targets, settings)
+    batches = draw_batches(len(targets), batch_size, generator=generator)
+    for iteration, chosen in zip(range(settings.iterations), batches, strict=False):
         progress = iteration / settings.iterations
-        chosen = torch.randint(len(targets), (settings.batch_size,), generator=generator)
-        inputs = quantized_inputs[chosen]
-        if settings.keep_probability < 1:
-            mask = random_mask(inputs, settings.keep_probability)
-            inputs = torch.lerp(float_inputs[chosen], inputs, mask)
-        loss = _output_loss(unit.module(inputs), targets[chosen])
-        if progress >= _WARM_UP:
-            share = (progress - _WARM_UP) / (1 - _WARM_UP)
-            beta = _BETA[1] + (_BETA[0] - _BETA[1]) * (1 - share)
-            roundness = torch.stack([layer.roundness_loss(beta) for layer in layers]).sum()
-            loss = loss + settings.roundness_weight * roundness
-        rounding_optimizer.zero_grad()
-        if scale_optimizer is not None:
-            scale_optimizer.zero_grad()
-            for group, rate in zip(scale_optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * progress))
-        loss.backward()
-        rounding_optimizer.step()
-        if scale_optimizer is not None:
-            scale_optimizer.step()
+        inputs = mix_inputs(
+            float_inputs, quantized_inputs, chosen, keep_probability=settings.keep_probability
+        )
+        outputs = unit.module(inputs)
+        outputs.backward(loss_gradient(outputs.detach(), targets, chosen))
+        rates = rates_at(progress, settings)
+        for rounding in roundings:
+            rounding.update(rates)
+        scales.update(settings.scale_rate * cosine_decay(progress))
         on_step()
     for layer in layers:
         layer.finish_learning()
-    for scale in scales:
-        scale.requires_grad_(False)
+    scales.finish()
     set_phase(unit.module, Phase.QUANTIZED)
 
 
-def _output_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Squared error summed over channels, a mean over images and places (BRECQ's)."""
-    return F.mse_loss(outputs, targets) * outputs.shape[1]
+def draw_batches(count: int, batch_size: int, *, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of indices below ``count``: none comes again before all have come."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        yield order[:batch_size]
+        order = order[batch_size:]
+
+
+def images_in_step(inputs: Tensor, outputs: Tensor, settings: ReconstructionSettings) -> int:
+    """Images in a step of a unit with these inputs and outputs (N, C, H, W) or (N, ...)."""
+    places = max(math.prod(t.shape[2:]) for t in (inputs, outputs))
+    fitting = max(_SMALLEST_BATCH, settings.places // places)
+    return min(settings.batch_size, fitting)
+
+
+def rates_at(progress: float, settings: ReconstructionSettings) -> RoundingRates:
+    """Rates of the rounding after a share of the iterations: the pull grows, the scales settle."""
+    return RoundingRates(
+        share=settings.rounding_rate,
+        scale=settings.weight_scale_rate * cosine_decay(progress),
+        pull=settings.pull * progress,
+    )
+
+
+def cosine_decay(progress: float) -> float:
+    """From 1 at the start to 0 at the end."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class _ActivationScales:
+    """The step sizes of a unit's activations while they are learned (LSQ, Esser et al. 2020)."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.scales = [
+            module.scale.requires_grad_(True)
+            for module in unit.module.modules()
+            if isinstance(module, LearnableActivation)
+        ]
+        self.moments = Moments(torch.zeros(len(self.scales)))
+
+    @torch.no_grad()
+    def update(self, rate: float) -> None:
+        """Take a step, ``rate`` times each scale, against the gradients, which are cleared."""
+        if not self.scales:
+            return
+        gradients = [scale.grad for scale in self.scales]
+        present = [
+            g if g is not None else torch.zeros_like(s)
+            for g, s in zip(gradients, self.scales, strict=True)
+        ]
+        factors = 1 - rate * self.moments.update(torch.stack(present).cpu())
+        for scale, factor in zip(self.scales, factors.tolist(), strict=True):
+            scale.mul_(factor)
+            scale.grad = None
+
+    def finish(self) -> None:
+        for scale in self.scales:
+            scale.requires_grad_(False)
+
+
+def loss_gradient(outputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+    """Gradient for the outputs of their squared error against the chosen targets.
+
+    The error is summed over channels, a mean over images and places (BRECQ's).
+    """
+    factor = 2 * outputs.shape[1] / outputs.numel()
+    if not kernels.fits_kernels(outputs, targets):
+        return (outputs - targets[chosen]) * factor
+    outputs = outputs.contiguous(memory_format=memory_layout(targets))
+    gradient = torch.empty_like(outputs)
+    kernels.loss_gradient(
+        kernels.row_view(outputs),
+        kernels.row_view(targets),
+        chosen.numpy(),
+        kernels.row_view(gradient),
+        np.float32(factor),
+    )
+    return gradient
