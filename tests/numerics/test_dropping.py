@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compression import kernels
+from mixmix.compiled import has_compiler
 from mixmix.compression.dropping import fake_quantize, mix_inputs
 
-needs_numba = pytest.mark.skipif(kernels.numba is None, reason="numba is not installed")
+needs_numba = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 

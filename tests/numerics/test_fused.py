@@ -8,11 +8,12 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network, tiny_teacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixmix.compiled import has_compiler
+from mixmix.zoo.fused import FusedBatchNorm, FusedNetwork
 from mixmix.zoo.hooked import HookedNetwork
 from mixmix.zoo.observation import Observation
 
-kernels = pytest.importorskip("mixmix.zoo.kernels", reason="numba is not installed")
-from mixmix.zoo.fused import FusedBatchNorm, FusedNetwork  # noqa: E402
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 
 
 def random_batch(num_images: int = 6, shape: tuple[int, ...] = INPUT_SHAPE) -> Tensor:

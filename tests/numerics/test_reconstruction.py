@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mixmix.compression import kernels
+from mixmix import compiled
 from mixmix.compression.reconstruction import (
     ReconstructionSettings,
     cosine_decay,
@@ -29,7 +29,7 @@ def test_loss_gradient_is_that_of_the_squared_error_summed_over_channels(
     shape: tuple[int, ...], fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not fused:
-        monkeypatch.setattr(kernels, "numba", None)
+        monkeypatch.setattr(compiled, "numba", None)
     targets, chosen = draw(*shape), torch.tensor([3, 3, 8, 0])
     if len(shape) == 4:
         targets = targets.contiguous(memory_format=torch.channels_last)

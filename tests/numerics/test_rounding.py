@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixmix.compression import kernels
+from mixmix.compiled import has_compiler
 from mixmix.compression.learnable import LearnableLayer
 from mixmix.compression.quantizers import search_weight_grid
 from mixmix.compression.rounding import Moments, RoundingRates, SoftRounding
 
 RATES = RoundingRates(share=0.02, scale=0.003, pull=0.5)
 SHAPES = [(6, 5, 3, 3), (8, 1, 3, 3), (5, 7, 1, 1), (4, 9)]
-needs_numba = pytest.mark.skipif(kernels.numba is None, reason="numba is not installed")
+needs_numba = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 
 
 def soft_rounding(shape: tuple[int, ...], bits: int = 2) -> SoftRounding:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixmix.compiled import flat_view, is_compilable, row_view
 from mixmix.compression import kernels
 
 __all__ = ["fake_quantize", "memory_layout", "mix_inputs", "random_mask"]
@@ -28,7 +29,7 @@ def fake_quantize(
         bits: of the values.
         keep_probability: share of the values that are quantized.
     """
-    if kernels.fits_kernels(x, scale):
+    if is_compilable(x, scale):
         out: Tensor = _FakeQuantize.apply(
             x, scale, float(zero_point), 2**bits - 1, keep_probability
         )
@@ -58,7 +59,7 @@ class _FakeQuantize(torch.autograd.Function):
         out = torch.empty_like(x)
         ctx.grid = [np.float32(value) for value in (scale.item(), zero_point, largest)]
         ctx.draws = (kernels.share_to_threshold(share), kernels.draw_key())
-        kernels.quantize(kernels.flat_view(x), kernels.flat_view(out), *ctx.grid, *ctx.draws)
+        kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
         ctx.save_for_backward(x)
         ctx.out, ctx.version = out.detach(), out._version
         return out
@@ -70,11 +71,11 @@ class _FakeQuantize(torch.autograd.Function):
         out = ctx.out
         if out._version != ctx.version:  # overwritten, as by ``out += shortcut``
             out = torch.empty_like(x)
-            kernels.quantize(kernels.flat_view(x), kernels.flat_view(out), *ctx.grid, *ctx.draws)
+            kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         by_x = torch.empty_like(x)
-        views: list[Any] = [kernels.flat_view(tensor) for tensor in (gradient, x, out, by_x)]
+        views: list[Any] = [flat_view(tensor) for tensor in (gradient, x, out, by_x)]
         by_scale = kernels.quantize_gradient(*views, *ctx.grid)
         return by_x, torch.tensor(by_scale, dtype=x.dtype), None, None, None
 
@@ -83,14 +84,14 @@ def mix_inputs(
     float_inputs: Tensor, quantized_inputs: Tensor, chosen: Tensor, *, keep_probability: float
 ) -> Tensor:
     """Chosen rows of two tensors (N, ...), each value from the second with a probability."""
-    if kernels.fits_kernels(float_inputs, quantized_inputs):
+    if is_compilable(float_inputs, quantized_inputs):
         shape, layout = (len(chosen), *float_inputs.shape[1:]), memory_layout(float_inputs)
         mixed = torch.empty(shape, memory_format=layout)
         kernels.mix_rows(
-            kernels.row_view(float_inputs),
-            kernels.row_view(quantized_inputs.contiguous(memory_format=layout)),
+            row_view(float_inputs),
+            row_view(quantized_inputs.contiguous(memory_format=layout)),
             chosen.numpy(),
-            kernels.row_view(mixed),
+            row_view(mixed),
             kernels.share_to_threshold(keep_probability),
             kernels.draw_key(),
         )

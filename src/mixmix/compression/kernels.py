@@ -1,8 +1,6 @@
-"""Loops of reconstruction over flat float32 arrays, compiled by numba where it can be imported.
+"""Compiled loops of reconstruction over flat float32 arrays.
 
-Each does in one pass what takes plain PyTorch many. They release the interpreter's lock, run on the
-calling thread alone, and give the same bits for the same arguments. What calls them keeps a plain
-version for other devices and types, and for installations without numba.
+Each does in one pass what takes plain PyTorch many, and gives the same bits for the same arguments.
 
 They are written so that they vectorise: no branches, no calls into the C library, reductions in
 parts of at most a few thousand float32 values whose sum is carried on in float64.
@@ -10,35 +8,23 @@ parts of at most a few thousand float32 values whose sum is carried on in float6
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-numba: Any
-try:
-    import numba
-except ImportError:  # the plain versions serve
-    numba = None
+from mixmix.compiled import Floats, compiled
 
 __all__ = [
     "draw_key",
-    "fits_kernels",
-    "flat_view",
     "loss_gradient",
     "mix_rows",
     "quantize",
     "quantize_gradient",
     "round_step",
-    "row_view",
     "share_to_threshold",
 ]
-
-Floats = NDArray[np.float32]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _f4, _u4 = np.float32, np.uint32
 # Adding and subtracting 1.5 * 2**23 rounds |x| < 2**22 to the nearest whole number, ties to even.
@@ -47,41 +33,6 @@ _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 _TINY = np.float32(1e-12)
 # Values whose products are summed in float32 before they go into a float64 sum.
 _PART = 2048
-
-
-def _compiled(*, any_order: bool = False) -> Callable[[_Function], _Function]:
-    """Compile at the first call; ``any_order`` lets sums be taken in lanes."""
-
-    def compile_(function: _Function) -> _Function:
-        if numba is None:
-            return function
-        flags = {"reassoc", "contract", "nnan", "nsz"} if any_order else False
-        options = {"nogil": True, "error_model": "numpy", "fastmath": flags}
-        try:
-            return cast("_Function", numba.njit(cache=True, **options)(function))
-        except RuntimeError:  # no folder can be written that would keep what is compiled
-            return cast("_Function", numba.njit(**options)(function))
-
-    return compile_
-
-
-def fits_kernels(*tensors: Tensor) -> bool:
-    """Whether the kernels serve these tensors: float32 in the CPU's memory, and numba is there."""
-    return numba is not None and all(
-        tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors
-    )
-
-
-def flat_view(tensor: Tensor) -> Floats:
-    """A dense tensor's values (numel,) in the order of memory; shares its memory."""
-    return cast("Floats", tensor.detach().as_strided((tensor.numel(),), (1,)).numpy())
-
-
-def row_view(tensor: Tensor) -> Floats:
-    """A dense tensor (N, ...) as rows (N, numel / N) in the order of memory; shares its memory."""
-    length = tensor.numel() // tensor.shape[0]
-    view = tensor.detach().as_strided((tensor.shape[0], length), (length, 1))
-    return cast("Floats", view.numpy())
 
 
 def draw_key() -> np.uint32:
@@ -94,7 +45,7 @@ def share_to_threshold(share: float) -> np.uint32:
     return _u4(round(share * 2**24))
 
 
-@_compiled()
+@compiled()
 def _hash(index: int, key: np.uint32) -> np.uint32:
     """32 random bits for an index (Wellons' ``lowbias32`` on a Weyl sequence)."""
     bits = _u4(index) * _u4(0x9E3779B1) ^ key
@@ -103,7 +54,7 @@ def _hash(index: int, key: np.uint32) -> np.uint32:
     return _u4(bits ^ (bits >> _u4(16)))
 
 
-@_compiled()
+@compiled()
 def quantize(
     x: Floats,
     out: Floats,
@@ -123,7 +74,7 @@ def quantize(
         out[i] = rounded if (_hash(i, key) >> _u4(8)) < threshold else value
 
 
-@_compiled(any_order=True)
+@compiled(any_order=True)
 def _quantize_gradient_part(
     gradient: Floats, x: Floats, y: Floats, out: Floats, inverse: Any, low: Any, high: Any
 ) -> Any:
@@ -137,7 +88,7 @@ def _quantize_gradient_part(
     return total
 
 
-@_compiled()
+@compiled()
 def quantize_gradient(
     gradient: Floats,
     x: Floats,
@@ -162,7 +113,7 @@ def quantize_gradient(
     return total * float(inverse)
 
 
-@_compiled()
+@compiled()
 def mix_rows(
     first: Floats,
     second: Floats,
@@ -180,7 +131,7 @@ def mix_rows(
             mixed[j] = b if (_hash(j, row_key) >> _u4(8)) < threshold else a
 
 
-@_compiled()
+@compiled()
 def loss_gradient(
     outputs: Floats, targets: Floats, chosen: NDArray[np.int64], out: Floats, factor: np.float32
 ) -> None:
@@ -191,7 +142,7 @@ def loss_gradient(
             row[j] = (output[j] - target[j]) * factor
 
 
-@_compiled(any_order=True)
+@compiled(any_order=True)
 def _dot(a: Floats, b: Floats) -> Any:
     total = _ZERO
     for j in range(a.size):
@@ -199,7 +150,7 @@ def _dot(a: Floats, b: Floats) -> Any:
     return total
 
 
-@_compiled()
+@compiled()
 def round_step(
     gradient: Floats,
     weight: Floats,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixmix.compiled import is_compilable, row_view
 from mixmix.compression import kernels
 from mixmix.compression.dropping import memory_layout, mix_inputs
 from mixmix.compression.learnable import (
@@ -189,15 +190,15 @@ def loss_gradient(outputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
     The error is summed over channels, a mean over images and places (BRECQ's).
     """
     factor = 2 * outputs.shape[1] / outputs.numel()
-    if not kernels.fits_kernels(outputs, targets):
+    if not is_compilable(outputs, targets):
         return (outputs - targets[chosen]) * factor
     outputs = outputs.contiguous(memory_format=memory_layout(targets))
     gradient = torch.empty_like(outputs)
     kernels.loss_gradient(
-        kernels.row_view(outputs),
-        kernels.row_view(targets),
+        row_view(outputs),
+        row_view(targets),
         chosen.numpy(),
-        kernels.row_view(gradient),
+        row_view(gradient),
         np.float32(factor),
     )
     return gradient

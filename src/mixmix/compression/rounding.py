@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixmix.compiled import flat_view, is_compilable, row_view
 from mixmix.compression import kernels
 from mixmix.compression.dropping import memory_layout
 from mixmix.compression.quantizers import WeightGrid
@@ -94,7 +95,7 @@ class SoftRounding:
         assert gradient is not None
         if not self.learn_scale:
             rates = replace(rates, scale=0.0)
-        if kernels.fits_kernels(self.weight, self.grid.scale):
+        if is_compilable(self.weight, self.grid.scale):
             self._update_fused(gradient, rates)
         else:
             self._update_plain(gradient, rates)
@@ -124,8 +125,8 @@ class SoftRounding:
         constants = ((rates.share, rates.scale, rates.pull), _BETAS, shares.corrections())
         kernels.round_step(
             *[
-                *map(kernels.row_view, matrices),
-                *map(kernels.flat_view, vectors),
+                *map(row_view, matrices),
+                *map(flat_view, vectors),
                 *(np.array(values, np.float32) for values in constants),
             ]
         )

@@ -22,8 +22,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from mixmix.capture import ADDITIONS, capture, is_call_to, module_of, relative_error
+from mixmix.compiled import Floats, flat_view
 from mixmix.zoo import kernels
-from mixmix.zoo.kernels import Floats
 from mixmix.zoo.observation import BatchNormStatistics, Observation, has_statistics
 
 __all__ = ["FusedBatchNorm", "FusedNetwork"]
@@ -111,14 +111,14 @@ class _Fused(torch.autograd.Function):
         z = _channels_innermost(z)
         y = torch.empty_like(z)
         arguments = (
-            [_flat(z)],
+            [flat_view(z)],
             (layer.mean, layer.scale, layer.shift, *_floats(layer.bounds)),
-            [_flat(y)],
+            [flat_view(y)],
         )
         if shortcut is None:
             sums = _by_rows(kernels.forward, *arguments)
         else:
-            arguments[2].append(_flat(_channels_innermost(shortcut)))
+            arguments[2].append(flat_view(_channels_innermost(shortcut)))
             sums = _by_rows(kernels.forward_joined, *arguments)
         num_channels = z.shape[1]
         count = z.numel() // num_channels
@@ -146,15 +146,15 @@ class _Fused(torch.autograd.Function):
         repeats = len(layer.scale) // len(slope)
         slope, offset = (values.repeat(repeats).numpy() for values in (slope, offset))
         grad_z = torch.empty_like(z)
-        inputs = [_flat(_channels_innermost(grad)), _flat(z)]
+        inputs = [flat_view(_channels_innermost(grad)), flat_view(z)]
         affine = (layer.scale, slope, offset, *_floats(layer.bounds))
         if not ctx.joined:
             constants = (layer.mean, layer.scale, layer.shift, *affine[1:])
-            _by_rows(kernels.backward, inputs, constants, [_flat(grad_z)])
+            _by_rows(kernels.backward, inputs, constants, [flat_view(grad_z)])
             return grad_z, None, None
         grad_shortcut = torch.empty_like(z)
-        outputs = [_flat(grad_z), _flat(grad_shortcut)]
-        _by_rows(kernels.backward_joined, [*inputs, _flat(y)], affine, outputs)
+        outputs = [flat_view(grad_z), flat_view(grad_shortcut)]
+        _by_rows(kernels.backward_joined, [*inputs, flat_view(y)], affine, outputs)
         return grad_z, grad_shortcut, None
 
 
@@ -167,12 +167,6 @@ def _channels_innermost(values: Tensor) -> Tensor:
     if values.ndim == 4:
         return values.contiguous(memory_format=torch.channels_last)
     return values.contiguous()
-
-
-def _flat(values: Tensor) -> Floats:
-    """The values of a dense tensor in the order of its memory."""
-    array: Floats = values.detach().as_strided((values.numel(),), (1,)).numpy()
-    return array
 
 
 def _by_rows(

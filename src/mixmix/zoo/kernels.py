@@ -1,4 +1,4 @@
-"""Compiled loops over activations, each one pass; they let go of the interpreter's lock.
+"""Compiled loops over activations, each one pass.
 
 Activations are tables with channels innermost (NHWC). A pixel's ``C`` values may be fewer than what
 a vector unit wants, so a row of a table holds several pixels, and the arguments per channel are
@@ -9,23 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["Floats", "backward", "backward_joined", "forward", "forward_joined"]
+from mixmix.compiled import Floats, compiled
 
-Floats = NDArray[np.float32]
+__all__ = ["backward", "backward_joined", "forward", "forward_joined"]
 
 # Sums run in single precision over so many rows, and over such blocks in double precision.
 _BLOCK = 256
 
 
-def _compiled(function: Any) -> Any:
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled()
 def forward(
     z: Floats, mean: Floats, scale: Floats, shift: Floats, low: Any, high: Any, y: Floats
 ) -> tuple[Any, Any]:
@@ -57,7 +51,7 @@ def forward(
     return total, total_square
 
 
-@_compiled
+@compiled()
 def forward_joined(
     z: Floats,
     mean: Floats,
@@ -86,7 +80,7 @@ def forward_joined(
     return total, total_square
 
 
-@_compiled
+@compiled()
 def backward(
     grad: Floats,
     z: Floats,
@@ -112,7 +106,7 @@ def backward(
             grad_z[i, j] = scale[j] * passed + (slope[j] * z[i, j] + offset[j])
 
 
-@_compiled
+@compiled()
 def backward_joined(
     grad: Floats,
     z: Floats,

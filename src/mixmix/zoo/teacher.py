@@ -11,16 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mixmix.compiled import has_compiler
 from mixmix.errors import CaptureError, InputError
 from mixmix.storage import sha256_of_tensors
+from mixmix.zoo.fused import FusedNetwork
 from mixmix.zoo.hooked import HookedNetwork
 from mixmix.zoo.observation import Observation, has_statistics
 from mixmix.zoo.spec import ModelSpec
-
-try:
-    from mixmix.zoo.fused import FusedNetwork
-except ImportError:  # numba has no release for the newest Python for some months
-    FusedNetwork = None  # type: ignore[assignment,misc]
 
 __all__ = ["Teacher", "normalise"]
 
@@ -108,7 +105,7 @@ class Teacher:
     @cached_property
     def _network(self) -> HookedNetwork | FusedNetwork:
         """The fused network where there is one and it sees what the plain one sees."""
-        if self.device.type != "cpu" or FusedNetwork is None:
+        if self.device.type != "cpu" or not has_compiler():
             return self._hooked
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(4, *self.spec.input_shape, generator=generator)
