@@ -34,8 +34,9 @@ class Quantize:
     """Quantize weights per output channel and activations per tensor, BatchNorm folded.
 
     Scales minimise the squared error; below 8 bits every unit of the network is then reconstructed
-    on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``). Then four activations of all
-    images, those that enter and leave a unit in floats and quantized, are in memory together.
+    on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``). What enters and leaves a unit,
+    in floats and quantized, is in memory for all images together: at most 16 bytes for each image
+    and each value of the network's largest activation between two units.
 
     Attributes:
         bits: ``W<weight bits>A<activation bits>``, such as ``W8A8``, ``W4A8``, ``W4A4``, ``W2A4``;
