@@ -4,6 +4,9 @@
 ``evaluate``: every stage takes what the one before it gives.
 """
 
+from mixmix import openmp  # noqa: F401  (before anything that imports torch)
+
+# isort: split
 from mixmix import errors
 from mixmix.cifar10 import load_evaluation_pack
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
