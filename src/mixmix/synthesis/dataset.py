@@ -100,6 +100,10 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"expected images (N, C, H, W), labels (N,) and soft labels (N, K), got shapes "
                 f"{tuple(images.shape)}, {tuple(labels.shape)}, {tuple(soft_labels.shape)}"
             )
+        if not images.is_floating_point():
+            raise InputError(
+                f"expected images as floats in [0, 1], got {images.dtype}; divide bytes by 255"
+            )
         self.images = images
         self.labels = labels
         self.soft_labels = soft_labels

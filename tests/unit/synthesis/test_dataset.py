@@ -207,3 +207,9 @@ class TestPictures:
 def test_shapes_that_do_not_go_together(images: Tensor, labels: Tensor, soft: Tensor) -> None:
     with pytest.raises(InputError, match="expected images"):
         SyntheticDataset(images, labels, soft, {})
+
+
+def test_bytes_are_no_images() -> None:
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(InputError, match="floats in \\[0, 1\\], got torch.uint8"):
+        SyntheticDataset(images, torch.zeros(2), torch.zeros(2, 3), {})
