@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixmix.errors import InputError
 from mixmix.synthesis.augment import jitter_and_flip
-from mixmix.synthesis.initial import gaussian_noise
+from mixmix.synthesis.initial import initial_images
 from mixmix.synthesis.mixing import draw_boxes, mix_images
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms import (
@@ -59,7 +59,7 @@ def optimise_batch(
     """
     _check_terms(zoo, settings)
     shape = (len(labels), *zoo.input_shape)
-    images = gaussian_noise(shape, generator=generator).to(zoo.device)
+    images = initial_images(settings.initial, shape, generator=generator).to(zoo.device)
     if zoo.input_shape[0] > 1:
         images = images.contiguous(memory_format=torch.channels_last)
     images.requires_grad_(True)

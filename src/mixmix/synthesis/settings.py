@@ -10,6 +10,7 @@ from mixmix.errors import InputError
 
 __all__ = ["RECIPES", "SynthesisSettings", "recipe"]
 
+_INITIALS = ("pink", "white")
 _PRECISIONS = ("auto", "float32", "bfloat16")
 _WEIGHTS = ("bn_weight", "first_bn_multiplier", "ce_weight", "tv_weight", "l2_weight")
 
@@ -22,6 +23,7 @@ class SynthesisSettings:
         num_images: how many images; labels are balanced over the classes.
         batch_size: images optimised together, which is also the number in a shard; BatchNorm
             statistics are matched per batch, so it should be at least 64.
+        initial: noise to start from: ``pink``, whose spectrum is that of photographs, or ``white``.
         iterations: optimiser steps per batch; 0 keeps the initial noise.
         learning_rate: of Adam on pixels in [0, 1], decayed to zero by a cosine.
         bn_weight: of the BatchNorm statistics, summed over layers.
@@ -41,6 +43,7 @@ class SynthesisSettings:
 
     num_images: int = 256
     batch_size: int = 128
+    initial: str = "pink"
     iterations: int = 200
     learning_rate: float = 0.1
     bn_weight: float = 1.0
@@ -107,11 +110,13 @@ RECIPES: dict[str, SynthesisSettings] = {
     "mixmix": SynthesisSettings(),
     "feature-mixing": SynthesisSettings(data_mixing=False),
     "data-mixing": SynthesisSettings(),
-    "deepinversion": SynthesisSettings(data_mixing=False, first_bn_multiplier=10.0),
-    "zeroq": SynthesisSettings(
-        data_mixing=False, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
+    "deepinversion": SynthesisSettings(
+        initial="white", data_mixing=False, first_bn_multiplier=10.0
     ),
-    "noise": SynthesisSettings(iterations=0, data_mixing=False),
+    "zeroq": SynthesisSettings(
+        initial="white", data_mixing=False, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
+    ),
+    "noise": SynthesisSettings(initial="white", iterations=0, data_mixing=False),
 }
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mixmix.synthesis.augment import jitter_and_flip
-from mixmix.synthesis.initial import balanced_labels, gaussian_noise
+from mixmix.synthesis.initial import balanced_labels, initial_images
 from mixmix.synthesis.mixing import draw_boxes
 
 
@@ -72,7 +73,25 @@ def test_labels_are_balanced(num_images: int, num_classes: int) -> None:
     assert len(counts) == max(1, num_classes)
 
 
-def test_noise_lies_in_range() -> None:
-    noise = gaussian_noise((50, 3, 16, 16), generator=generator())
+@pytest.mark.parametrize("kind", ["white", "pink"])
+@pytest.mark.parametrize("shape", [(50, 3, 16, 16), (300, 1, 7, 9), (300, 3, 1, 8)])
+def test_noise_lies_in_range(kind: str, shape: tuple[int, int, int, int]) -> None:
+    noise = initial_images(kind, shape, generator=generator())
+    assert noise.shape == shape
     assert noise.min() >= 0 and noise.max() <= 1
-    assert abs(float(noise.mean()) - 0.5) < 0.01
+    assert abs(float(noise.mean()) - 0.5) < 0.05
+    again = initial_images(kind, shape, generator=generator())
+    assert torch.equal(noise, again)
+
+
+def test_pink_noise_has_equal_energy_in_every_octave() -> None:
+    images = initial_images("pink", (400, 3, 32, 32), generator=generator()) - 0.5
+    energy = torch.fft.fft2(images).abs().square().mean((0, 1))
+    frequency = torch.hypot(*torch.meshgrid([torch.fft.fftfreq(32)] * 2, indexing="ij"))
+    octaves = [
+        float(energy[(frequency >= low) & (frequency < 2 * low)].sum()) for low in (1 / 16, 1 / 8)
+    ]
+    assert octaves[0] == pytest.approx(octaves[1], rel=0.2)
+    # Channels have most in common.
+    red, green = images[:, 0].flatten(), images[:, 1].flatten()
+    assert float(torch.corrcoef(torch.stack([red, green]))[0, 1]) > 0.6
