@@ -16,7 +16,7 @@ __all__ = ["rows"]
 
 _SETTINGS = ("W4A4", "W2A4")
 # Fractions of the default iterations, and beyond.
-_CURVE = (25, 50, 100, 200, 400)
+_CURVE = (25, 50, 100, 200)
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:

@@ -44,7 +44,7 @@ class SynthesisSettings:
     num_images: int = 256
     batch_size: int = 128
     initial: str = "pink"
-    iterations: int = 200
+    iterations: int = 100
     learning_rate: float = 0.1
     bn_weight: float = 1.0
     first_bn_multiplier: float = 1.0
