@@ -19,7 +19,8 @@ __all__ = ["rows"]
 _COPIED = "bundled:resnet"
 _SHORT, _LONG = 2, 12
 _VALUES: dict[str, Sequence[int]] = {
-    "num_images": (128, 256, 512, 1024, 2048),
+    # From as many batches on as are made at a time.
+    "num_images": (256, 512, 1024, 2048),
     "zoo_size": (1, 2, 4, 8),
     "resolution": (16, 24, 32, 48, 64),
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network, tiny_teacher
+from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixmix import Teacher
 from mixmix.compiled import has_compiler
 from mixmix.zoo.fused import FusedBatchNorm, FusedNetwork
 from mixmix.zoo.hooked import HookedNetwork
@@ -134,6 +135,16 @@ def test_other_shapes_of_graphs_stay_right() -> None:
     fused, plain = FusedNetwork(model, inputs[:2]), HookedNetwork(model)
     assert_same(fused.observe(inputs), plain.observe(inputs))
     torch.testing.assert_close(gradient(fused, inputs), gradient(plain, inputs))
+
+
+def test_sequences_are_observed_in_the_plain_way() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.Flatten(2), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(1)
+    )
+    model.append(nn.Linear(6 * 14 * 14, 4))
+    teacher = Teacher(model, tiny_spec("plain"))
+    assert isinstance(teacher._network, HookedNetwork)
+    assert len(teacher.observe(torch.rand(2, *INPUT_SHAPE)).statistics) == 1
 
 
 def test_same_bits_every_time_and_in_any_thread() -> None:

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.capture import ADDITIONS, capture, is_call_to, module_of, relative_error
 from mixmix.compiled import Floats, flat_view
+from mixmix.errors import CaptureError
 from mixmix.zoo import kernels
 from mixmix.zoo.observation import BatchNormStatistics, Observation, has_statistics
 
@@ -44,7 +46,8 @@ class FusedNetwork:
         example: (N, C, H, W) normalised images to capture it with.
 
     Raises:
-        CaptureError: if the model cannot be captured as a graph.
+        CaptureError: if the model cannot be captured as a graph, or normalises anything but
+            (N, C) and (N, C, H, W).
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
@@ -81,7 +84,7 @@ class FusedBatchNorm(nn.Module):
 
     def __init__(self, layer: nn.Module, bounds: tuple[float, float]) -> None:
         super().__init__()
-        assert isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))
+        assert isinstance(layer, _BatchNorm)
         assert layer.running_mean is not None and layer.running_var is not None
         self.running_mean, self.running_var = layer.running_mean, layer.running_var
         scale = (self.running_var + layer.eps).rsqrt()
@@ -224,6 +227,9 @@ def _fuse(graph_module: fx.GraphModule, example: Tensor) -> list[FusedBatchNorm]
         layer = module_of(node, modules)
         if layer is None or not has_statistics(layer):
             continue
+        shape = _shape(node)
+        if shape is None or len(shape) not in (2, 4):
+            raise CaptureError(f"{node.target} normalises a tensor of shape {shape}")
         last, shortcut, bounds = _followers(node, modules)
         fused = FusedBatchNorm(layer, bounds)
         name = f"fused_{len(layers)}"
