@@ -51,7 +51,9 @@ def main() -> None:
                 compressed = compress(target, data, Quantize(setting), seed=seed)
                 seconds = time.process_time() - started
                 with TemporaryDirectory() as folder:
-                    artifact = export(compressed, Path(folder) / "model.onnx")
+                    artifact = export(
+                        compressed, Path(folder) / "model.onnx", probe=data.images[:100]
+                    )
                     evaluation = evaluate(artifact, test, reference=target)
                 rows.append(
                     common

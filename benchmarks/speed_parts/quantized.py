@@ -66,7 +66,7 @@ def _quantize(
     pixels, labels = load_cifar10(options.data, split=split)
     count = 1000 if options.quick else len(labels) if split == "test" else _NUM_TRAIN
     with TemporaryDirectory() as folder:
-        artifact = export(compressed, Path(folder) / "model.onnx")
+        artifact = export(compressed, Path(folder) / "model.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, (pixels[:count], labels[:count]))
     found = {"top1": evaluation.top1, "num_test": evaluation.num_images}
     return found | cost.rounded() | {"threads": torch.get_num_threads()}
