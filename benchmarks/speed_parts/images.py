@@ -26,6 +26,7 @@ CLIPPED = "-clipped"
 # The slow ones last. Loops that leave the range of pixels are shown with and without clipping.
 KINDS = (
     "mixmix",
+    "mixmix-longer",
     "mixmix-without-target",
     "real",
     "zeroq",
@@ -96,10 +97,12 @@ def _make_mixmix(
     kind: str, options: Options, seed: int, iterations: int | None
 ) -> tuple[Tensor, Cost, dict[str, Any]]:
     members: list[Any] = [f"bundled:{name}" for name in bundled_names()]
-    if kind == "mixmix":
+    if kind != "mixmix-without-target":
         members.append(load_network("resnet20", options.weights_dir))
     zoo = Zoo.load(members)
     changes = {"iterations": 2, "num_images": 32, "batch_size": 32} if options.quick else {}
+    if kind == "mixmix-longer":
+        iterations = 2 * recipe("mixmix").iterations
     if iterations is not None and not options.quick:
         changes["iterations"] = iterations
     settings = recipe("mixmix", **changes)

@@ -9,8 +9,7 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
 from torch import Tensor
 
-from mixmix import Compressed, Quantize, SyntheticDataset, compress, export
-from mixmix.compression import kernels
+from mixmix import Compressed, Quantize, SyntheticDataset, compiled, compress, export
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
@@ -128,7 +127,7 @@ def test_without_numba_reconstruction_does_the_same_more_slowly(
         return [r.error for r in records if r.weight_bits == 2 and r.error is not None]
 
     fast = errors()
-    monkeypatch.setattr(kernels, "numba", None)
+    monkeypatch.setattr(compiled, "numba", None)
     plain = errors()
     # Which values are dropped differs.
     assert sum(plain) == pytest.approx(sum(fast), rel=0.15)
