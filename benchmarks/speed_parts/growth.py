@@ -17,7 +17,7 @@ __all__ = ["rows"]
 
 # All members are copies of this one, so that nothing but what is counted changes.
 _COPIED = "bundled:resnet"
-_SHORT, _LONG = 2, 12
+_SHORT, _LONG = 2, 8
 _VALUES: dict[str, Sequence[int]] = {
     # From as many batches on as are made at a time.
     "num_images": (256, 512, 1024, 2048),
@@ -36,7 +36,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def _measure(against: str, value: int, options: Options) -> dict[str, Any]:
-    repeats = 1 if options.quick else 3
+    repeats = 1 if options.quick else 2
     times = in_fresh_process(_time, against, value, repeats, options.quick)
     memory = in_fresh_process(_peak_memory, against, value, options.quick)
     return (
