@@ -91,6 +91,7 @@ class SynthesisSettings:
             "None or a whole number >= 1",
         )
         self._require(self.jitter >= 0, "jitter", ">= 0")
+        self._require(self.initial in _INITIALS, "initial", f"one of {', '.join(_INITIALS)}")
         self._require(
             self.precision in _PRECISIONS, "precision", f"one of {', '.join(_PRECISIONS)}"
         )

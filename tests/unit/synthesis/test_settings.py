@@ -34,6 +34,8 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"initial": "grey"}, "initial must be one of pink, white, got 'grey'"),
+        ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, got 'int8'"),
         ({"num_images": 0}, "num_images must be >= 1, got 0"),
         ({"num_images": 2.5}, "num_images must be a whole number, got 2.5"),
         ({"batch_size": 1}, "batch_size must be >= 2, got 1"),

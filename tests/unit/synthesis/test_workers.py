@@ -30,7 +30,9 @@ def test_as_many_as_asked_for_run_at_a_time() -> None:
 
 
 def test_no_jobs() -> None:
-    run_side_by_side([], at_once=2, threads_per_job=1)
+    before = torch.get_num_threads()
+    run_side_by_side([], at_once=2, threads_per_job=before + 1)
+    assert torch.get_num_threads() == before
 
 
 def endless(started: threading.Event) -> Callable[[Check], None]:
