@@ -6,29 +6,13 @@ benchmarks/records/DATE_speed/README.md``
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from draw_table import BEGIN, END
-
-from mixmix.storage import read_json
+from draw_table import draw_into_document
 
 Row = dict[str, Any]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("record", type=Path)
-    parser.add_argument("document", type=Path)
-    arguments = parser.parse_args()
-    text = arguments.document.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    tables = draw(read_json(arguments.record))
-    arguments.document.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
 
 
 def draw(record: Row) -> str:
@@ -161,4 +145,4 @@ def _table(header: str, rows: Iterable[Sequence[object]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    draw_into_document(__doc__, draw)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from mixmix.reporting.rows import format_rows
@@ -35,17 +36,18 @@ def markdown_table(record: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def draw_into_document(description: str | None, draw: Callable[[dict], str]) -> None:
+    """Replace what stands between a document's marks; both files come from the command line."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("record", type=Path)
     parser.add_argument("document", type=Path)
     arguments = parser.parse_args()
     text = arguments.document.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    table = markdown_table(read_json(arguments.record))
-    arguments.document.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    drawn = draw(read_json(arguments.record))
+    arguments.document.write_text(f"{before}{BEGIN}\n{drawn}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    draw_into_document(__doc__, markdown_table)
