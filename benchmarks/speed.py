@@ -18,13 +18,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+from harness.threads import limit_threads
 from speed_parts.options import Options
 
 from mixmix.reporting import benchmark_record
@@ -42,7 +41,7 @@ def main() -> None:
         parser.error(f"--parts must be of {','.join(PARTS)}, got {arguments.parts!r}")
     work = arguments.work or arguments.out.with_name(f"{arguments.out.name}-work")
     if arguments.threads:
-        _limit_threads(arguments.threads)
+        limit_threads(arguments.threads)
     options = Options(
         weights_dir=arguments.weights_dir,
         data=arguments.data,
@@ -53,6 +52,7 @@ def main() -> None:
         images=_listed(arguments.images),
         networks=_listed(arguments.networks),
         mct_python=arguments.mct_python,
+        num_images=arguments.num_images,
     )
     record = _Record(arguments.out / "result.json", f"python {shlex.join(sys.argv)}")
     for part in parts:
@@ -82,20 +82,15 @@ class _Record:
         kept = [
             row
             for row in earlier.get("rows", [])
-            if row["part"] != part or (limit and row[key] not in limit)
+            if row["part"] != part
+            or (limit and row[key] not in limit)
+            or (part == "b" and row["num_images"] != rows[0]["num_images"])
         ]
         merged = sorted([*kept, *rows], key=lambda row: row["part"])
         record = benchmark_record(QUESTION, self._command, merged)
         about = {key: record[key] for key in ("command", "date", "machine", "versions")}
         runs = earlier.get("runs", {}) | {part: about}
         write_json(self._path, record | {"runs": dict(sorted(runs.items()))})
-
-
-def _limit_threads(count: int) -> None:
-    """Of this process, and by the environment of all that it starts."""
-    torch.set_num_threads(count)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(count)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -115,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=7, help="rounds of part a")
     parser.add_argument("--images", default="", help="kinds of images of part b; default: all")
     parser.add_argument("--networks", default="", help="networks of part a; default: all")
+    parser.add_argument("--num-images", type=int, default=Options.num_images)
     parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
     parser.add_argument("--threads", type=int, help="of every process; default: as torch has it")
     parser.add_argument("--quick", action="store_true", help="little of everything, to try it")

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from harness.clocks import in_fresh_process, peak_memory_mb, stopwatch
+
 from mixmix import SynthesisSettings, Zoo, synthesize
 from mixmix.zoo import load_model, load_spec
-from speed_parts.clocks import in_fresh_process, peak_memory_mb, stopwatch
 from speed_parts.options import Options
 
 __all__ = ["rows"]

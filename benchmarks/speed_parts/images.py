@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness import mct
+from harness.clocks import Cost, in_fresh_process, stopwatch
+from harness.networks import load_network
 from torch import Tensor
 
 from mixmix import SyntheticDataset, Teacher, Zoo, recipe, synthesize
 from mixmix.cifar10 import load_calibration_pack
 from mixmix.storage import read_json, read_tensors, write_json, write_tensors
 from mixmix.zoo import bundled_names
-from speed_parts.clocks import Cost, in_fresh_process, stopwatch
-from speed_parts.networks import load_network
 from speed_parts.options import Options
 from speed_parts.peers import PEERS, generate
 
@@ -37,7 +36,6 @@ KINDS = (
     "genie",
     f"genie{CLIPPED}",
 )
-_NUM_IMAGES = 256
 
 
 def images_of(kind: str, options: Options, *, seed: int, iterations: int | None = None) -> Path:
@@ -53,7 +51,16 @@ def images_of(kind: str, options: Options, *, seed: int, iterations: int | None 
     if kind.endswith(CLIPPED):
         _clip(images_of(kind.removesuffix(CLIPPED), options, seed=seed), path)
     elif kind == "mct":
-        _run_mct(path, options, seed)
+        assert options.mct_python is not None
+        mct.make_images(
+            path,
+            "resnet20",
+            interpreter=options.mct_python,
+            weights_dir=options.weights_dir,
+            num_images=32 if options.quick else options.num_images,
+            iterations=2 if options.quick else None,
+            seed=seed,
+        )
     else:
         # Public loops run as they are; mixmix as its command line sets it up.
         kept = kind not in PEERS
@@ -64,8 +71,9 @@ def images_of(kind: str, options: Options, *, seed: int, iterations: int | None 
 def path_of(kind: str, options: Options, *, seed: int, iterations: int | None = None) -> Path:
     """Where ``images_of`` puts them."""
     steps = "" if iterations is None else f"-{iterations}"
+    count = "" if options.num_images == Options.num_images else f"-{options.num_images}images"
     quick = "-quick" * options.quick
-    return options.work / "images" / f"{kind}{steps}-seed{seed}{quick}.safetensors"
+    return options.work / "images" / f"{kind}{steps}{count}-seed{seed}{quick}.safetensors"
 
 
 def as_dataset(path: Path, target: Teacher) -> SyntheticDataset:
@@ -83,7 +91,7 @@ def _clip(origin: Path, path: Path) -> None:
 
 def _make(kind: str, path: Path, options: Options, seed: int, iterations: int | None) -> None:
     if kind == "real":
-        images, cost, about = load_calibration_pack(), Cost(), {}
+        images, cost, about = load_calibration_pack()[: options.num_images], Cost(), {}
     elif kind in PEERS:
         images, cost, about = _make_peer(kind, path, options, seed, iterations)
     else:
@@ -100,7 +108,9 @@ def _make_mixmix(
     if kind != "mixmix-without-target":
         members.append(load_network("resnet20", options.weights_dir))
     zoo = Zoo.load(members)
-    changes = {"iterations": 2, "num_images": 32, "batch_size": 32} if options.quick else {}
+    changes = {"num_images": options.num_images}
+    if options.quick:
+        changes = {"iterations": 2, "num_images": 32, "batch_size": 32}
     if kind == "mixmix-longer":
         iterations = 2 * recipe("mixmix").iterations
     if iterations is not None and not options.quick:
@@ -122,23 +132,8 @@ def _make_peer(
         model,
         spec,
         path.with_suffix(""),
-        num_images=32 if options.quick else _NUM_IMAGES,
+        num_images=32 if options.quick else options.num_images,
         iterations=steps,
         seed=seed,
     )
     return images, cost, {"zoo": [spec.name], "iterations": steps}
-
-
-def _run_mct(path: Path, options: Options, seed: int) -> None:
-    assert options.mct_python is not None
-    command = [options.mct_python, str(Path(__file__).parents[1] / "mct_generate.py")]
-    command += ["--weights", str(options.weights_dir / "resnet20.safetensors"), "--depth", "20"]
-    command += ["--out", str(path), "--seed", str(seed)]
-    command += ["--num-images", "32" if options.quick else str(_NUM_IMAGES)]
-    if options.quick:
-        command += ["--iterations", "2"]
-    with open(path.with_suffix(".log"), "w", encoding="utf-8") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
-    about = read_json(path.with_suffix(".json"))
-    print(json.dumps({"mct": about}), flush=True)
-    write_json(path.with_suffix(".json"), about | {"zoo": ["resnet20"]})

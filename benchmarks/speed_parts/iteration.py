@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness.clocks import Worker, in_fresh_process
+from harness.networks import load_network
 
 from mixmix import SynthesisSettings, Teacher, Zoo, recipe, synthesize
 from mixmix.cost import count_macs
 from mixmix.zoo import bundled_names
-from speed_parts.clocks import Worker, in_fresh_process
-from speed_parts.networks import load_network
 from speed_parts.options import Options
 from speed_parts.plain_loop import invert_plainly
 

@@ -20,6 +20,7 @@ class Options:
     images: kinds of images of part b, or all.
     networks: networks of part a, or all.
     mct_python: interpreter of an environment with model-compression-toolkit.
+    num_images: of every kind of part b, of d and of the curve.
     """
 
     weights_dir: Path
@@ -31,3 +32,4 @@ class Options:
     images: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     mct_python: str | None = None
+    num_images: int = 256

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness.clocks import Cost, stopwatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import ModelSpec
 from mixmix.storage import read_tensors, write_tensors
-from speed_parts.clocks import Cost, stopwatch
 from speed_parts.plain_loop import observed_copy
 
 __all__ = ["PEERS", "DeepInversion", "Genie", "Peer", "ZeroQ", "generate"]

@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from harness.clocks import in_fresh_process, stopwatch
+from harness.networks import load_target
 
 from mixmix import Quantize, compress, evaluate, export
 from mixmix.cifar10 import load_cifar10
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.storage import read_json, sha256_of_file, write_json
-from speed_parts.clocks import in_fresh_process, stopwatch
 from speed_parts.images import as_dataset
-from speed_parts.networks import load_target
 from speed_parts.options import Options
 
 __all__ = ["quantized"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from harness.clocks import stopwatch
+
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.storage import read_json
-from speed_parts.clocks import stopwatch
 from speed_parts.images import images_of
 from speed_parts.options import Options
 from speed_parts.quantized import quantized

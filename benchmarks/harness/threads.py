@@ -1,0 +1,16 @@
+"""How many threads a benchmark and all that it starts may use."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+__all__ = ["limit_threads"]
+
+
+def limit_threads(count: int) -> None:
+    """Of this process, and by the environment of all that it starts."""
+    torch.set_num_threads(count)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)

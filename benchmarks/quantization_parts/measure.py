@@ -1,0 +1,84 @@
+"""A cell's row: quantize, export, evaluate the exported file on the whole test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from harness.clocks import in_fresh_process, stopwatch
+from harness.networks import load_network
+
+from mixmix import Quantize, SyntheticDataset, Teacher, compress, evaluate, export
+from mixmix.cifar10 import load_cifar10
+from mixmix.storage import read_json, write_json
+from quantization_parts.cells import Cell
+from quantization_parts.sources import Budget, images_of
+
+__all__ = ["float_row", "row_of"]
+
+
+def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
+    """The row of a cell, measured unless it was measured before."""
+    path = budget.work / "cells" / f"{cell.name}-{budget.num_images}.json"
+    if not path.exists():
+        folder, synthesis_seed = images_of(cell.source, cell.network, budget, seed=cell.seed)
+        found = in_fresh_process(_measure, cell, folder, budget)
+        cost = read_json(folder / "cost.json")
+        about = {
+            "zoo": cost["zoo"],
+            "iterations": cost["iterations"],
+            "synthesis_seed": synthesis_seed,
+            "synthesis_cpu_seconds": cost["cpu_seconds"],
+        }
+        write_json(path, found | about)
+    row: dict[str, Any] = read_json(path)
+    return row
+
+
+def float_row(network: str, budget: Budget) -> dict[str, Any]:
+    """The untouched network on the same images."""
+    path = budget.work / "cells" / f"{network.replace(':', '-')}-float.json"
+    if not path.exists():
+        write_json(path, in_fresh_process(_measure_float, network, budget))
+    row: dict[str, Any] = read_json(path)
+    return row
+
+
+def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
+    target = Teacher(*load_network(cell.network, budget.weights_dir))
+    data = SyntheticDataset.load(folder)
+    with stopwatch() as cost:
+        compressed = compress(target, data, Quantize(cell.setting), seed=cell.seed)
+    with TemporaryDirectory() as scratch:
+        artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:100])
+        test = load_cifar10(budget.data, split="test")
+        evaluation = evaluate(artifact, test, reference=target)
+    return {
+        "model": cell.network,
+        "task": "quantize",
+        "setting": cell.setting,
+        "images": cell.source,
+        "num_images": len(data),
+        "seed": cell.seed,
+        "top1": evaluation.top1,
+        "agreement": evaluation.agreement,
+        "num_test": evaluation.num_images,
+        "size_bytes": artifact.size_bytes,
+        "threads": torch.get_num_threads(),
+    } | cost.rounded()
+
+
+def _measure_float(network: str, budget: Budget) -> dict[str, Any]:
+    target = Teacher(*load_network(network, budget.weights_dir))
+    evaluation = evaluate(target, load_cifar10(budget.data, split="test"))
+    return {
+        "model": network,
+        "task": "quantize",
+        "setting": "float",
+        "images": "float",
+        "seed": 0,
+        "top1": evaluation.top1,
+        "num_test": evaluation.num_images,
+    }

@@ -1,0 +1,126 @@
+"""Images of every source at one budget, made once and kept with what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import mct
+from harness.clocks import Cost, in_fresh_process, stopwatch
+from harness.networks import load_network
+
+from mixmix import SyntheticDataset, Zoo, recipe, synthesize
+from mixmix.cifar10 import load_calibration_pack, load_cifar10
+from mixmix.seeding import generator
+from mixmix.storage import read_json, write_json
+
+__all__ = ["ZOO", "Budget", "images_of"]
+
+# One zoo for every target, which is a member of it: one set of images serves all of them.
+ZOO = (
+    "bundled:mobilenetv2",
+    "bundled:resnet",
+    "bundled:vgg",
+    "bundled:vovnet",
+    "resnet20",
+    "resnet44",
+)
+_OF_THE_ZOO = ("mixmix", "feature-mixing")
+_OF_NO_NETWORK = ("real", "noise")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where things are, and how much of everything there is.
+
+    Attributes:
+        weights_dir: folder with ``resnet20.safetensors`` and ``resnet44.safetensors``.
+        data: CIFAR-10.
+        work: images and results of finished cells; what is there is not made again.
+        num_images: from every source.
+        iterations: of every recipe of mixmix's own engine; None for its default.
+        mct_python: interpreter of an environment with model-compression-toolkit, or None.
+    """
+
+    weights_dir: Path
+    data: Path
+    work: Path
+    num_images: int = 256
+    iterations: int | None = None
+    mct_python: str | None = None
+
+
+def images_of(source: str, network: str, budget: Budget, *, seed: int) -> tuple[Path, int]:
+    """A folder of images, made if it is not there yet, with ``cost.json`` inside.
+
+    Returns:
+        The folder, and the seed that the images were made with. Model-compression-toolkit makes
+        one set for each network, since it takes long; its quantizations have seeds of their own.
+    """
+    if source == "mct":
+        seed = 0
+    of = "zoo" if source in _OF_THE_ZOO else "none" if source in _OF_NO_NETWORK else network
+    name = f"{source}-{of.replace(':', '-')}-{budget.num_images}-seed{seed}"
+    if budget.iterations is not None:
+        name += f"-{budget.iterations}"
+    folder = budget.work / "images" / name
+    if not (folder / "cost.json").exists():
+        if source == "mct":
+            _generate_with_mct(folder, network, budget, seed)
+        else:
+            in_fresh_process(_make, source, network, folder, budget, seed)
+    return folder, seed
+
+
+def _make(source: str, network: str, folder: Path, budget: Budget, seed: int) -> None:
+    about: dict[str, Any] = {"zoo": [], "iterations": 0}
+    cost = Cost()
+    if source == "real":
+        _as_dataset(_real_images(budget, seed)).save(folder)
+    else:
+        names = ZOO if source in _OF_THE_ZOO else (network,)
+        zoo = Zoo.load([load_network(name, budget.weights_dir) for name in names])
+        changes: dict[str, Any] = {"num_images": budget.num_images}
+        if budget.iterations is not None and source != "noise":
+            changes["iterations"] = budget.iterations
+        settings = recipe(source, **changes)
+        with stopwatch() as cost:
+            synthesize(zoo, settings, seed=seed, out=folder)
+        about = {"iterations": settings.iterations}
+        about["zoo"] = [] if source == "noise" else list(zoo.names)
+    write_json(folder / "cost.json", cost.rounded() | about)
+
+
+def _real_images(budget: Budget, seed: int) -> torch.Tensor:
+    """Images of the training split: the bundled ones, or as many others as are asked for."""
+    if seed == 0 and budget.num_images <= len(load_calibration_pack()):
+        return load_calibration_pack()[: budget.num_images]
+    pixels = load_cifar10(budget.data, split="train")[0]
+    order = torch.randperm(len(pixels), generator=generator(seed, "real images"))
+    return pixels[order[: budget.num_images]].float() / 255
+
+
+def _generate_with_mct(folder: Path, network: str, budget: Budget, seed: int) -> None:
+    assert budget.mct_python is not None
+    path = budget.work / "mct" / f"{folder.name}.safetensors"
+    mct.make_images(
+        path,
+        network,
+        interpreter=budget.mct_python,
+        weights_dir=budget.weights_dir,
+        num_images=budget.num_images,
+        iterations=budget.iterations,
+        seed=seed,
+    )
+    _as_dataset(mct.read_images(path)).save(folder)
+    write_json(folder / "cost.json", read_json(path.with_suffix(".json")))
+
+
+def _as_dataset(images: torch.Tensor) -> SyntheticDataset:
+    """Without labels, which post-training quantization does not look at."""
+    count = len(images)
+    return SyntheticDataset(
+        images, torch.zeros(count, dtype=torch.long), torch.zeros(count, 0), {"models": []}
+    )
