@@ -7,10 +7,10 @@ benchmarks/records/DATE_speed/README.md``
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from draw_table import draw_into_document
+from draw_table import draw_into_document, table
 
 Row = dict[str, Any]
 
@@ -19,19 +19,19 @@ def draw(record: Row) -> str:
     """All tables of the parts that the record has, each with its machine and command."""
     parts = {"a": iteration_table, "b": accuracy_table, "c": growth_table, "d": rebuild_table}
     blocks = []
-    for part, table in parts.items():
+    for part, draw_part in parts.items():
         rows = [row for row in record["rows"] if row["part"] == part]
         if rows:
             run = record["runs"][part]
             machine = f"{run['machine']['cores']} cores ({run['machine']['cpu']})"
             quick = " (a quick try, not a result)" if any(row.get("quick") for row in rows) else ""
             about = f"`{run['command']}`, {run['date']}, on {machine}{quick}."
-            blocks.append(f"{table(rows)}\n\n{about}")
+            blocks.append(f"{draw_part(rows)}\n\n{about}")
     return "\n\n".join(blocks)
 
 
 def iteration_table(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         "network | image-iterations/s | plain loop | ratio (range) | GFLOP/s | share of peak | n",
         (
             (
@@ -58,7 +58,7 @@ def accuracy_table(rows: Sequence[Row]) -> str:
     for row in rows:
         if not row.get("curve"):
             groups.setdefault((row["images"], row["setting"]), []).append(row)
-    text = _table(
+    text = table(
         "images | setting | top-1 % (range) | CPU-seconds | × mixmix | wall seconds | seeds",
         (
             (
@@ -74,7 +74,7 @@ def accuracy_table(rows: Sequence[Row]) -> str:
     )
     if not curve:
         return text
-    points = _table(
+    points = table(
         "images | iterations | setting | top-1 % on training images | CPU-seconds",
         (
             (
@@ -91,7 +91,7 @@ def accuracy_table(rows: Sequence[Row]) -> str:
 
 
 def growth_table(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         "against | values | time exponent | CPU exponent | memory exponent",
         (
             (
@@ -112,7 +112,7 @@ def rebuild_table(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["model"] != "demo":
             groups.setdefault(row["iterations"], []).append(row)
-    text = _table(
+    text = table(
         "iterations a unit | top-1 % (range) | CPU-seconds | wall seconds | seeds",
         (
             (
@@ -136,12 +136,6 @@ def rebuild_table(rows: Sequence[Row]) -> str:
 
 def _mean_and_range(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f} ({min(values):.2f}–{max(values):.2f})"
-
-
-def _table(header: str, rows: Iterable[Sequence[object]]) -> str:
-    rule = "|".join("---" for _ in header.split("|"))
-    lines = [f"| {header} |", f"|{rule}|"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
 if __name__ == "__main__":

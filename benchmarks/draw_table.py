@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mixmix.reporting.rows import format_rows
@@ -34,6 +34,13 @@ def markdown_table(record: dict) -> str:
     machine = record["machine"]
     lines += ["", f"`{record['command']}` on {machine['cores']} cores ({machine['cpu']})."]
     return "\n".join(lines)
+
+
+def table(header: str, rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; columns of the header are separated by ``|``."""
+    rule = "|".join("---" for _ in header.split("|"))
+    lines = [f"| {header} |", f"|{rule}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
 def draw_into_document(description: str | None, draw: Callable[[dict], str]) -> None:
