@@ -84,7 +84,7 @@ class _Record:
             for row in earlier.get("rows", [])
             if row["part"] != part
             or (limit and row[key] not in limit)
-            or (part == "b" and row["num_images"] != rows[0]["num_images"])
+            or (part == "b" and row.get("num_images") != rows[0].get("num_images"))
         ]
         merged = sorted([*kept, *rows], key=lambda row: row["part"])
         record = benchmark_record(QUESTION, self._command, merged)
