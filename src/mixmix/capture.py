@@ -16,7 +16,7 @@ from mixmix.errors import CaptureError
 
 __all__ = ["capture", "fold_batch_norms", "is_call_to", "module_of"]
 
-_FOLD_TOLERANCE = 1e-3
+FOLD_TOLERANCE = 1e-3
 
 
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -42,7 +42,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         except Exception as failure:  # tracers raise whatever the model's own code raises
             reasons.append(f"{name}: {_first_line(failure)}")
             continue
-        if error <= _FOLD_TOLERANCE:
+        if error <= FOLD_TOLERANCE:
             return graph_module
         reasons.append(f"{name}: the captured graph gives other outputs (by {error:.1%})")
     raise CaptureError(
@@ -226,9 +226,9 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
     graph_module.requires_grad_(False)
     with torch.no_grad():
         error = relative_error(graph_module(example), before)
-    if not error <= _FOLD_TOLERANCE:
+    if not error <= FOLD_TOLERANCE:
         raise CaptureError(
-            f"folding BatchNorm changed the outputs by {error:.2%} (at most {_FOLD_TOLERANCE:.1%} "
+            f"folding BatchNorm changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} "
             "is numerical noise); a running variance near zero is the usual cause: check the "
             "checkpoint"
         )

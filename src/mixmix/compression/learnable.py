@@ -36,6 +36,9 @@ class LearnableLayer(nn.Module):
         layer: with BatchNorm folded; its float weights stay as they are.
         bits: of its weights.
         per_channel: a scale for each output channel, else one for the layer.
+
+    Attributes:
+        bias_correction: (out,) what is added to the bias of the quantized layer, or None.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bool) -> None:
@@ -47,6 +50,7 @@ class LearnableLayer(nn.Module):
         self.grid: WeightGrid = search_weight_grid(layer.weight, bits, per_channel=per_channel)
         self.q = self.grid.nearest(layer.weight)
         self.rounding: SoftRounding | None = None
+        self.bias_correction: Tensor | None = None
 
     def start_learning(self) -> SoftRounding:
         """Make the rounding and the scales learnable, starting at the float weights."""
@@ -66,14 +70,21 @@ class LearnableLayer(nn.Module):
             return self.rounding.weight
         return self.grid.value(self.q)
 
+    def bias(self) -> Tensor | None:
+        """Of the float layer, or in the ``QUANTIZED`` phase with its correction added."""
+        bias, correction = self.layer.bias, self.bias_correction
+        if self.phase is not Phase.QUANTIZED or correction is None:
+            return bias
+        return correction if bias is None else bias + correction
+
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
         if isinstance(layer, nn.Linear):
-            return F.linear(x, self.weight(), layer.bias)
+            return F.linear(x, self.weight(), self.bias())
         return F.conv2d(
             x,
             self.weight(),
-            layer.bias,
+            self.bias(),
             layer.stride,
             layer.padding,
             layer.dilation,
@@ -81,8 +92,11 @@ class LearnableLayer(nn.Module):
         )
 
     def deployed(self) -> QuantizedLayer:
-        """The layer with its integers."""
-        return QuantizedLayer(self.layer, self.grid.integers(self.q), self.grid.scale, self.bits)
+        """The layer with its integers, as in the ``QUANTIZED`` phase."""
+        self.phase = Phase.QUANTIZED
+        return QuantizedLayer(
+            self.layer, self.grid.integers(self.q), self.grid.scale, self.bits, bias=self.bias()
+        )
 
 
 class LearnableActivation(nn.Module):

@@ -7,26 +7,21 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx
 
-from mixmix import seeding
-from mixmix.capture import capture, fold_batch_norms, relative_error
+from mixmix.capture import capture, fold_batch_norms
+from mixmix.compression.calibration import calibrate_units, learnable_units
+from mixmix.compression.equalisation import equalise_layers
 from mixmix.compression.insertion import insert_quantizers
-from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
-from mixmix.compression.method import Compressed, LayerRecord, Progress
-from mixmix.compression.reconstruction import (
-    ReconstructionSettings,
-    reconstruct_unit,
-    run_in_batches,
-)
-from mixmix.compression.units import Unit, split_into_units
+from mixmix.compression.learnable import LearnableActivation, LearnableLayer
+from mixmix.compression.method import Compressed, Progress
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.records import record_layers
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["Quantize"]
-
-_INFERENCE_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,8 @@ class Quantize:
     bits: str = "W8A8"
     first_last_bits: int | None = 8
     per_channel: bool = True
+    equalise: bool | None = None
+    correct_bias: bool | None = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
 
     def __post_init__(self) -> None:
@@ -90,6 +87,8 @@ class Quantize:
             images = images.contiguous(memory_format=torch.channels_last)
         graph_module = capture(model.model, images[:4])
         folded = fold_batch_norms(graph_module, images[:4])
+        if self.equalise is not False:
+            equalise_layers(graph_module, images[:4], depthwise_only=self.equalise is None)
         input_bits = insert_quantizers(
             graph_module,
             weight_bits=self.weight_bits,
@@ -100,9 +99,16 @@ class Quantize:
         )
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
-        units = _units(graph_module)
-        errors = _calibrate_units(units, images, self.reconstruction, seed, on_progress)
-        records = _records(model.model, graph_module, folded, input_bits, errors)
+        units = learnable_units(graph_module)
+        errors = calibrate_units(
+            units,
+            images,
+            self.reconstruction,
+            correct_bias=self.correct_bias,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        records = record_layers(model.model, graph_module, folded, input_bits, errors)
         _deploy(graph_module)
         return replace(
             model,
@@ -110,110 +116,6 @@ class Quantize:
             records=records,
             settings=(*model.settings, self.to_dict()),
         )
-
-
-def _units(graph_module: fx.GraphModule) -> list[Unit]:
-    def calls(node: fx.Node, kind: type[nn.Module]) -> bool:
-        return node.op == "call_module" and isinstance(
-            graph_module.get_submodule(str(node.target)), kind
-        )
-
-    return split_into_units(
-        graph_module,
-        is_layer=lambda node: calls(node, LearnableLayer),
-        is_quantizer=lambda node: calls(node, LearnableActivation),
-    )
-
-
-def _calibrate_units(
-    units: list[Unit],
-    images: Tensor,
-    settings: ReconstructionSettings,
-    seed: int,
-    on_progress: Progress,
-) -> dict[str, float]:
-    """Set every quantizer, unit by unit; returns each layer's unit's relative squared error."""
-    errors: dict[str, float] = {}
-    low_bit = [unit for unit in units if _is_low_bit(unit)] if settings.iterations else []
-    total_steps = max(1, len(low_bit) * settings.iterations)
-    steps_done = 0
-
-    def advance() -> None:
-        nonlocal steps_done
-        steps_done += 1
-        on_progress(f"reconstructing {unit.name}", steps_done / total_steps)
-
-    float_inputs = quantized_inputs = images
-    for index, unit in enumerate(units):
-        set_phase(unit.module, Phase.FLOAT)
-        targets = run_in_batches(unit.module, float_inputs, _INFERENCE_BATCH)
-        set_phase(unit.module, Phase.QUANTIZED)
-        with torch.no_grad():  # the first pass sets the ranges of activations
-            unit.module(quantized_inputs[: 2 * _INFERENCE_BATCH])
-        if unit in low_bit:
-            with torch.random.fork_rng():
-                torch.manual_seed(seeding.child_seed(seed, "drop", index))
-                reconstruct_unit(
-                    unit,
-                    float_inputs,
-                    quantized_inputs,
-                    targets,
-                    settings,
-                    generator=seeding.generator(seed, "reconstruction", index),
-                    on_step=advance,
-                )
-        quantized_inputs = run_in_batches(unit.module, quantized_inputs, _INFERENCE_BATCH)
-        float_inputs = targets
-        error = relative_error(quantized_inputs, targets) ** 2
-        errors |= dict.fromkeys(unit.layers, error)
-    return errors
-
-
-def _is_low_bit(unit: Unit) -> bool:
-    bits = [
-        module.bits
-        for module in unit.module.modules()
-        if isinstance(module, (LearnableLayer, LearnableActivation))
-    ]
-    return bool(bits) and min(bits) < 8
-
-
-def _records(
-    original: nn.Module,
-    graph_module: fx.GraphModule,
-    folded: dict[str, str],
-    input_bits: dict[str, int],
-    errors: dict[str, float],
-) -> tuple[LayerRecord, ...]:
-    """One record for every layer of the original that has parameters of its own."""
-    records = []
-    kept = dict(graph_module.named_modules())
-    for name, module in original.named_modules():
-        num_parameters = sum(p.numel() for p in module.parameters(recurse=False))
-        if not num_parameters:
-            continue
-        quantized = kept.get(name)
-        record = LayerRecord(name, type(module).__name__, "skipped", num_parameters=num_parameters)
-        if isinstance(quantized, LearnableLayer):
-            record = replace(
-                record,
-                action="quantized",
-                weight_bits=quantized.bits,
-                activation_bits=input_bits.get(name),
-                error=errors.get(name),
-            )
-        elif name in folded:
-            record = replace(record, action="folded", reason=f"into {folded[name]}")
-        elif quantized is None:
-            record = replace(record, reason="not called in the forward pass")
-        else:
-            record = replace(
-                record,
-                reason=f"{type(module).__name__} stays in floats: only Conv2d and Linear "
-                "layers are quantized",
-            )
-        records.append(record)
-    return tuple(records)
 
 
 def _deploy(graph_module: fx.GraphModule) -> None:

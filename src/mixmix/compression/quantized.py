@@ -41,7 +41,7 @@ class QuantizedLayer(nn.Module):
     """A convolution or linear layer with integer weights, per output channel symmetric.
 
     Buffers: ``integers`` int8 of the weight's shape, within ``bits``; ``scale`` (out,) float32;
-    ``bias`` (out,) float32 or None.
+    ``bias`` (out,) float32 or None: that of the layer, unless another is given.
     """
 
     integers: Tensor
@@ -49,14 +49,20 @@ class QuantizedLayer(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self, layer: nn.Conv2d | nn.Linear, integers: Tensor, scale: Tensor, bits: int
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        integers: Tensor,
+        scale: Tensor,
+        bits: int,
+        *,
+        bias: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.bits = bits
         self.register_buffer("integers", integers.detach().to(torch.int8).contiguous().clone())
         self.register_buffer("scale", scale.detach().float().reshape(-1).clone())
-        bias = None if layer.bias is None else layer.bias.detach().float().clone()
-        self.register_buffer("bias", bias)
+        bias = layer.bias if bias is None else bias
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
         self.convolution: dict[str, Any] | None = (
             {
                 "stride": layer.stride,
