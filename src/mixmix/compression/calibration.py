@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from mixmix import seeding
 from mixmix.capture import relative_error
 from mixmix.compression.bias_correction import correct_biases
+from mixmix.compression.importance import measure_importance
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
 from mixmix.compression.method import Progress
 from mixmix.compression.reconstruction import (
@@ -65,6 +66,14 @@ def calibrate_units(
         with torch.no_grad():  # the first pass sets the ranges of activations
             unit.module(quantized_inputs[: 2 * _INFERENCE_BATCH])
         if unit in low_bit:
+            rest = [later.module for later in units[index + 1 :]]
+            importance = measure_importance(
+                rest,
+                targets,
+                settings.loss,
+                batch_size=_INFERENCE_BATCH,
+                generator=seeding.generator(seed, "importance", index),
+            )
             with torch.random.fork_rng():
                 torch.manual_seed(seeding.child_seed(seed, "drop", index))
                 reconstruct_unit(
@@ -73,6 +82,7 @@ def calibrate_units(
                     quantized_inputs,
                     targets,
                     settings,
+                    importance=importance,
                     generator=seeding.generator(seed, "reconstruction", index),
                     on_step=advance,
                 )
