@@ -36,18 +36,28 @@ class LearnableLayer(nn.Module):
         layer: with BatchNorm folded; its float weights stay as they are.
         bits: of its weights.
         per_channel: a scale for each output channel, else one for the layer.
+        symmetric: without zero points.
 
     Attributes:
         bias_correction: (out,) what is added to the bias of the quantized layer, or None.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bool) -> None:
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        bits: int,
+        *,
+        per_channel: bool,
+        symmetric: bool = True,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.bits = bits
         self.per_channel = per_channel
         self.phase = Phase.FLOAT
-        self.grid: WeightGrid = search_weight_grid(layer.weight, bits, per_channel=per_channel)
+        self.grid: WeightGrid = search_weight_grid(
+            layer.weight, bits, per_channel=per_channel, symmetric=symmetric
+        )
         self.q = self.grid.nearest(layer.weight)
         self.rounding: SoftRounding | None = None
         self.bias_correction: Tensor | None = None
@@ -95,7 +105,12 @@ class LearnableLayer(nn.Module):
         """The layer with its integers, as in the ``QUANTIZED`` phase."""
         self.phase = Phase.QUANTIZED
         return QuantizedLayer(
-            self.layer, self.grid.integers(self.q), self.grid.scale, self.bits, bias=self.bias()
+            self.layer,
+            self.grid.integers(self.q),
+            self.grid.scale,
+            self.bits,
+            zero_point=None if self.grid.symmetric else self.grid.zero_point,
+            bias=self.bias(),
         )
 
 
@@ -106,11 +121,13 @@ class LearnableActivation(nn.Module):
         bits: of the activations.
         keep_probability: share of values that are quantized in the ``LEARN`` phase; the others
             pass as floats (QDrop, Wei et al. 2022).
+        symmetric: zero is the middle level, or the lowest where nothing is negative.
     """
 
-    def __init__(self, bits: int, *, keep_probability: float) -> None:
+    def __init__(self, bits: int, *, keep_probability: float, symmetric: bool = False) -> None:
         super().__init__()
         self.bits = bits
+        self.symmetric = symmetric
         self.keep_probability = keep_probability
         self.phase = Phase.FLOAT
         self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
@@ -119,7 +136,9 @@ class LearnableActivation(nn.Module):
 
     def set_range(self, sample: Tensor) -> None:
         """Search scale and zero point on a sample of what comes in."""
-        found: ActivationRange = search_activation_range(sample, self.bits)
+        found: ActivationRange = search_activation_range(
+            sample, self.bits, symmetric=self.symmetric
+        )
         self.scale.data = found.scale
         self.zero_point = found.zero_point
         self.is_set = True

@@ -39,12 +39,22 @@ class Quantize:
         first_last_bits: bits of the first and the last layer and of their inputs; None treats
             them like the others.
         per_channel: weight scales per output channel, else per layer.
+        symmetric_weights: levels around zero; else affine, with a zero point for each scale, where
+            that is nearer to the weights.
+        symmetric_activations: zero is the middle of the levels where activations are negative, and
+            the lowest where they are not; else the zero point is wherever the error is least.
+        equalise: even out the weights of neighbouring layers before (see ``equalisation``); None
+            does it around depthwise convolutions alone.
+        correct_bias: keep the mean of every channel by its bias (see ``bias_correction``); None
+            does it in units with a depthwise convolution alone.
         reconstruction: settings of the reconstruction.
     """
 
     bits: str = "W8A8"
     first_last_bits: int | None = 8
     per_channel: bool = True
+    symmetric_weights: bool = True
+    symmetric_activations: bool = False
     equalise: bool | None = None
     correct_bias: bool | None = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
@@ -95,6 +105,8 @@ class Quantize:
             activation_bits=self.activation_bits,
             first_last_bits=self.first_last_bits,
             per_channel=self.per_channel,
+            symmetric_weights=self.symmetric_weights,
+            symmetric_activations=self.symmetric_activations,
             keep_probability=self.reconstruction.keep_probability,
         )
         if not input_bits:
