@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from mixmix.compression.activation_store import ActivationStore
 from mixmix.compression.bias_correction import correct_biases
 from mixmix.compression.calibration import learnable_units
 from mixmix.compression.learnable import LearnableLayer, Phase, set_phase
 from mixmix.compression.quantized import QuantizedLayer
 from mixmix.compression.units import Unit
+
+STORE = ActivationStore(1.0, batch_size=7, device=torch.device("cpu"))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -49,7 +52,7 @@ def test_means_before_each_activation_function_are_those_in_floats() -> None:
     unit = unit_of(first, nn.ReLU(), second, nn.ReLU())
     float_inputs = draw(10, 3, 8, 8)
     quantized_inputs = float_inputs + 0.3 * draw(10, 3, 8, 8, seed=1) + 0.2
-    correct_biases(unit, float_inputs, quantized_inputs, learnable(unit), batch_size=3)
+    correct_biases(unit, float_inputs, quantized_inputs, learnable(unit), store=STORE)
 
     def means(x: Tensor, *, quantized: bool) -> list[Tensor]:
         layers = learnable(unit)
@@ -74,7 +77,7 @@ def test_deployed_layers_carry_the_correction_and_floats_do_not() -> None:
     inputs = draw(20, 5)
     set_phase(unit.module, Phase.FLOAT)
     before = unit.module(inputs)
-    correct_biases(unit, inputs, inputs, learnable(unit), batch_size=7)
+    correct_biases(unit, inputs, inputs, learnable(unit), store=STORE)
     quantized = unit.module(inputs)
     set_phase(unit.module, Phase.FLOAT)
     assert torch.equal(unit.module(inputs), before)
@@ -86,8 +89,8 @@ def test_deployed_layers_carry_the_correction_and_floats_do_not() -> None:
 def test_a_corrected_layer_is_not_corrected_again() -> None:
     unit = unit_of(nn.Linear(5, 4))
     (layer,) = learnable(unit)
-    correct_biases(unit, draw(9, 5), draw(9, 5), [layer], batch_size=4)
+    correct_biases(unit, draw(9, 5), draw(9, 5), [layer], store=STORE)
     first = layer.bias_correction
-    correct_biases(unit, draw(9, 5), draw(9, 5, seed=3), [layer], batch_size=4)
+    correct_biases(unit, draw(9, 5), draw(9, 5, seed=3), [layer], store=STORE)
     assert layer.bias_correction is first
     assert learnable_units(unit.module)[0].layers == ("0",)

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import compiled
+from mixmix.compression.activation_store import ActivationStore
 from mixmix.compression.importance import fisher_directions, measure_importance
 from mixmix.compression.reconstruction import ReconstructionSettings, loss_gradient
 from mixmix.errors import InputError
 
 CLASSES = 3
+
+STORE = ActivationStore(1.0, batch_size=1000, device=torch.device("cpu"))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -32,7 +35,7 @@ def estimate(network: nn.Module, outputs: Tensor, loss: str, draws: int) -> Tens
     """Mean over many images that are the same: each has a direction of its own."""
     many = outputs.repeat(draws, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
-    found = measure_importance([network], many, loss, batch_size=1000, generator=generator)
+    found = measure_importance([network], many, loss, store=STORE, generator=generator)
     assert found is not None
     return found
 
@@ -79,7 +82,7 @@ def test_output_is_the_mean_squared_jacobian_of_each_channel() -> None:
 @pytest.mark.parametrize("loss", ["fisher", "output"])
 def test_the_last_unit_gives_the_logits_themselves(loss: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    found = measure_importance([], draw(6, 5), loss, batch_size=4, generator=generator)
+    found = measure_importance([], draw(6, 5), loss, store=STORE, generator=generator)
     assert found is not None and found.shape == (6 if loss == "fisher" else 1, 5)
     if loss == "output":
         assert torch.equal(found, torch.ones(1, 5))
@@ -88,9 +91,9 @@ def test_the_last_unit_gives_the_logits_themselves(loss: str) -> None:
 def test_nothing_is_weighed_where_nothing_reaches_the_logits() -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = draw(6, 5)
-    assert measure_importance([], outputs, "mse", batch_size=4, generator=generator) is None
+    assert measure_importance([], outputs, "mse", store=STORE, generator=generator) is None
     blocked = [lambda x: x * 0]
-    assert measure_importance(blocked, outputs, "fisher", batch_size=4, generator=generator) is None
+    assert measure_importance(blocked, outputs, "fisher", store=STORE, generator=generator) is None
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mixmix.compression.activation_store import ActivationStore
 from mixmix.compression.learnable import LearnableLayer, Phase, set_phase
 from mixmix.compression.units import Unit
 
@@ -26,7 +27,7 @@ def correct_biases(
     quantized_inputs: Tensor,
     layers: list[LearnableLayer],
     *,
-    batch_size: int,
+    store: ActivationStore,
 ) -> None:
     """Add to the biases of a quantized unit's layers what quantization took from their means.
 
@@ -36,14 +37,14 @@ def correct_biases(
         quantized_inputs: (N, ...) what it gets behind the units quantized before.
         layers: of the unit, in the order of execution; one that has a correction, since an earlier
             unit calls it too, keeps it.
-        batch_size: images in a forward pass.
+        store: of the inputs; says how many images there are in a forward pass.
     """
     waiting = [layer for layer in layers if layer.bias_correction is None]
     set_phase(unit.module, Phase.FLOAT)
-    wanted = _channel_means(unit, float_inputs, waiting, batch_size)
+    wanted = _channel_means(unit, float_inputs, waiting, store)
     set_phase(unit.module, Phase.QUANTIZED)
     for layer in waiting:
-        (mean,) = _channel_means(unit, quantized_inputs, [layer], batch_size)
+        (mean,) = _channel_means(unit, quantized_inputs, [layer], store)
         layer.bias_correction = wanted[waiting.index(layer)] - mean
 
 
@@ -68,13 +69,13 @@ class _Sum:
 
 @torch.no_grad()
 def _channel_means(
-    unit: Unit, inputs: Tensor, layers: list[LearnableLayer], batch_size: int
+    unit: Unit, inputs: Tensor, layers: list[LearnableLayer], store: ActivationStore
 ) -> list[Tensor]:
     """Mean over images and places of each layer's outputs, per channel (C,)."""
     sums = [_Sum() for _ in layers]
     with _hooked(layers, sums):
-        for batch in inputs.split(batch_size):
-            unit.module(batch)
+        for batch in inputs.split(store.batch_size):
+            unit.module(batch.to(store.device))
     return [one.mean() for one in sums]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mixmix.compression.dropping import memory_layout
+from mixmix.compression.activation_store import ActivationStore
 
 __all__ = ["LOSSES", "fisher_directions", "measure_importance"]
 
@@ -40,7 +40,7 @@ def measure_importance(
     outputs: Tensor,
     loss: str,
     *,
-    batch_size: int,
+    store: ActivationStore,
     generator: torch.Generator,
 ) -> Tensor | None:
     """Weights of the squared error of a unit's outputs, of mean 1.
@@ -53,7 +53,7 @@ def measure_importance(
             them (BRECQ, eq. 10); ``output``: each channel by the squared gradient of the logits, in
             the mean over images and places. Both are estimated by one random direction of the
             logits for each image. ``mse``: alike.
-        batch_size: images at a time.
+        store: where the weights are kept.
         generator: CPU generator for the directions.
 
     Returns:
@@ -62,10 +62,9 @@ def measure_importance(
     """
     if loss == "mse":
         return None
-    squares = torch.empty_like(outputs)
-    for start in range(0, len(outputs), batch_size):
-        part = slice(start, start + batch_size)
-        leaf = outputs[part].detach().clone().requires_grad_(True)
+
+    def squared_gradient(batch: Tensor) -> Tensor:
+        leaf = batch.detach().clone().requires_grad_(True)
         with torch.enable_grad():
             logits = leaf.clone()  # a later layer may work in place
             for step in rest:
@@ -74,7 +73,10 @@ def measure_importance(
         signs = torch.randint(2, flat.shape, generator=generator).to(flat) * 2 - 1
         directions = fisher_directions(flat, signs) if loss == "fisher" else signs
         (gradient,) = torch.autograd.grad(logits, leaf, directions.view_as(logits))
-        squares[part] = gradient.square()
+        # In the layout of the outputs, which a gradient need not have.
+        return torch.empty_like(batch).copy_(gradient.square())
+
+    squares = store.run(squared_gradient, outputs)
     if loss == "output":
         axes = [axis for axis in range(squares.ndim) if axis != 1]
         channels = squares.mean(axes, keepdim=True)
@@ -82,4 +84,4 @@ def measure_importance(
     mean = squares.mean()
     if not float(mean) > 0:  # nothing that the unit gives reaches the logits
         return None
-    return squares.div_(mean).contiguous(memory_format=memory_layout(outputs))
+    return squares.div_(mean)

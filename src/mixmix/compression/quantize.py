@@ -7,9 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from mixmix.capture import capture, fold_batch_norms
+from mixmix.compression.activation_store import (
+    ActivationStore,
+    default_memory_gib,
+    images_at_a_time,
+)
 from mixmix.compression.calibration import calibrate_units, learnable_units
 from mixmix.compression.equalisation import equalise_layers
 from mixmix.compression.insertion import insert_quantizers
@@ -19,6 +24,7 @@ from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.compression.records import record_layers
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["Quantize"]
@@ -30,8 +36,7 @@ class Quantize:
 
     Scales minimise the squared error; below 8 bits every unit of the network is then reconstructed
     on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``). What enters and leaves a unit,
-    in floats and quantized, is in memory for all images together: at most 16 bytes for each image
-    and each value of the network's largest activation between two units.
+    in floats and quantized, is kept for all images together, in memory or in temporary files.
 
     Attributes:
         bits: ``W<weight bits>A<activation bits>``, such as ``W8A8``, ``W4A8``, ``W4A4``, ``W2A4``;
@@ -47,6 +52,8 @@ class Quantize:
             does it around depthwise convolutions alone.
         correct_bias: keep the mean of every channel by its bias (see ``bias_correction``); None
             does it in units with a depthwise convolution alone.
+        memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
+            is mapped from temporary files, to the same result.
         reconstruction: settings of the reconstruction.
     """
 
@@ -57,6 +64,7 @@ class Quantize:
     symmetric_activations: bool = False
     equalise: bool | None = None
     correct_bias: bool | None = None
+    memory_gib: float | None = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
 
     def __post_init__(self) -> None:
@@ -69,6 +77,8 @@ class Quantize:
         object.__setattr__(self, "bits", self.bits.upper())
         if self.first_last_bits is not None and not 2 <= self.first_last_bits <= 8:
             raise InputError(f"first_last_bits must be 2 to 8 or None, got {self.first_last_bits}")
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
 
     @property
     def weight_bits(self) -> int:
@@ -89,16 +99,14 @@ class Quantize:
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
-            InputError: if it has no layer to quantize.
+            InputError: if it has no layer to quantize, or activations fit nowhere.
         """
         device = next(model.model.parameters()).device
-        images = normalise(data.images, model.spec).to(device)
-        if images.shape[1] > 1:  # the order of memory of a teacher's weights
-            images = images.contiguous(memory_format=torch.channels_last)
-        graph_module = capture(model.model, images[:4])
-        folded = fold_batch_norms(graph_module, images[:4])
+        example = _normalised(data.images[:4].to(device), model.spec)
+        graph_module = capture(model.model, example)
+        folded = fold_batch_norms(graph_module, example)
         if self.equalise is not False:
-            equalise_layers(graph_module, images[:4], depthwise_only=self.equalise is None)
+            equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
         input_bits = insert_quantizers(
             graph_module,
             weight_bits=self.weight_bits,
@@ -111,15 +119,19 @@ class Quantize:
         )
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
-        units = learnable_units(graph_module)
-        errors = calibrate_units(
-            units,
-            images,
-            self.reconstruction,
-            correct_bias=self.correct_bias,
-            seed=seed,
-            on_progress=on_progress,
-        )
+        memory_gib = default_memory_gib(device) if self.memory_gib is None else self.memory_gib
+        batch_size = images_at_a_time(graph_module, example)
+        with ActivationStore(memory_gib, batch_size=batch_size, device=device) as store:
+            errors = calibrate_units(
+                learnable_units(graph_module),
+                data.images,
+                self.reconstruction,
+                prepare=lambda images: _normalised(images, model.spec),
+                store=store,
+                correct_bias=self.correct_bias,
+                seed=seed,
+                on_progress=on_progress,
+            )
         records = record_layers(model.model, graph_module, folded, input_bits, errors)
         _deploy(graph_module)
         return replace(
@@ -128,6 +140,13 @@ class Quantize:
             records=records,
             settings=(*model.settings, self.to_dict()),
         )
+
+
+def _normalised(images: Tensor, spec: ModelSpec) -> Tensor:
+    """As the model takes them, in the order of memory of a teacher's weights."""
+    images = normalise(images, spec)
+    layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
+    return images.contiguous(memory_format=layout)
 
 
 def _deploy(graph_module: fx.GraphModule) -> None:

@@ -35,7 +35,6 @@ __all__ = [
     "loss_gradient",
     "rates_at",
     "reconstruct_unit",
-    "run_in_batches",
 ]
 
 # Fewest images in a step, however large they are.
@@ -79,12 +78,6 @@ class ReconstructionSettings:
             raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
 
 
-def run_in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
-    """Outputs of ``module`` for all inputs (N, ...), without gradients."""
-    with torch.no_grad():
-        return torch.cat([module(batch) for batch in inputs.split(batch_size)])
-
-
 def reconstruct_unit(
     unit: Unit,
     float_inputs: Tensor,
@@ -111,6 +104,7 @@ def reconstruct_unit(
     layers = [m for m in unit.module.modules() if isinstance(m, LearnableLayer)]
     roundings = [layer.start_learning() for layer in layers]
     scales = _ActivationScales(unit)
+    device = layers[0].layer.weight.device
     set_phase(unit.module, Phase.LEARN)
     float_inputs, quantized_inputs, targets = (
         t.contiguous(memory_format=memory_layout(t))
@@ -123,7 +117,7 @@ def reconstruct_unit(
         inputs = mix_inputs(
             float_inputs, quantized_inputs, chosen, keep_probability=settings.keep_probability
         )
-        outputs = unit.module(inputs)
+        outputs = unit.module(inputs.to(device))
         outputs.backward(loss_gradient(outputs.detach(), targets, chosen, importance))
         rates = rates_at(progress, settings)
         for rounding in roundings:
@@ -213,9 +207,10 @@ def loss_gradient(
     """
     factor = 2 * outputs.shape[1] / outputs.numel()
     if not is_compilable(outputs, targets):
-        gradient = (outputs - targets[chosen]) * factor
+        gradient = (outputs - targets[chosen].to(outputs.device)) * factor
         if importance is not None:
-            gradient *= importance[chosen] if len(importance) > 1 else importance
+            factors = importance[chosen] if len(importance) > 1 else importance
+            gradient *= factors.to(outputs.device)
         return gradient
     outputs = outputs.contiguous(memory_format=memory_layout(targets))
     gradient = torch.empty_like(outputs)
