@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mixmix.errors import CaptureError
+from mixmix.tracing_failure import FailurePlace, find_failure
 
 __all__ = ["capture", "fold_batch_norms", "is_call_to", "module_of"]
 
@@ -30,10 +31,11 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         example: (N, C, H, W) normalised images, N >= 2.
 
     Raises:
-        CaptureError: naming what could not be followed, and what to do.
+        CaptureError: naming the module that could not be followed, and what to do.
     """
     original = copy.deepcopy(model).eval()
     reasons = []
+    place = FailurePlace("", type(model).__name__, "")
     for name, trace in (("torch.fx", _trace_fx), ("torch.export", _trace_export)):
         try:
             graph_module = trace(original, example)
@@ -41,14 +43,18 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
                 error = relative_error(graph_module(example), original(example))
         except Exception as failure:  # tracers raise whatever the model's own code raises
             reasons.append(f"{name}: {_first_line(failure)}")
+            found = find_failure(failure, original)
+            # torch.export follows more than torch.fx, and where it stops is what has to be changed.
+            place = found if found.module or found.code else place
             continue
         if error <= FOLD_TOLERANCE:
             return graph_module
         reasons.append(f"{name}: the captured graph gives other outputs (by {error:.1%})")
     raise CaptureError(
-        f"{type(model).__name__} cannot be captured as a graph ({'; '.join(reasons)}). Its forward "
-        "must not depend on the values in its input; take such code out of it, or compress the "
-        "part that can be captured"
+        f"{type(model).__name__} cannot be captured as a graph because of {place}. "
+        f"{'; '.join(reasons)}. What is computed must not depend on the values in the input, and "
+        "must be PyTorch's: choose by torch.where there instead of branching, or take that module "
+        "out and compress what is left"
     )
 
 
@@ -70,7 +76,8 @@ def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 def _trace_export(model: nn.Module, example: Tensor) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    # Not strict: the modules' own code runs, so that a failure tells where it was.
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     return _lift_layers(graph_module)
