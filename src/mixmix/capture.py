@@ -24,7 +24,8 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """Trace a copy of ``model`` (eval mode) into a graph whose layers are modules.
 
     torch.fx is tried first since it keeps modules and their names; torch.export serves models whose
-    Python control flow torch.fx cannot follow, and functional layers.
+    Python control flow torch.fx cannot follow, functional layers, and modules such as
+    ``MultiheadAttention`` whose layers torch.fx does not look into.
 
     Args:
         model: takes a batch like ``example``.
@@ -71,6 +72,11 @@ def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
     ]
     if functional:
         raise CaptureError(f"{functional[0].name} is a layer called as a function")
+    modules = dict(graph_module.named_modules())
+    for node in graph_module.graph.nodes:
+        called = module_of(node, modules)
+        if called is not None and next(called.children(), None) is not None:
+            raise CaptureError(f"{node.target} ({type(called).__name__}) holds layers of its own")
     return graph_module
 
 
@@ -110,7 +116,7 @@ def _lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
             and isinstance(node.args[1], fx.Node)
             and node.args[1].op == "get_attr"
         ):
-            name = str(node.args[1].target).rpartition(".")[0] or node.name
+            name = _layer_name(str(node.args[1].target))
             values = {index: attribute(value) for index, value in enumerate(node.args) if index}
             path = _add_module(root, name, builders[node.target](values))
             copies[node] = graph.call_module(path, (copies[node.args[0]],))
@@ -132,6 +138,17 @@ def _lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
     lifted.graph.eliminate_dead_code()
     lifted.recompile()
     return lifted
+
+
+def _layer_name(weight: str) -> str:
+    """Of the layer with this parameter.
+
+    ``head.weight`` is of ``head``; ``attn.in_proj_weight`` of ``attn.in_proj``, as one of several.
+    """
+    parent, _, leaf = weight.rpartition(".")
+    if leaf == "weight" and parent:
+        return parent
+    return ".".join(filter(None, (parent, leaf.removesuffix("_weight"))))
 
 
 def _add_module(root: nn.Module, name: str, module: nn.Module) -> str:

@@ -56,4 +56,4 @@ def test_the_budget_holds_at_224_pixels() -> None:
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = json.loads(output.splitlines()[-1])
     # Four tensors of the stem's outputs alone are 3.2 GB.
-    assert found["peak_gib"] - found["before_gib"] < BUDGET_GIB + 0.25, found
+    assert found["peak_gib"] - found["before_gib"] < BUDGET_GIB, found

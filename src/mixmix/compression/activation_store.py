@@ -23,9 +23,9 @@ from mixmix.machine import memory_bytes
 
 __all__ = ["ActivationStore", "default_memory_gib", "images_at_a_time"]
 
-# Alive at a time are what enters and leaves a unit, in floats and quantized; a fifth share is for
+# What enters and leaves a unit, in floats and quantized, is alive at a time; as much again is for
 # what lies in between for a batch.
-_SHARES = 5
+_SHARES = 8
 _MOST_IMAGES = 128
 # Largest activation of a batch in a forward pass of all images.
 _BATCH_VALUES = 2**23
