@@ -13,27 +13,30 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mixmix.errors import CaptureError
+from mixmix.tracing_failure import FailurePlace, find_failure
 
 __all__ = ["capture", "fold_batch_norms", "is_call_to", "module_of"]
 
-_FOLD_TOLERANCE = 1e-3
+FOLD_TOLERANCE = 1e-3
 
 
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """Trace a copy of ``model`` (eval mode) into a graph whose layers are modules.
 
     torch.fx is tried first since it keeps modules and their names; torch.export serves models whose
-    Python control flow torch.fx cannot follow, and functional layers.
+    Python control flow torch.fx cannot follow, functional layers, and modules such as
+    ``MultiheadAttention`` whose layers torch.fx does not look into.
 
     Args:
         model: takes a batch like ``example``.
         example: (N, C, H, W) normalised images, N >= 2.
 
     Raises:
-        CaptureError: naming what could not be followed, and what to do.
+        CaptureError: naming the module that could not be followed, and what to do.
     """
     original = copy.deepcopy(model).eval()
     reasons = []
+    place = FailurePlace("", type(model).__name__, "")
     for name, trace in (("torch.fx", _trace_fx), ("torch.export", _trace_export)):
         try:
             graph_module = trace(original, example)
@@ -41,14 +44,18 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
                 error = relative_error(graph_module(example), original(example))
         except Exception as failure:  # tracers raise whatever the model's own code raises
             reasons.append(f"{name}: {_first_line(failure)}")
+            found = find_failure(failure, original)
+            # torch.export follows more than torch.fx, and where it stops is what has to be changed.
+            place = found if found.module or found.code else place
             continue
-        if error <= _FOLD_TOLERANCE:
+        if error <= FOLD_TOLERANCE:
             return graph_module
         reasons.append(f"{name}: the captured graph gives other outputs (by {error:.1%})")
     raise CaptureError(
-        f"{type(model).__name__} cannot be captured as a graph ({'; '.join(reasons)}). Its forward "
-        "must not depend on the values in its input; take such code out of it, or compress the "
-        "part that can be captured"
+        f"{type(model).__name__} cannot be captured as a graph because of {place}. "
+        f"{'; '.join(reasons)}. What is computed must not depend on the values in the input, and "
+        "must be PyTorch's: choose by torch.where there instead of branching, or take that module "
+        "out and compress what is left"
     )
 
 
@@ -65,12 +72,18 @@ def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
     ]
     if functional:
         raise CaptureError(f"{functional[0].name} is a layer called as a function")
+    modules = dict(graph_module.named_modules())
+    for node in graph_module.graph.nodes:
+        called = module_of(node, modules)
+        if called is not None and next(called.children(), None) is not None:
+            raise CaptureError(f"{node.target} ({type(called).__name__}) holds layers of its own")
     return graph_module
 
 
 def _trace_export(model: nn.Module, example: Tensor) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    # Not strict: the modules' own code runs, so that a failure tells where it was.
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     return _lift_layers(graph_module)
@@ -103,7 +116,7 @@ def _lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
             and isinstance(node.args[1], fx.Node)
             and node.args[1].op == "get_attr"
         ):
-            name = str(node.args[1].target).rpartition(".")[0] or node.name
+            name = _layer_name(str(node.args[1].target))
             values = {index: attribute(value) for index, value in enumerate(node.args) if index}
             path = _add_module(root, name, builders[node.target](values))
             copies[node] = graph.call_module(path, (copies[node.args[0]],))
@@ -125,6 +138,17 @@ def _lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
     lifted.graph.eliminate_dead_code()
     lifted.recompile()
     return lifted
+
+
+def _layer_name(weight: str) -> str:
+    """Of the layer with this parameter.
+
+    ``head.weight`` is of ``head``; ``attn.in_proj_weight`` of ``attn.in_proj``, as one of several.
+    """
+    parent, _, leaf = weight.rpartition(".")
+    if leaf == "weight" and parent:
+        return parent
+    return ".".join(filter(None, (parent, leaf.removesuffix("_weight"))))
 
 
 def _add_module(root: nn.Module, name: str, module: nn.Module) -> str:
@@ -226,9 +250,9 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
     graph_module.requires_grad_(False)
     with torch.no_grad():
         error = relative_error(graph_module(example), before)
-    if not error <= _FOLD_TOLERANCE:
+    if not error <= FOLD_TOLERANCE:
         raise CaptureError(
-            f"folding BatchNorm changed the outputs by {error:.2%} (at most {_FOLD_TOLERANCE:.1%} "
+            f"folding BatchNorm changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} "
             "is numerical noise); a running variance near zero is the usual cause: check the "
             "checkpoint"
         )

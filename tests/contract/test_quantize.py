@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,3 +165,22 @@ def test_activations_are_whole_steps() -> None:
 def test_refuses_unknown_bits(bits: str) -> None:
     with pytest.raises(InputError, match="bits must look like"):
         Quantize(bits)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", ("W8A8", "W2A4"))
+def test_every_kind_of_scale_is_kept_by_the_file(
+    bits: str, symmetric: bool, per_channel: bool, tmp_path: Path
+) -> None:
+    options = {"symmetric_weights": symmetric, "symmetric_activations": symmetric}
+    compressed = quantized("no-batch-norm", bits, per_channel=per_channel, **options)
+    for module in compressed.model.modules():
+        if isinstance(module, QuantizedLayer):
+            assert (module.zero_point is None) == symmetric
+            assert per_channel or len(module.scale.unique()) == 1
+            assert module.integers.abs().max() <= 2 ** max(module.bits - 1, 3)
+        if isinstance(module, QuantizedActivation) and symmetric:
+            assert int(module.zero_point) in (0, 2 ** (module.bits - 1))
+    artifact = export(compressed, tmp_path / "model.onnx", probe=images(64).images)
+    assert artifact.agreement >= 98

@@ -123,3 +123,32 @@ def test_random_mask_keeps_its_share_and_layout(memory_format: torch.memory_form
     flat = mask.permute(0, 2, 3, 1) if mask.stride()[1] == 1 else mask
     pairs = flat.reshape(-1)
     assert abs(float((pairs[1:] * pairs[:-1]).mean()) - 0.0625) < 0.01
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_affine_grids_suit_one_sided_weights(bits: int, per_channel: bool) -> None:
+    weight = torch.rand(6, 40, generator=torch.Generator().manual_seed(0)) + 0.1
+    weight[::2] *= -1 if per_channel else 1
+    errors = []
+    for symmetric in (True, False):
+        grid = search_weight_grid(weight, bits, per_channel=per_channel, symmetric=symmetric)
+        q = grid.nearest(weight)
+        integers, zero_point = grid.integers(q).float(), grid.zero_point
+        assert integers.abs().max() <= 2 ** max(bits - 1, 3)
+        assert torch.equal(zero_point, zero_point.round()) and zero_point.abs().max() <= 128
+        torch.testing.assert_close((integers - zero_point) * grid.scale, grid.value(q))
+        errors.append(float((grid.value(q) - weight).square().sum()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_symmetric_activations_have_zero_in_the_middle_or_at_the_end(bits: int) -> None:
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(0)) + 0.4
+    signed = search_activation_range(values, bits, symmetric=True)
+    assert float(signed.zero_point) == 2 ** (bits - 1)
+    positive = search_activation_range(values.relu(), bits, symmetric=True)
+    assert float(positive.zero_point) == 0
+    if bits == 8:
+        reach = float(values.abs().max())
+        assert float(signed.scale) <= reach / 127 * 1.001

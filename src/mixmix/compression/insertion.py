@@ -48,6 +48,8 @@ def insert_quantizers(
     activation_bits: int,
     first_last_bits: int | None,
     per_channel: bool,
+    symmetric_weights: bool = True,
+    symmetric_activations: bool = False,
     keep_probability: float,
 ) -> dict[str, int]:
     """Replace layers by learnable ones and quantize every tensor that enters one, in place.
@@ -72,7 +74,12 @@ def insert_quantizers(
         own_activation_bits = first_last_bits if outer else activation_bits
         assert own_weight_bits is not None and own_activation_bits is not None
         if not isinstance(graph_module.get_submodule(name), LearnableLayer):
-            learnable = LearnableLayer(modules[name], own_weight_bits, per_channel=per_channel)
+            learnable = LearnableLayer(
+                modules[name],
+                own_weight_bits,
+                per_channel=per_channel,
+                symmetric=symmetric_weights,
+            )
             graph_module.set_submodule(name, learnable)
         for source in sources:
             bits_of_source[source] = max(bits_of_source.get(source, 0), own_activation_bits)
@@ -89,7 +96,11 @@ def insert_quantizers(
             graph_module,
             source,
             f"activation_quantizer_{index}",
-            LearnableActivation(bits, keep_probability=keep_probability if bits < 8 else 1.0),
+            LearnableActivation(
+                bits,
+                keep_probability=keep_probability if bits < 8 else 1.0,
+                symmetric=symmetric_activations,
+            ),
         )
     graph_module.recompile()
     return {

@@ -24,6 +24,7 @@ __all__ = [
     "quantize_gradient",
     "round_step",
     "share_to_threshold",
+    "weighted_loss_gradient",
 ]
 
 _f4, _u4 = np.float32, np.uint32
@@ -140,6 +141,23 @@ def loss_gradient(
         output, target, row = outputs[k], targets[chosen[k]], out[k]
         for j in range(row.size):
             row[j] = (output[j] - target[j]) * factor
+
+
+@compiled()
+def weighted_loss_gradient(
+    outputs: Floats,
+    targets: Floats,
+    chosen: NDArray[np.int64],
+    weights: Floats,
+    out: Floats,
+    factor: np.float32,
+) -> None:
+    """``loss_gradient`` times chosen rows of ``weights`` (N, n), or times its only row (1, n)."""
+    for k in range(chosen.size):
+        output, target, row = outputs[k], targets[chosen[k]], out[k]
+        weight = weights[chosen[k] if weights.shape[0] > 1 else 0]
+        for j in range(row.size):
+            row[j] = (output[j] - target[j]) * factor * weight[j]
 
 
 @compiled(any_order=True)

@@ -36,17 +36,31 @@ class LearnableLayer(nn.Module):
         layer: with BatchNorm folded; its float weights stay as they are.
         bits: of its weights.
         per_channel: a scale for each output channel, else one for the layer.
+        symmetric: without zero points.
+
+    Attributes:
+        bias_correction: (out,) what is added to the bias of the quantized layer, or None.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bool) -> None:
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        bits: int,
+        *,
+        per_channel: bool,
+        symmetric: bool = True,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.bits = bits
         self.per_channel = per_channel
         self.phase = Phase.FLOAT
-        self.grid: WeightGrid = search_weight_grid(layer.weight, bits, per_channel=per_channel)
+        self.grid: WeightGrid = search_weight_grid(
+            layer.weight, bits, per_channel=per_channel, symmetric=symmetric
+        )
         self.q = self.grid.nearest(layer.weight)
         self.rounding: SoftRounding | None = None
+        self.bias_correction: Tensor | None = None
 
     def start_learning(self) -> SoftRounding:
         """Make the rounding and the scales learnable, starting at the float weights."""
@@ -66,14 +80,21 @@ class LearnableLayer(nn.Module):
             return self.rounding.weight
         return self.grid.value(self.q)
 
+    def bias(self) -> Tensor | None:
+        """Of the float layer, or in the ``QUANTIZED`` phase with its correction added."""
+        bias, correction = self.layer.bias, self.bias_correction
+        if self.phase is not Phase.QUANTIZED or correction is None:
+            return bias
+        return correction if bias is None else bias + correction
+
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
         if isinstance(layer, nn.Linear):
-            return F.linear(x, self.weight(), layer.bias)
+            return F.linear(x, self.weight(), self.bias())
         return F.conv2d(
             x,
             self.weight(),
-            layer.bias,
+            self.bias(),
             layer.stride,
             layer.padding,
             layer.dilation,
@@ -81,8 +102,16 @@ class LearnableLayer(nn.Module):
         )
 
     def deployed(self) -> QuantizedLayer:
-        """The layer with its integers."""
-        return QuantizedLayer(self.layer, self.grid.integers(self.q), self.grid.scale, self.bits)
+        """The layer with its integers, as in the ``QUANTIZED`` phase."""
+        self.phase = Phase.QUANTIZED
+        return QuantizedLayer(
+            self.layer,
+            self.grid.integers(self.q),
+            self.grid.scale,
+            self.bits,
+            zero_point=None if self.grid.symmetric else self.grid.zero_point,
+            bias=self.bias(),
+        )
 
 
 class LearnableActivation(nn.Module):
@@ -92,11 +121,13 @@ class LearnableActivation(nn.Module):
         bits: of the activations.
         keep_probability: share of values that are quantized in the ``LEARN`` phase; the others
             pass as floats (QDrop, Wei et al. 2022).
+        symmetric: zero is the middle level, or the lowest where nothing is negative.
     """
 
-    def __init__(self, bits: int, *, keep_probability: float) -> None:
+    def __init__(self, bits: int, *, keep_probability: float, symmetric: bool = False) -> None:
         super().__init__()
         self.bits = bits
+        self.symmetric = symmetric
         self.keep_probability = keep_probability
         self.phase = Phase.FLOAT
         self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
@@ -105,7 +136,9 @@ class LearnableActivation(nn.Module):
 
     def set_range(self, sample: Tensor) -> None:
         """Search scale and zero point on a sample of what comes in."""
-        found: ActivationRange = search_activation_range(sample, self.bits)
+        found: ActivationRange = search_activation_range(
+            sample, self.bits, symmetric=self.symmetric
+        )
         self.scale.data = found.scale
         self.zero_point = found.zero_point
         self.is_set = True

@@ -7,26 +7,27 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from mixmix import seeding
-from mixmix.capture import capture, fold_batch_norms, relative_error
-from mixmix.compression.insertion import insert_quantizers
-from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
-from mixmix.compression.method import Compressed, LayerRecord, Progress
-from mixmix.compression.reconstruction import (
-    ReconstructionSettings,
-    reconstruct_unit,
-    run_in_batches,
+from mixmix.capture import capture, fold_batch_norms
+from mixmix.compression.activation_store import (
+    ActivationStore,
+    default_memory_gib,
+    images_at_a_time,
 )
-from mixmix.compression.units import Unit, split_into_units
+from mixmix.compression.calibration import calibrate_units, learnable_units
+from mixmix.compression.equalisation import equalise_layers
+from mixmix.compression.insertion import insert_quantizers
+from mixmix.compression.learnable import LearnableActivation, LearnableLayer
+from mixmix.compression.method import Compressed, Progress
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.records import record_layers
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["Quantize"]
-
-_INFERENCE_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class Quantize:
 
     Scales minimise the squared error; below 8 bits every unit of the network is then reconstructed
     on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``). What enters and leaves a unit,
-    in floats and quantized, is in memory for all images together: at most 16 bytes for each image
-    and each value of the network's largest activation between two units.
+    in floats and quantized, is kept for all images together, in memory or in temporary files.
 
     Attributes:
         bits: ``W<weight bits>A<activation bits>``, such as ``W8A8``, ``W4A8``, ``W4A4``, ``W2A4``;
@@ -44,12 +44,27 @@ class Quantize:
         first_last_bits: bits of the first and the last layer and of their inputs; None treats
             them like the others.
         per_channel: weight scales per output channel, else per layer.
+        symmetric_weights: levels around zero; else affine, with a zero point for each scale, where
+            that is nearer to the weights.
+        symmetric_activations: zero is the middle of the levels where activations are negative, and
+            the lowest where they are not; else the zero point is wherever the error is least.
+        equalise: even out the weights of neighbouring layers before (see ``equalisation``); None
+            does it around depthwise convolutions alone.
+        correct_bias: keep the mean of every channel by its bias (see ``bias_correction``); None
+            does it in units with a depthwise convolution alone.
+        memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
+            is mapped from temporary files, to the same result.
         reconstruction: settings of the reconstruction.
     """
 
     bits: str = "W8A8"
     first_last_bits: int | None = 8
     per_channel: bool = True
+    symmetric_weights: bool = True
+    symmetric_activations: bool = False
+    equalise: bool | None = None
+    correct_bias: bool | None = None
+    memory_gib: float | None = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
 
     def __post_init__(self) -> None:
@@ -62,6 +77,8 @@ class Quantize:
         object.__setattr__(self, "bits", self.bits.upper())
         if self.first_last_bits is not None and not 2 <= self.first_last_bits <= 8:
             raise InputError(f"first_last_bits must be 2 to 8 or None, got {self.first_last_bits}")
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
 
     @property
     def weight_bits(self) -> int:
@@ -82,27 +99,40 @@ class Quantize:
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
-            InputError: if it has no layer to quantize.
+            InputError: if it has no layer to quantize, or activations fit nowhere.
         """
         device = next(model.model.parameters()).device
-        images = normalise(data.images, model.spec).to(device)
-        if images.shape[1] > 1:  # the order of memory of a teacher's weights
-            images = images.contiguous(memory_format=torch.channels_last)
-        graph_module = capture(model.model, images[:4])
-        folded = fold_batch_norms(graph_module, images[:4])
+        example = _normalised(data.images[:4].to(device), model.spec)
+        graph_module = capture(model.model, example)
+        folded = fold_batch_norms(graph_module, example)
+        if self.equalise is not False:
+            equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
         input_bits = insert_quantizers(
             graph_module,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             first_last_bits=self.first_last_bits,
             per_channel=self.per_channel,
+            symmetric_weights=self.symmetric_weights,
+            symmetric_activations=self.symmetric_activations,
             keep_probability=self.reconstruction.keep_probability,
         )
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
-        units = _units(graph_module)
-        errors = _calibrate_units(units, images, self.reconstruction, seed, on_progress)
-        records = _records(model.model, graph_module, folded, input_bits, errors)
+        memory_gib = default_memory_gib(device) if self.memory_gib is None else self.memory_gib
+        batch_size = images_at_a_time(graph_module, example)
+        with ActivationStore(memory_gib, batch_size=batch_size, device=device) as store:
+            errors = calibrate_units(
+                learnable_units(graph_module),
+                data.images,
+                self.reconstruction,
+                prepare=lambda images: _normalised(images, model.spec),
+                store=store,
+                correct_bias=self.correct_bias,
+                seed=seed,
+                on_progress=on_progress,
+            )
+        records = record_layers(model.model, graph_module, folded, input_bits, errors)
         _deploy(graph_module)
         return replace(
             model,
@@ -112,108 +142,11 @@ class Quantize:
         )
 
 
-def _units(graph_module: fx.GraphModule) -> list[Unit]:
-    def calls(node: fx.Node, kind: type[nn.Module]) -> bool:
-        return node.op == "call_module" and isinstance(
-            graph_module.get_submodule(str(node.target)), kind
-        )
-
-    return split_into_units(
-        graph_module,
-        is_layer=lambda node: calls(node, LearnableLayer),
-        is_quantizer=lambda node: calls(node, LearnableActivation),
-    )
-
-
-def _calibrate_units(
-    units: list[Unit],
-    images: Tensor,
-    settings: ReconstructionSettings,
-    seed: int,
-    on_progress: Progress,
-) -> dict[str, float]:
-    """Set every quantizer, unit by unit; returns each layer's unit's relative squared error."""
-    errors: dict[str, float] = {}
-    low_bit = [unit for unit in units if _is_low_bit(unit)] if settings.iterations else []
-    total_steps = max(1, len(low_bit) * settings.iterations)
-    steps_done = 0
-
-    def advance() -> None:
-        nonlocal steps_done
-        steps_done += 1
-        on_progress(f"reconstructing {unit.name}", steps_done / total_steps)
-
-    float_inputs = quantized_inputs = images
-    for index, unit in enumerate(units):
-        set_phase(unit.module, Phase.FLOAT)
-        targets = run_in_batches(unit.module, float_inputs, _INFERENCE_BATCH)
-        set_phase(unit.module, Phase.QUANTIZED)
-        with torch.no_grad():  # the first pass sets the ranges of activations
-            unit.module(quantized_inputs[: 2 * _INFERENCE_BATCH])
-        if unit in low_bit:
-            with torch.random.fork_rng():
-                torch.manual_seed(seeding.child_seed(seed, "drop", index))
-                reconstruct_unit(
-                    unit,
-                    float_inputs,
-                    quantized_inputs,
-                    targets,
-                    settings,
-                    generator=seeding.generator(seed, "reconstruction", index),
-                    on_step=advance,
-                )
-        quantized_inputs = run_in_batches(unit.module, quantized_inputs, _INFERENCE_BATCH)
-        float_inputs = targets
-        error = relative_error(quantized_inputs, targets) ** 2
-        errors |= dict.fromkeys(unit.layers, error)
-    return errors
-
-
-def _is_low_bit(unit: Unit) -> bool:
-    bits = [
-        module.bits
-        for module in unit.module.modules()
-        if isinstance(module, (LearnableLayer, LearnableActivation))
-    ]
-    return bool(bits) and min(bits) < 8
-
-
-def _records(
-    original: nn.Module,
-    graph_module: fx.GraphModule,
-    folded: dict[str, str],
-    input_bits: dict[str, int],
-    errors: dict[str, float],
-) -> tuple[LayerRecord, ...]:
-    """One record for every layer of the original that has parameters of its own."""
-    records = []
-    kept = dict(graph_module.named_modules())
-    for name, module in original.named_modules():
-        num_parameters = sum(p.numel() for p in module.parameters(recurse=False))
-        if not num_parameters:
-            continue
-        quantized = kept.get(name)
-        record = LayerRecord(name, type(module).__name__, "skipped", num_parameters=num_parameters)
-        if isinstance(quantized, LearnableLayer):
-            record = replace(
-                record,
-                action="quantized",
-                weight_bits=quantized.bits,
-                activation_bits=input_bits.get(name),
-                error=errors.get(name),
-            )
-        elif name in folded:
-            record = replace(record, action="folded", reason=f"into {folded[name]}")
-        elif quantized is None:
-            record = replace(record, reason="not called in the forward pass")
-        else:
-            record = replace(
-                record,
-                reason=f"{type(module).__name__} stays in floats: only Conv2d and Linear "
-                "layers are quantized",
-            )
-        records.append(record)
-    return tuple(records)
+def _normalised(images: Tensor, spec: ModelSpec) -> Tensor:
+    """As the model takes them, in the order of memory of a teacher's weights."""
+    images = normalise(images, spec)
+    layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
+    return images.contiguous(memory_format=layout)
 
 
 def _deploy(graph_module: fx.GraphModule) -> None:

@@ -38,25 +38,39 @@ class QuantizedActivation(nn.Module):
 
 
 class QuantizedLayer(nn.Module):
-    """A convolution or linear layer with integer weights, per output channel symmetric.
+    """A convolution or linear layer with integer weights, per output channel.
+
+    ``weight = (integers - zero_point) * scale``
 
     Buffers: ``integers`` int8 of the weight's shape, within ``bits``; ``scale`` (out,) float32;
-    ``bias`` (out,) float32 or None.
+    ``zero_point`` (out,) int8, or None where weights are symmetric;
+    ``bias`` (out,) float32 or None: that of the layer, unless another is given.
     """
 
     integers: Tensor
     scale: Tensor
+    zero_point: Tensor | None
     bias: Tensor | None
 
     def __init__(
-        self, layer: nn.Conv2d | nn.Linear, integers: Tensor, scale: Tensor, bits: int
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        integers: Tensor,
+        scale: Tensor,
+        bits: int,
+        *,
+        zero_point: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.bits = bits
         self.register_buffer("integers", integers.detach().to(torch.int8).contiguous().clone())
         self.register_buffer("scale", scale.detach().float().reshape(-1).clone())
-        bias = None if layer.bias is None else layer.bias.detach().float().clone()
-        self.register_buffer("bias", bias)
+        if zero_point is not None:
+            zero_point = zero_point.detach().to(torch.int8).reshape(-1).clone()
+        self.register_buffer("zero_point", zero_point)
+        bias = layer.bias if bias is None else bias
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
         self.convolution: dict[str, Any] | None = (
             {
                 "stride": layer.stride,
@@ -71,7 +85,10 @@ class QuantizedLayer(nn.Module):
     def weight(self) -> Tensor:
         """The dequantized weights, of the original shape."""
         shape = (-1,) + (1,) * (self.integers.ndim - 1)
-        return self.integers.float() * self.scale.view(shape)
+        integers = self.integers.float()
+        if self.zero_point is not None:
+            integers = integers - self.zero_point.view(shape)
+        return integers * self.scale.view(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.convolution is None:

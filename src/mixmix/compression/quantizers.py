@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,19 +22,23 @@ class WeightGrid:
     ``step`` and ``offset`` are whole numbers, so that every weight is an integer times its
     channel's scale. With four bits or more the levels are the signed integers; below, each channel
     has the better of the integers around zero and the odd integers (a grid without zero, whose
-    error is a third smaller for bell-shaped weights at two bits).
+    error is a third smaller for bell-shaped weights at two bits). An affine grid has any lowest
+    level from ``1 - 2**bits`` to 0, and is stored with a zero point.
 
     Attributes:
         bits: 2 to 8.
         scale: (out, 1, ...) float > 0, broadcast over the weight.
         step: (out, 1, ...) 1 or 2.
         offset: (out, 1, ...) the lowest level.
+        symmetric: levels are stored as they are; else those with step 1 as ``-2**(bits - 1)`` to
+            ``2**(bits - 1) - 1``, the zero point being the integer that stands for zero.
     """
 
     bits: int
     scale: Tensor
     step: Tensor
     offset: Tensor
+    symmetric: bool = True
 
     @property
     def largest(self) -> int:
@@ -47,9 +52,17 @@ class WeightGrid:
         """Weights at positions q."""
         return (q * self.step + self.offset) * self.scale
 
+    @property
+    def zero_point(self) -> Tensor:
+        """The stored integer (out, 1, ...) that stands for zero."""
+        if self.symmetric:
+            return torch.zeros_like(self.offset)
+        lowest = float(-(2 ** (self.bits - 1)))
+        return torch.where(self.step == 1, lowest - self.offset, torch.zeros_like(self.offset))
+
     def integers(self, q: Tensor) -> Tensor:
-        """Whole positions q as the int8 multiples of ``scale`` that are stored."""
-        return (q * self.step + self.offset).to(torch.int8)
+        """Whole positions q as the int8 that are stored: weights over scale, plus zero point."""
+        return (q * self.step + self.offset + self.zero_point).to(torch.int8)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """Positions (whole, clamped) nearest to the weights."""
@@ -64,37 +77,59 @@ def _layouts(bits: int) -> list[tuple[int, int]]:
     return [(1, -half), (1, 1 - half), (2, 1 - 2 * half)]
 
 
+def _weight_candidates(
+    flat: Tensor, bits: int, *, symmetric: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(scale, step, offset), each (rows, 1), of the grids to choose from for rows of weights."""
+    peak = flat.abs().amax(1, keepdim=True).clamp_min(1e-8)
+    for step, offset in _layouts(bits):
+        reach = max(-offset, (2**bits - 1) * step + offset)
+        for share in _CLIPPING_SHARES.tolist():
+            scale = peak * share / reach
+            yield scale, torch.full_like(scale, step), torch.full_like(scale, offset)
+    if symmetric:
+        return
+    low = flat.amin(1, keepdim=True).clamp(max=0)
+    length = (flat.amax(1, keepdim=True).clamp(min=0) - low).clamp_min(1e-8)
+    for share in _CLIPPING_SHARES.tolist():
+        scale = length * share / (2**bits - 1)
+        offset = (low * share / scale).round().clamp(1 - 2**bits, 0)
+        yield scale, torch.ones_like(scale), offset
+
+
 @torch.no_grad()
-def search_weight_grid(weight: Tensor, bits: int, *, per_channel: bool = True) -> WeightGrid:
+def search_weight_grid(
+    weight: Tensor, bits: int, *, per_channel: bool = True, symmetric: bool = True
+) -> WeightGrid:
     """The grid of least squared error, channel by channel.
 
     Args:
         weight: (out, in, ...).
         bits: 2 to 8.
-        per_channel: a scale for each output channel; else one for all.
+        per_channel: a grid for each output channel; else one for all.
+        symmetric: around zero; else the better of those and of affine ones.
 
     Returns:
         Scales of shape (out, 1, ...).
     """
     flat = weight.reshape(weight.shape[0] if per_channel else 1, -1)
-    peak = flat.abs().amax(1, keepdim=True).clamp_min(1e-8)
-    best_error = torch.full_like(peak, torch.inf)
-    best = [torch.ones_like(peak) for _ in range(3)]
-    for step, offset in _layouts(bits):
-        reach = max(-offset, (2**bits - 1) * step + offset)
-        for share in _CLIPPING_SHARES.tolist():
-            scale = peak * share / reach
-            q = ((flat / scale - offset) / step).round().clamp(0, 2**bits - 1)
-            error = ((q * step + offset) * scale - flat).square().sum(1, keepdim=True)
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            candidates = (scale, torch.full_like(scale, step), torch.full_like(scale, offset))
-            best = [
-                torch.where(better, new, old) for new, old in zip(candidates, best, strict=True)
-            ]
+    best_error: Tensor | None = None
+    best: tuple[Tensor, ...] = ()
+    for candidate in _weight_candidates(flat, bits, symmetric=symmetric):
+        scale, step, offset = candidate
+        q = ((flat / scale - offset) / step).round().clamp(0, 2**bits - 1)
+        error = ((q * step + offset) * scale - flat).square().sum(1, keepdim=True)
+        if best_error is None:
+            best_error, best = error, candidate
+            continue
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best = tuple(
+            torch.where(better, new, old) for new, old in zip(candidate, best, strict=True)
+        )
     shape = (weight.shape[0],) + (1,) * (weight.ndim - 1)
     scale, steps, offsets = (t.expand(weight.shape[0], 1).reshape(shape).clone() for t in best)
-    return WeightGrid(bits, scale, steps, offsets)
+    return WeightGrid(bits, scale, steps, offsets, symmetric)
 
 
 @dataclass(frozen=True)
@@ -107,13 +142,16 @@ class ActivationRange:
 
 
 @torch.no_grad()
-def search_activation_range(sample: Tensor, bits: int) -> ActivationRange:
+def search_activation_range(
+    sample: Tensor, bits: int, *, symmetric: bool = False
+) -> ActivationRange:
     """The clipping range of least squared error on a sample of activations.
 
     Args:
         sample: any shape; its smallest and largest value bound the search, whose error is that of
             an even choice of at most half a million values.
         bits: 2 to 8.
+        symmetric: a zero point of ``2**(bits - 1)`` where values are negative, else 0.
 
     Returns:
         A range that contains zero exactly, so that padding and ReLU stay exact.
@@ -123,6 +161,10 @@ def search_activation_range(sample: Tensor, bits: int) -> ActivationRange:
     # An odd stride, so that it does not keep step with rows or channels.
     values = values[:: len(values) // _SEARCHED_VALUES | 1]
     levels = 2**bits - 1
+    if symmetric and bool(low < 0):
+        # As many levels below zero as make 2**(bits - 1) - 1 of them reach the larger side.
+        step = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
+        low, high = -(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step
     best: tuple[Tensor, Tensor, Tensor] | None = None
     for share in _CLIPPING_SHARES.tolist():
         scale = ((high - low) * share / levels).clamp_min(1e-8)

@@ -16,6 +16,7 @@ from torch import Tensor
 from mixmix.compiled import is_compilable, row_view
 from mixmix.compression import kernels
 from mixmix.compression.dropping import memory_layout, mix_inputs
+from mixmix.compression.importance import LOSSES
 from mixmix.compression.learnable import (
     LearnableActivation,
     LearnableLayer,
@@ -24,6 +25,7 @@ from mixmix.compression.learnable import (
 )
 from mixmix.compression.rounding import Moments, RoundingRates
 from mixmix.compression.units import Unit
+from mixmix.errors import InputError
 
 __all__ = [
     "ReconstructionSettings",
@@ -33,7 +35,6 @@ __all__ = [
     "loss_gradient",
     "rates_at",
     "reconstruct_unit",
-    "run_in_batches",
 ]
 
 # Fewest images in a step, however large they are.
@@ -55,6 +56,11 @@ class ReconstructionSettings:
         scale_rate: learning rate of the step sizes of activations, relative to each of them.
         pull: of the rounding towards 0 and 1 in the end, relative to that of the loss.
         keep_probability: share of the values entering and inside a unit that are quantized (QDrop).
+        loss: what a unit's outputs are weighed by: ``mse`` counts all alike, ``fisher`` and
+            ``output`` by what they do to the prediction (see ``importance``).
+
+    Raises:
+        InputError: if the loss is not known.
     """
 
     iterations: int = 240
@@ -65,12 +71,11 @@ class ReconstructionSettings:
     scale_rate: float = 2e-3
     pull: float = 2.0
     keep_probability: float = 0.5
+    loss: str = "mse"
 
-
-def run_in_batches(module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
-    """Outputs of ``module`` for all inputs (N, ...), without gradients."""
-    with torch.no_grad():
-        return torch.cat([module(batch) for batch in inputs.split(batch_size)])
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
 
 
 def reconstruct_unit(
@@ -80,6 +85,7 @@ def reconstruct_unit(
     targets: Tensor,
     settings: ReconstructionSettings,
     *,
+    importance: Tensor | None = None,
     generator: torch.Generator,
     on_step: Callable[[], None],
 ) -> None:
@@ -91,12 +97,14 @@ def reconstruct_unit(
         quantized_inputs: (N, ...) what it gets behind the units quantized before.
         targets: (N, ...) what it gives in the original network.
         settings: iterations and rates.
+        importance: (N, ...) or (1, ...) weights of the squared error of the outputs; None for ones.
         generator: CPU generator for batches.
         on_step: called after every iteration.
     """
     layers = [m for m in unit.module.modules() if isinstance(m, LearnableLayer)]
     roundings = [layer.start_learning() for layer in layers]
     scales = _ActivationScales(unit)
+    device = layers[0].layer.weight.device
     set_phase(unit.module, Phase.LEARN)
     float_inputs, quantized_inputs, targets = (
         t.contiguous(memory_format=memory_layout(t))
@@ -109,8 +117,8 @@ def reconstruct_unit(
         inputs = mix_inputs(
             float_inputs, quantized_inputs, chosen, keep_probability=settings.keep_probability
         )
-        outputs = unit.module(inputs)
-        outputs.backward(loss_gradient(outputs.detach(), targets, chosen))
+        outputs = unit.module(inputs.to(device))
+        outputs.backward(loss_gradient(outputs.detach(), targets, chosen, importance))
         rates = rates_at(progress, settings)
         for rounding in roundings:
             rounding.update(rates)
@@ -184,21 +192,32 @@ class _ActivationScales:
             scale.requires_grad_(False)
 
 
-def loss_gradient(outputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+def loss_gradient(
+    outputs: Tensor, targets: Tensor, chosen: Tensor, importance: Tensor | None = None
+) -> Tensor:
     """Gradient for the outputs of their squared error against the chosen targets.
 
     The error is summed over channels, a mean over images and places (BRECQ's).
+
+    Args:
+        outputs: (n, ...).
+        targets: (N, ...).
+        chosen: (n,) rows of the targets.
+        importance: (N, ...) or (1, ...) weights of the squares; None for ones.
     """
     factor = 2 * outputs.shape[1] / outputs.numel()
     if not is_compilable(outputs, targets):
-        return (outputs - targets[chosen]) * factor
+        gradient = (outputs - targets[chosen].to(outputs.device)) * factor
+        if importance is not None:
+            factors = importance[chosen] if len(importance) > 1 else importance
+            gradient *= factors.to(outputs.device)
+        return gradient
     outputs = outputs.contiguous(memory_format=memory_layout(targets))
     gradient = torch.empty_like(outputs)
-    kernels.loss_gradient(
-        row_view(outputs),
-        row_view(targets),
-        chosen.numpy(),
-        row_view(gradient),
-        np.float32(factor),
-    )
+    rows = row_view(outputs), row_view(targets), chosen.numpy()
+    if importance is None:
+        kernels.loss_gradient(*rows, row_view(gradient), np.float32(factor))
+    else:
+        weights = row_view(importance.contiguous(memory_format=memory_layout(targets)))
+        kernels.weighted_loss_gradient(*rows, weights, row_view(gradient), np.float32(factor))
     return gradient

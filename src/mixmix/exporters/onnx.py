@@ -86,6 +86,8 @@ def _translate_activation(x: Any, scale: float, zero_point: int, bits: int) -> A
 def _translate_weight(integers: Any, scale: Any, zero_point: Any, bits: int) -> Any:
     if bits <= 4:
         integers = op.Cast(integers, to=onnx.TensorProto.INT4)
+        if zero_point is not None:
+            zero_point = op.Cast(zero_point, to=onnx.TensorProto.INT4)
     return op.DequantizeLinear(integers, scale, zero_point, axis=0)
 
 
@@ -125,10 +127,13 @@ class _Layer(nn.Module):
         super().__init__()
         self.bits = source.bits
         self.convolution: dict[str, Any] | None = source.convolution
-        integers, zero_point = source.integers, None
+        integers, zero_point = source.integers, source.zero_point
         if not signed and int(integers.to(torch.int16).abs().amax()) > _LARGEST_SAFE_WEIGHT:
-            integers = (integers.to(torch.int16) + 128).to(torch.uint8)
-            zero_point = torch.full((len(integers),), 128, dtype=torch.uint8)
+            if zero_point is None:
+                zero_point = torch.zeros(len(integers), dtype=torch.int8)
+            integers, zero_point = (
+                (tensor.to(torch.int16) + 128).to(torch.uint8) for tensor in (integers, zero_point)
+            )
         self.register_buffer("integers", integers.contiguous())
         self.register_buffer("scale", source.scale)
         self.register_buffer("zero_point", zero_point)

@@ -68,9 +68,44 @@ class Branching(nn.Module):
         return x if float(x.sum()) > 0 else -x
 
 
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(this, x: Tensor) -> Tensor:
+        return this.linear(x)[:, : int(x.abs().amax().item())]
+
+
+class Leaving(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy())
+
+
+class Shaped(nn.Module):
+    """torch.fx stops here, torch.export goes on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.shape[1] == 4 else -x
+
+
 def test_dependence_on_values_is_refused_with_both_reasons() -> None:
     with pytest.raises(CaptureError, match="Branching cannot be captured.*torch.fx.*torch.export"):
         capture(Branching(), EXAMPLE)
+
+
+@pytest.mark.parametrize("kind", [Branching, Counting, Leaving])
+def test_the_innermost_module_that_fails_is_named(kind: type[nn.Module]) -> None:
+    head = nn.Sequential()
+    head.add_module("norm", nn.LayerNorm(4))
+    head.add_module("shaped", Shaped())
+    head.add_module("router", kind())
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1)
+    model = nn.Sequential(*layers)
+    model.add_module("head", head)
+    pattern = rf"because of head\.router \({kind.__name__}\), at `return .*\(line \d+ of test_cap"
+    with pytest.raises(CaptureError, match=pattern):
+        capture(model.eval().requires_grad_(False), EXAMPLE)
 
 
 def test_a_shared_layer_is_not_folded() -> None:

@@ -1,0 +1,87 @@
+"""How much each output of a unit matters to what the network predicts.
+
+The squared error of a unit counts all of its outputs alike; weights on it bring it nearer to the
+error of the network's prediction (BRECQ, Li et al. 2021, section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mixmix.compression.activation_store import ActivationStore
+
+__all__ = ["LOSSES", "fisher_directions", "measure_importance"]
+
+LOSSES = ("mse", "fisher", "output")
+
+
+def fisher_directions(logits: Tensor, signs: Tensor) -> Tensor:
+    """Random directions v whose mean of ``v v^T`` is the Fisher information of the logits.
+
+    With p the softmax and q its square root, the Fisher information is ``diag(p) - p p^T``, which
+    is B B^T with ``B = diag(q) - p q^T``; hence ``v = B r`` for random signs r. Unlike the gradient
+    of the cross-entropy with the likeliest class it does not vanish for images that the network is
+    sure of, and unlike that of the divergence from its own prediction it is not zero.
+
+    Args:
+        logits: (N, K).
+        signs: (N, K) of -1 and 1.
+    """
+    p = logits.softmax(1)
+    along = (p.sqrt() * signs).sum(1, keepdim=True)
+    return p.sqrt() * signs - p * along
+
+
+def measure_importance(
+    rest: Sequence[Callable[[Tensor], Tensor]],
+    outputs: Tensor,
+    loss: str,
+    *,
+    store: ActivationStore,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """Weights of the squared error of a unit's outputs, of mean 1.
+
+    Args:
+        rest: what follows the unit in the original network, applied in order, up to the logits.
+        outputs: (N, ...) of the unit in the original network.
+        loss: ``fisher``: each value by the diagonal of its Fisher information, which is the squared
+            gradient of the log-likelihood in the mean over the classes as the network predicts
+            them (BRECQ, eq. 10); ``output``: each channel by the squared gradient of the logits, in
+            the mean over images and places. Both are estimated by one random direction of the
+            logits for each image. ``mse``: alike.
+        store: where the weights are kept.
+        generator: CPU generator for the directions.
+
+    Returns:
+        (N, ...) for ``fisher``, (1, ...) for ``output``, in the layout of ``outputs``; None for
+        ``mse``.
+    """
+    if loss == "mse":
+        return None
+
+    def squared_gradient(batch: Tensor) -> Tensor:
+        leaf = batch.detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            logits = leaf.clone()  # a later layer may work in place
+            for step in rest:
+                logits = step(logits)
+        flat = logits.detach().flatten(1)
+        signs = torch.randint(2, flat.shape, generator=generator).to(flat) * 2 - 1
+        directions = fisher_directions(flat, signs) if loss == "fisher" else signs
+        (gradient,) = torch.autograd.grad(logits, leaf, directions.view_as(logits))
+        # In the layout of the outputs, which a gradient need not have.
+        return torch.empty_like(batch).copy_(gradient.square())
+
+    squares = store.run(squared_gradient, outputs)
+    if loss == "output":
+        axes = [axis for axis in range(squares.ndim) if axis != 1]
+        channels = squares.mean(axes, keepdim=True)
+        squares = torch.empty_like(outputs[:1]).copy_(channels.expand_as(outputs[:1]))
+    mean = squares.mean()
+    if not float(mean) > 0:  # nothing that the unit gives reaches the logits
+        return None
+    return squares.div_(mean)
