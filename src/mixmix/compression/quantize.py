@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,9 +25,24 @@ from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Quantize"]
+__all__ = ["Quantize", "parse_bits"]
 
 _INFERENCE_BATCH = 128
+
+
+def parse_bits(bits: str) -> tuple[int, int]:
+    """Bits of weights and of activations of a setting such as ``W4A8``.
+
+    Raises:
+        InputError: unless it looks like that.
+    """
+    match = re.fullmatch(r"[Ww]([2-8])[Aa]([2-8])", bits)
+    if match is None:
+        raise InputError(
+            f"bits must look like W4A8 with 2 to 8 bits each, got {bits!r}; 32-bit floats "
+            "are what the model has already"
+        )
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)
@@ -45,31 +61,34 @@ class Quantize:
             them like the others.
         per_channel: weight scales per output channel, else per layer.
         reconstruction: settings of the reconstruction.
+        layer_bits: bits of single layers, like ``bits``, by the layers' names; they go before
+            ``bits`` and ``first_last_bits``.
     """
 
     bits: str = "W8A8"
     first_last_bits: int | None = 8
     per_channel: bool = True
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    layer_bits: Mapping[str, str] | None = field(default=None, hash=False)  # no dict has a hash
 
     def __post_init__(self) -> None:
-        match = re.fullmatch(r"[Ww]([2-8])[Aa]([2-8])", self.bits)
-        if match is None:
-            raise InputError(
-                f"bits must look like W4A8 with 2 to 8 bits each, got {self.bits!r}; 32-bit floats "
-                "are what the model has already"
-            )
+        parse_bits(self.bits)
         object.__setattr__(self, "bits", self.bits.upper())
+        if self.layer_bits is not None:
+            for bits in self.layer_bits.values():
+                parse_bits(bits)
+            named = {name: bits.upper() for name, bits in self.layer_bits.items()}
+            object.__setattr__(self, "layer_bits", named)
         if self.first_last_bits is not None and not 2 <= self.first_last_bits <= 8:
             raise InputError(f"first_last_bits must be 2 to 8 or None, got {self.first_last_bits}")
 
     @property
     def weight_bits(self) -> int:
-        return int(self.bits[1])
+        return parse_bits(self.bits)[0]
 
     @property
     def activation_bits(self) -> int:
-        return int(self.bits[3])
+        return parse_bits(self.bits)[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -82,7 +101,7 @@ class Quantize:
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
-            InputError: if it has no layer to quantize.
+            InputError: if it has no layer to quantize, or none of a name in ``layer_bits``.
         """
         device = next(model.model.parameters()).device
         images = normalise(data.images, model.spec).to(device)
@@ -97,6 +116,7 @@ class Quantize:
             first_last_bits=self.first_last_bits,
             per_channel=self.per_channel,
             keep_probability=self.reconstruction.keep_probability,
+            layer_bits={name: parse_bits(bits) for name, bits in (self.layer_bits or {}).items()},
         )
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
