@@ -13,7 +13,7 @@ from mixmix.capture import ADDITIONS, CONCATENATIONS, is_call_to, module_of
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 from mixmix.errors import InputError
 
-__all__ = ["check_layer_names", "insert_quantizers"]
+__all__ = ["check_layer_names", "input_quantizers", "insert_quantizers"]
 
 # Operations that only move values or choose among them: quantizing before them is the same as
 # quantizing after them, and lets integer kernels join the quantizer to the layer before.
@@ -112,6 +112,17 @@ def insert_quantizers(
         str(node.target): min(bits_of_source[source] for source in sources)
         for node, sources in zip(calls, sources_of_call, strict=True)
     }
+
+
+def input_quantizers(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+    """For each layer of a graph with quantizers, in order, those that its input comes through."""
+    modules = dict(graph_module.named_modules())
+    found: dict[str, dict[str, None]] = {}
+    for node in graph_module.graph.nodes:
+        if isinstance(module_of(node, modules), LearnableLayer):
+            sources = _sources(node.args[0], modules)
+            found.setdefault(str(node.target), {}).update({str(s.target): None for s in sources})
+    return {name: tuple(sources) for name, sources in found.items()}
 
 
 def check_layer_names(names: Collection[str], known: Collection[str]) -> None:

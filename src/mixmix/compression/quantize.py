@@ -25,7 +25,7 @@ from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Quantize", "parse_bits"]
+__all__ = ["Quantize", "parse_bits", "quantization_units"]
 
 _INFERENCE_BATCH = 128
 
@@ -120,7 +120,7 @@ class Quantize:
         )
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
-        units = _units(graph_module)
+        units = quantization_units(graph_module)
         errors = _calibrate_units(units, images, self.reconstruction, seed, on_progress)
         records = _records(model.model, graph_module, folded, input_bits, errors)
         _deploy(graph_module)
@@ -132,7 +132,9 @@ class Quantize:
         )
 
 
-def _units(graph_module: fx.GraphModule) -> list[Unit]:
+def quantization_units(graph_module: fx.GraphModule) -> list[Unit]:
+    """The units of a graph that quantizers were inserted into."""
+
     def calls(node: fx.Node, kind: type[nn.Module]) -> bool:
         return node.op == "call_module" and isinstance(
             graph_module.get_submodule(str(node.target)), kind
