@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixmix.compression.bit_allocation import Budget, allocate_bits
-from mixmix.compression.quantize import parse_bits
+from mixmix.compression.bits import parse_bits
 from mixmix.compression.sensitivity_table import LayerSensitivity, SensitivityTable
 from mixmix.errors import InputError
 

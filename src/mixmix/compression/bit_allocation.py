@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from mixmix.compression.quantize import parse_bits
+from mixmix.compression.bits import parse_bits
 from mixmix.compression.sensitivity_table import LayerSensitivity, SensitivityTable
 from mixmix.errors import InputError
 

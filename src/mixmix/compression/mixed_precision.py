@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mixmix.compression.bit_allocation import Budget, allocate_bits
+from mixmix.compression.bits import parse_bits
 from mixmix.compression.method import Compressed, Progress
-from mixmix.compression.quantize import Quantize, parse_bits
+from mixmix.compression.quantize import Quantize
 from mixmix.compression.sensitivity import measure_sensitivity
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from mixmix import seeding
 from mixmix.capture import capture, fold_batch_norms, relative_error
+from mixmix.compression.bits import parse_bits
 from mixmix.compression.insertion import insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
 from mixmix.compression.method import Compressed, LayerRecord, Progress
@@ -25,24 +25,9 @@ from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Quantize", "parse_bits", "quantization_units"]
+__all__ = ["Quantize", "quantization_units"]
 
 _INFERENCE_BATCH = 128
-
-
-def parse_bits(bits: str) -> tuple[int, int]:
-    """Bits of weights and of activations of a setting such as ``W4A8``.
-
-    Raises:
-        InputError: unless it looks like that.
-    """
-    match = re.fullmatch(r"[Ww]([2-8])[Aa]([2-8])", bits)
-    if match is None:
-        raise InputError(
-            f"bits must look like W4A8 with 2 to 8 bits each, got {bits!r}; 32-bit floats "
-            "are what the model has already"
-        )
-    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from torch import Tensor, fx, nn
 
 from mixmix import seeding
 from mixmix.capture import capture, fold_batch_norms, relative_error
+from mixmix.compression.bits import parse_bits
 from mixmix.compression.insertion import check_layer_names, input_quantizers, insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
 from mixmix.compression.method import Compressed, Progress
-from mixmix.compression.quantize import parse_bits, quantization_units
+from mixmix.compression.quantize import quantization_units
 from mixmix.compression.reconstruction import run_in_batches
 from mixmix.compression.sensitivity_table import LayerSensitivity, SensitivityTable
 from mixmix.cost import count_layer_macs

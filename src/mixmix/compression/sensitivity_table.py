@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mixmix.compression.quantize import parse_bits
+from mixmix.compression.bits import parse_bits
 from mixmix.errors import DataError
 from mixmix.storage import read_json, write_json
 
