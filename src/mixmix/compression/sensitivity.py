@@ -15,7 +15,7 @@ from mixmix.compression.bits import parse_bits
 from mixmix.compression.insertion import check_layer_names, input_quantizers, insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
 from mixmix.compression.method import Compressed, Progress
-from mixmix.compression.quantize import quantization_units
+from mixmix.compression.quantize import Quantize, quantization_units
 from mixmix.compression.reconstruction import run_in_batches
 from mixmix.compression.sensitivity_table import LayerSensitivity, SensitivityTable
 from mixmix.cost import count_layer_macs
@@ -35,9 +35,7 @@ def measure_sensitivity(
     data: SyntheticDataset,
     *,
     choices: Sequence[str] = ("W2A8", "W3A8", "W4A8", "W8A8"),
-    first_last_bits: int | None = 8,
-    layer_bits: Mapping[str, str] | None = None,
-    per_channel: bool = True,
+    quantize: Quantize | None = None,
     num_images: int = 128,
     seed: int,
     on_progress: Progress = lambda what, share: None,
@@ -51,10 +49,9 @@ def measure_sensitivity(
         model: as for ``compress``; it is not changed.
         data: images to measure on.
         choices: bits that a layer may have, such as ``W4A8``.
-        first_last_bits: the only bits of the first and the last layer and of their inputs; None
-            gives them the choices of the others.
-        layer_bits: the only bits of single layers, by their names.
-        per_channel: as in ``Quantize``.
+        quantize: how the network is to be quantized, by default ``Quantize()``. Its
+            ``first_last_bits`` and ``layer_bits`` leave the layers that they are for no choice;
+            its ``bits`` and reconstruction play no part.
         num_images: how many of the images, chosen at random.
         seed: of the choice of images.
         on_progress: called with (what is being done, share done).
@@ -67,7 +64,8 @@ def measure_sensitivity(
         CaptureError: if the model cannot be captured as a graph.
         InputError: if it has no label head or no layer to quantize, or an argument is out of range.
     """
-    given = {name: parse_bits(bits) for name, bits in (layer_bits or {}).items()}
+    quantize = quantize or Quantize()
+    given = {name: parse_bits(bits) for name, bits in (quantize.layer_bits or {}).items()}
     allowed = list(dict.fromkeys(map(parse_bits, choices)))
     if not allowed:
         raise InputError("choices is empty; give the bits a layer may have, such as W4A8")
@@ -77,20 +75,20 @@ def measure_sensitivity(
     images = _chosen_images(data, original, num_images, seed)
     folded = capture(original.model, images[:4])
     fold_batch_norms(folded, images[:4])
-    probe = _Probe(folded, images, allowed[0], per_channel=per_channel)
+    probe = _Probe(folded, images, allowed[0], quantize)
     groups = _input_groups(probe.quantizers)
     names = list(groups)
     if not names:
         raise InputError(f"{original.spec.name} has no convolution or linear layer to quantize")
     check_layer_names(given, names)
-    if first_last_bits is not None:
-        outer = dict.fromkeys((names[0], names[-1]), (first_last_bits, first_last_bits))
-        given = outer | given
+    outer_bits = quantize.first_last_bits
+    if outer_bits is not None:
+        given = dict.fromkeys((names[0], names[-1]), (outer_bits, outer_bits)) | given
     bits_of_layer = _candidates(groups, allowed, given)
     results: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in names}
     total = sum(map(len, bits_of_layer.values()))
     for bits in sorted({bits for several in bits_of_layer.values() for bits in several}):
-        probe = _Probe(folded, images, bits, per_channel=per_channel)
+        probe = _Probe(folded, images, bits, quantize)
         for name in names:
             if bits in bits_of_layer[name]:
                 logits = probe.logits(name)
@@ -103,7 +101,7 @@ def measure_sensitivity(
     layers = [folded.get_submodule(name) for name in names]
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
     num_weights = [weight.numel() for weight in weights]
-    num_scales = sum(len(weight) if per_channel else 1 for weight in weights)
+    num_scales = sum(len(weight) if quantize.per_channel else 1 for weight in weights)
     return SensitivityTable(
         model=original.spec.name,
         layers=tuple(
@@ -135,7 +133,7 @@ class _Probe:
     """A network with quantizers of one setting everywhere, all of them off, cut into units."""
 
     def __init__(
-        self, folded: fx.GraphModule, images: Tensor, bits: tuple[int, int], *, per_channel: bool
+        self, folded: fx.GraphModule, images: Tensor, bits: tuple[int, int], quantize: Quantize
     ) -> None:
         self.whole = copy.deepcopy(folded)
         weight_bits, activation_bits = bits
@@ -144,7 +142,7 @@ class _Probe:
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             first_last_bits=None,
-            per_channel=per_channel,
+            per_channel=quantize.per_channel,
             keep_probability=1.0,
         )
         self.quantizers = input_quantizers(self.whole)

@@ -13,7 +13,7 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix import SyntheticDataset
+from mixmix import Quantize, SyntheticDataset
 from mixmix.capture import capture, fold_batch_norms
 from mixmix.compression.quantizers import search_activation_range, search_weight_grid
 from mixmix.compression.sensitivity import mean_divergence, measure_sensitivity
@@ -42,7 +42,11 @@ def test_every_layer_is_measured_and_bits_help(family: str) -> None:
     model = tiny_network(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     table = measure_sensitivity(
-        (model, tiny_spec(family)), images(), choices=CHOICES, seed=0, first_last_bits=None
+        (model, tiny_spec(family)),
+        images(),
+        choices=CHOICES,
+        seed=0,
+        quantize=Quantize(first_last_bits=None),
     )
     kinds = (nn.Conv2d, nn.Linear)
     names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
@@ -99,7 +103,7 @@ def test_bits_that_are_given_leave_no_choice() -> None:
         ("W8A8",),
     ]
     name = table.layers[1].name
-    table = measured("plain", first_last_bits=4, layer_bits={name: "W3A3"})
+    table = measured("plain", quantize=Quantize(first_last_bits=4, layer_bits={name: "W3A3"}))
     assert [tuple(layer.divergence) for layer in table.layers] == [
         ("W4A4",),
         ("W3A3",),
@@ -115,7 +119,9 @@ def test_layers_behind_one_tensor_share_their_activation_bits() -> None:
         layer.name: layer.input_group for layer in measured("residual", choices=choices).layers
     }
     assert groups["2.body.0.0"] == groups["2.shortcut.0"] != groups["2.body.1.0"]
-    table = measured("residual", choices=choices, layer_bits={"2.shortcut.0": "W2A4"})
+    table = measured(
+        "residual", choices=choices, quantize=Quantize(layer_bits={"2.shortcut.0": "W2A4"})
+    )
     found = {layer.name: tuple(layer.divergence) for layer in table.layers}
     assert found["2.body.0.0"] == ("W4A4",) and found["2.shortcut.0"] == ("W2A4",)
     assert found["2.body.1.0"] == choices
@@ -143,7 +149,7 @@ def test_size_and_operations_by_hand() -> None:
 
 
 def test_batch_norm_that_is_folded_costs_nothing() -> None:
-    table = measured("plain", per_channel=False)
+    table = measured("plain", quantize=Quantize(per_channel=False))
     outputs = [8, 8, 16, NUM_CLASSES]
     assert table.num_floats == sum(outputs) + len(table.layers)
 
@@ -183,7 +189,7 @@ def test_errors() -> None:
     with pytest.raises(InputError, match="num_images must be at least 2"):
         measured("plain", num_images=1)
     with pytest.raises(InputError, match="no layer that can be quantized is called 'nowhere'"):
-        measured("plain", layer_bits={"nowhere": "W4A8"})
+        measured("plain", quantize=Quantize(layer_bits={"nowhere": "W4A8"}))
     spec = replace(tiny_spec("plain"), num_classes=0)
     with pytest.raises(InputError, match="has no label head"):
         measure_sensitivity((tiny_network("plain"), spec), images(), seed=0)
