@@ -75,8 +75,7 @@ def measure_sensitivity(
     images = _chosen_images(data, original, num_images, seed)
     folded = capture(original.model, images[:4])
     fold_batch_norms(folded, images[:4])
-    probe = _Probe(folded, images, allowed[0], quantize)
-    groups = _input_groups(probe.quantizers)
+    groups = _input_groups(_Probe(folded, images, allowed[0], quantize).quantizers)
     names = list(groups)
     if not names:
         raise InputError(f"{original.spec.name} has no convolution or linear layer to quantize")
@@ -84,42 +83,61 @@ def measure_sensitivity(
     outer_bits = quantize.first_last_bits
     if outer_bits is not None:
         given = dict.fromkeys((names[0], names[-1]), (outer_bits, outer_bits)) | given
-    bits_of_layer = _candidates(groups, allowed, given)
-    results: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in names}
-    total = sum(map(len, bits_of_layer.values()))
-    for bits in sorted({bits for several in bits_of_layer.values() for bits in several}):
-        probe = _Probe(folded, images, bits, quantize)
-        for name in names:
-            if bits in bits_of_layer[name]:
-                logits = probe.logits(name)
-                results[name]["W{}A{}".format(*bits)] = (
-                    mean_divergence(probe.float_logits, logits),
-                    relative_error(logits, probe.float_logits),
-                )
-                on_progress("measuring sensitivity", sum(map(len, results.values())) / total)
+    harms = _measure_all(
+        folded, images, _candidates(groups, allowed, given), quantize, on_progress=on_progress
+    )
     macs = count_layer_macs(folded, original.spec.input_shape)
-    layers = [folded.get_submodule(name) for name in names]
-    weights = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
-    num_weights = [weight.numel() for weight in weights]
-    num_scales = sum(len(weight) if quantize.per_channel else 1 for weight in weights)
+    weights = {name: _weight(folded, name) for name in names}
+    num_weights = {name: weight.numel() for name, weight in weights.items()}
+    num_scales = sum(len(w) if quantize.per_channel else 1 for w in weights.values())
+    num_folded = sum(p.numel() for p in folded.parameters())
     return SensitivityTable(
         model=original.spec.name,
         layers=tuple(
             LayerSensitivity(
                 name=name,
-                num_weights=count,
+                num_weights=num_weights[name],
                 macs=macs.get(name, 0),
                 input_group=groups[name],
-                divergence={bits: pair[0] for bits, pair in results[name].items()},
-                logit_error={bits: pair[1] for bits, pair in results[name].items()},
+                divergence={bits: divergence for bits, (divergence, _) in harms[name].items()},
+                logit_error={bits: error for bits, (_, error) in harms[name].items()},
             )
-            for name, count in zip(names, num_weights, strict=True)
+            for name in names
         ),
         num_parameters=sum(p.numel() for p in original.model.parameters()),
-        num_floats=sum(p.numel() for p in folded.parameters()) - sum(num_weights) + num_scales,
+        num_floats=num_folded - sum(num_weights.values()) + num_scales,
         num_images=len(images),
         seed=seed,
     )
+
+
+def _measure_all(
+    folded: fx.GraphModule,
+    images: Tensor,
+    candidates: Mapping[str, Sequence[tuple[int, int]]],
+    quantize: Quantize,
+    *,
+    on_progress: Progress,
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Divergence and logit error of each layer with each of its candidates."""
+    harms: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in candidates}
+    total = sum(map(len, candidates.values()))
+    for bits in sorted({bits for several in candidates.values() for bits in several}):
+        probe = _Probe(folded, images, bits, quantize)
+        for name in (name for name, several in candidates.items() if bits in several):
+            logits = probe.logits(name)
+            harms[name]["W{}A{}".format(*bits)] = (
+                mean_divergence(probe.float_logits, logits),
+                relative_error(logits, probe.float_logits),
+            )
+            on_progress("measuring sensitivity", sum(map(len, harms.values())) / total)
+    return harms
+
+
+def _weight(graph_module: fx.GraphModule, name: str) -> Tensor:
+    layer = graph_module.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    return layer.weight
 
 
 def mean_divergence(logits: Tensor, others: Tensor) -> float:
