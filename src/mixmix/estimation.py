@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mixmix.compression.method import Progress
 from mixmix.errors import InputError
@@ -13,7 +14,10 @@ from mixmix.evaluation import Model, Predictor
 from mixmix.intervals import wilson_interval
 from mixmix.synthesis.dataset import SyntheticDataset
 
-__all__ = ["Estimate", "estimate_accuracy"]
+__all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]
+
+_LARGEST_TEMPERATURE = 16.0
+_NUM_BISECTIONS = 50
 
 
 @dataclass(frozen=True)
@@ -57,23 +61,28 @@ def estimate_accuracy(
     """Estimate from synthetic images how much accuracy a compressed network has lost.
 
     Where both networks give the same class, nothing is lost. Where they do not, with ``p`` the
-    reference's probabilities, ``a`` its class and ``b`` that of the compressed network, the
-    reference is right with probability ``p_a`` and the other with ``p_b``, as far as the reference
-    is calibrated. Hence
+    probabilities of the classes, ``a`` the reference's class and ``b`` the compressed network's,
+    the first is right with probability ``p_a`` and the second with ``p_b``. Hence
 
         predicted_drop = mean over images of (p_a - p_b)
 
-    Synthetic images lie nearer to the borders of classes than photographs do, so that the
-    agreement on them is a good deal lower than that in use; but there ``p_a`` and ``p_b`` are
-    alike, and the two errors of the drop cancel to a large part.
+    with ``p = softmax(logits of the reference / temperature)``. Networks are too sure of themselves
+    on synthetic images, so the temperature is the one that brings ``p`` nearest to the soft labels,
+    in which all networks of the zoo have a say (see ``fit_temperature``). Where the reference was
+    the whole zoo, it is near 1, and the drop comes out too large if the reference is overconfident.
+
+    The agreement itself is a good deal lower than in use: synthetic images lie nearer to the
+    borders of classes than photographs do. There ``p_a`` and ``p_b`` are alike, which is why the
+    drop is much less affected.
 
     The images must not be those that the model was compressed with (see
     ``SyntheticDataset.split``), on which it agrees more than elsewhere.
 
     What it is good for is telling a compression that works from one that does not, and ranking
     several. It is no bound, and no substitute for an evaluation on real images: it knows nothing of
-    how photographs in use differ from synthetic ones, and it takes the probabilities of the
-    reference at their word.
+    how photographs in use differ from synthetic ones. Expect it within a factor of two where the
+    drop is a few points; too low where the rounding of very few bits was learned on images of the
+    same kind, too high where it was not.
 
     Args:
         model: the compressed network: a ``Compressed``, an ``Artifact`` or the path of an ONNX
@@ -86,7 +95,7 @@ def estimate_accuracy(
 
     Raises:
         InputError: if a model cannot be loaded, has no label head or does not fit the images, or
-            both have different numbers of classes.
+            models and soft labels have different numbers of classes.
     """
     predict, compare = (Predictor(one, device=device) for one in (model, reference))
     if predict.spec.num_classes != compare.spec.num_classes:
@@ -101,15 +110,18 @@ def estimate_accuracy(
         raise InputError(
             f"the images have {data.images.shape[1]} channels, {predict.spec.name} takes {channels}"
         )
-    num_same, lost, num_images = 0, 0.0, len(data)
-    for start in range(0, num_images, batch_size):
-        images = data.images[start : start + batch_size]
-        probabilities = compare.logits(images).double().softmax(1)
-        classes = predict(images)
-        num_same += int((classes == probabilities.argmax(1)).sum())
-        of_compressed = probabilities.gather(1, classes[:, None]).squeeze(1)
-        lost += float((probabilities.amax(1) - of_compressed).sum())
-        on_progress("estimate", min(1.0, (start + batch_size) / num_images))
+    if data.soft_labels.shape[1] != compare.spec.num_classes:
+        raise InputError(
+            f"the images have soft labels of {data.soft_labels.shape[1]} classes, "
+            f"{compare.spec.name} has {compare.spec.num_classes}; take images of its own label set"
+        )
+    logits, classes = [], []
+    for index, images in enumerate(data.images.split(batch_size)):
+        logits.append(compare.logits(images))
+        classes.append(predict(images))
+        on_progress("estimate", min(1.0, (index + 1) * batch_size / len(data)))
+    same, loss = _compare(torch.cat(logits), torch.cat(classes), data.soft_labels)
+    num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(data)
     return Estimate(
         agreement=100 * num_same / num_images,
         agreement_interval=_percent_interval(num_same, num_images),
@@ -117,6 +129,36 @@ def estimate_accuracy(
         predicted_drop_interval=_percent_interval(lost, num_images),
         num_images=num_images,
     )
+
+
+def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether classes are those of the reference's logits (N, K), and ``p_a - p_b``: both (N,)."""
+    temperature = fit_temperature(logits, soft_labels)
+    probabilities = (logits.double() / temperature).softmax(1)
+    loss = probabilities.amax(1) - probabilities.gather(1, classes[:, None]).squeeze(1)
+    return classes == logits.argmax(1), loss
+
+
+def fit_temperature(logits: Tensor, soft_labels: Tensor) -> float:
+    """The temperature T of least cross-entropy of ``softmax(logits / T)`` with soft labels.
+
+    Guo et al. 2017, On calibration of modern neural networks, section 4.2, with soft labels.
+
+    Args:
+        logits: (N, K).
+        soft_labels: (N, K), probabilities.
+
+    Returns:
+        T, from 1/16 to 16.
+    """
+    logits, soft_labels = logits.double(), soft_labels.double()
+    # The cross-entropy is convex in 1 / T, and this is its slope.
+    low, high = 1 / _LARGEST_TEMPERATURE, _LARGEST_TEMPERATURE
+    for _ in range(_NUM_BISECTIONS):
+        inverse = (low + high) / 2
+        slope = (((logits * inverse).softmax(1) - soft_labels) * logits).sum(1).mean()
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+    return 2 / (low + high)
 
 
 def _percent_interval(hits: float, n: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mixmix import Compressed, ModelSpec, SyntheticDataset, Teacher, export
 from mixmix.errors import InputError
-from mixmix.estimation import estimate_accuracy
+from mixmix.estimation import estimate_accuracy, fit_temperature
 from mixmix.intervals import wilson_interval
 
 # Images of one pixel are their own logits, up to a linear map.
@@ -28,19 +28,25 @@ def linear(weight: Tensor) -> Teacher:
     return Teacher(nn.Sequential(nn.Flatten(), layer), SPEC)
 
 
-def dataset(pixels: Tensor) -> SyntheticDataset:
-    count = len(pixels)
-    return SyntheticDataset(
-        pixels, torch.zeros(count, dtype=torch.int64), torch.full((count, 3), 1 / 3), {}
-    )
+def dataset(pixels: Tensor, reference: Teacher) -> SyntheticDataset:
+    """Images that the reference alone was asked for, so that it is as sure as their labels."""
+    with torch.no_grad():
+        soft_labels = reference(pixels).softmax(1)
+    return SyntheticDataset(pixels, soft_labels.argmax(1), soft_labels, {})
+
+
+def random_dataset(count: int, reference: Teacher) -> SyntheticDataset:
+    generator = torch.Generator().manual_seed(0)
+    return dataset(torch.rand(count, *INPUT_SHAPE, generator=generator), reference)
 
 
 def test_by_hand() -> None:
     # The compressed network swaps the first two classes; three images of four show the third least.
     pixels = torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.5, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 1.0]])
     swapped = torch.eye(3)[[1, 0, 2]]
-    data = dataset(pixels.view(4, 3, 1, 1))
-    estimate = estimate_accuracy(linear(swapped), linear(torch.eye(3)), data, batch_size=3)
+    reference = linear(torch.eye(3))
+    data = dataset(pixels.view(4, 3, 1, 1), reference)
+    estimate = estimate_accuracy(linear(swapped), reference, data, batch_size=3)
     expected = 0.0
     for pixel in pixels[:3].tolist():
         total = sum(math.exp(value) for value in pixel)
@@ -55,15 +61,17 @@ def test_by_hand() -> None:
     assert json.loads(json.dumps(estimate.to_dict()))["predicted_drop_interval"] == [low, high]
 
 
-def test_is_the_drop_where_the_reference_is_calibrated() -> None:
+@pytest.mark.parametrize("overconfidence", [1.0, 4.0])
+def test_is_the_drop_where_soft_labels_are_right(overconfidence: float) -> None:
     generator = torch.Generator().manual_seed(0)
     count = 20_000
     pixels = torch.rand(count, 3, 1, 1, generator=generator)
-    reference = linear(3 * torch.eye(3))
+    calibrated = linear(3 * torch.eye(3))
+    reference = linear(3 * overconfidence * torch.eye(3))
     other = linear(3 * torch.eye(3) + torch.randn(3, 3, generator=generator))
-    estimate = estimate_accuracy(other, reference, dataset(pixels), batch_size=count)
-    probabilities = reference(pixels).softmax(1)
-    labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    data = dataset(pixels, calibrated)
+    estimate = estimate_accuracy(other, reference, data, batch_size=count)
+    labels = torch.multinomial(data.soft_labels, 1, generator=generator).squeeze(1)
     accuracies = [
         100 * float((network(pixels).argmax(1) == labels).float().mean())
         for network in (reference, other)
@@ -73,9 +81,17 @@ def test_is_the_drop_where_the_reference_is_calibrated() -> None:
     assert estimate.predicted_drop > 2
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 3.7, 12.0])
+def test_temperature_is_found(temperature: float) -> None:
+    logits = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    soft_labels = (logits / temperature).softmax(1)
+    assert fit_temperature(logits, soft_labels) == pytest.approx(temperature, rel=1e-4)
+    assert fit_temperature(logits, torch.full((200, 5), 0.2)) == pytest.approx(16)
+
+
 def test_nothing_is_lost_by_what_agrees() -> None:
-    data = dataset(torch.rand(50, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0)))
     teacher = tiny_teacher("residual")
+    data = random_dataset(50, teacher)
     estimate = estimate_accuracy(Compressed(teacher.model, teacher.spec), teacher, data)
     assert estimate.agreement == 100 and estimate.predicted_drop == 0
     # That none of 50 images shows a loss does not say that there is none.
@@ -83,22 +99,26 @@ def test_nothing_is_lost_by_what_agrees() -> None:
 
 
 def test_exported_files_are_taken(tmp_path: Path) -> None:
-    data = dataset(torch.rand(40, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0)))
     reference = tiny_teacher("plain")
+    data = random_dataset(40, reference)
     artifact = export(Compressed(tiny_network("plain"), tiny_spec("plain")), tmp_path / "f.onnx")
     assert estimate_accuracy(artifact, reference, data).agreement == 100
     assert estimate_accuracy(artifact.path, reference, data).agreement == 100
 
 
 def test_errors() -> None:
-    data = dataset(torch.rand(4, *INPUT_SHAPE))
     teacher = tiny_teacher("plain")
+    data = random_dataset(4, teacher)
     with pytest.raises(InputError, match=f"3 classes, the reference plain has {NUM_CLASSES}"):
         estimate_accuracy(linear(torch.eye(3)), teacher, data)
     with pytest.raises(InputError, match="batch_size must be at least 1"):
         estimate_accuracy(teacher, teacher, data, batch_size=0)
     with pytest.raises(InputError, match="images have 1 channels, plain takes 3"):
-        estimate_accuracy(teacher, teacher, dataset(torch.rand(4, 1, 16, 16)))
+        grey = SyntheticDataset(data.images[:, :1], data.labels, data.soft_labels, {})
+        estimate_accuracy(teacher, teacher, grey)
+    with pytest.raises(InputError, match="soft labels of 3 classes, plain has 4"):
+        other = SyntheticDataset(data.images, data.labels, data.soft_labels[:, :3], {})
+        estimate_accuracy(teacher, teacher, other)
     headless = Compressed(teacher.model, replace(teacher.spec, num_classes=0))
     with pytest.raises(InputError, match="no label head"):
         estimate_accuracy(headless, teacher, data)
