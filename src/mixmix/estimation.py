@@ -80,9 +80,9 @@ def estimate_accuracy(
 
     What it is good for is telling a compression that works from one that does not, and ranking
     several. It is no bound, and no substitute for an evaluation on real images: it knows nothing of
-    how photographs in use differ from synthetic ones. Expect it within a factor of two where the
-    drop is a few points; too low where the rounding of very few bits was learned on images of the
-    same kind, too high where it was not.
+    how photographs in use differ from synthetic ones. Expect the size of the drop and not its
+    digits: too low where the rounding of very few bits was learned on images of the same kind, too
+    high where weights and activations of few bits were rounded to nearest.
 
     Args:
         model: the compressed network: a ``Compressed``, an ``Artifact`` or the path of an ONNX
