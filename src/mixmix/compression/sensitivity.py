@@ -16,7 +16,6 @@ from mixmix.compression.insertion import check_layer_names, input_quantizers, in
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
 from mixmix.compression.method import Compressed, Progress
 from mixmix.compression.quantize import Quantize, quantization_units
-from mixmix.compression.reconstruction import run_in_batches
 from mixmix.compression.sensitivity_table import LayerSensitivity, SensitivityTable
 from mixmix.cost import count_layer_macs
 from mixmix.errors import InputError
@@ -167,7 +166,7 @@ class _Probe:
         self.units = [unit.module for unit in quantization_units(self.whole)]
         self.inputs = [images]
         for unit in self.units:
-            self.inputs.append(run_in_batches(unit, self.inputs[-1], _INFERENCE_BATCH))
+            self.inputs.append(_run(unit, self.inputs[-1]))
         self.float_logits = self.inputs.pop()
 
     def logits(self, name: str) -> Tensor:
@@ -181,9 +180,14 @@ class _Probe:
         x = self.inputs[start]
         _set_phases(parts, Phase.QUANTIZED)
         for unit in self.units[start:]:
-            x = run_in_batches(unit, x, _INFERENCE_BATCH)
+            x = _run(unit, x)
         _set_phases(parts, Phase.FLOAT)
         return x
+
+
+@torch.no_grad()
+def _run(module: nn.Module, inputs: Tensor) -> Tensor:
+    return torch.cat([module(batch) for batch in inputs.split(_INFERENCE_BATCH)])
 
 
 def _set_phases(parts: Sequence[nn.Module], phase: Phase) -> None:
