@@ -18,7 +18,7 @@ from mixmix.intervals import wilson_interval
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher, normalise
 
-__all__ = ["Evaluation", "Model", "evaluate"]
+__all__ = ["Evaluation", "Model", "Predictor", "evaluate"]
 
 Model = Artifact | str | Path | Compressed | Teacher
 Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
@@ -89,8 +89,8 @@ def evaluate(
         InputError: if a model cannot be loaded or does not fit the images.
         DataError: if the data is empty, not as described above, or a label is out of range.
     """
-    predict = _Predictor(model, spec, device)
-    compare = None if reference is None else _Predictor(reference, spec, device)
+    predict = Predictor(model, spec, device)
+    compare = None if reference is None else Predictor(reference, spec, device)
     if compare is not None and compare.spec.num_classes != predict.spec.num_classes:
         raise InputError(
             f"{predict.spec.name} has {predict.spec.num_classes} classes, the reference "
@@ -131,10 +131,24 @@ def _share(hits: Tensor) -> tuple[float, tuple[float, float]]:
     return 100 * num_hits / n, (100 * low, 100 * high)
 
 
-class _Predictor:
-    """Any kind of model as a function of images (N, C, H, W) in [0, 1] to classes (N,)."""
+class Predictor:
+    """Any kind of model as a function of images (N, C, H, W) in [0, 1] to classes (N,).
 
-    def __init__(self, model: Model, spec: ModelSpec | None, device: str | torch.device) -> None:
+    Args:
+        model: of any of these kinds.
+        spec: of an ONNX file that mixmix did not write.
+        device: where a ``Compressed`` runs.
+
+    Raises:
+        InputError: if it cannot be loaded or has no label head.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        spec: ModelSpec | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self._logits: Callable[[Tensor], Tensor]
         if isinstance(model, Compressed):
             model = Teacher(model.model, model.spec, device=device)
@@ -153,8 +167,12 @@ class _Predictor:
         if self.spec.num_classes < 1:
             raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
+        return self.logits(images).argmax(1)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, K) on the CPU, all of them finite."""
         logits = self._logits(images.to(self._device)).cpu()
         expected = (len(images), self.spec.num_classes)
         if tuple(logits.shape) != expected:
@@ -166,7 +184,7 @@ class _Predictor:
             raise InputError(
                 f"{self.spec.name} gives NaN or infinite logits; its weights or scales are damaged"
             )
-        return logits.argmax(1)
+        return logits
 
 
 def _open(

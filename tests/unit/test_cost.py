@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from mixmix.capture import capture
 from mixmix.compression.method import Compressed
 from mixmix.compression.quantized import QuantizedLayer
-from mixmix.cost import compare_latency_ms, count_macs, measure_latency_ms, size_bytes
+from mixmix.cost import (
+    compare_latency_ms,
+    count_layer_macs,
+    count_macs,
+    measure_latency_ms,
+    size_bytes,
+)
 from mixmix.errors import InputError
 from mixmix.exporters import export
 from mixmix.zoo.spec import ModelSpec
@@ -47,6 +54,14 @@ def test_quantized_layers_count_like_floats() -> None:
     layer = nn.Conv2d(3, 6, 3, groups=3)
     quantized = QuantizedLayer(layer, torch.ones_like(layer.weight), torch.ones(6), 8)
     assert count_macs(quantized, (3, 10, 12)) == count_macs(layer, (3, 10, 12)) > 0
+
+
+def test_layers_are_counted_by_name_and_as_often_as_they_are_called() -> None:
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(shared, nn.ReLU(), shared), nn.ReLU())
+    expected = {"0": 3 * 4 * 30, "1.0": 2 * 4 * 4 * 9 * 30}
+    assert count_layer_macs(model, (3, 5, 6)) == expected
+    assert count_layer_macs(capture(model, torch.rand(2, 3, 5, 6)), (3, 5, 6)) == expected
 
 
 @pytest.fixture(scope="module")

@@ -43,3 +43,8 @@ def test_wilson_interval_of_nothing(hits: int, n: int) -> None:
 )
 def test_wilson_interval_as_published(hits: int, n: int, low: float, high: float) -> None:
     assert wilson_interval(hits, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_sum_of_shares_is_between_the_counts() -> None:
+    lows, highs = zip(*(wilson_interval(hits, 50) for hits in (3, 3.5, 4)), strict=True)
+    assert list(lows) == sorted(lows) and list(highs) == sorted(highs)

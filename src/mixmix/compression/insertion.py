@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Mapping
+
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from mixmix.capture import ADDITIONS, CONCATENATIONS, is_call_to, module_of
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
+from mixmix.errors import InputError
 
-__all__ = ["insert_quantizers"]
+__all__ = ["check_layer_names", "input_quantizers", "insert_quantizers"]
 
 # Operations that only move values or choose among them: quantizing before them is the same as
 # quantizing after them, and lets integer kernels join the quantizer to the layer before.
@@ -51,6 +55,7 @@ def insert_quantizers(
     symmetric_weights: bool = True,
     symmetric_activations: bool = False,
     keep_probability: float,
+    layer_bits: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, int]:
     """Replace layers by learnable ones and quantize every tensor that enters one, in place.
 
@@ -59,20 +64,31 @@ def insert_quantizers(
     8-bit activations the operands of additions, concatenations and average pooling are quantized
     too, so that integer kernels run from one end to the other.
 
+    Args:
+        layer_bits: bits of the weights and of the input of single layers, by their names; they
+            go before the others.
+
     Returns:
         The bits of the input of each quantized layer, by its name, in order of execution.
+
+    Raises:
+        InputError: if ``layer_bits`` names what is no quantizable layer.
     """
+    layer_bits = layer_bits or {}
     modules = dict(graph_module.named_modules())
     calls = [node for node in graph_module.graph.nodes if _is_quantizable(module_of(node, modules))]
     names = list(dict.fromkeys(str(node.target) for node in calls))
+    check_layer_names(layer_bits, names)
     bits_of_source: dict[fx.Node, int] = {}
     sources_of_call = [_sources(node.args[0], modules) for node in calls]
     for node, sources in zip(calls, sources_of_call, strict=True):
         name = str(node.target)
-        outer = first_last_bits is not None and name in (names[0], names[-1])
-        own_weight_bits = first_last_bits if outer else weight_bits
-        own_activation_bits = first_last_bits if outer else activation_bits
-        assert own_weight_bits is not None and own_activation_bits is not None
+        own_weight_bits, own_activation_bits = weight_bits, activation_bits
+        if first_last_bits is not None and name in (names[0], names[-1]):
+            own_weight_bits = own_activation_bits = first_last_bits
+        own_weight_bits, own_activation_bits = layer_bits.get(
+            name, (own_weight_bits, own_activation_bits)
+        )
         if not isinstance(graph_module.get_submodule(name), LearnableLayer):
             learnable = LearnableLayer(
                 modules[name],
@@ -107,6 +123,32 @@ def insert_quantizers(
         str(node.target): min(bits_of_source[source] for source in sources)
         for node, sources in zip(calls, sources_of_call, strict=True)
     }
+
+
+def input_quantizers(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+    """For each layer of a graph with quantizers, in order, those that its input comes through."""
+    modules = dict(graph_module.named_modules())
+    found: dict[str, dict[str, None]] = {}
+    for node in graph_module.graph.nodes:
+        if isinstance(module_of(node, modules), LearnableLayer):
+            sources = _sources(node.args[0], modules)
+            found.setdefault(str(node.target), {}).update({str(s.target): None for s in sources})
+    return {name: tuple(sources) for name, sources in found.items()}
+
+
+def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
+    """Refuse names of layers that a network does not have.
+
+    Raises:
+        InputError: naming the nearest that it has.
+    """
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+            raise InputError(
+                f"no layer that can be quantized is called {name!r}; the nearest names are "
+                f"{', '.join(map(repr, near)) or 'none'}"
+            )
 
 
 def _is_quantizable(module: nn.Module | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from mixmix.compression.activation_store import (
     default_memory_gib,
     images_at_a_time,
 )
+from mixmix.compression.bits import parse_bits
 from mixmix.compression.calibration import calibrate_units, learnable_units
 from mixmix.compression.equalisation import equalise_layers
 from mixmix.compression.insertion import insert_quantizers
@@ -55,6 +56,8 @@ class Quantize:
         memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
             is mapped from temporary files, to the same result.
         reconstruction: settings of the reconstruction.
+        layer_bits: bits of single layers, like ``bits``, by the layers' names; they go before
+            ``bits`` and ``first_last_bits``.
     """
 
     bits: str = "W8A8"
@@ -66,15 +69,16 @@ class Quantize:
     correct_bias: bool | None = None
     memory_gib: float | None = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    layer_bits: Mapping[str, str] | None = field(default=None, hash=False)  # no dict has a hash
 
     def __post_init__(self) -> None:
-        match = re.fullmatch(r"[Ww]([2-8])[Aa]([2-8])", self.bits)
-        if match is None:
-            raise InputError(
-                f"bits must look like W4A8 with 2 to 8 bits each, got {self.bits!r}; 32-bit floats "
-                "are what the model has already"
-            )
+        parse_bits(self.bits)
         object.__setattr__(self, "bits", self.bits.upper())
+        if self.layer_bits is not None:
+            for bits in self.layer_bits.values():
+                parse_bits(bits)
+            named = {name: bits.upper() for name, bits in self.layer_bits.items()}
+            object.__setattr__(self, "layer_bits", named)
         if self.first_last_bits is not None and not 2 <= self.first_last_bits <= 8:
             raise InputError(f"first_last_bits must be 2 to 8 or None, got {self.first_last_bits}")
         if self.memory_gib is not None and not self.memory_gib > 0:
@@ -82,11 +86,11 @@ class Quantize:
 
     @property
     def weight_bits(self) -> int:
-        return int(self.bits[1])
+        return parse_bits(self.bits)[0]
 
     @property
     def activation_bits(self) -> int:
-        return int(self.bits[3])
+        return parse_bits(self.bits)[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -99,7 +103,8 @@ class Quantize:
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
-            InputError: if it has no layer to quantize, or activations fit nowhere.
+            InputError: if it has no layer to quantize, or none of a name in ``layer_bits``, or
+                activations fit nowhere.
         """
         device = next(model.model.parameters()).device
         example = _normalised(data.images[:4].to(device), model.spec)
@@ -116,6 +121,7 @@ class Quantize:
             symmetric_weights=self.symmetric_weights,
             symmetric_activations=self.symmetric_activations,
             keep_probability=self.reconstruction.keep_probability,
+            layer_bits={name: parse_bits(bits) for name, bits in (self.layer_bits or {}).items()},
         )
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")

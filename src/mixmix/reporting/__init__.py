@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mixmix.reporting.page import ReportRun, write_page
 from mixmix.reporting.record import benchmark_record, describe_machine, describe_versions
+from mixmix.reporting.sensitivity import print_sensitivity
 from mixmix.reporting.table import print_results
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "describe_machine",
     "describe_versions",
     "print_results",
+    "print_sensitivity",
     "write_page",
 ]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mixmix.reporting.rows import format_rows
 
-__all__ = ["print_results"]
+__all__ = ["print_results", "print_uncut"]
 
 
 def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -37,7 +37,14 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         names = [Text(getattr(row, name)) for name in (*several, "setting", "images")]
         cells = [Text(text) for text in (row.agreement, row.size, row.ratio, row.latency)]
         table.add_row(*names, top1, *cells, style="bold" if row.is_float else "")
-    # Lines that a narrow terminal wraps are better than numbers that it cuts.
+    print_uncut(table, console)
+
+
+def print_uncut(table: Table, console: Console) -> None:
+    """Print a table as wide as it is.
+
+    Lines that a narrow terminal wraps are better than numbers that it cuts.
+    """
     narrow, wide = console.width, console.options.update(width=1000)
     console.width = max(narrow, Measurement.get(console, wide, table).maximum)
     try:

@@ -159,6 +159,34 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.images[index], self.labels[index]
 
+    def split(self, num_images: int) -> tuple[SyntheticDataset, SyntheticDataset]:
+        """The first ``num_images`` images and the others: some to compress with, some to judge by.
+
+        Images of one batch were optimised together, so a multiple of ``batch_size`` keeps both
+        parts apart. The manifest of each says which images of the whole it has (``part``).
+
+        Raises:
+            InputError: if one of the parts would be empty.
+        """
+        if not 0 < num_images < len(self):
+            raise InputError(
+                f"num_images must be from 1 to {len(self) - 1} to split {len(self)} images, got "
+                f"{num_images}"
+            )
+        return self._part(0, num_images), self._part(num_images, len(self))
+
+    def _part(self, start: int, stop: int) -> SyntheticDataset:
+        earlier = self.manifest.get("part", {"first": 0})["first"]
+        part = {"first": earlier + start, "last": earlier + stop - 1}
+        return SyntheticDataset(
+            self.images[start:stop],
+            self.labels[start:stop],
+            self.soft_labels[start:stop],
+            self.manifest | {"part": part},
+            refused=self.refused,
+            path=self.path,
+        )
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes where the zoo knows them, else the indices of K (at least one)."""

@@ -42,6 +42,30 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+class TestSplit:
+    def test_parts_are_the_whole_and_say_which_part(self, folder: Path) -> None:
+        data = SyntheticDataset.load(folder)
+        first, others = data.split(8)
+        assert torch.equal(torch.cat([first.images, others.images]), data.images)
+        assert torch.equal(torch.cat([first.labels, others.labels]), data.labels)
+        assert torch.equal(torch.cat([first.soft_labels, others.soft_labels]), data.soft_labels)
+        assert first.manifest["part"] == {"first": 0, "last": 7}
+        assert others.split(1)[1].manifest["part"] == {"first": 9, "last": 11}
+        assert "part" not in data.manifest
+        assert others.classes == data.classes
+
+    def test_parts_survive_the_disk(self, folder: Path, tmp_path: Path) -> None:
+        _, others = SyntheticDataset.load(folder).split(8)
+        loaded = SyntheticDataset.load(others.save(tmp_path / "part"))
+        assert torch.equal(loaded.images, others.images)
+        assert loaded.manifest["part"] == {"first": 8, "last": 11}
+
+    @pytest.mark.parametrize("num_images", [0, 12, -1])
+    def test_no_part_is_empty(self, folder: Path, num_images: int) -> None:
+        with pytest.raises(InputError, match="from 1 to 11 to split 12 images"):
+            SyntheticDataset.load(folder).split(num_images)
+
+
 class TestLoad:
     def test_all_shards_in_order(self, folder: Path) -> None:
         data = SyntheticDataset.load(folder)
