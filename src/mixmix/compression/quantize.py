@@ -24,9 +24,17 @@ from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Quantize"]
+__all__ = ["Calibrated", "Quantize"]
 
 _INFERENCE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A network whose learnable quantizers are set (phase ``QUANTIZED``), and its records."""
+
+    graph_module: fx.GraphModule
+    records: tuple[LayerRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,17 @@ class Quantize:
             2 to 8 each.
         first_last_bits: bits of the first and the last layer and of their inputs; None treats
             them like the others.
+        input_bits: bits of the images. They come with 8 bits, so that 8 lose nothing to speak of,
+            and what the literature calls all layers quantized (``first_last_bits=None``) leaves
+            them alone: GDFQ and its successors, like ZeroQ before them, quantize behind each
+            activation function. None treats images like what enters any other layer.
         per_channel: weight scales per output channel, else per layer.
         reconstruction: settings of the reconstruction.
     """
 
     bits: str = "W8A8"
     first_last_bits: int | None = 8
+    input_bits: int | None = 8
     per_channel: bool = True
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
 
@@ -60,8 +73,10 @@ class Quantize:
                 "are what the model has already"
             )
         object.__setattr__(self, "bits", self.bits.upper())
-        if self.first_last_bits is not None and not 2 <= self.first_last_bits <= 8:
-            raise InputError(f"first_last_bits must be 2 to 8 or None, got {self.first_last_bits}")
+        for name in ("first_last_bits", "input_bits"):
+            value = getattr(self, name)
+            if value is not None and not 2 <= value <= 8:
+                raise InputError(f"{name} must be 2 to 8 or None, got {value}")
 
     @property
     def weight_bits(self) -> int:
@@ -84,6 +99,19 @@ class Quantize:
             CaptureError: if the model cannot be captured as a graph.
             InputError: if it has no layer to quantize.
         """
+        calibrated = self.calibrate(model, data, seed=seed, on_progress=on_progress)
+        _deploy(calibrated.graph_module)
+        return replace(
+            model,
+            model=calibrated.graph_module.eval(),
+            records=calibrated.records,
+            settings=(*model.settings, self.to_dict()),
+        )
+
+    def calibrate(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Calibrated:
+        """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
         device = next(model.model.parameters()).device
         images = normalise(data.images, model.spec).to(device)
         if images.shape[1] > 1:  # the order of memory of a teacher's weights
@@ -95,6 +123,7 @@ class Quantize:
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             first_last_bits=self.first_last_bits,
+            input_bits=self.input_bits,
             per_channel=self.per_channel,
             keep_probability=self.reconstruction.keep_probability,
         )
@@ -103,13 +132,7 @@ class Quantize:
         units = _units(graph_module)
         errors = _calibrate_units(units, images, self.reconstruction, seed, on_progress)
         records = _records(model.model, graph_module, folded, input_bits, errors)
-        _deploy(graph_module)
-        return replace(
-            model,
-            model=graph_module.eval(),
-            records=records,
-            settings=(*model.settings, self.to_dict()),
-        )
+        return Calibrated(graph_module, records)
 
 
 def _units(graph_module: fx.GraphModule) -> list[Unit]:
