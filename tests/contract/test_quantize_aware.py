@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny_networks import NETWORKS, tiny_network, tiny_spec
 from tiny_networks import tiny_images as images
-from torch import Tensor
 
 from mixmix import Compressed, Method, Quantize, compress, export
 from mixmix.compression.quantize_aware import QuantizeAware
@@ -17,7 +16,6 @@ from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.compression.training_settings import TrainingSettings
 from mixmix.errors import InputError
-from mixmix.zoo.teacher import normalise
 
 families = pytest.mark.parametrize("family", sorted(NETWORKS))
 
@@ -38,14 +36,8 @@ def trained(family: str, chosen: Method, *, seed: int = 0) -> Compressed:
     return compress((tiny_network(family), tiny_spec(family)), images(), chosen, seed=seed)
 
 
-def logits(model: torch.nn.Module, family: str) -> Tensor:
-    with torch.no_grad():
-        out: Tensor = model(normalise(images().images, tiny_spec(family)))
-    return out
-
-
 @families
-def test_contract(family: str, tmp_path: Path) -> None:
+def test_contract(family: str) -> None:
     model = tiny_network(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     told: list[str] = []
@@ -72,23 +64,19 @@ def test_contract(family: str, tmp_path: Path) -> None:
     assert all(r.error is not None and 0 <= r.error < 2 for r in quantized)
     assert json.loads(json.dumps(compressed.settings))[0]["method"] == "quantize-aware"
     assert any("agreement" in what for what in told)
+
+
+@pytest.mark.parametrize("family", ["residual", "depthwise"])
+def test_exports_to_a_file_that_agrees(family: str, tmp_path: Path) -> None:
+    compressed = trained(family, method("W3A3"))
     artifact = export(compressed, tmp_path / "model.onnx", probe=images(64).images)
     assert artifact.agreement >= 98
 
 
-@families
-def test_training_brings_the_logits_nearer(family: str) -> None:
-    wanted = logits(tiny_network(family), family)
-    start, end = (
-        float((logits(compressed.model, family) - wanted).norm())
-        for compressed in (
-            compress(
-                (tiny_network(family), tiny_spec(family)), images(), method("W2A2").base, seed=0
-            ),
-            trained(family, method("W2A2", steps=60)),
-        )
-    )
-    assert end < start
+def test_training_brings_units_nearer() -> None:
+    few, many = (trained("residual", method("W2A3", steps=n)) for n in (1, 100))
+    errors = [sum(r.error for r in c.records if r.error is not None) for c in (few, many)]
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_run_resumes_from_its_checkpoints(tmp_path: Path) -> None:

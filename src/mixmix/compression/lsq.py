@@ -19,8 +19,8 @@ from mixmix.compression.quantizers import WeightGrid
 
 __all__ = ["StepSizeActivation", "StepSizeLayer", "quantize_weight", "scale_gradient"]
 
-# How near to the border of its level a weight may start, in steps.
-_MARGIN = 0.45
+# How far from the ends of the grid weights start, in steps.
+_MARGIN = 0.01
 
 
 def quantize_weight(weight: Tensor, grid: WeightGrid) -> Tensor:
@@ -51,8 +51,7 @@ class StepSizeLayer(nn.Module):
     ``log_scale`` (out, 1, ...), how far the scale is from that one.
 
     Args:
-        learned: with its rounding finished. A weight starts at its float value, moved into the
-            level it was rounded to.
+        learned: with its rounding finished. A weight starts at the level it was rounded to.
     """
 
     unit: Tensor
@@ -65,11 +64,11 @@ class StepSizeLayer(nn.Module):
         self._layer = [layer]  # in a list, since its parameters are not to be trained
         for name, tensor in (("unit", grid.scale), ("step", grid.step), ("offset", grid.offset)):
             self.register_buffer(name, tensor.detach().clone())
-        position = grid.position(layer.weight)
-        position = torch.minimum(torch.maximum(position, learned.q - _MARGIN), learned.q + _MARGIN)
-        # Not at the end of the grid, behind which nothing would be learned.
-        inner = position.clamp(_MARGIN / 10, grid.largest - _MARGIN / 10)
-        self.weight = nn.Parameter(grid.value(inner) / grid.scale)
+        # In the middle of its level: at the float value, next to the border for most weights that
+        # were not rounded to the nearest level, the first steps would undo the reconstruction. Not
+        # at the very ends, behind which nothing is learned.
+        q = learned.q.clamp(_MARGIN, grid.largest - _MARGIN)
+        self.weight = nn.Parameter(grid.value(q) / grid.scale)
         scales = grid.scale if learned.per_channel else grid.scale[:1]
         self.log_scale = nn.Parameter(torch.zeros_like(scales))
         self.bias = None

@@ -97,18 +97,16 @@ def train_(
             another run, or if nothing is to be learned.
     """
     keep_freed_memory()
-    device = next(student.parameters()).device
-    parallel = distributed.data_parallel(student)
     state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)
     checkpoint = None
     if out is not None:
         run = {"settings": settings.to_dict(), "seed": seed}
         checkpoint = Checkpoint(Path(out), run, student, teacher, data)
         data = checkpoint.restore(state) or data
-    images, labels = data.images.to(device), data.labels.to(device)
+    trainer = _Trainer(state, teacher, data, spec, settings, seed)
     batches, partners = (
         distributed.global_batches(
-            len(images),
+            len(data),
             settings.batch_size,
             num_steps=settings.steps,
             seed=seeding.child_seed(seed, name),
@@ -122,41 +120,19 @@ def train_(
                 continue
             # Every random state follows from the number of the step, so that none has to be kept.
             torch.manual_seed(seeding.child_seed(seed, "layers", number, distributed.rank()))
-            fresh = refresh(number, student, data)
+            fresh = refresh(number, student, trainer.data)
             if fresh is not None:
-                data = _same_size(fresh, data)
-                images, labels = data.images.to(device), data.labels.to(device)
+                trainer.replace_images(fresh)
                 if checkpoint is not None:
-                    checkpoint.keep_images(data, number)
-            mixture = augment(
-                images[chosen],
-                images[others],
-                settings.augmentation,
-                generator=seeding.generator(seed, "augmentation", number),
-            )
-            inputs = normalise(mixture.images, spec)
-            if inputs.shape[1] > 1:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with torch.no_grad():
-                wanted = outputs_of(teacher, inputs)
-            found = outputs_of(parallel, inputs)
-            loss = _loss(found, wanted, settings)
-            if settings.ce_weight:
-                pair = (labels[chosen], labels[others])
-                loss += settings.ce_weight * mixed_cross_entropy_loss(
-                    found[0], *pair, mixture.share
-                )
-            loss.backward()
-            norm = state.clip_gradients(settings.max_gradient_norm)
-            if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+                    checkpoint.keep_images(fresh, number)
+            try:
+                steps.append(trainer.step(number, chosen, others))
+            except FloatingPointError as error:
                 raise InputError(
-                    f"training diverged at step {number}: the loss is {loss.item():.3g}, the norm "
-                    f"of its gradient {norm:.3g}; lower learning_rate ({settings.learning_rate:g})"
+                    f"training diverged at step {number}: {error}; lower learning_rate "
+                    f"({settings.learning_rate:g})"
                     + ("" if out is None else f". The last checkpoint stays in {out}")
-                )
-            state.step(learning_rate_at(number, settings))
-            same = (found[0].argmax(1) == wanted[0].argmax(1)).float().mean()
-            steps.append(Step(number, loss.item(), 100 * same.item()))
+                ) from error
             if checkpoint is not None and (
                 state.steps_done % settings.checkpoint_steps == 0
                 or state.steps_done == settings.steps
@@ -165,6 +141,70 @@ def train_(
             on_progress(_description(steps[-_RECENT:]), state.steps_done / settings.steps)
     state.finish()
     return steps
+
+
+class _Trainer:
+    """One step after another; nothing but ``state`` and the images changes."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        teacher: nn.Module,
+        data: SyntheticDataset,
+        spec: ModelSpec,
+        settings: TrainingSettings,
+        seed: int,
+    ) -> None:
+        self._state, self._teacher, self._spec = state, teacher, spec
+        self._settings, self._seed = settings, seed
+        self._student = distributed.data_parallel(state.student)
+        self._device = next(state.student.parameters()).device
+        self.data = data
+        self.replace_images(data)
+
+    def replace_images(self, data: SyntheticDataset) -> None:
+        """Train on others from now on; there must be as many."""
+        if data.images.shape != self.data.images.shape:
+            raise InputError(
+                f"fresh images have shape {tuple(data.images.shape)}, those that they replace "
+                f"have {tuple(self.data.images.shape)}; give as many of the same size"
+            )
+        self.data = data
+        self._images, self._labels = data.images.to(self._device), data.labels.to(self._device)
+
+    def step(self, number: int, chosen: Tensor, others: Tensor) -> Step:
+        """Take a step on some images and their partners.
+
+        Raises:
+            FloatingPointError: if the loss or its gradient is not finite; nothing is changed then.
+        """
+        settings = self._settings
+        mixture = augment(
+            self._images[chosen],
+            self._images[others],
+            settings.augmentation,
+            generator=seeding.generator(self._seed, "augmentation", number),
+        )
+        inputs = normalise(mixture.images, self._spec)
+        if inputs.shape[1] > 1:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            wanted = outputs_of(self._teacher, inputs)
+        found = outputs_of(self._student, inputs)
+        loss = _loss(found, wanted, settings)
+        if settings.ce_weight:
+            pair = (self._labels[chosen], self._labels[others])
+            loss = loss + settings.ce_weight * mixed_cross_entropy_loss(
+                found[0], *pair, mixture.share
+            )
+        loss.backward()
+        length = self._state.clip_gradients(settings.max_gradient_norm)
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(length)):
+            raise FloatingPointError(f"the loss is {value:.3g}, its gradient's norm {length:.3g}")
+        self._state.step(learning_rate_at(number, settings))
+        same = found[0].argmax(1) == wanted[0].argmax(1)
+        return Step(number, value, 100 * same.float().mean().item())
 
 
 def outputs_of(network: nn.Module, inputs: Tensor) -> Outputs:
@@ -213,15 +253,6 @@ def _optimizer(
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=decay)
     return torch.optim.SGD(groups, lr=1.0, momentum=0.9, nesterov=True, weight_decay=decay)
-
-
-def _same_size(fresh: SyntheticDataset, data: SyntheticDataset) -> SyntheticDataset:
-    if fresh.images.shape != data.images.shape:
-        raise InputError(
-            f"fresh images have shape {tuple(fresh.images.shape)}, those that they replace have "
-            f"{tuple(data.images.shape)}; give as many of the same size"
-        )
-    return fresh
 
 
 def _description(recent: list[Step]) -> str:
