@@ -74,7 +74,7 @@ class Checkpoint:
         if not self._images:
             return None
         kept, _ = read_tensors(self._folder / self._images)
-        return SyntheticDataset(**kept, manifest={})
+        return SyntheticDataset(kept["images"], kept["labels"], kept["soft_labels"], {})
 
     def save(self, state: TrainingState) -> None:
         """Replace the checkpoint."""
