@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from mixmix import SyntheticDataset
 from mixmix.zoo import ModelSpec, Teacher
 from mixmix.zoo.architectures import MobileNetV2, ResNet, Vgg, VovNet
 
@@ -140,3 +141,10 @@ def tiny_network(name: str) -> nn.Module:
 def tiny_teacher(name: str) -> Teacher:
     """A tiny network as the member of a zoo."""
     return Teacher(tiny_network(name), tiny_spec(name))
+
+
+def tiny_images(count: int = 32) -> SyntheticDataset:
+    """Noise in the shape of a data set, always the same."""
+    pixels = torch.rand(count, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % NUM_CLASSES
+    return SyntheticDataset(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_teacher
+from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix import SynthesisSettings, Zoo, distributed, synthesize
+from mixmix import SynthesisSettings, SyntheticDataset, Zoo, distributed, synthesize
+from mixmix.compression.training import train_
+from mixmix.compression.training_settings import TrainingSettings
 from mixmix.errors import InputError, RankError
 
 SETTINGS = SynthesisSettings(num_images=24, batch_size=4, iterations=3)
@@ -67,6 +69,17 @@ def trained_weights() -> dict[str, Tensor]:
     return model.state_dict()
 
 
+def distilled_weights() -> dict[str, Tensor]:
+    """A tiny network that learned from another, in as many processes as there are."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(12, *INPUT_SHAPE, generator=generator)
+    data = SyntheticDataset(images, torch.arange(12) % NUM_CLASSES, torch.zeros(12, 4), {})
+    student = tiny_network("plain").requires_grad_(True)
+    settings = TrainingSettings(steps=4, batch_size=8, optimizer="sgd", learning_rate=0.01)
+    train_(student, tiny_network("residual"), data, tiny_spec("plain"), settings, seed=0)
+    return student.state_dict()
+
+
 def work_together(out: str) -> None:
     """Train, exchange values, meet an error; every process writes what it saw."""
     seen: dict[str, Any] = {}
@@ -76,6 +89,7 @@ def work_together(out: str) -> None:
 
     with distributed.process_group():
         weights = trained_weights()
+        distilled = distilled_weights()
         seen["gathered"] = distributed.gather(10 + distributed.rank())
         seen["from_main"] = distributed.from_main(lambda: 5 + distributed.rank())
         for name, call in (
@@ -89,6 +103,7 @@ def work_together(out: str) -> None:
         distributed.barrier()
     folder = Path(out)
     torch.save(weights, folder / f"weights-{distributed.rank()}.pt")
+    torch.save(distilled, folder / f"distilled-{distributed.rank()}.pt")
     (folder / f"seen-{distributed.rank()}.json").write_text(json.dumps(seen))
 
 

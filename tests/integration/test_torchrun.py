@@ -9,7 +9,14 @@ import pytest
 import torch
 import torchrun_programs
 from tiny_networks import tiny_spec
-from torchrun_programs import SETTINGS, THREADS, tiny_zoo, torchrun, trained_weights
+from torchrun_programs import (
+    SETTINGS,
+    THREADS,
+    distilled_weights,
+    tiny_zoo,
+    torchrun,
+    trained_weights,
+)
 
 from mixmix import SyntheticDataset, Zoo, recipe, synthesize
 from mixmix.machine import usable_cpus
@@ -80,11 +87,11 @@ def test_lost_process_leaves_its_shards_to_the_next_run(tmp_path: Path) -> None:
 def test_training_and_messages(tmp_path: Path) -> None:
     done = torchrun(PROGRAMS, "together", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    expected = trained_weights()
-    first, second = (torch.load(tmp_path / f"weights-{rank}.pt") for rank in range(2))
-    for name, weight in expected.items():
-        assert torch.equal(first[name], second[name])
-        torch.testing.assert_close(first[name], weight, rtol=1e-4, atol=1e-6)
+    for what, expected in (("weights", trained_weights()), ("distilled", distilled_weights())):
+        first, second = (torch.load(tmp_path / f"{what}-{rank}.pt") for rank in range(2))
+        for name, weight in expected.items():
+            assert torch.equal(first[name], second[name])
+            torch.testing.assert_close(first[name], weight, rtol=1e-4, atol=1e-6)
     seen = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
     for one in seen:
         assert one["gathered"] == [10, 11]

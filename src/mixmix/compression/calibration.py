@@ -19,8 +19,19 @@ from mixmix.compression.units import Unit, split_into_units
 __all__ = ["calibrate_units", "learnable_units"]
 
 
-def learnable_units(graph_module: fx.GraphModule) -> list[Unit]:
-    """The units of a graph with learnable quantizers; they share its modules."""
+def learnable_units(
+    graph_module: fx.GraphModule,
+    *,
+    layer: type[nn.Module] = LearnableLayer,
+    quantizer: type[nn.Module] = LearnableActivation,
+) -> list[Unit]:
+    """The units of a graph with learnable quantizers; they share its modules.
+
+    Args:
+        graph_module: with quantizers inserted.
+        layer: the class of its layers.
+        quantizer: the class of what quantizes its activations.
+    """
 
     def calls(node: fx.Node, kind: type[nn.Module]) -> bool:
         return node.op == "call_module" and isinstance(
@@ -29,8 +40,8 @@ def learnable_units(graph_module: fx.GraphModule) -> list[Unit]:
 
     return split_into_units(
         graph_module,
-        is_layer=lambda node: calls(node, LearnableLayer),
-        is_quantizer=lambda node: calls(node, LearnableActivation),
+        is_layer=lambda node: calls(node, layer),
+        is_quantizer=lambda node: calls(node, quantizer),
     )
 
 

@@ -51,6 +51,7 @@ def insert_quantizers(
     weight_bits: int,
     activation_bits: int,
     first_last_bits: int | None,
+    input_bits: int | None,
     per_channel: bool,
     symmetric_weights: bool = True,
     symmetric_activations: bool = False,
@@ -62,7 +63,8 @@ def insert_quantizers(
     A tensor is quantized once, for all that use it (so that a residual shortcut carries the
     quantized tensor too), at the largest number of bits that a layer behind it asks for. With
     8-bit activations the operands of additions, concatenations and average pooling are quantized
-    too, so that integer kernels run from one end to the other.
+    too, so that integer kernels run from one end to the other. The images are quantized to
+    ``input_bits`` whatever the layers behind them ask for, unless it is None.
 
     Args:
         layer_bits: bits of the weights and of the input of single layers, by their names; they
@@ -107,6 +109,10 @@ def insert_quantizers(
             for operand in node.all_input_nodes if joins else ():
                 for source in _sources(operand, modules):
                     bits_of_source.setdefault(source, 8)
+    if input_bits is not None:
+        bits_of_source |= {
+            source: input_bits for source in bits_of_source if source.op == "placeholder"
+        }
     for index, (source, bits) in enumerate(bits_of_source.items()):
         _insert_after(
             graph_module,

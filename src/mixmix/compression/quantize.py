@@ -20,7 +20,7 @@ from mixmix.compression.calibration import calibrate_units, learnable_units
 from mixmix.compression.equalisation import equalise_layers
 from mixmix.compression.insertion import insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
-from mixmix.compression.method import Compressed, Progress
+from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.compression.records import record_layers
 from mixmix.errors import InputError
@@ -28,7 +28,15 @@ from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Quantize"]
+__all__ = ["Calibrated", "Quantize"]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A network whose learnable quantizers are set (phase ``QUANTIZED``), and its records."""
+
+    graph_module: fx.GraphModule
+    records: tuple[LayerRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class Quantize:
             2 to 8 each.
         first_last_bits: bits of the first and the last layer and of their inputs; None treats
             them like the others.
+        input_bits: bits of the images. They come with 8 bits, so that 8 lose nothing to speak of,
+            and what the literature calls all layers quantized (``first_last_bits=None``) leaves
+            them alone: GDFQ and its successors, like ZeroQ before them, quantize behind each
+            activation function. None treats images like what enters any other layer.
         per_channel: weight scales per output channel, else per layer.
         symmetric_weights: levels around zero; else affine, with a zero point for each scale, where
             that is nearer to the weights.
@@ -62,6 +74,7 @@ class Quantize:
 
     bits: str = "W8A8"
     first_last_bits: int | None = 8
+    input_bits: int | None = 8
     per_channel: bool = True
     symmetric_weights: bool = True
     symmetric_activations: bool = False
@@ -79,8 +92,10 @@ class Quantize:
                 parse_bits(bits)
             named = {name: bits.upper() for name, bits in self.layer_bits.items()}
             object.__setattr__(self, "layer_bits", named)
-        if self.first_last_bits is not None and not 2 <= self.first_last_bits <= 8:
-            raise InputError(f"first_last_bits must be 2 to 8 or None, got {self.first_last_bits}")
+        for name in ("first_last_bits", "input_bits"):
+            value = getattr(self, name)
+            if value is not None and not 2 <= value <= 8:
+                raise InputError(f"{name} must be 2 to 8 or None, got {value}")
         if self.memory_gib is not None and not self.memory_gib > 0:
             raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
 
@@ -106,6 +121,19 @@ class Quantize:
             InputError: if it has no layer to quantize, or none of a name in ``layer_bits``, or
                 activations fit nowhere.
         """
+        calibrated = self.calibrate(model, data, seed=seed, on_progress=on_progress)
+        _deploy(calibrated.graph_module)
+        return replace(
+            model,
+            model=calibrated.graph_module.eval(),
+            records=calibrated.records,
+            settings=(*model.settings, self.to_dict()),
+        )
+
+    def calibrate(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Calibrated:
+        """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
         device = next(model.model.parameters()).device
         example = _normalised(data.images[:4].to(device), model.spec)
         graph_module = capture(model.model, example)
@@ -117,6 +145,7 @@ class Quantize:
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             first_last_bits=self.first_last_bits,
+            input_bits=self.input_bits,
             per_channel=self.per_channel,
             symmetric_weights=self.symmetric_weights,
             symmetric_activations=self.symmetric_activations,
@@ -139,13 +168,7 @@ class Quantize:
                 on_progress=on_progress,
             )
         records = record_layers(model.model, graph_module, folded, input_bits, errors)
-        _deploy(graph_module)
-        return replace(
-            model,
-            model=graph_module.eval(),
-            records=records,
-            settings=(*model.settings, self.to_dict()),
-        )
+        return Calibrated(graph_module, records)
 
 
 def _normalised(images: Tensor, spec: ModelSpec) -> Tensor:

@@ -163,6 +163,7 @@ class _Probe:
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             first_last_bits=None,
+            input_bits=quantize.input_bits,
             per_channel=quantize.per_channel,
             symmetric_weights=quantize.symmetric_weights,
             symmetric_activations=quantize.symmetric_activations,

@@ -1,0 +1,156 @@
+"""Quantization-aware training: a quantized network learns from the one it was made from."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from mixmix.compression.calibration import learnable_units
+from mixmix.compression.fresh_images import FreshImages
+from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
+from mixmix.compression.lsq import StepSizeActivation, StepSizeLayer
+from mixmix.compression.method import Compressed, LayerRecord, Progress
+from mixmix.compression.quantize import Quantize
+from mixmix.compression.training import train_
+from mixmix.compression.training_settings import TrainingSettings
+from mixmix.compression.units import Unit
+from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import normalise
+
+__all__ = ["QuantizeAware"]
+
+# Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
+# steps of their grid.
+_SCALE_RATE = 0.1
+_INFERENCE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class QuantizeAware:
+    """Quantize, then train what is quantized: weights, biases, and all scales (LSQ: see ``lsq``).
+
+    The network in floats is the teacher, for the logits and for what each unit of reconstruction
+    gives. BatchNorm is folded before, so that nothing of it is left to be trained.
+
+    Attributes:
+        base: how the network is quantized; training starts from its result.
+        training: steps, rates, loss and augmentation. Learning rates are in steps of the grid, and
+            mean the same for every network.
+        fresh: makes more images during training, unless it is None.
+        checkpoints: a folder for checkpoints, from which the same call goes on, or None.
+    """
+
+    base: Quantize = field(default_factory=lambda: Quantize("W4A4", first_last_bits=None))
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    fresh: FreshImages | None = None
+    checkpoints: str | Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "method": "quantize-aware",
+            "base": self.base.to_dict(),
+            "training": self.training.to_dict(),
+            "fresh": None if self.fresh is None else self.fresh.to_dict(),
+        }
+
+    def apply(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        """Quantize and train a copy of the model.
+
+        Raises:
+            CaptureError: if the model cannot be captured as a graph.
+            InputError: if it has no layer to quantize, if training diverges, or if the folder of
+                checkpoints holds another run.
+        """
+        calibrated = self.base.calibrate(model, data, seed=seed, on_progress=on_progress)
+        graph_module = calibrated.graph_module
+        trained = copy.deepcopy(graph_module)
+        _replace(trained, LearnableLayer, StepSizeLayer)
+        _replace(trained, LearnableActivation, StepSizeActivation)
+        trained.recompile()
+        set_phase(graph_module, Phase.FLOAT)
+        student = UnitChain(
+            learnable_units(trained, layer=StepSizeLayer, quantizer=StepSizeActivation)
+        )
+        teacher = UnitChain(learnable_units(graph_module))
+        refresh = {}
+        if self.fresh is not None:
+            refresh["refresh"] = self.fresh.refresh(teacher, model.spec, seed=seed)
+        train_(
+            student,
+            teacher,
+            data,
+            model.spec,
+            self.training,
+            seed=seed,
+            out=self.checkpoints,
+            rate_of=lambda name: _SCALE_RATE if name.endswith("log_scale") else 1.0,
+            on_progress=on_progress,
+            **refresh,
+        )
+        errors = unit_errors(student, teacher, data.images, model.spec)
+        for kind in (StepSizeLayer, StepSizeActivation):
+            _replace(trained, kind, kind.deployed)
+        trained.recompile()
+        return replace(
+            model,
+            model=trained.eval().requires_grad_(False),
+            records=tuple(_with_error(record, errors) for record in calibrated.records),
+            settings=(*model.settings, self.to_dict()),
+        )
+
+
+class UnitChain(nn.Module):
+    """Units one after another: logits (N, K), and what each unit before the last gives."""
+
+    def __init__(self, units: list[Unit]) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(unit.module for unit in units)
+        self.layers = [unit.layers for unit in units]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        outputs = []
+        for unit in self.units:
+            x = unit(x)
+            outputs.append(x)
+        return x, tuple(outputs[:-1])
+
+
+@torch.no_grad()
+def unit_errors(
+    student: UnitChain, teacher: UnitChain, images: Tensor, spec: ModelSpec
+) -> dict[str, float]:
+    """The relative squared error of each layer's unit, on images (N, C, H, W) in [0, 1]."""
+    device = next(student.parameters()).device
+    squares = torch.zeros(2, len(teacher.layers))
+    for batch in images.split(_INFERENCE_BATCH):
+        inputs = normalise(batch.to(device), spec)
+        found, wanted = (
+            (*features, logits) for logits, features in (student(inputs), teacher(inputs))
+        )
+        for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            squares[0, index] += (one - other).square().sum().cpu()
+            squares[1, index] += other.square().sum().cpu()
+    errors = (squares[0] / squares[1].clamp_min(1e-12)).tolist()
+    return {
+        name: error for names, error in zip(teacher.layers, errors, strict=True) for name in names
+    }
+
+
+def _with_error(record: LayerRecord, errors: dict[str, float]) -> LayerRecord:
+    return replace(record, error=errors[record.name]) if record.name in errors else record
+
+
+def _replace(graph_module: fx.GraphModule, kind: Any, build: Any) -> None:
+    """Put ``build(module)`` into the place of each module of a kind."""
+    for name, module in list(graph_module.named_modules()):
+        if isinstance(module, kind):
+            graph_module.set_submodule(name, build(module))

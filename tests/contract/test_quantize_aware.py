@@ -1,0 +1,123 @@
+"""What quantization-aware training promises, on networks of every family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import NETWORKS, tiny_network, tiny_spec
+from tiny_networks import tiny_images as images
+
+from mixmix import Compressed, Method, Quantize, compress, export
+from mixmix.compression.quantize_aware import QuantizeAware
+from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.training_settings import TrainingSettings
+from mixmix.errors import InputError
+
+families = pytest.mark.parametrize("family", sorted(NETWORKS))
+
+
+def method(bits: str = "W4A4", *, steps: int = 6, **options: object) -> QuantizeAware:
+    return QuantizeAware(
+        Quantize(
+            bits,
+            first_last_bits=None,
+            reconstruction=ReconstructionSettings(iterations=5, batch_size=8),
+        ),
+        TrainingSettings(steps=steps, batch_size=8),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def trained(family: str, chosen: Method, *, seed: int = 0) -> Compressed:
+    return compress((tiny_network(family), tiny_spec(family)), images(), chosen, seed=seed)
+
+
+@families
+def test_contract(family: str) -> None:
+    model = tiny_network(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    told: list[str] = []
+    compressed = compress(
+        (model, tiny_spec(family)),
+        images(),
+        method(),
+        seed=0,
+        on_progress=lambda what, share: told.append(what),
+    )
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(p.requires_grad for p in compressed.model.parameters())
+    assert not compressed.model.training
+    torch.rand(7)  # draws elsewhere must not matter
+    again = trained(family, method())
+    one, other = compressed.model.state_dict(), again.model.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    layers = [m for m in compressed.model.modules() if isinstance(m, QuantizedLayer)]
+    quantized = [r for r in compressed.records if r.action == "quantized"]
+    assert len(layers) == len(quantized) and {layer.bits for layer in layers} == {4}
+    assert quantized[0].activation_bits == 8  # the images
+    assert {record.activation_bits for record in quantized[1:]} == {4}
+    assert all(r.error is not None and 0 <= r.error < 2 for r in quantized)
+    assert json.loads(json.dumps(compressed.settings))[0]["method"] == "quantize-aware"
+    assert any("agreement" in what for what in told)
+
+
+@pytest.mark.parametrize("family", ["residual", "depthwise"])
+def test_exports_to_a_file_that_agrees(family: str, tmp_path: Path) -> None:
+    compressed = trained(family, method("W3A3"))
+    artifact = export(compressed, tmp_path / "model.onnx", probe=images(64).images)
+    assert artifact.agreement >= 98
+
+
+def test_training_brings_units_nearer() -> None:
+    few, many = (trained("residual", method("W2A3", steps=n)) for n in (1, 100))
+    errors = [sum(r.error for r in c.records if r.error is not None) for c in (few, many)]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_run_resumes_from_its_checkpoints(tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def on_progress(what: str, share: float) -> None:
+        if what.startswith("training") and share >= 0.9:
+            raise Interrupted
+
+    chosen = QuantizeAware(
+        method().base,
+        TrainingSettings(steps=10, batch_size=8, checkpoint_steps=4),
+        checkpoints=tmp_path,
+    )
+    pair = (tiny_network("residual"), tiny_spec("residual"))
+    with pytest.raises(Interrupted):
+        compress(pair, images(), chosen, seed=0, on_progress=on_progress)
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    resumed = compress(pair, images(), chosen, seed=0).model.state_dict()
+    whole = trained("residual", QuantizeAware(chosen.base, chosen.training)).model.state_dict()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    with pytest.raises(InputError, match="other seed"):
+        compress(pair, images(), chosen, seed=1)
+
+
+@pytest.mark.parametrize(("input_bits", "expected"), [(8, 8), (None, 3), (6, 6)])
+def test_images_have_bits_of_their_own(input_bits: int | None, expected: int) -> None:
+    base = Quantize(
+        "W3A3",
+        first_last_bits=None,
+        input_bits=input_bits,
+        reconstruction=ReconstructionSettings(iterations=0),
+    )
+    compressed = trained("residual", QuantizeAware(base, TrainingSettings(steps=1, batch_size=8)))
+    first = next(m for m in compressed.model.modules() if isinstance(m, QuantizedActivation))
+    assert first.bits == expected
+    record = next(r for r in compressed.records if r.action == "quantized")
+    assert (record.weight_bits, record.activation_bits) == (3, expected)
+
+
+def test_refuses_unknown_bits_of_images() -> None:
+    with pytest.raises(InputError, match="input_bits must be 2 to 8 or None, got 9"):
+        Quantize("W4A4", input_bits=9)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixmix.compression.augmentation import Augmentation, augment
+from mixmix.errors import InputError
+
+PLAIN = Augmentation(shift=0, flip=False, mixing_share=0.0)
+
+
+def draw(count: int = 8, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, 12, 10, generator=torch.Generator().manual_seed(seed))
+
+
+def augmented(settings: Augmentation, seed: int = 0) -> tuple[Tensor, Tensor]:
+    mixture = augment(draw(), draw(seed=1), settings, generator=torch.Generator().manual_seed(seed))
+    return mixture.images, mixture.share
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    images, share = augmented(PLAIN)
+    assert torch.equal(images, draw())
+    assert not share.any()
+
+
+def test_views_are_shifted_and_flipped_each_for_itself() -> None:
+    images, _ = augmented(Augmentation(shift=2, mixing_share=0.0))
+    found = set()
+    for image, original in zip(images, draw(), strict=True):
+        padded = torch.nn.functional.pad(original[None], (2, 2, 2, 2), mode="reflect")[0]
+        candidates = {
+            (down, right, flip): view.flip(2) if flip else view
+            for down in range(5)
+            for right in range(5)
+            for flip in (False, True)
+            for view in [padded[:, down : down + 12, right : right + 10]]
+        }
+        matches = [key for key, view in candidates.items() if torch.equal(view, image)]
+        assert len(matches) == 1
+        found.add(matches[0])
+    assert len(found) > 4
+
+
+def test_contrast_and_brightness_stay_in_range() -> None:
+    images, _ = augmented(
+        Augmentation(shift=0, flip=False, mixing_share=0.0, contrast=0.9, brightness=0.5)
+    )
+    assert images.min() >= 0 and images.max() <= 1
+    assert not torch.allclose(images, draw())
+
+
+@pytest.mark.parametrize("mixing", ["shrink", "cutmix", "mixup"])
+def test_share_is_that_of_the_second_image(mixing: str) -> None:
+    settings = Augmentation(shift=0, flip=False, mixing=mixing, mixing_share=1.0)
+    mixture = augment(
+        torch.zeros(6, 3, 12, 10),
+        torch.ones(6, 3, 12, 10),
+        settings,
+        generator=torch.Generator().manual_seed(0),
+    )
+    torch.testing.assert_close(mixture.images.mean((1, 2, 3)), mixture.share)
+    assert len(mixture.share.unique()) > 1
+    is_whole = torch.allclose(mixture.images.round(), mixture.images, atol=1e-5)
+    assert is_whole is (mixing != "mixup")
+
+
+def test_some_are_mixed() -> None:
+    _, share = augmented(Augmentation(mixing_share=0.5))
+    assert 0 < int((share > 0).sum()) < 8
+
+
+def test_ranks_share_the_batch_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Augmentation(contrast=0.2, brightness=0.1)
+    whole, share = augmented(settings, seed=3)
+    for rank in range(2):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", 2), ("MASTER_ADDR", "localhost")):
+            monkeypatch.setenv(name, str(value))
+        mine = slice(4 * rank, 4 * rank + 4)
+        part = augment(
+            draw()[mine],
+            draw(seed=1)[mine],
+            settings,
+            generator=torch.Generator().manual_seed(3),
+        )
+        torch.testing.assert_close(part.images, whole[mine])
+        assert torch.equal(part.share, share[mine])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shift": -1}, "shift must be a whole number >= 0, got -1"),
+        ({"mixing": "blend"}, "mixing must be one of shrink, cutmix, mixup, got 'blend'"),
+        ({"mixing_share": 1.5}, "mixing_share must be in"),
+        ({"box_area": (0.5, 0.1)}, "box_area must be two increasing numbers"),
+        ({"contrast": 1.0}, "contrast must be in"),
+        ({"brightness": 2.0}, "brightness must be in"),
+    ],
+)
+def test_refuses(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Augmentation(**changes)  # type: ignore[arg-type]
