@@ -11,6 +11,7 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny
 from torch import Tensor
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compiled, compress, export
+from mixmix.compression.equalisation import ChannelLimit
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
@@ -208,3 +209,64 @@ def test_every_kind_of_scale_is_kept_by_the_file(
             assert int(module.zero_point) in (0, 2 ** (module.bits - 1))
     artifact = export(compressed, tmp_path / "model.onnx", probe=images(64).images)
     assert artifact.agreement >= 98
+
+
+@families
+@pytest.mark.parametrize("loss", ("fisher", "output"))
+def test_every_loss_serves_every_family(family: str, loss: str) -> None:
+    settings = ReconstructionSettings(iterations=3, batch_size=8, loss=loss)
+    method = Quantize("W4A4", reconstruction=settings)
+    target = (tiny_network(family), tiny_spec(family))
+    states = [compress(target, images(), method, seed=0).model.state_dict() for _ in range(2)]
+    assert all(torch.isfinite(tensor).all() for tensor in states[0].values())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@families
+def test_equalised_and_corrected_networks_stay_close(family: str) -> None:
+    model = tiny_network(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    method = Quantize(
+        "W8A8",
+        equalise=True,
+        correct_bias=True,
+        reconstruction=ReconstructionSettings(iterations=5, batch_size=8),
+    )
+    compressed = compress((model, tiny_spec(family)), images(), method, seed=0)
+    original = logits(tiny_network(family), family)
+    out = logits(compressed.model, family)
+    assert float((out - original).norm() / original.norm()) < 0.05
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks for module in compressed.model.modules())
+    layers = [m for m in compressed.model.modules() if isinstance(m, QuantizedLayer)]
+    assert all(layer.bias is not None for layer in layers)
+
+
+def test_limits_of_channels_are_kept_by_the_file(tmp_path: Path) -> None:
+    compressed = quantized("depthwise", "W4A4", equalise=True)
+    assert any(isinstance(module, ChannelLimit) for module in compressed.model.modules())
+    artifact = export(compressed, tmp_path / "model.onnx", probe=images(64).images)
+    assert artifact.agreement >= 98
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "corrected"),
+    [
+        ("depthwise", {}, True),
+        ("depthwise", {"correct_bias": False}, False),
+        ("plain", {}, False),
+        ("plain", {"correct_bias": True}, True),
+    ],
+)
+def test_biases_are_corrected_where_a_layer_is_depthwise(
+    family: str, options: dict[str, bool], corrected: bool
+) -> None:
+    plain = quantized(family, "W4A4", iterations=0, correct_bias=False)
+    chosen = quantized(family, "W4A4", iterations=0, **options)
+    pairs = zip(plain.model.modules(), chosen.model.modules(), strict=True)
+    same = [
+        torch.equal(a.bias, b.bias)
+        for a, b in pairs
+        if isinstance(a, QuantizedLayer) and isinstance(b, QuantizedLayer)
+    ]
+    assert all(same) != corrected
