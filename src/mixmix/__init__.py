@@ -10,7 +10,14 @@ from mixmix import openmp  # noqa: F401  (before anything that imports torch)
 from mixmix import errors
 from mixmix.cifar10 import load_evaluation_pack
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
+from mixmix.compression.mixed_precision import MixedPrecision
 from mixmix.compression.quantize import Quantize
+from mixmix.compression.quantize_aware import QuantizeAware
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.sensitivity import measure_sensitivity
+from mixmix.compression.sensitivity_table import SensitivityTable
+from mixmix.compression.training_settings import TrainingSettings
+from mixmix.estimation import Estimate, estimate_accuracy
 from mixmix.evaluation import Evaluation, evaluate
 from mixmix.exporters import Artifact, export
 from mixmix.synthesis import SynthesisSettings, SyntheticDataset, recipe, synthesize
@@ -21,20 +28,28 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "Compressed",
+    "Estimate",
     "Evaluation",
     "LayerRecord",
     "Method",
+    "MixedPrecision",
     "ModelSpec",
     "Quantize",
+    "QuantizeAware",
+    "ReconstructionSettings",
+    "SensitivityTable",
     "SynthesisSettings",
     "SyntheticDataset",
     "Teacher",
+    "TrainingSettings",
     "Zoo",
     "compress",
     "errors",
+    "estimate_accuracy",
     "evaluate",
     "export",
     "load_evaluation_pack",
+    "measure_sensitivity",
     "recipe",
     "synthesize",
 ]

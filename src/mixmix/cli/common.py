@@ -19,6 +19,7 @@ __all__ = [
     "Console",
     "DeviceOption",
     "JsonOption",
+    "ModelArgument",
     "SeedOption",
     "ThreadsOption",
     "prepare",
@@ -30,6 +31,9 @@ SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.", min=
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="CPU threads of this machine [default: all cores].", min=1)
+]
+ModelArgument = Annotated[
+    str, typer.Option("--model", "-m", help="bundled:NAME, or a model spec (.toml or .json).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 

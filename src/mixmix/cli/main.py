@@ -18,6 +18,7 @@ from mixmix.cli.common import (
     progress_bar,
     report,
 )
+from mixmix.cli.quantize import quantize
 from mixmix.errors import ExportError, InputError, RankError
 
 app = typer.Typer(
@@ -29,10 +30,6 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="List and show pretrained networks.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
-
-ModelArgument = Annotated[
-    str, typer.Option("--model", "-m", help="bundled:NAME, or a model spec (.toml or .json).")
-]
 
 
 # typer exports its usage errors one by one; this is what they all are.
@@ -182,54 +179,10 @@ def synthesize(
     report(content, [content], as_json)
 
 
-@app.command(
-    help="Quantize a network on synthetic images and export it to ONNX.\n\n"
+app.command(
+    help="Quantize a network on synthetic images and export it to ONNX, or to PyTorch's .pt2.\n\n"
     "Example: mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx"
-)
-def quantize(
-    model: ModelArgument,
-    data: Annotated[Path, typer.Option(help="Folder made by 'mixmix synthesize'.")],
-    out: Annotated[Path, typer.Option(help="ONNX file to write.")],
-    bits: Annotated[str, typer.Option(help="W<weights>A<activations>, 2 to 8 bits.")] = "W8A8",
-    iterations: Annotated[
-        int | None, typer.Option(help="Reconstruction steps per unit; 0 rounds to nearest.")
-    ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    from dataclasses import replace
-
-    from mixmix.compression.method import compress
-    from mixmix.compression.quantize import Quantize
-    from mixmix.compression.reconstruction import ReconstructionSettings
-    from mixmix.exporters import export as run_export
-    from mixmix.synthesis import SyntheticDataset
-    from mixmix.zoo import Zoo
-
-    prepare(device, threads)
-    _require_suffix(out)
-    settings = ReconstructionSettings()
-    if iterations is not None:
-        settings = replace(settings, iterations=iterations)
-    method = Quantize(bits, reconstruction=settings)
-    images = SyntheticDataset.load(data)
-    for reason in images.refused.values():
-        print(f"warning: left out: {reason}", file=sys.stderr)
-    teacher = Zoo.load([model], device=device)[0]
-    with progress_bar("quantizing") as advance:
-        compressed = compress(teacher, images, method, seed=seed, on_progress=advance)
-    artifact = run_export(compressed, out, probe=images.images[:256])
-    content = {
-        "model": teacher.spec.name,
-        "setting": method.bits,
-        "out": str(out),
-        "size_bytes": artifact.size_bytes,
-        "agreement_with_pytorch": artifact.agreement,
-        "layers": [record.to_dict() for record in compressed.records],
-    }
-    report(content, [r.to_dict() for r in compressed.records], as_json, title=f"wrote {out}")
+)(quantize)
 
 
 @app.command(

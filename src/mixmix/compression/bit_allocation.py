@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from mixmix.compression.bits import parse_bits
 from mixmix.compression.sensitivity_table import LayerSensitivity, SensitivityTable
@@ -154,10 +152,13 @@ def _cheapest_bits(table: SensitivityTable, budget: Budget) -> dict[str, str]:
 
 def _equalities(
     table: SensitivityTable, options: Sequence[tuple[LayerSensitivity, str]]
-) -> LinearConstraint:
+) -> tuple[np.ndarray, np.ndarray]:
     """One option for each layer, and the same activation bits within a group.
 
     The variables are the options, then one for each pair of a group and activation bits.
+
+    Returns:
+        A matrix (constraints, variables), and what its product with the variables is (constraints,).
     """
     pairs = dict.fromkeys((layer.input_group, parse_bits(bits)[1]) for layer, bits in options)
     num_variables = len(options) + len(pairs)
@@ -176,14 +177,19 @@ def _equalities(
                 row[len(options) + index] = -1
                 rows.append(row)
                 targets.append(0)
-    return LinearConstraint(csr_array(np.stack(rows)), targets, targets)
+    return np.stack(rows), np.array(targets)
 
 
 def _solve(
-    harms: np.ndarray, costs: np.ndarray, available: int, equalities: LinearConstraint
+    harms: np.ndarray, costs: np.ndarray, available: int, equalities: tuple[np.ndarray, np.ndarray]
 ) -> list[int] | None:
     """Indices of the options taken, or None where no choice fits."""
-    num_variables = equalities.A.shape[1]
+    # It takes long to import, and most of what is done needs none of it.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    matrix, targets = equalities
+    num_variables = matrix.shape[1]
     padding = np.zeros(num_variables - len(harms))
     # Whole numbers suit the solver's tolerance of 1e-6, unless they grow large.
     unit = max(np.gcd.reduce(costs), costs.max() / _LARGEST_COST, 1)
@@ -192,7 +198,7 @@ def _solve(
         integrality=np.ones(num_variables),
         bounds=Bounds(0, 1),
         constraints=[
-            equalities,
+            LinearConstraint(csr_array(matrix), targets, targets),
             LinearConstraint(np.concatenate([costs / unit, padding])[None], ub=available / unit),
         ],
         options={"mip_rel_gap": 0.0},
