@@ -7,13 +7,16 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixmix.errors import InputError
-from mixmix.exporters.session import OnnxSession
+
+if TYPE_CHECKING:
+    from mixmix.exporters.session import OnnxSession
 
 __all__ = [
     "compare_latency_ms",
@@ -130,6 +133,9 @@ def compare_latency_ms(
     for name, number in numbers.items():
         if number < 1:
             raise InputError(f"{name} must be at least 1, got {number}")
+    # onnxruntime takes long to import, and counting needs none of it.
+    from mixmix.exporters.session import OnnxSession
+
     models: dict[str, tuple[OnnxSession, Tensor]] = {}
     for path in paths:
         session = OnnxSession(path, threads=threads)

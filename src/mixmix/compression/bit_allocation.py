@@ -158,7 +158,7 @@ def _equalities(
     The variables are the options, then one for each pair of a group and activation bits.
 
     Returns:
-        A matrix (constraints, variables), and what its product with the variables is (constraints,).
+        A matrix (constraints, variables), and its product with the variables: (constraints,).
     """
     pairs = dict.fromkeys((layer.input_group, parse_bits(bits)[1]) for layer, bits in options)
     num_variables = len(options) + len(pairs)
