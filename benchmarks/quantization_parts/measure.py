@@ -12,7 +12,7 @@ from harness.networks import load_network
 
 from mixmix import Quantize, SyntheticDataset, Teacher, compress, evaluate, export
 from mixmix.cifar10 import load_cifar10
-from mixmix.storage import read_json, write_json
+from mixmix.storage import read_json, read_tensors, write_json, write_tensors
 from quantization_parts.cells import Cell
 from quantization_parts.sources import Budget, images_of
 
@@ -23,6 +23,7 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     """The row of a cell, measured unless it was measured before."""
     path = budget.work / "cells" / f"{cell.name}-{budget.num_images}.json"
     if not path.exists():
+        float_row(cell.network, budget)
         folder, synthesis_seed = images_of(cell.source, cell.network, budget, seed=cell.seed)
         found = in_fresh_process(_measure, cell, folder, budget)
         cost = read_json(folder / "cost.json")
@@ -39,11 +40,15 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
 
 def float_row(network: str, budget: Budget) -> dict[str, Any]:
     """The untouched network on the same images."""
-    path = budget.work / "cells" / f"{network.replace(':', '-')}-float.json"
+    path = _float_path(network, budget)
     if not path.exists():
-        write_json(path, in_fresh_process(_measure_float, network, budget))
+        in_fresh_process(_measure_float, network, budget)
     row: dict[str, Any] = read_json(path)
     return row
+
+
+def _float_path(network: str, budget: Budget) -> Path:
+    return budget.work / "cells" / f"{network.replace(':', '-')}-float.json"
 
 
 def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
@@ -53,8 +58,9 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         compressed = compress(target, data, Quantize(cell.setting), seed=cell.seed)
     with TemporaryDirectory() as scratch:
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:100])
-        test = load_cifar10(budget.data, split="test")
-        evaluation = evaluate(artifact, test, reference=target)
+        evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
+    reference = _float_path(cell.network, budget).with_suffix(".safetensors")
+    same = evaluation.predictions == read_tensors(reference)[0]["predictions"]
     return {
         "model": cell.network,
         "task": "quantize",
@@ -63,17 +69,17 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         "num_images": len(data),
         "seed": cell.seed,
         "top1": evaluation.top1,
-        "agreement": evaluation.agreement,
+        "agreement": 100 * float(same.float().mean()),
         "num_test": evaluation.num_images,
         "size_bytes": artifact.size_bytes,
         "threads": torch.get_num_threads(),
     } | cost.rounded()
 
 
-def _measure_float(network: str, budget: Budget) -> dict[str, Any]:
+def _measure_float(network: str, budget: Budget) -> None:
     target = Teacher(*load_network(network, budget.weights_dir))
     evaluation = evaluate(target, load_cifar10(budget.data, split="test"))
-    return {
+    row = {
         "model": network,
         "task": "quantize",
         "setting": "float",
@@ -82,3 +88,6 @@ def _measure_float(network: str, budget: Budget) -> dict[str, Any]:
         "top1": evaluation.top1,
         "num_test": evaluation.num_images,
     }
+    path = _float_path(network, budget)
+    write_tensors(path.with_suffix(".safetensors"), {"predictions": evaluation.predictions})
+    write_json(path, row)
