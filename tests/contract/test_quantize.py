@@ -250,6 +250,22 @@ def test_limits_of_channels_are_kept_by_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "options", "equalised"),
+    [
+        ("depthwise", {}, False),
+        ("depthwise", {"per_channel": False}, True),
+        ("depthwise", {"per_channel": False, "equalise": False}, False),
+        ("depthwise", {"equalise": True}, True),
+    ],
+)
+def test_layers_are_equalised_where_depthwise_ones_have_one_scale(
+    family: str, options: dict[str, bool], equalised: bool
+) -> None:
+    model = quantized(family, "W4A4", iterations=0, **options).model
+    assert any(isinstance(module, ChannelLimit) for module in model.modules()) == equalised
+
+
+@pytest.mark.parametrize(
     ("family", "options", "corrected"),
     [
         ("depthwise", {}, True),

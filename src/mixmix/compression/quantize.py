@@ -62,9 +62,11 @@ class Quantize:
         symmetric_activations: zero is the middle of the levels where activations are negative, and
             the lowest where they are not; else the zero point is wherever the error is least.
         equalise: even out the weights of neighbouring layers before (see ``equalisation``); None
-            does it around depthwise convolutions alone.
+            does it around depthwise convolutions where a layer has one scale. A scale of its own
+            for each output channel does most of the same.
         correct_bias: keep the mean of every channel by its bias (see ``bias_correction``); None
-            does it in units with a depthwise convolution alone.
+            does it in units with a depthwise convolution, whose few weights for each channel shift
+            it most.
         memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
             is mapped from temporary files, to the same result.
         reconstruction: settings of the reconstruction.
@@ -138,7 +140,7 @@ class Quantize:
         example = _normalised(data.images[:4].to(device), model.spec)
         graph_module = capture(model.model, example)
         folded = fold_batch_norms(graph_module, example)
-        if self.equalise is not False:
+        if self.equalise or (self.equalise is None and not self.per_channel):
             equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
         input_bits = insert_quantizers(
             graph_module,
