@@ -167,10 +167,7 @@ def _macs(kind: str, weight: tuple[int, ...], output: list[int]) -> int:
         return 0
     # A convolution's weight (O, I, h, w) makes each output with I * h * w products; whichever way
     # a matrix lies, its other axis than the output's last is the length of the sums.
-    if "Conv" in kind:
-        length = math.prod(weight[1:])
-    else:
-        length = math.prod(weight) // output[-1]
+    length = math.prod(weight[1:]) if "Conv" in kind else math.prod(weight) // output[-1]
     return math.prod(output) * length
 
 
