@@ -139,7 +139,7 @@ def compare_latency_ms(
     models: dict[str, tuple[OnnxSession, Tensor]] = {}
     for path in paths:
         session = OnnxSession(path, threads=threads)
-        models[str(path)] = (session, torch.zeros(_input_shape(session, batch_size)))
+        models[str(path)] = (session, torch.zeros(session.batch_shape(batch_size)))
     for session, images in models.values():
         for _ in range(_NUM_WARM_UP_RUNS):
             session.run(images)
@@ -154,15 +154,3 @@ def compare_latency_ms(
         for name, values in times.items():
             medians[name].append(statistics.median(values))
     return {name: statistics.median(values) for name, values in medians.items()}
-
-
-def _input_shape(session: OnnxSession, batch_size: int) -> tuple[int, ...]:
-    spec = session.spec()
-    shape = session.input_shape[1:] if spec is None else spec.input_shape
-    sizes = tuple(size for size in shape if isinstance(size, int))
-    if len(sizes) < len(shape):
-        raise InputError(
-            f"{session.name} leaves the size of its images open: {session.input_shape}; export it "
-            "with a fixed height and width"
-        )
-    return batch_size, *sizes

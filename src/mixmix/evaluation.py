@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ from mixmix.exporters import Artifact
 from mixmix.intervals import wilson_interval
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher, normalise
+
+if TYPE_CHECKING:
+    from mixmix.exporters.pt2e import ProgramSession
+    from mixmix.exporters.session import OnnxSession
 
 __all__ = ["Evaluation", "Model", "Predictor", "evaluate"]
 
@@ -73,14 +77,15 @@ def evaluate(
     """Measure a model on labelled images.
 
     Args:
-        model: an ``Artifact`` or the path of an ONNX file, which run in ONNX Runtime on the CPU;
-            a ``Compressed`` or a ``Teacher``.
+        model: an ``Artifact`` or the path of an ONNX file, which run in ONNX Runtime on the CPU,
+            or of an exported program (``.pt2``), which PyTorch runs there; a ``Compressed`` or a
+            ``Teacher``.
         data: pairs of an image (C, H, W) in [0, 1] and a label, as a ``Dataset`` or in batches
             from a ``DataLoader``; or two tensors, images (N, C, H, W) as uint8 or as floats in
             [0, 1] and labels (N,). Images of another size are resized as the spec says.
         reference: a model of any of these kinds to compare predictions with, such as the
             original.
-        spec: of an ONNX file that mixmix did not write.
+        spec: of a file that mixmix did not write.
         batch_size: images at once; a ``DataLoader`` has its own.
         device: where a ``Compressed`` runs; a ``Teacher`` stays where it is.
         on_progress: called with (what is being done, share done).
@@ -162,7 +167,7 @@ class Predictor:
         else:
             raise InputError(
                 f"cannot evaluate a {type(model).__name__}; expected an Artifact, the path of an "
-                "ONNX file, a Compressed or a Teacher"
+                "ONNX file or an exported program, a Compressed or a Teacher"
             )
         if self.spec.num_classes < 1:
             raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
@@ -190,13 +195,22 @@ class Predictor:
 def _open(
     model: Artifact | str | Path, spec: ModelSpec | None
 ) -> tuple[ModelSpec, Callable[[Tensor], Tensor]]:
-    # onnxruntime takes long to import, and only ONNX files need it.
-    from mixmix.exporters.session import OnnxSession
-
     path = model.path if isinstance(model, Artifact) else Path(model)
-    if path.suffix != ".onnx" and path.is_file():
-        raise InputError(f"cannot evaluate {path}; expected an ONNX file that ends in .onnx")
-    session = OnnxSession(path)
+    if path.suffix not in (".onnx", ".pt2") and path.is_file():
+        raise InputError(
+            f"cannot evaluate {path}; expected an ONNX file that ends in .onnx, or an exported "
+            "program that ends in .pt2"
+        )
+    # Each takes long to import, and only its own files need it.
+    session: OnnxSession | ProgramSession
+    if path.suffix == ".pt2":
+        from mixmix.exporters.pt2e import ProgramSession
+
+        session = ProgramSession(path)
+    else:
+        from mixmix.exporters.session import OnnxSession
+
+        session = OnnxSession(path)
     found = model.spec if isinstance(model, Artifact) else session.spec() or spec
     if found is None:
         raise InputError(

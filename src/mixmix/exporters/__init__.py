@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from mixmix.compression.method import Compressed
-from mixmix.errors import InputError
+from mixmix.errors import DataError, ExportError, InputError
 from mixmix.storage import write_atomic
 from mixmix.zoo.spec import ModelSpec
 
 __all__ = ["Artifact", "export"]
+
+
+_FORMATS = ("onnx", "pt2e")
+_AIMS = ("size", "speed")
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Artifact:
 
     Attributes:
         path: of the file.
-        format: ``onnx``.
+        format: ``onnx`` or ``pt2e``.
         spec: of the original model.
         size_bytes: of the file.
         agreement: percent of the probe images on which its top-1 class is that of the model that
@@ -46,48 +51,84 @@ def export(
     path: str | Path,
     *,
     format: str = "onnx",
+    optimise_for: str = "size",
     probe: Tensor | None = None,
     min_agreement: float = 98.0,
     max_logit_error: float = 0.05,
-    signed_weights: bool = False,
+    signed_weights: bool | None = None,
 ) -> Artifact:
     """Write a compressed model, or a float one, and prove that the file computes the same.
 
     The file takes normalised images ``images`` (N, C, H, W) and gives ``logits`` (N, K), N free.
-    Quantizers become ``QuantizeLinear`` and ``DequantizeLinear`` of uint8, behind a ``Clip`` where
-    they have fewer than 8 bits; weights become integers of 8 bits, or of 4 where that is enough.
     Spec, settings and version are in its metadata.
+
+    - ``onnx``: quantizers become ``QuantizeLinear`` and ``DequantizeLinear`` of uint8, weights
+      integers.
+    - ``pt2e``: an exported program of PyTorch with the same in ``quantized_decomposed`` operators,
+      for ``torch.compile`` and ExecuTorch; its path ends in ``.pt2``. Weights are int8. Without
+      mixmix, ``torch.export.load`` reads it after ``import torchao.quantization.pt2e``.
 
     Args:
         compressed: the model; it is not changed.
         path: of the file to write; an older one is replaced only by one that passed the check.
-        format: ``onnx`` is the only one.
+        format: ``onnx`` or ``pt2e``.
+        optimise_for: what matters where activations or weights have 4 bits or fewer, in ``onnx``.
+            ``size`` stores such weights in 4 bits; they run in float kernels, slower than a float
+            model. ``speed`` stores them in 8 bits and writes activations in a form that integer
+            kernels take.
         probe: at least 32 images (N, C, H, W) in [0, 1] on which file and model must agree, such
             as synthetic ones; None takes smooth noise.
         min_agreement: least percent of probe images with the same top-1 class, not counting
             changes between classes that the model itself holds for equal up to
             ``max_logit_error`` times the standard deviation of its logits.
-        max_logit_error: largest ``Artifact.logit_error``.
-        signed_weights: store weights of 8 bits as int8 in any case. By default those that can
-            overflow the 16-bit sums of u8 x s8 kernels on x86 without VNNI are stored as uint8
-            with zero point 128, which is exact everywhere and slower where VNNI is.
+        max_logit_error: largest ``Artifact.logit_error``; if the model's own logits move further
+            when all that it rounds moves by a hundredth of a step, then 1.5 times that.
+        signed_weights: store weights of 8 bits as int8, in ``onnx``. False stores those that can
+            overflow the 16-bit sums of u8 x s8 kernels on x86 without VNNI as uint8 with zero
+            point 128, which is exact everywhere and half as fast where VNNI is. None does so
+            only where they do overflow on the probe images.
 
     Raises:
-        InputError: if the format is not known, or the probe images do not fit the model.
+        InputError: if the format or what to optimise for is not known, or the probe images do not
+            fit the model.
         ExportError: if the model cannot be exported, or the file does not agree with it; nothing
             is written then.
     """
-    if format != "onnx":
-        raise InputError(f"cannot export as {format!r}; the formats are: 'onnx'")
-    # onnx, onnxscript and onnxruntime take seconds to import, and most of a run needs none.
-    from mixmix.exporters.onnx import check_agreement, onnx_bytes
-
     path = Path(path)
-    content = onnx_bytes(compressed, signed_weights=signed_weights)
+    if format not in _FORMATS:
+        raise InputError(f"cannot export as {format!r}; the formats are: {_listed(_FORMATS)}")
+    if optimise_for not in _AIMS:
+        raise InputError(f"cannot optimise for {optimise_for!r}; the aims are: {_listed(_AIMS)}")
+    if format == "pt2e" and path.suffix != ".pt2":
+        raise InputError(f"the path of an exported program must end in .pt2, got {path}")
+    # These take seconds to import, and most of a run needs none.
+    from mixmix.exporters.agreement import check_agreement, probe_images
+
+    images = probe_images(compressed.spec, probe)
+    run: Callable[[Tensor], Tensor]
+    try:
+        if format == "onnx":
+            from mixmix.exporters.onnx import onnx_bytes
+            from mixmix.exporters.session import OnnxSession
+
+            content = onnx_bytes(
+                compressed,
+                images,
+                signed_weights=signed_weights,
+                fast=optimise_for == "speed",
+            )
+            run = OnnxSession(content).run
+        else:
+            from mixmix.exporters.pt2e import ProgramSession, pt2e_bytes
+
+            content = pt2e_bytes(compressed)
+            run = ProgramSession(content).run
+    except DataError as error:
+        raise ExportError(f"{compressed.spec.name} was exported in vain: {error}") from error
     agreement, logit_error = check_agreement(
-        content,
+        run,
         compressed,
-        probe,
+        images,
         min_agreement=min_agreement,
         max_logit_error=max_logit_error,
     )
@@ -101,3 +142,7 @@ def export(
         logit_error=logit_error,
         sha256=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import onnx
@@ -19,32 +19,39 @@ from torch.nn import functional as F
 
 from mixmix.compression.method import Compressed
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.errors import DataError, ExportError, InputError
+from mixmix.errors import ExportError
 from mixmix.exporters.onnx_graph import keep_floats_exact, pack_weights, strip_notes
-from mixmix.exporters.session import OnnxSession
-from mixmix.seeding import generator
-from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import Teacher, normalise
+from mixmix.exporters.saturation import prefer_signed_weights
+from mixmix.exporters.stand_ins import with_stand_ins
+from mixmix.zoo.teacher import normalise
 
-__all__ = ["check_agreement", "onnx_bytes", "probe_images"]
+__all__ = ["onnx_bytes"]
 
 _OPSET = 21
-_MIN_PROBE_IMAGES = 32
 # Kernels for u8 activations and s8 weights on x86 without VNNI add pairs of products in signed
 # 16 bits and saturate; 2 * 255 * 64 still fits.
 _LARGEST_SAFE_WEIGHT = 64
+
+# Integer kernels narrow what they give to 8 bits only, so a quantizer of fewer bits is written as
+# two: one of 8 bits with this many levels to each of its own, which a kernel does on its way out,
+# and one that rounds those. From 8 bits to 8 bits, ONNX Runtime makes a table of it. It is the same
+# function: the numbers are odd, so no level lies half-way between two of the coarser ones, and
+# 255 levels end less than half a coarse one behind the last.
+_SUBLEVELS = {2: 85, 3: 35, 4: 17}
 
 # PyTorch's exporter cannot write quantizers below 8 bits. Two operators of our own pass through
 # it untouched, and are translated into ONNX below; they are never run.
 
 
 @torch.library.custom_op("mixmix::quantize_activation", mutates_args=())
-def _quantize_activation(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
+def _quantize_activation(
+    x: Tensor, scale: float, zero_point: int, bits: int, sublevels: int
+) -> Tensor:
     raise NotImplementedError("stands for ONNX nodes")
 
 
 @_quantize_activation.register_fake
-def _(x: Tensor, scale: float, zero_point: int, bits: int) -> Tensor:
+def _(x: Tensor, scale: float, zero_point: int, bits: int, sublevels: int) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -60,27 +67,25 @@ def _(integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int) -> 
     return torch.empty_like(integers, dtype=torch.float32)
 
 
-def _translate_activation(x: Any, scale: float, zero_point: int, bits: int) -> Any:
+def _translate_activation(x: Any, scale: float, zero_point: int, bits: int, sublevels: int) -> Any:
     def constant(data_type: int, value: float) -> Any:
         return op.Constant(value=onnx.helper.make_tensor("value", data_type, [], [value]))
 
-    storage_bits, storage = next(
-        (width, data_type)
-        for width, data_type in (
-            # Not UINT4: ONNX Runtime 1.32 refuses models in which Clip or MaxPool stands beside
-            # such a quantizer, and activations take no space in the file.
-            (8, onnx.TensorProto.UINT8),
-            (16, onnx.TensorProto.UINT16),
-        )
-        if bits <= width
-    )
-    if bits < storage_bits:
+    def quantize(x: Any, scale: float, zero_point: int, storage: int) -> Any:
+        step, zero = constant(onnx.TensorProto.FLOAT, scale), constant(storage, zero_point)
+        return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
+
+    # Not UINT4: ONNX Runtime 1.32 refuses models in which Clip or MaxPool stands beside such a
+    # quantizer, and activations take no space in the file.
+    storage = onnx.TensorProto.UINT8 if bits <= 8 else onnx.TensorProto.UINT16
+    if sublevels:
+        fine = quantize(x, scale / sublevels, zero_point * sublevels, storage)
+        return quantize(op.LeakyRelu(fine, alpha=1.0), scale, zero_point, storage)
+    if bits not in (8, 16):
         lowest = constant(onnx.TensorProto.FLOAT, -zero_point * scale)
         highest = constant(onnx.TensorProto.FLOAT, (2**bits - 1 - zero_point) * scale)
         x = op.Clip(x, lowest, highest)
-    step = constant(onnx.TensorProto.FLOAT, scale)
-    zero = constant(storage, zero_point)
-    return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
+    return quantize(x, scale, zero_point, storage)
 
 
 def _translate_weight(integers: Any, scale: Any, zero_point: Any, bits: int) -> Any:
@@ -100,7 +105,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 class _Activation(nn.Module):
     """Stands for a ``QuantizedActivation`` during export."""
 
-    def __init__(self, source: QuantizedActivation) -> None:
+    def __init__(self, source: QuantizedActivation, *, fast: bool) -> None:
         super().__init__()
         if source.bits > 16:
             raise ExportError(
@@ -109,9 +114,12 @@ class _Activation(nn.Module):
         self.scale = float(source.scale)
         self.zero_point = int(source.zero_point)
         self.bits = source.bits
+        self.sublevels = _SUBLEVELS.get(source.bits, 0) if fast else 0
 
     def forward(self, x: Tensor) -> Tensor:
-        quantized: Tensor = _quantize_activation(x, self.scale, self.zero_point, self.bits)
+        quantized: Tensor = _quantize_activation(
+            x, self.scale, self.zero_point, self.bits, self.sublevels
+        )
         return quantized
 
 
@@ -123,20 +131,29 @@ class _Layer(nn.Module):
     zero_point: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, source: QuantizedLayer, *, signed: bool) -> None:
+    def __init__(self, source: QuantizedLayer, *, signed: bool, fast: bool) -> None:
         super().__init__()
-        self.bits = source.bits
+        self.bits = 8 if fast else source.bits
         self.convolution: dict[str, Any] | None = source.convolution
-        integers, zero_point = source.integers, source.zero_point
-        if not signed and int(integers.to(torch.int16).abs().amax()) > _LARGEST_SAFE_WEIGHT:
-            if zero_point is None:
-                zero_point = torch.zeros(len(integers), dtype=torch.int8)
+        integers, scale = source.integers.to(torch.int16), source.scale
+        zero_point = torch.zeros(len(integers), dtype=torch.int16)
+        if source.zero_point is not None:
+            zero_point = source.zero_point.to(torch.int16)
+        largest = int(max(integers.abs().amax(), zero_point.abs().amax()))
+        if fast and largest:
+            # Integer kernels round the bias to the product of the scales of input and weights.
+            multiple = max(1, _LARGEST_SAFE_WEIGHT // largest)
+            integers, scale = integers * multiple, scale / multiple
+            zero_point = zero_point * multiple
+        if not signed and largest > _LARGEST_SAFE_WEIGHT:
             integers, zero_point = (
-                (tensor.to(torch.int16) + 128).to(torch.uint8) for tensor in (integers, zero_point)
+                (tensor + 128).to(torch.uint8) for tensor in (integers, zero_point)
             )
+        else:
+            integers, zero_point = (tensor.to(torch.int8) for tensor in (integers, zero_point))
         self.register_buffer("integers", integers.contiguous())
-        self.register_buffer("scale", source.scale)
-        self.register_buffer("zero_point", zero_point)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point if bool(zero_point.any()) else None)
         self.register_buffer("bias", source.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,8 +163,20 @@ class _Layer(nn.Module):
         return F.conv2d(x, weight, self.bias, **self.convolution)
 
 
-def onnx_bytes(compressed: Compressed, *, signed_weights: bool = False) -> bytes:
+def onnx_bytes(
+    compressed: Compressed,
+    images: Tensor,
+    *,
+    signed_weights: bool | None = None,
+    fast: bool = False,
+) -> bytes:
     """The model as an ONNX file; see ``mixmix.export``.
+
+    Args:
+        compressed: the model.
+        images: (N, C, H, W) in [0, 1] on which it is found out whether weights may be signed.
+        signed_weights: see ``mixmix.export``.
+        fast: whether to write what integer kernels are made of, rather than the smallest file.
 
     Raises:
         ExportError: if PyTorch cannot translate the model.
@@ -155,7 +184,11 @@ def onnx_bytes(compressed: Compressed, *, signed_weights: bool = False) -> bytes
     from mixmix import __version__
 
     spec = compressed.spec
-    module = _exportable(compressed.model, signed_weights=signed_weights)
+    module = with_stand_ins(
+        compressed.model,
+        activation=partial(_Activation, fast=fast),
+        layer=partial(_Layer, signed=bool(signed_weights), fast=fast),
+    )
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -179,6 +212,8 @@ def onnx_bytes(compressed: Compressed, *, signed_weights: bool = False) -> bytes
             ) from error
     pack_weights(model.graph)
     keep_floats_exact(model.graph)
+    if signed_weights is None:
+        prefer_signed_weights(model, normalise(images, spec))
     strip_notes(model)
     model.producer_name, model.producer_version = "mixmix", __version__
     onnx.helper.set_model_props(
@@ -190,29 +225,6 @@ def onnx_bytes(compressed: Compressed, *, signed_weights: bool = False) -> bytes
         },
     )
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _exportable(model: nn.Module, *, signed_weights: bool) -> nn.Module:
-    """A copy on the CPU, in eval mode, its quantized modules replaced by their stand-ins."""
-    copied = copy.deepcopy(model).cpu().eval()
-    # A module used in two places stays one module, and its weights one initializer.
-    replaced: dict[nn.Module, nn.Module] = {}
-
-    def stand_in(module: nn.Module) -> nn.Module:
-        if module not in replaced:
-            if isinstance(module, QuantizedActivation):
-                replaced[module] = _Activation(module)
-            elif isinstance(module, QuantizedLayer):
-                replaced[module] = _Layer(module, signed=signed_weights)
-            else:
-                replaced[module] = module
-                # Not named_children, which leaves out the second place of a shared module.
-                for name, child in list(module._modules.items()):
-                    if child is not None:
-                        setattr(module, name, stand_in(child))
-        return replaced[module]
-
-    return stand_in(copied).eval()
 
 
 @contextlib.contextmanager
@@ -230,83 +242,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-def probe_images(spec: ModelSpec, num_images: int = 100) -> Tensor:
-    """Smooth noise (N, C, H, W) in [0, 1], always the same for the same shape."""
-    draws = generator(0, "export probe")
-    channels, height, width = spec.input_shape
-    coarse = torch.rand(
-        num_images, channels, max(height // 8, 2), max(width // 8, 2), generator=draws
-    )
-    smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
-    fine = torch.randn(num_images, channels, height, width, generator=draws)
-    return (smooth + 0.1 * fine).clamp_(0, 1)
-
-
-@torch.no_grad()
-def check_agreement(
-    content: bytes,
-    compressed: Compressed,
-    probe: Tensor | None,
-    *,
-    min_agreement: float,
-    max_logit_error: float,
-) -> tuple[float, float]:
-    """Run the ONNX file and the model on the probe images; see ``mixmix.export``.
-
-    Returns:
-        The agreement in percent and the mean relative error of the logits.
-
-    Raises:
-        InputError: if the probe images do not fit.
-        ExportError: if file and model do not agree.
-    """
-    spec = compressed.spec
-    images = probe_images(spec) if probe is None else probe.detach().cpu().float()
-    if images.ndim != 4 or images.shape[1] != spec.input_shape[0]:
-        raise InputError(
-            f"probe images must be (N, {spec.input_shape[0]}, H, W), got {tuple(images.shape)}"
-        )
-    if len(images) < _MIN_PROBE_IMAGES:
-        raise InputError(
-            f"got {len(images)} probe images, at least {_MIN_PROBE_IMAGES} are needed; leave out "
-            "probe to take noise"
-        )
-    model = Teacher(compressed.model, spec)
-    try:
-        session = OnnxSession(content)
-    except DataError as error:
-        raise ExportError(f"{spec.name} was exported in vain: {error}") from error
-    expected, actual = [], []
-    for batch in images.split(25):
-        expected.append(model(batch))
-        actual.append(session.run(normalise(batch, spec)))
-    wanted, got = torch.cat(expected), torch.cat(actual)
-    for name, logits in (("model", wanted), ("ONNX file", got)):
-        if not bool(torch.isfinite(logits).all()):
-            raise ExportError(f"the {name} of {spec.name} gives NaN or infinite logits")
-    if wanted.shape != got.shape:
-        raise ExportError(
-            f"the ONNX file of {spec.name} gives logits of shape {tuple(got.shape)}, the model "
-            f"gives {tuple(wanted.shape)}"
-        )
-    centred = wanted - wanted.mean(1, keepdim=True)
-    lengths = torch.linalg.vector_norm(centred, dim=1).clamp_min(1e-12)
-    logit_error = float((torch.linalg.vector_norm(got - wanted, dim=1) / lengths).mean())
-    same = wanted.argmax(1) == got.argmax(1)
-    # Rounding flips single levels. Where that much decides between two classes of the model
-    # itself, the file is not to blame; a real fault changes clear decisions as well.
-    lead = wanted.amax(1) - wanted.gather(1, got.argmax(1, keepdim=True)).squeeze(1)
-    spread = lengths / wanted.shape[1] ** 0.5
-    excused = lead <= max_logit_error * spread
-    agreement = 100 * int(same.sum()) / len(same)
-    checked = 100 * int((same | excused).sum()) / len(same)
-    if checked < min_agreement or logit_error > max_logit_error:
-        raise ExportError(
-            f"the ONNX file of {spec.name} does not agree with the model on {len(images)} images: "
-            f"same class on {checked:.1f}% (at least {min_agreement:g}% expected), relative "
-            f"error of the logits {logit_error:.4f} (at most {max_logit_error:g}); nothing was "
-            "written. Give synthetic images as probe if noise says little about this model"
-        )
-    return agreement, logit_error

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-__all__ = ["keep_floats_exact", "pack_weights", "strip_notes"]
+__all__ = ["GraphView", "keep_floats_exact", "pack_weights", "strip_notes"]
 
 # ONNX Runtime moves a DequantizeLinear from in front of these to behind them.
 _SWAPPED = ("Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -42,15 +42,24 @@ def keep_floats_exact(graph: onnx.GraphProto) -> None:
     the way, ONNX Runtime (1.32, ``weight_bias_quantization.cc``) rounds the bias of every layer
     to multiples of the product of its scales, and float weights to 8 bits, whether or not an
     integer kernel follows. Where none does, the way is broken: ``Max`` and ``Min`` do what
-    ``Relu`` and ``Clip`` do, and are not looked through.
+    ``Relu`` and ``Clip`` do, and are not looked through. Where one does, they are left out, for
+    the quantizer cuts off the same; ONNX Runtime finds so only if not a digit is between them.
     """
-    view = _View(graph)
+    view = GraphView(graph)
     rewritten: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
             way = view.way_to_quantizer(node)
-            if way and not view.has_integer_kernel(node, way):
-                first = way[0]
+            if not way:
+                continue
+            first = way[0]
+            if view.has_integer_kernel(node, way):
+                for step in way[:-1]:
+                    rewritten[step.output[0]] = []
+                quantizer = copy.deepcopy(way[-1])
+                quantizer.input[0] = node.output[0]
+                rewritten[quantizer.output[0]] = [quantizer]
+            else:
                 rewritten[first.output[0]] = (
                     view.behind_guard(first)
                     if first.op_type == "QuantizeLinear"
@@ -73,7 +82,7 @@ def strip_notes(model: onnx.ModelProto) -> None:
         del part.metadata_props[:]
 
 
-class _View:
+class GraphView:
     """Who makes and who takes each value of a graph."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -109,14 +118,22 @@ class _View:
             if node.op_type not in ("Relu", "Clip"):
                 return []
 
-    def has_integer_kernel(self, node: onnx.NodeProto, way: list[onnx.NodeProto]) -> bool:
-        """Whether input, weights and output have 8 bits, and nothing narrows the output."""
-        source = self.producers.get(node.input[0])
+    def quantizer_of(self, name: str) -> onnx.NodeProto | None:
+        """What made a value, looking through operations that only move values."""
+        source = self.producers.get(name)
         while source is not None and source.op_type in _SWAPPED:
             source = self.producers.get(source.input[0])
+        return source
+
+    def array(self, name: str) -> Any:
+        """An initializer as NumPy array."""
+        return numpy_helper.to_array(self.initializers[name])
+
+    def has_integer_kernel(self, node: onnx.NodeProto, way: list[onnx.NodeProto]) -> bool:
+        """Whether input, weights and output have 8 bits, and nothing narrows the output."""
         quantizer = way[-1]
         return (
-            self.storage(source) == TensorProto.UINT8
+            self.storage(self.quantizer_of(node.input[0])) == TensorProto.UINT8
             and self.storage(self.producers.get(node.input[1]))
             in (TensorProto.INT8, TensorProto.UINT8)
             and self.storage(quantizer) == TensorProto.UINT8
@@ -124,15 +141,18 @@ class _View:
         )
 
     def _contains(self, step: onnx.NodeProto, quantizer: onnx.NodeProto) -> bool:
-        """Whether a Relu or Clip only cuts off what the uint8 quantizer behind cuts off too."""
+        """Whether the uint8 quantizer behind gives the same without this Relu or Clip.
+
+        A limit within half a step of the last level is rounded to it.
+        """
         scale, zero_point = (self._number(name, 0.0) for name in quantizer.input[1:3])
         low = self._number(step.input[1], -np.inf) if step.op_type == "Clip" else 0.0
         high = self._number(step.input[2], np.inf) if len(step.input) > 2 else np.inf
-        return low <= -zero_point * scale and (255 - zero_point) * scale <= high
+        return low < (0.5 - zero_point) * scale and (254.5 - zero_point) * scale < high
 
     def _number(self, name: str, absent: float) -> float:
         tensor = self.initializers.get(name)
-        return absent if tensor is None else float(numpy_helper.to_array(tensor))
+        return absent if tensor is None else float(self.array(name))
 
     def as_bounds(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """A Relu or Clip as ``Max`` and ``Min``."""

@@ -24,17 +24,24 @@ class OnnxSession:
     Args:
         model: path of an ONNX file, or its bytes.
         threads: threads within an operator; 0 lets ONNX Runtime choose.
+        options: further ones of ONNX Runtime; they are changed.
 
     Raises:
         InputError: if there is no such file.
         DataError: if it is not a model that ONNX Runtime can run.
     """
 
-    def __init__(self, model: str | Path | bytes, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        *,
+        threads: int = 0,
+        options: onnxruntime.SessionOptions | None = None,
+    ) -> None:
         if not isinstance(model, bytes) and not Path(model).is_file():
             raise InputError(f"no ONNX file at {model}; give the path that export wrote")
         self.name = "the ONNX model" if isinstance(model, bytes) else str(model)
-        options = onnxruntime.SessionOptions()
+        options = onnxruntime.SessionOptions() if options is None else options
         options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = threads
         try:
@@ -68,6 +75,26 @@ class OnnxSession:
                 f"{self.input_shape}: {_first_line(error)}"
             ) from error
         return torch.from_numpy(outputs[0])
+
+    def batch_shape(self, batch_size: int) -> tuple[int, ...]:
+        """(N, C, H, W) of a batch that the model takes.
+
+        Raises:
+            InputError: if neither the file nor its spec says how large images are.
+        """
+        spec = self.spec()
+        shape = self.input_shape[1:] if spec is None else spec.input_shape
+        sizes = tuple(size for size in shape if isinstance(size, int))
+        if len(sizes) < len(shape):
+            raise InputError(
+                f"{self.name} leaves the size of its images open: {self.input_shape}; export it "
+                "with a fixed height and width"
+            )
+        return batch_size, *sizes
+
+    def end_profiling(self) -> Path:
+        """Close the profile that the options asked for; returns its path."""
+        return Path(self._session.end_profiling())
 
     def spec(self) -> ModelSpec | None:
         """The spec that ``export`` wrote into the file, or None.

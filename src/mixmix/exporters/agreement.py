@@ -1,0 +1,159 @@
+"""Whether an exported file computes what the model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixmix.compression.method import Compressed
+from mixmix.compression.quantized import QuantizedActivation
+from mixmix.errors import ExportError, InputError
+from mixmix.seeding import generator
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import Teacher, normalise
+
+__all__ = ["check_agreement", "own_error", "probe_images"]
+
+_MIN_PROBE_IMAGES = 32
+_BATCH = 25
+# Share of a quantizer's step: above the rounding of floats and of the biases of integer kernels,
+# and far below what any real fault moves.
+_NUDGE = 0.01
+# A file may err as much as the model under that nudge, and by chance half as much again.
+_OWN_ERRORS = 1.5
+
+
+def probe_images(spec: ModelSpec, probe: Tensor | None = None, num_images: int = 100) -> Tensor:
+    """The images on which file and model are compared.
+
+    Args:
+        spec: of the model.
+        probe: the caller's images (N, C, H, W) in [0, 1]; None makes smooth noise, always the
+            same for the same shape.
+        num_images: of the noise.
+
+    Raises:
+        InputError: if they are too few or do not fit the model.
+    """
+    channels, height, width = spec.input_shape
+    if probe is not None:
+        if probe.ndim != 4 or probe.shape[1] != channels:
+            raise InputError(
+                f"probe images must be (N, {channels}, H, W), got {tuple(probe.shape)}"
+            )
+        if len(probe) < _MIN_PROBE_IMAGES:
+            raise InputError(
+                f"got {len(probe)} probe images, at least {_MIN_PROBE_IMAGES} are needed; leave "
+                "out probe to take noise"
+            )
+        return probe.detach().cpu().float()
+    draws = generator(0, "export probe")
+    coarse = torch.rand(
+        num_images, channels, max(height // 8, 2), max(width // 8, 2), generator=draws
+    )
+    smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
+    fine = torch.randn(num_images, channels, height, width, generator=draws)
+    return (smooth + 0.1 * fine).clamp_(0, 1)
+
+
+@torch.no_grad()
+def check_agreement(
+    run: Callable[[Tensor], Tensor],
+    compressed: Compressed,
+    images: Tensor,
+    *,
+    min_agreement: float,
+    max_logit_error: float,
+) -> tuple[float, float]:
+    """Compare a file's logits with the model's; see ``mixmix.export``.
+
+    A network of few bits is chaotic: the last digit of a sum decides which way a value is rounded,
+    and a level that moved moves others behind it. Its logits then differ between any two runtimes
+    by more than ``max_logit_error``, and as much as they differ from the model's own when every
+    value is nudged by a hundredth of a step before it is rounded. That is allowed, too.
+
+    Args:
+        run: the file: normalised images (N, C, H, W) to logits (N, K).
+        compressed: the model.
+        images: (N, C, H, W) in [0, 1].
+        min_agreement: least percent of images with the same class.
+        max_logit_error: largest relative error of the logits of a model that is not chaotic.
+
+    Returns:
+        The agreement in percent and the mean relative error of the logits.
+
+    Raises:
+        ExportError: if file and model do not agree.
+    """
+    spec = compressed.spec
+    model = Teacher(compressed.model, spec)
+    batches = images.split(_BATCH)
+    wanted = torch.cat([model(batch) for batch in batches])
+    got = torch.cat([run(normalise(batch, spec)) for batch in batches])
+    for name, logits in (("model", wanted), ("exported file", got)):
+        if not bool(torch.isfinite(logits).all()):
+            raise ExportError(f"the {name} of {spec.name} gives NaN or infinite logits")
+    if wanted.shape != got.shape:
+        raise ExportError(
+            f"the exported file of {spec.name} gives logits of shape {tuple(got.shape)}, the model "
+            f"gives {tuple(wanted.shape)}"
+        )
+    same = wanted.argmax(1) == got.argmax(1)
+    agreement = 100 * int(same.sum()) / len(same)
+    error = _relative_error(got, wanted)
+
+    def checked(allowed: float) -> float:
+        # Where that much decides between two classes of the model itself, the file is not to
+        # blame; a real fault changes clear decisions as well.
+        lead = wanted.amax(1) - wanted.gather(1, got.argmax(1, keepdim=True)).squeeze(1)
+        excused = lead <= allowed * (wanted - wanted.mean(1, keepdim=True)).std(1, correction=0)
+        return 100 * int((same | excused).sum()) / len(same)
+
+    allowed = max_logit_error
+    if error > allowed or checked(allowed) < min_agreement:
+        allowed = max(allowed, _OWN_ERRORS * own_error(compressed, images))
+    if error > allowed or checked(allowed) < min_agreement:
+        raise ExportError(
+            f"the exported file of {spec.name} does not agree with the model on {len(images)} "
+            f"images: same class on {checked(allowed):.1f}% (at least {min_agreement:g}% "
+            f"expected), relative error of the logits {error:.4f} (at most {allowed:.4g}); "
+            "nothing was written. Give synthetic images as probe if noise says little about this "
+            "model"
+        )
+    return agreement, error
+
+
+@torch.no_grad()
+def own_error(compressed: Compressed, images: Tensor) -> float:
+    """How far a model's logits move when all that it rounds moves by a hundredth of a step.
+
+    Args:
+        compressed: the model; it is not changed.
+        images: (N, C, H, W) in [0, 1].
+
+    Returns:
+        Mean relative error of the logits; 0 without quantized activations.
+    """
+    model = Teacher(compressed.model, compressed.spec)  # a copy
+    batches = images.split(_BATCH)
+    wanted = torch.cat([model(batch) for batch in batches])
+    draws = generator(0, "export nudge")
+
+    def nudge(quantizer: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        assert isinstance(quantizer, QuantizedActivation)
+        noise = 2 * torch.rand(inputs[0].shape, generator=draws) - 1
+        return inputs[0] + _NUDGE * quantizer.scale * noise
+
+    for module in model.model.modules():
+        if isinstance(module, QuantizedActivation):
+            module.register_forward_pre_hook(nudge)
+    return _relative_error(torch.cat([model(batch) for batch in batches]), wanted)
+
+
+def _relative_error(logits: Tensor, wanted: Tensor) -> float:
+    centred = wanted - wanted.mean(1, keepdim=True)
+    lengths = torch.linalg.vector_norm(centred, dim=1).clamp_min(1e-12)
+    return float((torch.linalg.vector_norm(logits - wanted, dim=1) / lengths).mean())

@@ -1,0 +1,182 @@
+"""Exported programs of PyTorch with the quantized operators that its compilers understand.
+
+``torch.compile`` (through torchao) and ExecuTorch recognise ``quantized_decomposed`` operators
+around a layer, which PyTorch's own "PT2E" quantization leaves in a graph, and make integer kernels
+of them. Here they carry the scales and the integers that a model was compressed to.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixmix.compression.method import Compressed
+from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.errors import DataError, ExportError, InputError
+from mixmix.exporters.stand_ins import with_stand_ins
+from mixmix.zoo.spec import ModelSpec
+
+__all__ = ["ProgramSession", "pt2e_bytes", "pt2e_program"]
+
+_SPEC, _SETTINGS, _VERSION = "mixmix.spec", "mixmix.settings", "mixmix.version"
+_operators: Any = torch.ops.quantized_decomposed
+
+
+class _Activation(nn.Module):
+    """A quantizer as operators of 8 bits, behind a clamp where it has fewer."""
+
+    def __init__(self, source: QuantizedActivation) -> None:
+        super().__init__()
+        if source.bits > 8:
+            raise ExportError(
+                f"integer kernels take activations of at most 8 bits, got {source.bits}; quantize "
+                "to fewer"
+            )
+        self.scale = float(source.scale)
+        self.zero_point = int(source.zero_point)
+        # The operators have bounds, but kernels that are made of them do not keep narrow ones.
+        self.bounds = (
+            None
+            if source.bits == 8
+            else (
+                -self.zero_point * self.scale,
+                (source.largest - self.zero_point) * self.scale,
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bounds is not None:
+            x = torch.clamp(x, *self.bounds)
+        how = (self.scale, self.zero_point, 0, 255, torch.uint8)
+        dequantized: Tensor = _operators.dequantize_per_tensor(
+            _operators.quantize_per_tensor(x, *how), *how
+        )
+        return dequantized
+
+
+class _Layer(nn.Module):
+    """A layer whose int8 weights are dequantized where they are used."""
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, source: QuantizedLayer) -> None:
+        super().__init__()
+        self.convolution: dict[str, Any] | None = source.convolution
+        self.register_buffer("integers", source.integers)
+        self.register_buffer("scale", source.scale.expand(len(source.integers)).contiguous())
+        zeros = torch.zeros(len(source.integers), dtype=torch.int64)
+        self.register_buffer("zero_point", zeros)
+        self.register_buffer("bias", source.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _operators.dequantize_per_channel(
+            self.integers, self.scale, self.zero_point, 0, -128, 127, torch.int8
+        )
+        if self.convolution is None:
+            return F.linear(x, weight, self.bias)
+        return F.conv2d(x, weight, self.bias, **self.convolution)
+
+
+def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
+    """The model as an exported program with ``quantized_decomposed`` operators.
+
+    It takes normalised images (N, C, H, W), N free, and gives logits (N, K). For integer kernels
+    on x86, import ``torchao.quantization.pt2e`` and pass ``program.module()`` through its
+    ``lowering.lower_pt2e_quantized_to_x86`` before ``torch.compile``; ExecuTorch's XNNPACK
+    partitioner takes the program itself.
+
+    Raises:
+        ExportError: if PyTorch cannot export the model, or activations have more than 8 bits.
+    """
+    model = with_stand_ins(compressed.model, activation=_Activation, layer=_Layer)
+    example = torch.zeros(2, *compressed.spec.input_shape)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    except Exception as error:  # each stage of the exporter raises its own kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"{compressed.spec.name} cannot be exported by PyTorch: {reason}"
+        ) from error
+
+
+def pt2e_bytes(compressed: Compressed) -> bytes:
+    """The program as a ``.pt2`` file; see ``mixmix.export``."""
+    from mixmix import __version__
+
+    buffer = io.BytesIO()
+    notes = {
+        _SPEC: json.dumps(compressed.spec.to_dict()),
+        _SETTINGS: json.dumps(list(compressed.settings)),
+        _VERSION: __version__,
+    }
+    torch.export.save(pt2e_program(compressed), buffer, extra_files=notes)
+    return buffer.getvalue()
+
+
+class ProgramSession:
+    """An exported program of one batch of images, on the CPU.
+
+    Args:
+        program: path of a ``.pt2`` file, or its bytes.
+
+    Raises:
+        InputError: if there is no such file.
+        DataError: if PyTorch cannot load it.
+    """
+
+    def __init__(self, program: str | Path | bytes) -> None:
+        if not isinstance(program, bytes) and not Path(program).is_file():
+            raise InputError(f"no exported program at {program}; give the path that export wrote")
+        self.name = "the exported program" if isinstance(program, bytes) else str(program)
+        notes = {_SPEC: ""}
+        try:
+            source = io.BytesIO(program) if isinstance(program, bytes) else str(program)
+            loaded = torch.export.load(source, extra_files=notes)
+            self._module = loaded.module()
+        except Exception as error:  # a damaged archive raises many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"{self.name} is not a program that PyTorch can load: {reason}"
+            ) from error
+        self._spec = notes[_SPEC]
+
+    @torch.no_grad()
+    def run(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of normalised images (N, C, H, W) float32.
+
+        Raises:
+            InputError: if the images do not fit the program.
+        """
+        try:
+            logits: Tensor = self._module(images.detach().cpu())
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{self.name} cannot run on images of {tuple(images.shape)}: {reason}"
+            ) from error
+        return logits
+
+    def spec(self) -> ModelSpec | None:
+        """The spec that ``export`` wrote into the file, or None.
+
+        Raises:
+            DataError: if there is one and it is malformed.
+        """
+        if not self._spec:
+            return None
+        try:
+            return ModelSpec.from_dict(json.loads(self._spec))
+        except ValueError as error:
+            raise DataError(f"{self.name} holds a malformed spec: {error}") from error
