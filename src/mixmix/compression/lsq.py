@@ -8,6 +8,8 @@ they are in depthwise networks whose BatchNorm is folded.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,7 +82,7 @@ class StepSizeLayer(nn.Module):
     def _bias_unit(self) -> Tensor:
         """(out,) what one step of all weights of a channel, with random signs, sums up to."""
         num_inputs = self._layer[0].weight[0].numel()
-        return self.unit.flatten() * num_inputs**0.5
+        return self.unit.flatten() * math.sqrt(num_inputs)
 
     def grid(self) -> WeightGrid:
         """The grid with its scales as they are now."""
