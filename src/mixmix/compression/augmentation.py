@@ -27,9 +27,9 @@ class Augmentation:
         contrast: largest change of an image's contrast, as a share: the distance of its pixels
             from their mean is multiplied by a number from 1 - contrast to 1 + contrast.
         brightness: largest amount, in [0, 1] pixel values, that is added to all of an image.
-        mixing: how two images are mixed: ``shrink`` (the second into a box of the first, as in
-            synthesis), ``cutmix`` (a box of the second; Yun et al. 2019), ``mixup`` (a weighted
-            sum; Zhang et al. 2018).
+        mixing: ways to mix two images, one of which is drawn for each pair: ``shrink`` (the second
+            into a box of the first, as in synthesis), ``cutmix`` (a box of the second; Yun et al.
+            2019), ``mixup`` (a weighted sum; Zhang et al. 2018).
         mixing_share: share of the images that are mixed.
         box_area: smallest and largest share that the second image takes.
     """
@@ -38,17 +38,22 @@ class Augmentation:
     flip: bool = True
     contrast: float = 0.0
     brightness: float = 0.0
-    mixing: str = "shrink"
+    mixing: tuple[str, ...] = ("shrink",)
     mixing_share: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "box_area", tuple(self.box_area))
+        object.__setattr__(self, "mixing", tuple(self.mixing))
         for name, valid, expected in (
             ("shift", isinstance(self.shift, int) and self.shift >= 0, "a whole number >= 0"),
             ("contrast", 0 <= self.contrast < 1, "in [0, 1)"),
             ("brightness", 0 <= self.brightness <= 1, "in [0, 1]"),
-            ("mixing", self.mixing in _MIXINGS, f"one of {', '.join(_MIXINGS)}"),
+            (
+                "mixing",
+                len(self.mixing) > 0 and set(self.mixing) <= set(_MIXINGS),
+                f"some of {', '.join(_MIXINGS)}",
+            ),
             ("mixing_share", 0 <= self.mixing_share <= 1, "in [0, 1]"),
             (
                 "box_area",
@@ -85,20 +90,23 @@ def augment(
     partners = _view(others, settings, generator)
     shares = torch.empty(count).uniform_(*settings.box_area, generator=generator)
     boxes = draw_boxes(count, size, settings.box_area, generator=generator)
-    boxes = Boxes(*(distributed.slice_of_batch(part) for part in boxes))
-    is_mixed = torch.rand(count, generator=generator) < settings.mixing_share
-    is_mixed = distributed.slice_of_batch(is_mixed)
-    if settings.mixing == "mixup":
-        share = distributed.slice_of_batch(shares)
-        mixed = torch.lerp(views, partners, share.to(views).view(-1, 1, 1, 1))
-    else:
-        share = boxes.share(size)
-        if settings.mixing == "cutmix":
-            mixed = torch.where(_inside(boxes, size).to(views.device), partners, views)
+    way = torch.randint(len(settings.mixing), (count,), generator=generator)
+    way[torch.rand(count, generator=generator) >= settings.mixing_share] = -1
+    shares, way, *parts = (distributed.slice_of_batch(t) for t in (shares, way, *boxes))
+    boxes = Boxes(*parts)
+    mixed, mixed_share = views, torch.zeros(len(way))
+    for index, name in enumerate(settings.mixing):
+        if name == "mixup":
+            share, candidate = shares, views.lerp(partners, shares.to(views).view(-1, 1, 1, 1))
+        elif name == "cutmix":
+            share = boxes.share(size)
+            candidate = torch.where(_inside(boxes, size).to(views.device), partners, views)
         else:
-            mixed = mix_images(views, partners, boxes)
-    chosen = is_mixed.to(views.device).view(-1, 1, 1, 1)
-    return Mixture(torch.where(chosen, mixed, views), (share * is_mixed).to(views))
+            share, candidate = boxes.share(size), mix_images(views, partners, boxes)
+        chosen = (way == index).to(views.device)
+        mixed = torch.where(chosen.view(-1, 1, 1, 1), candidate, mixed)
+        mixed_share = torch.where(way == index, share, mixed_share)
+    return Mixture(mixed, mixed_share.to(views))
 
 
 def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:

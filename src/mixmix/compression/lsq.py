@@ -1,12 +1,14 @@
 """Quantizers while a network is trained: learned step sizes (LSQ, Esser et al. 2020).
 
-Everything is learned in units of its own: weights and biases in those of their channel's scale as
-it was found, scales as logarithms. A learning rate then means the same in every channel of every
-layer, however far apart their weights are, as they are in depthwise networks whose BatchNorm is
-folded.
+Everything is learned in units of its own: weights in steps of their channel's grid as it was found,
+biases in what a step of all weights of the channel sums up to, scales as logarithms. A learning
+rate then means the same in every channel of every layer, however far apart their weights are, as
+they are in depthwise networks whose BatchNorm is folded.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +49,8 @@ def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
 class StepSizeLayer(nn.Module):
     """A layer whose weights are quantized in training, from where reconstruction left them.
 
-    Parameters: ``weight`` and ``bias``, in units of the scale that was found for each channel, and
-    ``log_scale`` (out, 1, ...), how far the scale is from that one.
+    Parameters: ``weight`` and ``bias`` in their units, and ``log_scale`` (out, 1, ...), how far
+    scales are from those that were found.
 
     Args:
         learned: in the ``QUANTIZED`` phase, its rounding finished. A weight starts at the level it
@@ -75,9 +77,14 @@ class StepSizeLayer(nn.Module):
         self.symmetric = grid.symmetric
         self.bias, bias = None, learned.bias()
         if bias is not None:
-            self.bias = nn.Parameter(bias.detach() / grid.scale.flatten())
+            self.bias = nn.Parameter(bias.detach() / self._bias_unit())
         num_weights = layer.weight.numel() // scales.numel()
         self._gradient_factor = (num_weights * (2 ** (self.bits - 1) - 1)) ** -0.5
+
+    def _bias_unit(self) -> Tensor:
+        """(out,) what one step of all weights of a channel, with random signs, sums up to."""
+        num_inputs = self._layer[0].weight[0].numel()
+        return self.unit.flatten() * math.sqrt(num_inputs)
 
     def grid(self) -> WeightGrid:
         """The grid with its scales as they are now."""
@@ -87,7 +94,7 @@ class StepSizeLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = quantize_weight(self.weight * self.unit, self.grid())
-        bias = None if self.bias is None else self.bias * self.unit.flatten()
+        bias = None if self.bias is None else self.bias * self._bias_unit()
         layer = self._layer[0]
         if isinstance(layer, nn.Linear):
             return F.linear(x, weight, bias)
@@ -104,7 +111,7 @@ class StepSizeLayer(nn.Module):
             grid.scale,
             self.bits,
             zero_point=None if grid.symmetric else grid.zero_point,
-            bias=None if self.bias is None else self.bias * self.unit.flatten(),
+            bias=None if self.bias is None else self.bias * self._bias_unit(),
         )
 
 

@@ -79,5 +79,8 @@ class TrainingSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         content = asdict(self)
-        content["augmentation"]["box_area"] = list(self.augmentation.box_area)
+        content["augmentation"] |= {
+            "mixing": list(self.augmentation.mixing),
+            "box_area": list(self.augmentation.box_area),
+        }
         return content

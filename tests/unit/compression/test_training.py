@@ -235,7 +235,7 @@ class TestFreshImages:
 
 def test_plain_networks_give_logits_alone() -> None:
     student = tiny_network("residual").requires_grad_(True)
-    settings = replace(SETTINGS, augmentation=Augmentation(mixing="cutmix"))
+    settings = replace(SETTINGS, augmentation=Augmentation(mixing=("cutmix",)))
     steps = train_(
         student, tiny_network("plain"), tiny_images(20), tiny_spec("plain"), settings, seed=0
     )
