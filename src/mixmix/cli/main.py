@@ -223,7 +223,9 @@ def export(
     "Example: mixmix evaluate resnet-w4a8.onnx --reference bundled:resnet"
 )
 def evaluate(
-    model: Annotated[str, typer.Argument(help="An ONNX file, bundled:NAME or a spec file.")],
+    model: Annotated[
+        str, typer.Argument(help="An .onnx or .pt2 file, bundled:NAME or a spec file.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(help="CIFAR-10 folder [default: the bundled 1,000 test images]."),
@@ -243,7 +245,9 @@ def evaluate(
     prepare(device, threads)
 
     def loaded(text: str) -> Any:
-        return Path(text) if text.endswith(".onnx") else Zoo.load([text], device=device)[0]
+        return (
+            Path(text) if text.endswith((".onnx", ".pt2")) else Zoo.load([text], device=device)[0]
+        )
 
     images = load_evaluation_pack() if data is None else load_cifar10(data, split="test")
     with progress_bar("evaluating") as advance:

@@ -39,6 +39,9 @@ def quantize(
     model: ModelArgument,
     data: Annotated[Path, typer.Option(help="Folder made by 'mixmix synthesize'.")],
     out: Annotated[Path, typer.Option(help="File to write: .onnx, or .pt2 for PyTorch.")],
+    optimise_for: Annotated[
+        str, typer.Option(help="size or speed, where an .onnx file has 4 bits or fewer.")
+    ] = "size",
     bits: Annotated[str, typer.Option(help="W<weights>A<activations>, 2 to 8 bits.")] = "W8A8",
     held_out: Annotated[
         int,
@@ -150,7 +153,13 @@ def quantize(
     teacher = Zoo.load([model], device=device)[0]
     with progress_bar("quantizing") as advance:
         compressed = compress(teacher, images, method, seed=seed, on_progress=advance)
-    artifact = export(compressed, out, format=file_format, probe=images.images[:256])
+    artifact = export(
+        compressed,
+        out,
+        format=file_format,
+        optimise_for=optimise_for,
+        probe=images.images[:256],
+    )
     estimate = None if judged is None else estimate_accuracy(artifact, teacher, judged)
     content = {
         "model": teacher.spec.name,

@@ -31,7 +31,7 @@ def prefer_signed_weights(model: onnx.ModelProto, images: Tensor) -> None:
     channels lie side by side).
 
     Args:
-        model: whose 8-bit weights are uint8 with zero point 128.
+        model: whose symmetric 8-bit weights are uint8 with zero point 128; others stay.
         images: normalised ones (N, C, H, W); the first few are run.
     """
     view = GraphView(model.graph)
@@ -42,7 +42,8 @@ def prefer_signed_weights(model: onnx.ModelProto, images: Tensor) -> None:
             quantizer = view.quantizer_of(node.input[0])
             if weight is None or quantizer is None:
                 continue
-            if view.storage(weight) == view.storage(quantizer) == TensorProto.UINT8:
+            both = view.storage(weight) == view.storage(quantizer) == TensorProto.UINT8
+            if both and bool((view.array(weight.input[2]) == 128).all()):
                 layers.append((node, weight, quantizer))
     if not layers:
         return
