@@ -28,7 +28,7 @@ def correct_biases(
     layers: list[LearnableLayer],
     *,
     store: ActivationStore,
-) -> None:
+) -> list[LearnableLayer]:
     """Add to the biases of a quantized unit's layers what quantization took from their means.
 
     Args:
@@ -38,6 +38,9 @@ def correct_biases(
         layers: of the unit, in the order of execution; one that has a correction, since an earlier
             unit calls it too, keeps it.
         store: of the inputs; says how many images there are in a forward pass.
+
+    Returns:
+        The layers that were corrected.
     """
     waiting = [layer for layer in layers if layer.bias_correction is None]
     set_phase(unit.module, Phase.FLOAT)
@@ -46,6 +49,7 @@ def correct_biases(
     for layer in waiting:
         (mean,) = _channel_means(unit, quantized_inputs, [layer], store)
         layer.bias_correction = wanted[waiting.index(layer)] - mean
+    return waiting
 
 
 @dataclass

@@ -107,12 +107,21 @@ def calibrate_units(
                     on_step=advance,
                 )
             del importance  # as large as the targets, and not needed for what follows
+        outputs = store.run(unit.module, quantized_inputs)
+        error = _relative_squared_error(outputs, targets, store.batch_size)
         layers = _layers(unit)
         if correct_bias or (correct_bias is None and any(map(_is_depthwise, layers))):
-            correct_biases(unit, float_inputs, quantized_inputs, layers, store=store)
-        quantized_inputs = store.run(unit.module, quantized_inputs)
-        float_inputs = targets
-        error = _relative_squared_error(quantized_inputs, targets, store.batch_size)
+            changed = correct_biases(unit, float_inputs, quantized_inputs, layers, store=store)
+            corrected = store.run(unit.module, quantized_inputs)
+            corrected_error = _relative_squared_error(corrected, targets, store.batch_size)
+            # Where a layer has learned to make up for the shift of the one before, it is worse.
+            if corrected_error < error:
+                outputs, error = corrected, corrected_error
+            else:
+                for layer in changed:
+                    layer.bias_correction = None
+            del corrected
+        float_inputs, quantized_inputs = targets, outputs
         errors |= dict.fromkeys(unit.layers, error)
     return errors
 

@@ -64,9 +64,9 @@ class Quantize:
         equalise: even out the weights of neighbouring layers before (see ``equalisation``); None
             does it around depthwise convolutions where a layer has one scale. A scale of its own
             for each output channel does most of the same.
-        correct_bias: keep the mean of every channel by its bias (see ``bias_correction``); None
-            does it in units with a depthwise convolution, whose few weights for each channel shift
-            it most.
+        correct_bias: keep the mean of every channel by its bias (see ``bias_correction``), in units
+            whose error falls by it; None tries only those with a depthwise convolution, whose few
+            weights for each channel shift it most.
         memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
             is mapped from temporary files, to the same result.
         reconstruction: settings of the reconstruction.

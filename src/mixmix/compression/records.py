@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.capture import is_call_to
 from mixmix.compression.learnable import LearnableLayer
@@ -132,6 +133,8 @@ def _reason(module: nn.Module, parts: list[str], *, used: bool) -> str:
         return f"Conv2d with padding_mode={module.padding_mode!r} stays in floats: 'zeros' does not"
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return f"the weights of this {kind} are computed in the forward pass, and stay in floats"
+    if isinstance(module, _BatchNorm):
+        return f"{kind} that follows no layer of its own stays in floats: {_QUANTIZED_KINDS}"
     if next(module.children(), None) is not None:
         return f"parameters that {kind} uses outside of its layers stay in floats"
     return f"{kind} stays in floats: {_QUANTIZED_KINDS}"
