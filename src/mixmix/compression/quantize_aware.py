@@ -25,7 +25,7 @@ from mixmix.zoo.teacher import normalise
 
 __all__ = ["QuantizeAware"]
 
-# Units are matched more than logits, and all images are mixed: a network that is trained to give the
+# Units are matched more than logits, and all images are mixed: a network that is trained for the
 # logits of synthetic images alone moves away from its teacher on real ones.
 _TRAINING = TrainingSettings(
     steps=1800,
