@@ -105,6 +105,30 @@ def test_exports_to_a_file_that_agrees(
 
 
 @families
+def test_named_layers_have_bits_of_their_own(family: str) -> None:
+    names = [r.name for r in quantized(family, "W4A4").records if r.action == "quantized"]
+    chosen = {names[0]: "W3A8", names[1]: "w2a4"}
+    compressed = quantized(family, "W4A4", layer_bits=chosen)
+    bits = {r.name: r.weight_bits for r in compressed.records if r.action == "quantized"}
+    expected = dict.fromkeys(names, 4) | {names[0]: 3, names[1]: 2, names[-1]: 8}
+    assert bits == expected
+    assert compressed.settings[0]["layer_bits"] == {names[0]: "W3A8", names[1]: "W2A4"}
+
+
+def test_unknown_layers_are_refused_with_the_nearest_names() -> None:
+    with pytest.raises(InputError, match=r"called 'features\.2'.*are '2'"):
+        quantized("no-batch-norm", "W4A4", layer_bits={"features.2": "W2A4"})
+
+
+def test_settings_with_bits_of_layers_hash_and_compare() -> None:
+    method = Quantize(layer_bits={"a": "w2a8"})
+    assert method == Quantize(layer_bits={"a": "W2A8"}) != Quantize()
+    assert hash(method) == hash(Quantize(layer_bits={"a": "W2A8"}))
+    with pytest.raises(InputError, match="bits must look like"):
+        Quantize(layer_bits={"a": "W1A8"})
+
+
+@families
 def test_all_layers_alike_without_first_and_last(family: str) -> None:
     compressed = quantized(family, "W3A3", first_last_bits=None)
     bits = {r.weight_bits for r in compressed.records if r.action == "quantized"}

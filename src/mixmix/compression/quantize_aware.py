@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from mixmix.compression.augmentation import Augmentation
 from mixmix.compression.calibration import learnable_units
 from mixmix.compression.fresh_images import FreshImages
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
@@ -25,6 +26,15 @@ from mixmix.zoo.teacher import normalise
 
 __all__ = ["QuantizeAware"]
 
+# Units are matched more than logits, and all images are mixed: a network that is trained for the
+# logits of synthetic images alone moves away from its teacher on real ones.
+_TRAINING = TrainingSettings(
+    steps=1800,
+    batch_size=32,
+    learning_rate=1e-2,
+    feature_weight=100.0,
+    augmentation=Augmentation(mixing_share=1.0),
+)
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
 _SCALE_RATE = 0.1
@@ -40,14 +50,14 @@ class QuantizeAware:
 
     Attributes:
         base: how the network is quantized; training starts from its result.
-        training: steps, rates, loss and augmentation. Learning rates are in steps of the grid, and
-            mean the same for every network.
+        training: steps, rates, loss and augmentation. The learning rate is in steps of the grid
+            where the optimiser is AdamW, and means the same for every network.
         fresh: makes more images during training, unless it is None.
         checkpoints: a folder for checkpoints, from which the same call goes on, or None.
     """
 
     base: Quantize = field(default_factory=lambda: Quantize("W4A4", first_last_bits=None))
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: TrainingSettings = _TRAINING
     fresh: FreshImages | None = None
     checkpoints: str | Path | None = None
 

@@ -42,7 +42,7 @@ class TrainingSettings:
     steps: int = 2000
     batch_size: int = 64
     optimizer: str = "adamw"
-    learning_rate: float = 1e-2
+    learning_rate: float = 1e-3
     warmup: float = 0.05
     weight_decay: float = 0.0
     temperature: float = 4.0
