@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.compression.method import Compressed
@@ -103,12 +104,71 @@ def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     try:
         with torch.no_grad():
-            return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            graph_module = program.module(check_guards=False)
+            assert isinstance(graph_module, fx.GraphModule)
+            _repeat_quantizers(graph_module)
+            _merge_clamps(graph_module)
+            return torch.export.export(graph_module, (example,), dynamic_shapes=({0: batch},))
     except Exception as error:  # each stage of the exporter raises its own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
             f"{compressed.spec.name} cannot be exported by PyTorch: {reason}"
         ) from error
+
+
+def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
+    """Quantize the inputs of layers once more where values were moved since, in place.
+
+    It changes nothing, as the values are whole steps already, and compilers look for a quantizer
+    right before a layer.
+    """
+    aten = torch.ops.aten
+    moving = (
+        *(aten.max_pool2d.default, aten.dropout.default, aten.flatten.using_ints),
+        *(aten.view.default, aten.reshape.default, aten.permute.default, aten.contiguous.default),
+    )
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in (aten.conv2d.default, aten.linear.default):
+            continue
+        source = node.args[0]
+        while source.target in moving:
+            source = source.args[0]
+        if source is node.args[0] or source.target != _operators.dequantize_per_tensor.default:
+            continue
+        with graph.inserting_before(node):
+            how = source.args[1:]
+            integers = graph.call_function(
+                _operators.quantize_per_tensor.default, (node.args[0], *how)
+            )
+            values = graph.call_function(_operators.dequantize_per_tensor.default, (integers, *how))
+        node.replace_input_with(node.args[0], values)
+    graph_module.recompile()
+
+
+def _merge_clamps(graph_module: fx.GraphModule) -> None:
+    """Make one clamp of an activation function and the clamp of a narrow quantizer, in place.
+
+    torchao 0.18 joins the first of them to the layer, and fails at the second.
+    """
+    aten = torch.ops.aten
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target != aten.clamp.default:
+            continue
+        inner = node.args[0]
+        if inner.target in (aten.relu.default, aten.relu_.default):
+            low, high = 0.0, math.inf
+        elif inner.target in (aten.hardtanh.default, aten.hardtanh_.default):
+            low, high = inner.args[1:] or (-1.0, 1.0)
+        else:
+            continue
+        low, high = max(low, node.args[1]), min(high, node.args[2])
+        if len(inner.users) == 1 and low < high:
+            node.args = (inner.args[0], low, high)
+            graph.erase_node(inner)
+    graph_module.recompile()
 
 
 def pt2e_bytes(compressed: Compressed) -> bytes:

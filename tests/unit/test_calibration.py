@@ -1,0 +1,100 @@
+"""Images for other compressors: their form, and that the real ones take them."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
+
+from mixmix import Compressed, SyntheticDataset, export
+from mixmix.calibration import calibration_reader, loader, nncf_dataset, representative_dataset
+from mixmix.errors import InputError
+from mixmix.exporters.session import OnnxSession
+from mixmix.zoo.teacher import normalise
+
+SPEC = tiny_spec("plain")
+
+
+@pytest.fixture
+def data() -> SyntheticDataset:
+    draws = torch.Generator().manual_seed(0)
+    images = torch.rand(40, *INPUT_SHAPE, generator=draws)
+    soft = torch.rand(40, NUM_CLASSES, generator=draws).softmax(1)
+    return SyntheticDataset(images, torch.arange(40) % NUM_CLASSES, soft, {})
+
+
+def test_loader_gives_what_the_network_takes(data: SyntheticDataset) -> None:
+    batches = list(loader(data, SPEC, batch_size=16))
+    assert [len(images) for images, _, _ in batches] == [16, 16, 8]
+    images, labels, soft = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert torch.equal(images, normalise(data.images, SPEC))
+    assert torch.equal(labels, data.labels) and torch.equal(soft, data.soft_labels)
+
+
+def test_loader_of_raw_images_and_its_order(data: SyntheticDataset) -> None:
+    ((images, _, _),) = loader(data, SPEC, batch_size=40, normalised=False)
+    torch.testing.assert_close(images, data.images)
+    one, again, other = (
+        next(iter(loader(data, SPEC, shuffle=True, seed=seed)))[1] for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_images_are_resized_for_the_network(data: SyntheticDataset) -> None:
+    spec = replace(SPEC, input_shape=(3, 20, 24))
+    ((batch,),) = representative_dataset(data, spec, batch_size=40)()
+    assert batch.shape == (40, 3, 20, 24)
+
+
+def test_representative_data_can_be_read_again(data: SyntheticDataset) -> None:
+    generator = representative_dataset(data, SPEC, batch_size=16)
+    first, second = list(generator()), list(generator())
+    assert [batch.shape[0] for (batch,) in first] == [16, 16, 8]
+    assert all(batch.dtype == np.float32 for (batch,) in first)
+    assert all(np.array_equal(a, b) for (a,), (b,) in zip(first, second, strict=True))
+
+
+def test_onnx_runtime_calibrates_with_them(data: SyntheticDataset, tmp_path: Path) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    exported = export(Compressed(tiny_network("plain"), SPEC), tmp_path / "float.onnx")
+    reader = calibration_reader(data, SPEC, batch_size=16)
+    assert len(reader) == 3 and reader.get_next()["images"].shape == (16, *INPUT_SHAPE)
+    reader.rewind()
+    quantization.quantize_static(
+        exported.path,
+        tmp_path / "int8.onnx",
+        reader,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+    )
+    assert reader.get_next() is None
+    images = normalise(data.images, SPEC)
+    expected = OnnxSession(exported.path).run(images)
+    got = OnnxSession(tmp_path / "int8.onnx").run(images)
+    assert (got - expected).norm() < 0.1 * (expected - expected.mean(1, keepdim=True)).norm()
+
+
+def test_nncf_calibrates_with_them(data: SyntheticDataset, tmp_path: Path) -> None:
+    nncf = pytest.importorskip("nncf", reason="nncf and openvino take 390 MB")
+    openvino = pytest.importorskip("openvino")
+    exported = export(Compressed(tiny_network("plain"), SPEC), tmp_path / "float.onnx")
+    model = openvino.Core().read_model(exported.path)
+    quantized = nncf.quantize(model, nncf_dataset(data, SPEC, batch_size=8), subset_size=5)
+    images = normalise(data.images, SPEC)
+    expected = OnnxSession(exported.path).run(images)
+    got = torch.from_numpy(openvino.compile_model(quantized, "CPU")(images.numpy())[0])
+    assert (got - expected).norm() < 0.1 * (expected - expected.mean(1, keepdim=True)).norm()
+
+
+def test_what_cannot_be(data: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = replace(SPEC, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    with pytest.raises(InputError, match="images have 3 channels, plain takes 1"):
+        loader(data, grey)
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        representative_dataset(data, SPEC, batch_size=0)
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(InputError, match="pip install 'nncf>=3' openvino"):
+        nncf_dataset(data, SPEC)
