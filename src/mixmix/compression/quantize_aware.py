@@ -29,7 +29,7 @@ __all__ = ["QuantizeAware"]
 # Units are matched more than logits, and all images are mixed: a network that is trained for the
 # logits of synthetic images alone moves away from its teacher on real ones.
 _TRAINING = TrainingSettings(
-    steps=1800,
+    steps=3000,
     batch_size=32,
     learning_rate=1e-2,
     feature_weight=100.0,

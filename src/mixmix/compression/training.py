@@ -97,13 +97,15 @@ def train_(
             another run, or if nothing is to be learned.
     """
     keep_freed_memory()
+    # First, since it gives the weights of the main process to all.
+    parallel = distributed.data_parallel(student)
     state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)
     checkpoint = None
     if out is not None:
         run = {"settings": settings.to_dict(), "seed": seed}
         checkpoint = Checkpoint(Path(out), run, student, teacher, data)
         data = checkpoint.restore(state) or data
-    trainer = _Trainer(state, teacher, data, spec, settings, seed)
+    trainer = _Trainer(state, parallel, teacher, data, spec, settings, seed)
     batches, partners = (
         distributed.global_batches(
             len(data),
@@ -149,15 +151,15 @@ class _Trainer:
     def __init__(
         self,
         state: TrainingState,
+        student: nn.Module,
         teacher: nn.Module,
         data: SyntheticDataset,
         spec: ModelSpec,
         settings: TrainingSettings,
         seed: int,
     ) -> None:
-        self._state, self._teacher, self._spec = state, teacher, spec
-        self._settings, self._seed = settings, seed
-        self._student = distributed.data_parallel(state.student)
+        self._state, self._student, self._teacher = state, student, teacher
+        self._spec, self._settings, self._seed = spec, settings, seed
         self._device = next(state.student.parameters()).device
         self.data = data
         self.replace_images(data)

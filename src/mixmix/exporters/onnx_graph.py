@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-__all__ = ["GraphView", "keep_floats_exact", "pack_weights", "strip_notes"]
+__all__ = ["GraphView", "drop_unused", "keep_floats_exact", "pack_weights", "strip_notes"]
 
 # ONNX Runtime moves a DequantizeLinear from in front of these to behind them.
 _SWAPPED = ("Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -29,8 +29,14 @@ def pack_weights(graph: onnx.GraphProto) -> None:
         else:
             kept.append(node)
     _replace_nodes(graph, kept)
+    drop_unused(graph)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove initializers that no node takes."""
     used = {name for node in graph.node for name in node.input}
-    alive = [tensor for tensor in graph.initializer if tensor.name in used]
+    used |= {value.name for value in graph.output}
+    alive = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(alive)
 
