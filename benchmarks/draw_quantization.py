@@ -14,7 +14,6 @@ from typing import Any
 from draw_table import draw_into_document, table
 
 Row = dict[str, Any]
-Key = tuple[str, str, str]
 
 # 97.5% quantiles of Student's t for 1, 2, ... degrees of freedom.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -25,17 +24,16 @@ def draw(record: Row) -> str:
     rows = record["rows"]
     floats = {row["model"]: row["top1"] for row in rows if row["setting"] == "float"}
     blocks = []
-    for model, task in dict.fromkeys((r["model"], r["task"]) for r in rows):
-        mine = [
-            r for r in rows if (r["model"], r["task"]) == (model, task) and r["setting"] != "float"
-        ]
-        if mine:
-            title = f"**{model}**, {_TASKS[task]}, {floats[model]:.2f} in floats"
-            blocks.append(f"{title}\n\n{_sources_by_settings(mine)}")
+    measured = [row for row in rows if row["setting"] != "float"]
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in measured:
+        groups.setdefault((row["model"], row["task"], row["num_images"]), []).append(row)
+    for (model, task, num_images), mine in groups.items():
+        title = f"**{model}**, {_TASKS[task]}, {num_images} images, {floats[model]:.2f} in floats"
+        blocks.append(f"{title}\n\n{_sources_by_settings(mine)}")
     machine = record["machine"]
-    blocks.append(
-        f"`{record['command']}`, {record['date']}, on {machine['cores']} cores ({machine['cpu']})."
-    )
+    commands = ", ".join(f"`{command}`" for command in record["commands"])
+    blocks.append(f"{commands}, {record['date']}, on {machine['cores']} cores ({machine['cpu']}).")
     return "\n\n".join(blocks)
 
 

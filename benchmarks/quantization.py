@@ -3,9 +3,9 @@
 ``python benchmarks/quantization.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_quantization --mct-python MCT_ENVIRONMENT/bin/python``
 
-Every cell is kept in the work folder, so that a run goes on where an earlier one ended; the record
-holds all cells that are finished and asked for. ``--minutes`` ends a run before the first cell
-that starts later than that. Without ``--mct-python`` the cells of that source are left out.
+Every cell is kept in the work folder, so that a run goes on where an earlier one ended; its rows
+join those that the record holds already. ``--minutes`` ends a run before the first cell that starts
+later than that. Without ``--mct-python`` the cells of that source are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from harness.threads import limit_threads
 from quantization_parts.cells import NETWORKS, OTHERS, SETTINGS, SOURCES, all_cells
@@ -22,7 +23,7 @@ from quantization_parts.measure import float_row, row_of
 from quantization_parts.sources import Budget
 
 from mixmix.reporting import benchmark_record
-from mixmix.storage import write_json
+from mixmix.storage import read_json, write_json
 
 QUESTION = "How much accuracy do few bits cost with images of each source, at equal budgets?"
 
@@ -45,22 +46,44 @@ def main() -> None:
         sources = [source for source in sources if source != "mct"]
     cells = list(
         all_cells(
+            task=arguments.task,
             networks=networks,
             settings=arguments.settings.split(","),
             sources=sources,
             seeds=[int(seed) for seed in arguments.seeds.split(",")],
         )
     )
-    rows = [float_row(network, budget) for network in networks]
+    record = _Record(arguments.out / "result.json")
+    record.add(*(float_row(network, budget) for network in networks))
     for index, cell in enumerate(cells):
         minutes = (time.monotonic() - started) / 60
         if arguments.minutes is not None and minutes > arguments.minutes:
             print(f"time is up: {len(cells) - index} of {len(cells)} cells are left", flush=True)
             break
-        rows.append(row_of(cell, budget))
-        print(f"{index + 1}/{len(cells)} {cell.name}: {rows[-1]['top1']:.2f}", flush=True)
-        record = benchmark_record(QUESTION, f"python {shlex.join(sys.argv)}", rows)
-        write_json(arguments.out / "result.json", record)
+        row = row_of(cell, budget)
+        record.add(row)
+        print(f"{index + 1}/{len(cells)} {cell.name}: {row['top1']:.2f}", flush=True)
+
+
+class _Record:
+    """A ``result.json`` that rows are added to; a row takes the place of an earlier one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        earlier = read_json(path) if path.exists() else {"rows": [], "commands": []}
+        self._rows = {self._key(row): row for row in earlier["rows"]}
+        self._commands = dict.fromkeys([*earlier["commands"], f"python {shlex.join(sys.argv)}"])
+
+    @staticmethod
+    def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+        names = ("model", "task", "setting", "images", "num_images", "seed")
+        return tuple(row.get(name) for name in names)
+
+    def add(self, *rows: dict[str, Any]) -> None:
+        self._rows |= {self._key(row): row for row in rows}
+        commands = list(self._commands)
+        record = benchmark_record(QUESTION, commands[-1], self._rows.values())
+        write_json(self._path, record | {"commands": commands})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="default: OUT-work")
+    parser.add_argument("--task", choices=("quantize", "qat"), default="quantize")
     parser.add_argument("--networks", default=",".join((*NETWORKS, *OTHERS)))
     parser.add_argument("--settings", default=",".join(SETTINGS), help="from hard to easy")
     parser.add_argument("--sources", default=",".join(SOURCES))

@@ -29,12 +29,15 @@ class Cell:
     """One number of the table.
 
     Attributes:
+        task: ``quantize``, the first and the last layer with 8 bits, or ``qat``: all layers alike,
+            and then trained.
         network: what is quantized; see ``harness.networks.load_network``.
         setting: bits, as ``Quantize`` takes them.
         source: of the images.
         seed: of synthesis (where the source has several) and of quantization.
     """
 
+    task: str
     network: str
     setting: str
     source: str
@@ -43,7 +46,8 @@ class Cell:
     @property
     def name(self) -> str:
         network = self.network.replace(":", "-")
-        return f"{network}-{self.setting}-{self.source}-seed{self.seed}"
+        qat = "-qat" * (self.task == "qat")
+        return f"{network}-{self.setting}{qat}-{self.source}-seed{self.seed}"
 
 
 def all_cells(
@@ -64,4 +68,4 @@ def all_cells(
                 if network in OTHERS and (setting, seed) != (settings[0], seeds[0]):
                     continue
                 for source in sources:
-                    yield Cell(network, setting, source, seed)
+                    yield Cell(task, network, setting, source, seed)

@@ -10,7 +10,16 @@ import torch
 from harness.clocks import in_fresh_process, stopwatch
 from harness.networks import load_network
 
-from mixmix import Quantize, SyntheticDataset, Teacher, compress, evaluate, export
+from mixmix import (
+    Method,
+    Quantize,
+    QuantizeAware,
+    SyntheticDataset,
+    Teacher,
+    compress,
+    evaluate,
+    export,
+)
 from mixmix.cifar10 import load_cifar10
 from mixmix.storage import read_json, read_tensors, write_json, write_tensors
 from quantization_parts.cells import Cell
@@ -55,7 +64,7 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
     target = Teacher(*load_network(cell.network, budget.weights_dir))
     data = SyntheticDataset.load(folder)
     with stopwatch() as cost:
-        compressed = compress(target, data, Quantize(cell.setting), seed=cell.seed)
+        compressed = compress(target, data, _method(cell), seed=cell.seed)
     with TemporaryDirectory() as scratch:
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
@@ -63,7 +72,7 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
     same = evaluation.predictions == read_tensors(reference)[0]["predictions"]
     return {
         "model": cell.network,
-        "task": "quantize",
+        "task": cell.task,
         "setting": cell.setting,
         "images": cell.source,
         "num_images": len(data),
@@ -74,6 +83,12 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         "size_bytes": artifact.size_bytes,
         "threads": torch.get_num_threads(),
     } | cost.rounded()
+
+
+def _method(cell: Cell) -> Method:
+    if cell.task == "qat":
+        return QuantizeAware(Quantize(cell.setting, first_last_bits=None))
+    return Quantize(cell.setting)
 
 
 def _measure_float(network: str, budget: Budget) -> None:

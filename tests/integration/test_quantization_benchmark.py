@@ -24,7 +24,7 @@ def test_hard_settings_come_first_and_other_networks_once():
         )
     )
     assert cells[:4] == [
-        Cell(network, "W2A4", source, 0)
+        Cell("quantize", network, "W2A4", source, 0)
         for network in ("resnet20", "bundled:vgg")
         for source in ("mixmix", "noise")
     ]
@@ -42,6 +42,7 @@ def test_leads_are_paired_by_seed():
             "task": "quantize",
             "setting": setting,
             "images": images,
+            "num_images": 256,
             "seed": seed,
             "top1": top1,
         }
@@ -52,7 +53,7 @@ def test_leads_are_paired_by_seed():
     record = {
         "rows": rows,
         "machine": {"cores": 2, "cpu": "cpu"},
-        "command": "command",
+        "commands": ["command"],
         "date": "2026-01-01",
     }
     drawn = draw(record)

@@ -201,9 +201,10 @@ def _method(
     train: int,
     checkpoints: Path | None,
 ) -> Method:
+    from dataclasses import replace
+
     from mixmix.compression.mixed_precision import MixedPrecision
     from mixmix.compression.quantize_aware import QuantizeAware
-    from mixmix.compression.training_settings import TrainingSettings
 
     mixed = any(value is not None for value in budget.values())
     if mixed and train:
@@ -221,7 +222,8 @@ def _method(
         chosen = {} if choices is None else {"choices": tuple(choices.split(","))}
         return MixedPrecision(**budget, **chosen, quantize=base)  # type: ignore[arg-type]
     if train:
-        return QuantizeAware(base, TrainingSettings(steps=train), checkpoints=checkpoints)
+        training = replace(QuantizeAware().training, steps=train)
+        return QuantizeAware(base, training, checkpoints=checkpoints)
     return base
 
 
