@@ -52,6 +52,7 @@ class Cell:
 
 def all_cells(
     *,
+    task: str = "quantize",
     networks: Sequence[str],
     settings: Sequence[str],
     sources: Sequence[str],
