@@ -7,7 +7,7 @@
 from mixmix import openmp  # noqa: F401  (before anything that imports torch)
 
 # isort: split
-from mixmix import errors
+from mixmix import calibration, errors
 from mixmix.cifar10 import load_evaluation_pack
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
 from mixmix.compression.mixed_precision import MixedPrecision
@@ -43,6 +43,7 @@ __all__ = [
     "Teacher",
     "TrainingSettings",
     "Zoo",
+    "calibration",
     "compress",
     "errors",
     "estimate_accuracy",
