@@ -184,6 +184,7 @@ def nothing(folder: Path) -> None:
 
 
 ONE = "synthesize --iterations 1 --num-images 4 --batch-size 4 --out x --zoo "
+QUANTIZE = "quantize -m small.json --data images "
 BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "unknown-network": (nothing, ONE + "bundled:nope", "nope"),
     "no-spec-file": (nothing, ONE + "absent.json", "absent.json"),
@@ -226,6 +227,15 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "bits": (images_made, "quantize -m small.json --data images --bits W1A1 --out q.onnx", "W1A1"),
     "suffix": (images_made, "quantize -m small.json --data images --out q.pt", ".onnx"),
+    "two-ways-to-choose-bits": (
+        images_made,
+        QUANTIZE + "--out q.onnx --max-size 0.2 --train 2",
+        "--train",
+    ),
+    "choices-without-budget": (images_made, QUANTIZE + "--out q.onnx --choices W2A8", "--max-size"),
+    "budget-too-small": (images_made, QUANTIZE + "--out q.onnx --max-size 0.01", "smallest"),
+    "all-images-held-out": (images_made, QUANTIZE + "--out q.onnx --held-out 40", "split"),
+    "unknown-loss": (images_made, QUANTIZE + "--out q.onnx --bits W4A4 --loss l7", "fisher"),
     "not-capturable": (
         lambda folder: (images_made(folder), spec(source="python:cli_models:branching")(folder))[1],
         "quantize -m bad.json --data images --out q.onnx",
@@ -237,6 +247,31 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no-command": (nothing, "compress", "compress"),
     "out-is-a-file": (write("x", ""), ONE + "small.json", "x"),
 }
+
+
+def test_bits_within_a_budget_and_an_estimate(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images_made(folder)
+    command = QUANTIZE + "--max-size 0.25 --choices W2A8,W8A8 --held-out 20 --iterations 2"
+    assert mixmix(*command.split(), "--sensitivity", "s.json", "--out", "q.onnx") == 0
+    printed = capsys.readouterr().out
+    assert "estimated loss of accuracy" in printed
+    assert "W2A8" in printed
+    assert len(json.loads((folder / "s.json").read_text())["layers"]) == 3
+
+
+def test_training_goes_on_from_its_checkpoints(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images_made(folder)
+    command = QUANTIZE + "--bits W3A3 --all-layers --iterations 2 --train 2 --checkpoints ckpt"
+    for out in ("first.onnx", "again.onnx"):
+        capsys.readouterr()
+        assert mixmix(*command.split(), "--out", out, "--json") == 0
+    assert (folder / "first.onnx").read_bytes() == (folder / "again.onnx").read_bytes()
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert {layer["weight_bits"] for layer in layers if layer["action"] == "quantized"} == {3}
 
 
 @pytest.mark.parametrize("name", sorted(BAD_INPUT))

@@ -122,6 +122,7 @@ def quantize(
     from mixmix.compression.reconstruction import ReconstructionSettings
     from mixmix.estimation import estimate_accuracy
     from mixmix.exporters import export
+    from mixmix.exporters.agreement import MIN_PROBE_IMAGES
     from mixmix.synthesis import SyntheticDataset
     from mixmix.zoo import Zoo
 
@@ -147,6 +148,8 @@ def quantize(
     images = SyntheticDataset.load(data)
     for reason in images.refused.values():
         print(f"warning: left out: {reason}", file=sys.stderr)
+    # A check on too few images would refuse, when all is done, what noise can check as well.
+    probe = images.images[:256] if len(images) >= MIN_PROBE_IMAGES else None
     judged = None
     if held_out:
         images, judged = images.split(len(images) - held_out)
@@ -158,7 +161,7 @@ def quantize(
         out,
         format=file_format,
         optimise_for=optimise_for,
-        probe=images.images[:256],
+        probe=probe,
     )
     estimate = None if judged is None else estimate_accuracy(artifact, teacher, judged)
     content = {

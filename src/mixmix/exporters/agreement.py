@@ -15,9 +15,9 @@ from mixmix.seeding import generator
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher, normalise
 
-__all__ = ["check_agreement", "own_error", "probe_images"]
+__all__ = ["MIN_PROBE_IMAGES", "check_agreement", "own_error", "probe_images"]
 
-_MIN_PROBE_IMAGES = 32
+MIN_PROBE_IMAGES = 32
 _BATCH = 25
 # Share of a quantizer's step: above the rounding of floats and of the biases of integer kernels,
 # and far below what any real fault moves.
@@ -44,9 +44,9 @@ def probe_images(spec: ModelSpec, probe: Tensor | None = None, num_images: int =
             raise InputError(
                 f"probe images must be (N, {channels}, H, W), got {tuple(probe.shape)}"
             )
-        if len(probe) < _MIN_PROBE_IMAGES:
+        if len(probe) < MIN_PROBE_IMAGES:
             raise InputError(
-                f"got {len(probe)} probe images, at least {_MIN_PROBE_IMAGES} are needed; leave "
+                f"got {len(probe)} probe images, at least {MIN_PROBE_IMAGES} are needed; leave "
                 "out probe to take noise"
             )
         return probe.detach().cpu().float()
