@@ -48,7 +48,8 @@ class NodeProfile:
         kind: its operator, such as ``QLinearConv``.
         is_integer: whether it computes on integers. Quantizers and dequantizers do not: their job
             is to leave and to enter the floats.
-        macs: multiply-accumulate operations in a run; 0 for all but convolutions and products.
+        macs: multiply-accumulate operations in a run, those with the zeros that float kernels
+            fill blocks of channels up with included; 0 for all but convolutions and products.
         time_ms: median time in a run.
     """
 

@@ -1,0 +1,88 @@
+"""When a file counts as the same function: by the model's own sensitivity to rounding."""
+
+import copy
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
+from torch import Tensor, nn
+
+from mixmix import Compressed, Quantize, SyntheticDataset, compress
+from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.errors import ExportError
+from mixmix.exporters.agreement import check_agreement, own_error, probe_images
+
+IMAGES = torch.rand(64, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def low_bit() -> Compressed:
+    labels = torch.arange(64) % NUM_CLASSES
+    data = SyntheticDataset(IMAGES, labels, torch.full((64, NUM_CLASSES), 1 / NUM_CLASSES), {})
+    method = Quantize("W2A2", reconstruction=ReconstructionSettings(iterations=0))
+    return compress((tiny_network("residual"), tiny_spec("residual")), data, method, seed=0)
+
+
+def nudged(model: nn.Module, share: float) -> nn.Module:
+    """A copy that moves what it rounds by up to this share of a step, as another runtime would."""
+    moved = copy.deepcopy(model)
+    draws = torch.Generator().manual_seed(5)
+
+    def nudge(quantizer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        assert isinstance(quantizer, QuantizedActivation)
+        noise = 2 * torch.rand(inputs[0].shape, generator=draws) - 1
+        return inputs[0] + share * quantizer.scale * noise
+
+    for module in moved.modules():
+        if isinstance(module, QuantizedActivation):
+            module.register_forward_pre_hook(nudge)
+    return moved
+
+
+def check(run: nn.Module, compressed: Compressed, max_logit_error: float) -> float:
+    _, error = check_agreement(
+        run, compressed, IMAGES, min_agreement=98, max_logit_error=max_logit_error
+    )
+    return error
+
+
+def test_a_chaotic_model_may_differ_as_it_differs_from_itself(low_bit: Compressed) -> None:
+    other = nudged(low_bit.model, 0.005)
+    with torch.no_grad():
+        error = check(other, low_bit, max_logit_error=1e-6)
+    assert 1e-6 < error < 1.5 * own_error(low_bit, IMAGES)
+
+
+@pytest.mark.parametrize("fault", ["scale", "zero point", "bias"])
+def test_a_fault_is_more_than_that(low_bit: Compressed, fault: str) -> None:
+    faulty = copy.deepcopy(low_bit.model)
+    quantizer = [m for m in faulty.modules() if isinstance(m, QuantizedActivation)][2]
+    layer = [m for m in faulty.modules() if isinstance(m, QuantizedLayer)][1]
+    if fault == "scale":
+        quantizer.scale *= 1.3
+    elif fault == "zero point":
+        quantizer.zero_point += 1
+    else:
+        assert layer.bias is not None
+        layer.bias += 0.5 * layer.bias.abs().max()
+    with pytest.raises(ExportError, match="does not agree"):
+        check(faulty, low_bit, max_logit_error=0.01)
+
+
+def test_a_float_model_has_no_error_of_its_own() -> None:
+    plain = Compressed(tiny_network("residual"), tiny_spec("residual"))
+    assert own_error(plain, IMAGES) == 0
+    assert check(plain.model, plain, max_logit_error=1e-6) < 1e-6
+
+
+def test_the_model_keeps_no_hook(low_bit: Compressed) -> None:
+    first = own_error(low_bit, IMAGES)
+    assert first == own_error(low_bit, IMAGES) > 0
+    assert not any(module._forward_pre_hooks for module in low_bit.model.modules())
+
+
+def test_probe_is_the_same_noise_every_time() -> None:
+    spec = tiny_spec("plain")
+    assert torch.equal(probe_images(spec), probe_images(spec))
+    assert probe_images(spec).shape == (100, *INPUT_SHAPE)

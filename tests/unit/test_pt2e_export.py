@@ -1,0 +1,102 @@
+"""Exported programs: the same function, loadable without mixmix, integer kernels after lowering."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
+from torch import Tensor
+
+from mixmix import Compressed, Quantize, SyntheticDataset, compress, evaluate, export
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.errors import DataError, InputError
+from mixmix.exporters.pt2e import ProgramSession
+from mixmix.zoo.teacher import normalise
+
+IMAGES = torch.rand(40, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(40) % NUM_CLASSES
+
+
+def quantized(family: str, bits: str) -> Compressed:
+    soft = torch.full((40, NUM_CLASSES), 1 / NUM_CLASSES)
+    data = SyntheticDataset(IMAGES, LABELS, soft, {})
+    method = Quantize(bits, reconstruction=ReconstructionSettings(iterations=0))
+    return compress((tiny_network(family), tiny_spec(family)), data, method, seed=0)
+
+
+def logits(model: torch.nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(images)
+    return out
+
+
+@pytest.mark.parametrize("family", sorted(NETWORKS))
+@pytest.mark.parametrize("bits", ["W8A8", "W2A4"])
+def test_program_computes_what_the_model_computes(family: str, bits: str, tmp_path: Path) -> None:
+    compressed = quantized(family, bits)
+    artifact = export(compressed, tmp_path / "m.pt2", format="pt2e", probe=IMAGES)
+    assert artifact.format == "pt2e" and artifact.agreement >= 97
+    images = normalise(IMAGES, compressed.spec)
+    got = ProgramSession(artifact.path).run(images[:1])  # another batch than at export
+    assert got.shape == (1, NUM_CLASSES)
+    same = evaluate(artifact, (IMAGES, LABELS), reference=compressed)
+    assert same.agreement is not None and same.agreement >= 97
+
+
+def test_program_loads_without_mixmix(tmp_path: Path) -> None:
+    compressed = quantized("plain", "W8A8")
+    artifact = export(compressed, tmp_path / "m.pt2", format="pt2e")
+    assert ProgramSession(artifact.path).spec() == compressed.spec
+    images = normalise(IMAGES[:3], compressed.spec)
+    torch.save(images, tmp_path / "images.pt")
+    script = (
+        "import sys, torch, torch.ao.quantization.fx._decomposed\n"
+        f"program = torch.export.load({str(artifact.path)!r})\n"
+        f"images = torch.load({str(tmp_path / 'images.pt')!r})\n"
+        f"torch.save(program.module()(images), {str(tmp_path / 'logits.pt')!r})\n"
+        "assert not [name for name in sys.modules if name.startswith('mixmix')]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    got = torch.load(tmp_path / "logits.pt")
+    expected = logits(compressed.model, images)
+    assert (got - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bits", ["W8A8", "W2A4"])
+def test_compiled_program_runs_integer_kernels(bits: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+    from torch._inductor import config
+    from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+
+    compressed = quantized("plain", bits)
+    artifact = export(compressed, tmp_path / "m.pt2", format="pt2e")
+    images = normalise(IMAGES, compressed.spec)
+    with torch.no_grad(), config.patch(freezing=True):
+        program = torch.export.load(artifact.path).module()
+        lowered = lower_pt2e_quantized_to_x86(program, (images,))
+        kinds = Counter(str(node.target) for node in lowered.graph.nodes)
+        assert (
+            kinds["onednn.qconv_pointwise.default"] == 4 and not kinds["aten.convolution.default"]
+        )
+        got = torch.compile(lowered)(images)
+    expected = logits(compressed.model, images)
+    assert (got.argmax(1) == expected.argmax(1)).float().mean() >= 0.95
+
+
+def test_errors(tmp_path: Path) -> None:
+    plain = Compressed(tiny_network("plain"), tiny_spec("plain"))
+    with pytest.raises(InputError, match="must end in .pt2"):
+        export(plain, tmp_path / "m.onnx", format="pt2e")
+    with pytest.raises(InputError, match="cannot optimise for 'fun'"):
+        export(plain, tmp_path / "m.onnx", optimise_for="fun")
+    with pytest.raises(InputError, match="no exported program at"):
+        ProgramSession(tmp_path / "absent.pt2")
+    broken = tmp_path / "broken.pt2"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="not a program that PyTorch can load"):
+        ProgramSession(broken)
