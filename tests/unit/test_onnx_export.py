@@ -150,6 +150,42 @@ def test_file_computes_what_the_model_computes(
     assert (one - expected[:1]).abs().max() < 1e-4 * expected.std()
 
 
+@pytest.mark.parametrize(
+    ("weight_bits", "activation_bits"), [(8, 8), (4, 8), (5, 6), (4, 4), (3, 3), (2, 4), (2, 2)]
+)
+def test_file_for_speed_is_the_same_function(
+    tmp_path: Path, weight_bits: int, activation_bits: int
+) -> None:
+    model = Residual(weight_bits, activation_bits).eval()
+    artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx", optimise_for="speed")
+    assert onnx.TensorProto.INT4 not in weight_types(proto(artifact))
+    images = normalised(32)
+    with torch.no_grad():
+        expected = model(images)
+    exact = run(artifact.path, images, "ORT_DISABLE_ALL")
+    assert (exact - expected).abs().mean() < 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize(("bits", "zero_point"), [(2, 0), (2, 1), (3, 0), (3, 5), (4, 0), (4, 9)])
+def test_levels_of_two_quantizers_are_those_of_one(
+    tmp_path: Path, bits: int, zero_point: int
+) -> None:
+    quantizer = QuantizedActivation(torch.tensor(0.37), torch.tensor(zero_point), bits)
+    layer = nn.Linear(1200, 5)
+    nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(quantizer, nn.Flatten(), layer).eval()
+    spec = make_spec(shape=(3, 20, 20))
+    artifact = export(Compressed(model, spec), tmp_path / "m.onnx", optimise_for="speed")
+    # From below the range to above it, and at no tie, which floats decide.
+    images = torch.linspace(-7, 7, 8 * 1200).view(8, 3, 20, 20)
+    with torch.no_grad():
+        expected = model(images)
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        torch.testing.assert_close(
+            run(artifact.path, images, level), expected, rtol=1e-3, atol=1e-3
+        )
+
+
 def test_quantizers_and_weights_are_integers(tmp_path: Path) -> None:
     eight = proto(export(Compressed(Residual(8, 8).eval(), make_spec()), tmp_path / "8.onnx"))
     four = proto(export(Compressed(Residual(4, 4).eval(), make_spec()), tmp_path / "4.onnx"))
