@@ -9,6 +9,8 @@ from mixmix import openmp  # noqa: F401  (before anything that imports torch)
 # isort: split
 from mixmix import calibration, errors
 from mixmix.cifar10 import load_evaluation_pack
+from mixmix.compression.augmentation import Augmentation
+from mixmix.compression.fresh_images import FreshImages
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
 from mixmix.compression.mixed_precision import MixedPrecision
 from mixmix.compression.quantize import Quantize
@@ -27,9 +29,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "Augmentation",
     "Compressed",
     "Estimate",
     "Evaluation",
+    "FreshImages",
     "LayerRecord",
     "Method",
     "MixedPrecision",
