@@ -233,7 +233,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "--train",
     ),
     "choices-without-budget": (images_made, QUANTIZE + "--out q.onnx --choices W2A8", "--max-size"),
-    "budget-too-small": (images_made, QUANTIZE + "--out q.onnx --max-size 0.01", "smallest"),
+    "budget-too-small": (images_made, QUANTIZE + "--out q.onnx --max-size 0.01", "at least"),
     "all-images-held-out": (images_made, QUANTIZE + "--out q.onnx --held-out 40", "split"),
     "unknown-loss": (images_made, QUANTIZE + "--out q.onnx --bits W4A4 --loss l7", "fisher"),
     "not-capturable": (

@@ -24,6 +24,7 @@ def records(model: nn.Module) -> dict[str, LayerRecord]:
         weight_bits=4,
         activation_bits=4,
         first_last_bits=None,
+        input_bits=8,
         per_channel=True,
         keep_probability=1.0,
     )
