@@ -54,18 +54,19 @@ def iteration_table(rows: Sequence[Row]) -> str:
 def accuracy_table(rows: Sequence[Row]) -> str:
     """Mean and range over the seeds."""
     curve = [row for row in rows if row.get("curve")]
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         if not row.get("curve"):
-            groups.setdefault((row["images"], row["setting"]), []).append(row)
+            key = (row["images"], row["num_images"], row["setting"])
+            groups.setdefault(key, []).append(row)
     text = table(
-        "images | setting | top-1 % (range) | CPU-seconds | × mixmix | wall seconds | seeds",
+        "images | n | setting | top-1 % (range) | CPU-seconds | × mixmix | wall seconds | seeds",
         (
             (
                 *key,
                 _mean_and_range([row["top1"] for row in group]),
                 f"{statistics.mean(row['synthesis_cpu_seconds'] for row in group):.0f}",
-                f"{statistics.mean(row.get('cpu_ratio_to_mixmix', 0) for row in group):.2f}",
+                _mean_ratio(group),
                 f"{statistics.mean(row['wall_seconds'] for row in group):.0f}",
                 len(group),
             )
@@ -132,6 +133,11 @@ def rebuild_table(rows: Sequence[Row]) -> str:
         if row["model"] == "demo"
     ]
     return "\n\n".join([text, *demos])
+
+
+def _mean_ratio(group: Sequence[Row]) -> str:
+    ratios = [row["cpu_ratio_to_mixmix"] for row in group if "cpu_ratio_to_mixmix" in row]
+    return f"{statistics.mean(ratios):.2f}" if ratios else "–"
 
 
 def _mean_and_range(values: Sequence[float]) -> str:
