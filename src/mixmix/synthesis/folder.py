@@ -90,7 +90,8 @@ class RunFolder:
 
     def _check_same_run(self, earlier: Mapping[str, Any]) -> None:
         # Settings that were added since have the values that they had before there was a choice.
-        settings = SynthesisSettings(initial="white").to_dict() | (earlier.get("settings") or {})
+        before = SynthesisSettings(initial="white", balance_members=False)
+        settings = before.to_dict() | (earlier.get("settings") or {})
         for key, value in (("settings", settings), ("seed", earlier.get("seed"))):
             if value != self._manifest[key]:
                 raise InputError(

@@ -124,11 +124,11 @@ def _losses(
     for teacher in members:
         observation = teacher.observe(views, precision=settings.precision)
         if observation.statistics:
-            bn_losses.append(
-                bn_statistics_loss(
-                    observation.statistics, first_multiplier=settings.first_bn_multiplier
-                )
+            loss = bn_statistics_loss(
+                observation.statistics, first_multiplier=settings.first_bn_multiplier
             )
+            weight = _depth_weight(zoo, teacher) if settings.balance_members else 1.0
+            bn_losses.append(weight * loss)
         if teacher.has_label_head and settings.ce_weight:
             ce_losses.append(mixed_cross_entropy_loss(observation.logits, labels, other, share))
     losses: dict[str, Tensor] = {}
@@ -141,6 +141,16 @@ def _losses(
     if settings.l2_weight:
         losses["l2"] = settings.l2_weight * l2_loss(images)
     return losses
+
+
+def _depth_weight(zoo: Zoo, teacher: Teacher) -> float:
+    """Mean number of BatchNorm layers of the networks that have any, over this network's own.
+
+    The term is a sum over layers. Adam makes steps of one size out of the gradients that it has
+    seen of late, so that next to a deep network a shallow one would move the images little.
+    """
+    depths = [len(member.batch_norms) for member in zoo if member.batch_norms]
+    return sum(depths) / len(depths) / len(teacher.batch_norms)
 
 
 def _draw_members(zoo: Zoo, count: int | None, generator: torch.Generator) -> tuple[Teacher, ...]:

@@ -35,6 +35,9 @@ class SynthesisSettings:
         box_area: smallest and largest share of the image that the box covers, within (0, 1).
         members_per_step: zoo members drawn at each step, so that a step costs the same however
             large the zoo is; None takes all of them.
+        balance_members: weigh the BatchNorm term of each network by the mean number of BatchNorm
+            layers in the zoo over its own, so that deep networks do not drown the others; without
+            effect on a zoo of one.
         jitter: largest random shift in pixels (rolled) before the networks see the images.
         flip: flip every batch horizontally with probability 1/2.
         precision: of the networks' activations: ``float32``, ``bfloat16`` (images, statistics and
@@ -54,6 +57,7 @@ class SynthesisSettings:
     data_mixing: bool = True
     box_area: tuple[float, float] = (0.1, 0.5)
     members_per_step: int | None = 1
+    balance_members: bool = True
     jitter: int = 2
     flip: bool = True
     precision: str = "auto"
