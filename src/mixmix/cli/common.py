@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.table import Table
 
 from mixmix.errors import InputError, RankError
 
+if TYPE_CHECKING:
+    from mixmix.synthesis import SyntheticDataset
+
 __all__ = [
     "Console",
     "DeviceOption",
@@ -22,6 +26,7 @@ __all__ = [
     "ModelArgument",
     "SeedOption",
     "ThreadsOption",
+    "load_images",
     "prepare",
     "progress_bar",
     "report",
@@ -68,6 +73,16 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {device!r} cannot be used: {reason}; use --device cpu") from error
+
+
+def load_images(folder: Path) -> SyntheticDataset:
+    """The images of a folder; shards that cannot be read are left out with a warning."""
+    from mixmix.synthesis import SyntheticDataset
+
+    data = SyntheticDataset.load(folder)
+    for reason in data.refused.values():
+        print(f"warning: left out: {reason}", file=sys.stderr)
+    return data
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mixmix.cli.common import (
     JsonOption,
     SeedOption,
     ThreadsOption,
+    load_images,
     prepare,
     progress_bar,
     report,
@@ -200,15 +201,12 @@ def export(
 ) -> None:
     from mixmix.compression.method import Compressed
     from mixmix.exporters import export as run_export
-    from mixmix.synthesis import SyntheticDataset
     from mixmix.zoo import Zoo
 
     prepare(device, None)
     content: dict[str, Any]
     if Path(source).is_dir():
-        data = SyntheticDataset.load(source)
-        for reason in data.refused.values():
-            print(f"warning: left out: {reason}", file=sys.stderr)
+        data = load_images(Path(source))
         content = {"out": str(data.export_image_folder(out)), "num_images": len(data)}
     else:
         _require_suffix(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from mixmix.cli.common import (
     ModelArgument,
     SeedOption,
     ThreadsOption,
+    load_images,
     prepare,
     progress_bar,
     report,
@@ -123,7 +123,6 @@ def quantize(
     from mixmix.estimation import estimate_accuracy
     from mixmix.exporters import export
     from mixmix.exporters.agreement import MIN_PROBE_IMAGES
-    from mixmix.synthesis import SyntheticDataset
     from mixmix.zoo import Zoo
 
     prepare(device, threads)
@@ -145,9 +144,7 @@ def quantize(
     )
     budget = {"max_size_ratio": max_size, "max_bitops_ratio": max_bitops}
     method = _method(base, budget, choices, sensitivity, train, checkpoints)
-    images = SyntheticDataset.load(data)
-    for reason in images.refused.values():
-        print(f"warning: left out: {reason}", file=sys.stderr)
+    images = load_images(data)
     # A check on too few images would refuse, when all is done, what noise can check as well.
     probe = images.images[:256] if len(images) >= MIN_PROBE_IMAGES else None
     judged = None

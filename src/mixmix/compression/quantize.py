@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from mixmix.capture import capture, fold_batch_norms
 from mixmix.compression.activation_store import (
@@ -132,16 +132,32 @@ class Quantize:
             settings=(*model.settings, self.to_dict()),
         )
 
+    def captured(self, model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, dict[str, str]]:
+        """The graph that quantizers are inserted into: BatchNorm folded, layers evened out.
+
+        Args:
+            model: takes images like ``example``; it is not changed.
+            example: (N, C, H, W) normalised images.
+
+        Returns:
+            The graph, and into which layer each BatchNorm was folded.
+
+        Raises:
+            CaptureError: if the model cannot be captured as a graph.
+        """
+        graph_module = capture(model, example)
+        folded = fold_batch_norms(graph_module, example)
+        if self.equalise or (self.equalise is None and not self.per_channel):
+            equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
+        return graph_module, folded
+
     def calibrate(
         self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
     ) -> Calibrated:
         """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
         device = next(model.model.parameters()).device
         example = _normalised(data.images[:4].to(device), model.spec)
-        graph_module = capture(model.model, example)
-        folded = fold_batch_norms(graph_module, example)
-        if self.equalise or (self.equalise is None and not self.per_channel):
-            equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
+        graph_module, folded = self.captured(model.model, example)
         input_bits = insert_quantizers(
             graph_module,
             weight_bits=self.weight_bits,

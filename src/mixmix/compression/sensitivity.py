@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixmix import seeding
-from mixmix.capture import capture, fold_batch_norms, relative_error
+from mixmix.capture import relative_error
 from mixmix.compression.bits import parse_bits
 from mixmix.compression.calibration import learnable_units
-from mixmix.compression.equalisation import equalise_layers
 from mixmix.compression.insertion import check_layer_names, input_quantizers, insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
 from mixmix.compression.method import Compressed, Progress
@@ -74,10 +73,7 @@ def measure_sensitivity(
         raise InputError(f"num_images must be at least 2, got {num_images}")
     original = _loaded(model)
     images = _chosen_images(data, original, num_images, seed)
-    folded = capture(original.model, images[:4])
-    fold_batch_norms(folded, images[:4])
-    if quantize.equalise is not False:
-        equalise_layers(folded, images[:4], depthwise_only=quantize.equalise is None)
+    folded, _ = quantize.captured(original.model, images[:4])
     groups = _input_groups(_Probe(folded, images, allowed[0], quantize).quantizers)
     names = list(groups)
     if not names:
