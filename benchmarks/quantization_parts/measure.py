@@ -17,6 +17,7 @@ from mixmix import (
     SyntheticDataset,
     Teacher,
     compress,
+    estimate_accuracy,
     evaluate,
     export,
 )
@@ -27,6 +28,9 @@ from quantization_parts.sources import Budget, images_of
 
 __all__ = ["float_row", "row_of"]
 
+# Images from which the loss of accuracy is estimated have a seed that no quantized set has.
+_HELD_OUT_SEED = 1000
+
 
 def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     """The row of a cell, measured unless it was measured before."""
@@ -34,7 +38,8 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     if not path.exists():
         float_row(cell.network, budget)
         folder, synthesis_seed = images_of(cell.source, cell.network, budget, seed=cell.seed)
-        found = in_fresh_process(_measure, cell, folder, budget)
+        held_out, _ = images_of("mixmix", cell.network, budget, seed=_HELD_OUT_SEED)
+        found = in_fresh_process(_measure, cell, folder, held_out, budget)
         cost = read_json(folder / "cost.json")
         about = {
             "zoo": cost["zoo"],
@@ -60,7 +65,7 @@ def _float_path(network: str, budget: Budget) -> Path:
     return budget.work / "cells" / f"{network.replace(':', '-')}-float.json"
 
 
-def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
+def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[str, Any]:
     target = Teacher(*load_network(cell.network, budget.weights_dir))
     data = SyntheticDataset.load(folder)
     with stopwatch() as cost:
@@ -68,6 +73,7 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
     with TemporaryDirectory() as scratch:
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
+    estimate = estimate_accuracy(compressed, target, SyntheticDataset.load(held_out))
     reference = _float_path(cell.network, budget).with_suffix(".safetensors")
     same = evaluation.predictions == read_tensors(reference)[0]["predictions"]
     return {
@@ -80,6 +86,8 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         "top1": evaluation.top1,
         "agreement": 100 * float(same.float().mean()),
         "num_test": evaluation.num_images,
+        "predicted_drop": estimate.predicted_drop,
+        "predicted_drop_interval": list(estimate.predicted_drop_interval),
         "size_bytes": artifact.size_bytes,
         "threads": torch.get_num_threads(),
     } | cost.rounded()
