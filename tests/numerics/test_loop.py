@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixmix import SynthesisSettings, Zoo
-from mixmix.synthesis.loop import _losses
+from mixmix.synthesis.loop import _losses, _mixes
 from mixmix.synthesis.mixing import draw_boxes
 from mixmix.zoo import Teacher
 
@@ -46,7 +46,7 @@ def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
         flip=False,
     )
     images, labels = batch()
-    found = _losses(zoo, images, labels, settings, generator())
+    found = _losses(zoo, images, labels, settings, generator(), mixing=True)
 
     draws = generator()
     partner = torch.randperm(NUM_IMAGES, generator=draws)
@@ -84,9 +84,9 @@ def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
 
 def test_loss_of_a_step_without_data_mixing() -> None:
     teacher = tiny_teacher("depthwise")
-    settings = SynthesisSettings(data_mixing=False, tv_weight=0, jitter=0, flip=False)
+    settings = SynthesisSettings(tv_weight=0, jitter=0, flip=False)
     images, labels = batch()
-    found = _losses(Zoo([teacher]), images, labels, settings, generator())
+    found = _losses(Zoo([teacher]), images, labels, settings, generator(), mixing=False)
     assert set(found) == {"bn", "ce"}
     torch.testing.assert_close(found["bn"], bn_distance(teacher, images))
     torch.testing.assert_close(found["ce"], F.cross_entropy(teacher(images), labels))
@@ -94,12 +94,25 @@ def test_loss_of_a_step_without_data_mixing() -> None:
 
 def test_members_are_drawn_anew_at_every_step() -> None:
     zoo = Zoo([tiny_teacher(name) for name in ("plain", "residual", "depthwise")])
-    settings = SynthesisSettings(
-        data_mixing=False, members_per_step=1, balance_members=False, jitter=0, flip=False
-    )
+    settings = SynthesisSettings(members_per_step=1, balance_members=False, jitter=0, flip=False)
     images, labels = batch()
     draws = generator()
     found = {
-        round(float(_losses(zoo, images, labels, settings, draws)["bn"]), 4) for _ in range(20)
+        round(float(_losses(zoo, images, labels, settings, draws, mixing=False)["bn"]), 4)
+        for _ in range(20)
     }
     assert found == {round(float(bn_distance(teacher, images)), 4) for teacher in zoo}
+
+
+@pytest.mark.parametrize(
+    ("share", "mixed"),
+    [
+        (0.0, []),
+        (0.25, [3, 7]),
+        (0.5, [1, 3, 5, 7]),
+        (0.75, [1, 2, 3, 5, 6, 7]),
+        (1.0, [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_mixing_is_spread_over_the_steps(share: float, mixed: list[int]) -> None:
+    assert [step for step in range(8) if _mixes(step, share)] == mixed

@@ -71,7 +71,8 @@ def optimise_batch(
         progress = iteration / settings.iterations
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        losses = _losses(zoo, images, labels, settings, generator)
+        mixing = _mixes(iteration, settings.mixing_share)
+        losses = _losses(zoo, images, labels, settings, generator, mixing=mixing)
         # Rooted in the images, because the members drawn may have no term of their own.
         total = sum(losses.values(), start=images.sum() * 0)
         if iteration % stride == 0 or iteration == settings.iterations - 1:
@@ -103,17 +104,24 @@ def _check_terms(zoo: Zoo, settings: SynthesisSettings) -> None:
         )
 
 
+def _mixes(iteration: int, share: float) -> bool:
+    """Whether images are mixed at an iteration, where a share of the iterations mixes them."""
+    return math.floor((iteration + 1) * share) > math.floor(iteration * share)
+
+
 def _losses(
     zoo: Zoo,
     images: Tensor,
     labels: Tensor,
     settings: SynthesisSettings,
     generator: torch.Generator,
+    *,
+    mixing: bool,
 ) -> dict[str, Tensor]:
     """Every weighted term of the loss, by name."""
     views = jitter_and_flip(images, jitter=settings.jitter, flip=settings.flip, generator=generator)
     other, share = labels, torch.zeros(len(labels), device=images.device)
-    if settings.data_mixing:
+    if mixing:
         size = (images.shape[2], images.shape[3])
         partner = torch.randperm(len(labels), generator=generator).to(images.device)
         boxes = draw_boxes(len(labels), size, settings.box_area, generator=generator)

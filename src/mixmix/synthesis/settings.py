@@ -31,7 +31,9 @@ class SynthesisSettings:
         ce_weight: of the cross-entropy with the labels.
         tv_weight: of the total variation, a mean over pixels.
         l2_weight: of the mean squared distance of the pixels from mid-grey.
-        data_mixing: shrink a second image into a random box of each image at every step.
+        mixing_share: share of the steps, evenly spread, at which a second image is shrunk into a
+            random box of each image; 0 does without data mixing. At the other steps the images
+            themselves match the statistics, which mixtures alone would not ask of them.
         box_area: smallest and largest share of the image that the box covers, within (0, 1).
         members_per_step: zoo members drawn at each step, so that a step costs the same however
             large the zoo is; None takes all of them.
@@ -54,7 +56,7 @@ class SynthesisSettings:
     ce_weight: float = 1.0
     tv_weight: float = 0.1
     l2_weight: float = 0.0
-    data_mixing: bool = True
+    mixing_share: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
     members_per_step: int | None = 1
     balance_members: bool = True
@@ -65,7 +67,7 @@ class SynthesisSettings:
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "iterations", "jitter"):
             self._require(isinstance(getattr(self, name), int), name, "a whole number")
-        for name in ("learning_rate", *_WEIGHTS):
+        for name in ("learning_rate", "mixing_share", *_WEIGHTS):
             value = getattr(self, name)
             self._require(
                 isinstance(value, int | float) and math.isfinite(value), name, "a finite number"
@@ -83,6 +85,7 @@ class SynthesisSettings:
         self._require(self.learning_rate > 0, "learning_rate", "> 0")
         for name in _WEIGHTS:
             self._require(getattr(self, name) >= 0, name, ">= 0")
+        self._require(0 <= self.mixing_share <= 1, "mixing_share", "within [0, 1]")
         self._require(
             len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
             "box_area",
@@ -113,15 +116,15 @@ class SynthesisSettings:
 # images and iterations compares the methods.
 RECIPES: dict[str, SynthesisSettings] = {
     "mixmix": SynthesisSettings(),
-    "feature-mixing": SynthesisSettings(data_mixing=False),
+    "feature-mixing": SynthesisSettings(mixing_share=0.0),
     "data-mixing": SynthesisSettings(),
     "deepinversion": SynthesisSettings(
-        initial="white", data_mixing=False, first_bn_multiplier=10.0
+        initial="white", mixing_share=0.0, first_bn_multiplier=10.0
     ),
     "zeroq": SynthesisSettings(
-        initial="white", data_mixing=False, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
+        initial="white", mixing_share=0.0, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
     ),
-    "noise": SynthesisSettings(initial="white", iterations=0, data_mixing=False),
+    "noise": SynthesisSettings(initial="white", iterations=0, mixing_share=0.0),
 }
 
 

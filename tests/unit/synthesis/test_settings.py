@@ -19,8 +19,8 @@ def test_recipes_survive_json(name: str) -> None:
 
 
 def test_recipes_differ_in_what_their_method_is_about() -> None:
-    assert recipe("mixmix").data_mixing and recipe("data-mixing").data_mixing
-    assert not recipe("feature-mixing").data_mixing and not recipe("deepinversion").data_mixing
+    assert recipe("mixmix").mixing_share == recipe("data-mixing").mixing_share > 0
+    assert not recipe("feature-mixing").mixing_share and not recipe("deepinversion").mixing_share
     assert {recipe(name).members_per_step for name in RECIPES} == {1}
     assert recipe("zeroq").ce_weight == 0
     assert recipe("noise").iterations == 0
@@ -54,6 +54,8 @@ def test_settings_are_frozen() -> None:
         ({"box_area": "0.1, 0.5"}, "box_area must be"),
         ({"members_per_step": 0}, "members_per_step must be None or"),
         ({"members_per_step": 1.5}, "members_per_step must be None or"),
+        ({"mixing_share": 1.5}, r"mixing_share must be within \[0, 1\], got 1.5"),
+        ({"mixing_share": -0.1}, r"mixing_share must be within \[0, 1\]"),
         ({"jitter": -1}, "jitter must be >= 0"),
     ],
 )
