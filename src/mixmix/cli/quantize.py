@@ -81,6 +81,10 @@ def quantize(
     loss: Annotated[
         str | None, _option("mse, fisher or output [default: mse].", panel=_LEARNING)
     ] = None,
+    views: Annotated[
+        int | None,
+        _option("Images or mixtures to reconstruct on; 0: images alone.", panel=_LEARNING, min=0),
+    ] = None,
     memory: Annotated[
         float | None,
         _option(
@@ -139,6 +143,7 @@ def quantize(
         symmetric_activations=symmetric,
         equalise=equalise,
         correct_bias=correct_bias,
+        **({} if views is None else {"views": views}),
         memory_gib=memory,
         reconstruction=reconstruction,
     )

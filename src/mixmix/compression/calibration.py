@@ -15,6 +15,7 @@ from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Ph
 from mixmix.compression.method import Progress
 from mixmix.compression.reconstruction import ReconstructionSettings, reconstruct_unit
 from mixmix.compression.units import Unit, split_into_units
+from mixmix.compression.views import calibration_views
 
 __all__ = ["calibrate_units", "learnable_units"]
 
@@ -50,6 +51,7 @@ def calibrate_units(
     images: Tensor,
     settings: ReconstructionSettings,
     *,
+    views: int,
     prepare: Callable[[Tensor], Tensor],
     store: ActivationStore,
     correct_bias: bool | None,
@@ -62,6 +64,7 @@ def calibrate_units(
         units: in order, from the network's input to its logits; changed.
         images: (N, C, H, W) in [0, 1].
         settings: of the reconstruction of units with fewer than 8 bits.
+        views: mixtures join the images until they are as many, if there is such a unit.
         prepare: from images to what the first unit takes.
         store: for what enters and leaves the units.
         correct_bias: in all units, in none, or (None) in those with a depthwise convolution.
@@ -81,6 +84,8 @@ def calibrate_units(
         steps_done += 1
         on_progress(f"reconstructing {unit.name}", steps_done / total_steps)
 
+    if low_bit:
+        images = calibration_views(images, views, seed=seed)
     float_inputs = quantized_inputs = store.run(prepare, images)
     for index, unit in enumerate(units):
         set_phase(unit.module, Phase.FLOAT)

@@ -67,6 +67,8 @@ class Quantize:
         correct_bias: keep the mean of every channel by its bias (see ``bias_correction``), in units
             whose error falls by it; None tries only those with a depthwise convolution, whose few
             weights for each channel shift it most.
+        views: images that units are reconstructed on, where the data set has fewer: mixtures of
+            its images join them (see ``views``). 0 takes the images alone.
         memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
             is mapped from temporary files, to the same result.
         reconstruction: settings of the reconstruction.
@@ -82,6 +84,7 @@ class Quantize:
     symmetric_activations: bool = False
     equalise: bool | None = None
     correct_bias: bool | None = None
+    views: int = 1024
     memory_gib: float | None = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
     layer_bits: Mapping[str, str] | None = field(default=None, hash=False)  # no dict has a hash
@@ -98,6 +101,8 @@ class Quantize:
             value = getattr(self, name)
             if value is not None and not 2 <= value <= 8:
                 raise InputError(f"{name} must be 2 to 8 or None, got {value}")
+        if self.views < 0:
+            raise InputError(f"views must not be negative, got {self.views}")
         if self.memory_gib is not None and not self.memory_gib > 0:
             raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
 
@@ -179,6 +184,7 @@ class Quantize:
                 learnable_units(graph_module),
                 data.images,
                 self.reconstruction,
+                views=self.views,
                 prepare=lambda images: _normalised(images, model.spec),
                 store=store,
                 correct_bias=self.correct_bias,

@@ -118,9 +118,7 @@ RECIPES: dict[str, SynthesisSettings] = {
     "mixmix": SynthesisSettings(),
     "feature-mixing": SynthesisSettings(mixing_share=0.0),
     "data-mixing": SynthesisSettings(),
-    "deepinversion": SynthesisSettings(
-        initial="white", mixing_share=0.0, first_bn_multiplier=10.0
-    ),
+    "deepinversion": SynthesisSettings(initial="white", mixing_share=0.0, first_bn_multiplier=10.0),
     "zeroq": SynthesisSettings(
         initial="white", mixing_share=0.0, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
     ),

@@ -1,0 +1,51 @@
+"""Views of the images that a network is calibrated on: where images are few, mixtures join them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixmix import seeding
+from mixmix.synthesis.augment import jitter_and_flip
+from mixmix.synthesis.mixing import draw_boxes, mix_images
+
+__all__ = ["calibration_views"]
+
+# As in synthesis, which made the network's statistics hold for such views.
+_JITTER = 2
+_BOX_AREA = (0.1, 0.5)
+# Images that are shifted and mirrored alike.
+_ALIKE = 8
+
+
+def calibration_views(images: Tensor, count: int, *, seed: int) -> Tensor:
+    """The images, then mixtures of them in other places and mirrored until they are ``count``.
+
+    Each mixture is an image with another shrunk into a box of it, as in synthesis (see
+    ``mixing``): the network's units are asked for what they give to other neighbourhoods, sizes and
+    pairs than the images have by themselves.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        count: where it is at most N, the images alone are returned.
+        seed: of shifts, partners and boxes.
+
+    Returns:
+        (max(N, count), C, H, W).
+    """
+    draws = seeding.generator(seed, "views")
+    parts, missing = [images], count - len(images)
+    while missing > 0:
+        views = torch.cat(
+            [
+                jitter_and_flip(some, jitter=_JITTER, flip=True, generator=draws)
+                for some in images.split(_ALIKE)
+            ]
+        )
+        partners = torch.randperm(len(images), generator=draws).to(images.device)
+        boxes = draw_boxes(
+            len(images), (images.shape[2], images.shape[3]), _BOX_AREA, generator=draws
+        )
+        parts.append(mix_images(views, views[partners], boxes)[:missing])
+        missing -= len(parts[-1])
+    return torch.cat(parts)
