@@ -15,12 +15,12 @@ __all__ = ["load_network", "load_target"]
 
 
 def load_network(name: str, weights_dir: Path) -> tuple[nn.Module, ModelSpec]:
-    """``resnet20``, ``resnet44``, ``bundled:NAME``, or ``torchvision:NAME@SIDE`` (random weights).
+    """``resnet20``, ``resnet44``, ``bundled:NAME``, ``torchvision:NAME@SIDE``, ``timm:NAME@SIDE``.
 
-    Random weights cost the same as trained ones.
+    The last two have random weights, which cost the same as trained ones.
     """
-    if name.startswith("torchvision:"):
-        return _random_torchvision(name.removeprefix("torchvision:"))
+    if name.startswith(("torchvision:", "timm:")):
+        return _random(name)
     if name.startswith("bundled:"):
         spec = load_spec(name)
         return load_model(spec), spec
@@ -32,12 +32,18 @@ def load_target(weights_dir: Path) -> Teacher:
     return Teacher(*load_network("resnet20", weights_dir))
 
 
-def _random_torchvision(text: str) -> tuple[nn.Module, ModelSpec]:
-    import torchvision
-
-    name, _, side = text.partition("@")
+def _random(text: str) -> tuple[nn.Module, ModelSpec]:
+    library, _, rest = text.partition(":")
+    name, _, side = rest.partition("@")
     torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
+    if library == "timm":
+        import timm
+
+        model = timm.create_model(name, pretrained=False, num_classes=10)
+    else:
+        import torchvision
+
+        model = torchvision.models.get_model(name, weights=None, num_classes=10)
     spec = ModelSpec(
         name=f"{name}-{side}",
         source="module",
@@ -46,4 +52,4 @@ def _random_torchvision(text: str) -> tuple[nn.Module, ModelSpec]:
         std=(0.229, 0.224, 0.225),
         num_classes=10,
     )
-    return model, spec
+    return model.eval(), spec
