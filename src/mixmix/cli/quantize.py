@@ -143,7 +143,7 @@ def quantize(
         symmetric_activations=symmetric,
         equalise=equalise,
         correct_bias=correct_bias,
-        **({} if views is None else {"views": views}),
+        views=Quantize.views if views is None else views,
         memory_gib=memory,
         reconstruction=reconstruction,
     )
