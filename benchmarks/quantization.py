@@ -11,21 +11,17 @@ later than that. Without ``--mct-python`` the cells of that source are left out.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
+from harness.record import Record
+from harness.sources import Budget
 from harness.threads import limit_threads
 from quantization_parts.cells import NETWORKS, OTHERS, SETTINGS, SOURCES, all_cells
 from quantization_parts.measure import float_row, row_of
-from quantization_parts.sources import Budget
-
-from mixmix.reporting import benchmark_record
-from mixmix.storage import read_json, write_json
 
 QUESTION = "How much accuracy do few bits cost with images of each source, at equal budgets?"
+KEY = ("model", "task", "setting", "images", "num_images", "seed")
 
 
 def main() -> None:
@@ -53,7 +49,7 @@ def main() -> None:
             seeds=[int(seed) for seed in arguments.seeds.split(",")],
         )
     )
-    record = _Record(arguments.out / "result.json")
+    record = Record(arguments.out / "result.json", QUESTION, KEY)
     record.add(*(float_row(network, budget) for network in networks))
     for index, cell in enumerate(cells):
         minutes = (time.monotonic() - started) / 60
@@ -63,27 +59,6 @@ def main() -> None:
         row = row_of(cell, budget)
         record.add(row)
         print(f"{index + 1}/{len(cells)} {cell.name}: {row['top1']:.2f}", flush=True)
-
-
-class _Record:
-    """A ``result.json`` that rows are added to; a row takes the place of an earlier one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        earlier = read_json(path) if path.exists() else {"rows": [], "commands": []}
-        self._rows = {self._key(row): row for row in earlier["rows"]}
-        self._commands = dict.fromkeys([*earlier["commands"], f"python {shlex.join(sys.argv)}"])
-
-    @staticmethod
-    def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-        names = ("model", "task", "setting", "images", "num_images", "seed")
-        return tuple(row.get(name) for name in names)
-
-    def add(self, *rows: dict[str, Any]) -> None:
-        self._rows |= {self._key(row): row for row in rows}
-        commands = list(self._commands)
-        record = benchmark_record(QUESTION, commands[-1], self._rows.values())
-        write_json(self._path, record | {"commands": commands})
 
 
 def _parser() -> argparse.ArgumentParser:

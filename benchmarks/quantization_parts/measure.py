@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from harness.clocks import in_fresh_process, stopwatch
 from harness.networks import load_network
+from harness.sources import Budget, images_of
 
 from mixmix import (
     Method,
@@ -24,7 +25,6 @@ from mixmix import (
 from mixmix.cifar10 import load_cifar10
 from mixmix.storage import read_json, read_tensors, write_json, write_tensors
 from quantization_parts.cells import Cell
-from quantization_parts.sources import Budget, images_of
 
 __all__ = ["float_row", "row_of"]
 

@@ -7,26 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from harness import mct
 from harness.clocks import Cost, in_fresh_process, stopwatch
 from harness.networks import load_network
-
 from mixmix import SyntheticDataset, Zoo, recipe, synthesize
 from mixmix.cifar10 import load_calibration_pack, load_cifar10
 from mixmix.seeding import generator
 from mixmix.storage import read_json, write_json
 
-__all__ = ["ZOO", "Budget", "images_of"]
+__all__ = ["ZOOS", "Budget", "images_of"]
 
-# One zoo for every target, which is a member of it: one set of images serves all of them.
-ZOO = (
-    "bundled:mobilenetv2",
-    "bundled:resnet",
-    "bundled:vgg",
-    "bundled:vovnet",
-    "resnet20",
-    "resnet44",
-)
+_BUNDLED = ("bundled:mobilenetv2", "bundled:resnet", "bundled:vgg", "bundled:vovnet")
+# By name; one set of images serves all targets.
+ZOOS = {
+    "zoo": (*_BUNDLED, "resnet20", "resnet44"),
+    "zoo-without-resnet44": (*_BUNDLED, "resnet20"),
+}
 _OF_THE_ZOO = ("mixmix", "feature-mixing")
 _OF_NO_NETWORK = ("real", "noise")
 
@@ -41,6 +38,7 @@ class Budget:
         work: images and results of finished cells; what is there is not made again.
         num_images: from every source.
         iterations: of every recipe of mixmix's own engine; None for its default.
+        zoo: name of the networks that recipes of several networks invert.
         mct_python: interpreter of an environment with model-compression-toolkit, or None.
     """
 
@@ -49,6 +47,7 @@ class Budget:
     work: Path
     num_images: int = 256
     iterations: int | None = None
+    zoo: str = "zoo"
     mct_python: str | None = None
 
 
@@ -61,7 +60,7 @@ def images_of(source: str, network: str, budget: Budget, *, seed: int) -> tuple[
     """
     if source == "mct":
         seed = 0
-    of = "zoo" if source in _OF_THE_ZOO else "none" if source in _OF_NO_NETWORK else network
+    of = budget.zoo if source in _OF_THE_ZOO else "none" if source in _OF_NO_NETWORK else network
     name = f"{source}-{of.replace(':', '-')}-{budget.num_images}-seed{seed}"
     if budget.iterations is not None:
         name += f"-{budget.iterations}"
@@ -80,7 +79,7 @@ def _make(source: str, network: str, folder: Path, budget: Budget, seed: int) ->
     if source == "real":
         _as_dataset(_real_images(budget, seed)).save(folder)
     else:
-        names = ZOO if source in _OF_THE_ZOO else (network,)
+        names = ZOOS[budget.zoo] if source in _OF_THE_ZOO else (network,)
         zoo = Zoo.load([load_network(name, budget.weights_dir) for name in names])
         changes: dict[str, Any] = {"num_images": budget.num_images}
         if budget.iterations is not None and source != "noise":
