@@ -10,10 +10,9 @@ later than that. Without ``--mct-python`` the cells of that source are left out.
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
+from functools import partial
 
+from harness.cells import cell_parser, numbers, run_cells
 from harness.record import Record
 from harness.sources import Budget
 from harness.threads import limit_threads
@@ -25,8 +24,17 @@ KEY = ("model", "task", "setting", "images", "num_images", "seed")
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
-    started = time.monotonic()
+    parser = cell_parser(
+        __doc__,
+        networks=(*NETWORKS, *OTHERS),
+        settings=SETTINGS,
+        sources=SOURCES,
+        num_images=Budget.num_images,
+    )
+    parser.add_argument("--task", choices=("quantize", "qat"), default="quantize")
+    parser.add_argument("--iterations", type=int, help="of synthesis; default: the recipes' own")
+    parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
+    arguments = parser.parse_args()
     if arguments.threads:
         limit_threads(arguments.threads)
     budget = Budget(
@@ -40,46 +48,16 @@ def main() -> None:
     networks, sources = arguments.networks.split(","), arguments.sources.split(",")
     if arguments.mct_python is None:
         sources = [source for source in sources if source != "mct"]
-    cells = list(
-        all_cells(
-            task=arguments.task,
-            networks=networks,
-            settings=arguments.settings.split(","),
-            sources=sources,
-            seeds=[int(seed) for seed in arguments.seeds.split(",")],
-        )
+    cells = all_cells(
+        task=arguments.task,
+        networks=networks,
+        settings=arguments.settings.split(","),
+        sources=sources,
+        seeds=numbers(arguments.seeds),
     )
     record = Record(arguments.out / "result.json", QUESTION, KEY)
     record.add(*(float_row(network, budget) for network in networks))
-    for index, cell in enumerate(cells):
-        minutes = (time.monotonic() - started) / 60
-        if arguments.minutes is not None and minutes > arguments.minutes:
-            print(f"time is up: {len(cells) - index} of {len(cells)} cells are left", flush=True)
-            break
-        row = row_of(cell, budget)
-        record.add(row)
-        print(f"{index + 1}/{len(cells)} {cell.name}: {row['top1']:.2f}", flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weights-dir", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, help="default: OUT-work")
-    parser.add_argument("--task", choices=("quantize", "qat"), default="quantize")
-    parser.add_argument("--networks", default=",".join((*NETWORKS, *OTHERS)))
-    parser.add_argument("--settings", default=",".join(SETTINGS), help="from hard to easy")
-    parser.add_argument("--sources", default=",".join(SOURCES))
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--num-images", type=int, default=Budget.num_images)
-    parser.add_argument("--iterations", type=int, help="of synthesis; default: the recipes' own")
-    parser.add_argument("--minutes", type=float, help="start no cell after this time")
-    parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
-    parser.add_argument("--threads", type=int, help="of every process; default: as torch has it")
-    return parser
+    run_cells(list(cells), partial(row_of, budget=budget), record, minutes=arguments.minutes)
 
 
 if __name__ == "__main__":
