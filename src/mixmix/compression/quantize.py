@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mixmix.capture import capture, fold_batch_norms
+from mixmix.capture import capture, drop_identities, fold_batch_norms
 from mixmix.compression.activation_store import (
     ActivationStore,
     default_memory_gib,
@@ -146,6 +146,7 @@ class Quantize:
             CaptureError: if the model cannot be captured as a graph.
         """
         graph_module = capture(model, example)
+        drop_identities(graph_module, example)
         folded = fold_batch_norms(graph_module, example)
         if self.equalise or (self.equalise is None and not self.per_channel):
             equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
