@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from mixmix.errors import CaptureError
 from mixmix.tracing_failure import FailurePlace, find_failure
 
-__all__ = ["capture", "drop_identities", "fold_batch_norms", "is_call_to", "module_of"]
+__all__ = ["capture", "fold_batch_norms", "is_call_to", "module_of"]
 
 FOLD_TOLERANCE = 1e-3
 
@@ -201,35 +201,6 @@ def _with_values(layer: nn.Module, **values: Tensor | None) -> nn.Module:
         if value is not None:
             getattr(layer, name).copy_(value)
     return layer.eval().to(next(v.device for v in values.values() if v is not None))
-
-
-def drop_identities(graph_module: fx.GraphModule, example: Tensor) -> None:
-    """Remove calls that give back what they take, such as those of dropout, in place.
-
-    Args:
-        graph_module: from ``capture``.
-        example: (N, C, H, W) normalised images.
-    """
-    found: list[fx.Node] = []
-
-    class Watcher(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            given = [self.env.get(operand) for operand in n.args[:1] if isinstance(operand, fx.Node)]
-            before = [getattr(value, "_version", None) for value in given]
-            result = super().run_node(n)
-            # The same tensor comes back from operations in place, too, but changed.
-            if n.op.startswith("call") and isinstance(result, Tensor) and n.op != "call_method":
-                if given and result is given[0] and result._version == before[0]:
-                    found.append(n)
-            return result
-
-    with torch.no_grad():
-        Watcher(graph_module, garbage_collect_values=True).run(example)
-    for node in found:
-        node.replace_all_uses_with(node.args[0])
-        graph_module.graph.erase_node(node)
-    graph_module.delete_all_unused_submodules()
-    graph_module.recompile()
 
 
 def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str, str]:

@@ -33,7 +33,6 @@ def learnable_units(
         layer: the class of its layers.
         quantizer: the class of what quantizes its activations.
     """
-
     operands = Operands(graph_module, is_layer=lambda module: isinstance(module, layer))
     layers, entering = set(operands.layers()), operands.sources_of_layers()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from torch import fx, nn
 
@@ -58,35 +58,32 @@ def insert_quantizers(
         bits |= dict.fromkeys((names[0], names[-1]), (first_last_bits, first_last_bits))
     bits |= layer_bits or {}
 
-    sources = {call: operands.source(call.args[0]) for call in calls}
+    sources: dict[fx.Node, fx.Node] = {}
+    for call in calls:
+        source = operands.source(call.args[0])
+        if source is not None:
+            sources[call] = source
     asked: dict[fx.Node, int] = {}
     for call, source in sources.items():
-        if source is not None:
-            asked[source] = max(asked.get(source, 0), bits[str(call.target)][1])
+        asked[source] = max(asked.get(source, 0), bits[str(call.target)][1])
     shared = asked | dict.fromkeys(operands.joined(), _JOINED_BITS)
     for source in shared:
         if source.op == "placeholder" and input_bits is not None:
             shared[source] = asked[source] = input_bits
     narrowed: dict[fx.Node, list[fx.Node]] = {}
-    narrow_bits: dict[fx.Node, int] = {}
     for call, source in sources.items():
-        if source is not None and asked[source] < shared[source]:
-            given = call.args[0]
-            narrowed.setdefault(given, []).append(call)
-            narrow_bits[given] = asked[source]
+        if asked[source] < shared[source]:
+            narrowed.setdefault(call.all_input_nodes[0], []).append(call)
 
-    for call in calls:
-        name = str(call.target)
-        if not isinstance(graph_module.get_submodule(name), LearnableLayer):
-            learnable = LearnableLayer(
-                graph_module.get_submodule(name),
-                bits[name][0],
-                per_channel=per_channel,
-                symmetric=symmetric_weights,
-            )
-            graph_module.set_submodule(name, learnable)
+    for name, (own_bits, _) in bits.items():
+        layer = graph_module.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        learnable = LearnableLayer(
+            layer, own_bits, per_channel=per_channel, symmetric=symmetric_weights
+        )
+        graph_module.set_submodule(name, learnable)
 
-    def quantize(source: fx.Node, source_bits: int, users: Sequence[fx.Node]) -> fx.Node:
+    def quantize(source: fx.Node, source_bits: int, users: Collection[fx.Node]) -> fx.Node:
         quantizer = LearnableActivation(
             source_bits,
             keep_probability=keep_probability if source_bits < 8 else 1.0,
@@ -99,13 +96,12 @@ def insert_quantizers(
         for source, source_bits in shared.items()
     }
     for given, users in narrowed.items():
-        quantize(behind.get(given, given), narrow_bits[given], users)
+        quantize(behind.get(given, given), asked[sources[users[0]]], users)
     graph_module.recompile()
     found: dict[str, int] = {}
     for call, source in sources.items():
-        if source is not None:
-            name = str(call.target)
-            found[name] = min(asked[source], found.get(name, asked[source]))
+        name = str(call.target)
+        found[name] = min(asked[source], found.get(name, asked[source]))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mixmix.capture import capture, drop_identities, fold_batch_norms
+from mixmix.capture import capture, fold_batch_norms
 from mixmix.compression.activation_store import (
     ActivationStore,
     default_memory_gib,
@@ -23,6 +23,7 @@ from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.compression.records import record_layers
+from mixmix.compression.simplification import drop_identities, write_out_silu
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -135,6 +136,8 @@ class Quantize:
     def captured(self, model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, dict[str, str]]:
         """The graph that quantizers are inserted into: BatchNorm folded, layers evened out.
 
+        Calls that change nothing are left out, and SiLU is written out.
+
         Args:
             model: takes images like ``example``; it is not changed.
             example: (N, C, H, W) normalised images.
@@ -148,6 +151,7 @@ class Quantize:
         graph_module = capture(model, example)
         drop_identities(graph_module, example)
         folded = fold_batch_norms(graph_module, example)
+        write_out_silu(graph_module)
         if self.equalise or (self.equalise is None and not self.per_channel):
             equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
         return graph_module, folded

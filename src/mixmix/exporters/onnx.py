@@ -24,7 +24,7 @@ from mixmix.exporters.onnx_graph import keep_floats_exact, pack_weights, strip_n
 from mixmix.exporters.onnx_integers import (
     join_quantizers,
     pool_globally,
-    quantize_biases,
+    prepare_linear_layers,
     repeat_quantizers,
 )
 from mixmix.exporters.saturation import prefer_signed_weights
@@ -223,7 +223,7 @@ def onnx_bytes(
     keep_floats_exact(model.graph)
     if signed_weights is None:
         prefer_signed_weights(model, normalise(images, spec))
-    quantize_biases(model.graph)
+    prepare_linear_layers(model.graph)
     strip_notes(model)
     model.producer_name, model.producer_version = "mixmix", __version__
     onnx.helper.set_model_props(

@@ -2,12 +2,11 @@
 
 ONNX Runtime makes an integer kernel of an operator between ``DequantizeLinear`` and
 ``QuantizeLinear``, if it has one for that operator and finds them right beside it. What PyTorch's
-exporter writes is often the same function in operators that it has none for, or with others between.
+exporter writes is often the same function in operators that it has none for, or with others in
+between.
 """
 
 from __future__ import annotations
-
-import copy
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 
 from mixmix.exporters.onnx_graph import GraphView, drop_unused, replace_nodes
 
-__all__ = ["join_quantizers", "pool_globally", "quantize_biases", "repeat_quantizers"]
+__all__ = ["join_quantizers", "pool_globally", "prepare_linear_layers", "repeat_quantizers"]
 
 # They give values that they take, and zeros.
 _MOVING = (
@@ -45,8 +44,16 @@ def pool_globally(graph: onnx.GraphProto) -> None:
         nodes.append(
             onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)
         )
-        if not keeps:
-            nodes.append(onnx.helper.make_node("Flatten", [pooled], [node.output[0]]))
+        if keeps:
+            continue
+        users = view.consumers[node.output[0]]
+        if [user.op_type for user in users] == ["QuantizeLinear"]:
+            # A kernel of integers pools only where the quantizer is right behind.
+            names, grid = (f"{pooled}_integers", f"{pooled}_values"), users[0].input[1:]
+            nodes.append(onnx.helper.make_node("QuantizeLinear", [pooled, *grid], names[:1]))
+            nodes.append(onnx.helper.make_node("DequantizeLinear", [names[0], *grid], names[1:]))
+            pooled = names[1]
+        nodes.append(onnx.helper.make_node("Flatten", [pooled], [node.output[0]]))
     replace_nodes(graph, nodes)
     drop_unused(graph)
 
@@ -91,56 +98,57 @@ def join_quantizers(graph: onnx.GraphProto) -> None:
     nodes = []
     for node in graph.node:
         source = view.producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if source is not None and source.op_type == "DequantizeLinear":
-            if source.input[1:] != node.input[1:]:
-                passed = f"{node.output[0]}_passed"
-                nodes.append(
-                    onnx.helper.make_node("LeakyRelu", [node.input[0]], [passed], alpha=1.0)
-                )
-                node = copy.deepcopy(node)
-                node.input[0] = passed
+        if (
+            source is not None
+            and source.op_type == "DequantizeLinear"
+            and source.input[1:] != node.input[1:]
+        ):
+            passed = f"{node.output[0]}_passed"
+            nodes.append(onnx.helper.make_node("LeakyRelu", [node.input[0]], [passed], alpha=1.0))
+            node.input[0] = passed
         nodes.append(node)
     replace_nodes(graph, nodes)
 
 
-def quantize_biases(graph: onnx.GraphProto) -> None:
-    """Store the biases of 8-bit linear layers that give floats as the integers kernels add.
+def prepare_linear_layers(graph: onnx.GraphProto) -> None:
+    """Give 8-bit linear layers without a quantizer behind them what integer kernels ask for.
 
-    Behind a quantizer ONNX Runtime does it itself, and without one it takes a kernel of floats
-    unless all three inputs are integers. A bias is rounded to a multiple of the product of the
-    scales of input and weights.
+    That is zero points of weights, even where they are zero, and biases that are integers: they are
+    rounded to multiples of the product of the scales of input and weights. With a quantizer behind
+    a layer, ONNX Runtime (1.32) does the latter itself, and without one it takes a float kernel.
     """
     view = GraphView(graph)
     nodes = []
     for node in graph.node:
         nodes.append(node)
-        if node.op_type != "Gemm" or len(node.input) < 3 or view.way_to_quantizer(node):
+        if node.op_type != "Gemm" or view.way_to_quantizer(node):
             continue
         quantizer, weight = (view.producers.get(name) for name in node.input[:2])
-        bias = view.initializers.get(node.input[2])
-        if (
-            bias is None
-            or bias.data_type != TensorProto.FLOAT
-            or view.storage(quantizer) != TensorProto.UINT8
-            or view.storage(weight) not in (TensorProto.INT8, TensorProto.UINT8)
+        if view.storage(quantizer) != TensorProto.UINT8 or view.storage(weight) not in (
+            TensorProto.INT8,
+            TensorProto.UINT8,
         ):
             continue
         assert quantizer is not None and weight is not None
         scale = (view.array(quantizer.input[1]) * view.array(weight.input[1])).astype(np.float32)
-        steps = np.round(view.array(bias.name).astype(np.float64) / scale)
-        if np.abs(steps).max(initial=0) >= 2**31:
-            continue
-        if len(weight.input) < 3:  # else ONNX Runtime 1.32 finds no kernel
-            zeros = numpy_helper.from_array(
-                np.zeros_like(view.array(weight.input[0]), shape=scale.shape),
-                f"{weight.output[0]}_zero_point",
-            )
-            graph.initializer.append(zeros)
-            weight.input.append(zeros.name)
-        names = [f"{node.output[0]}_bias_{part}" for part in ("integers", "scale", "values")]
-        graph.initializer.append(numpy_helper.from_array(steps.astype(np.int32), names[0]))
-        graph.initializer.append(numpy_helper.from_array(scale, names[1]))
-        nodes.insert(-1, onnx.helper.make_node("DequantizeLinear", names[:2], names[2:], axis=0))
-        node.input[2] = names[2]
+        if len(node.input) > 2:
+            bias = view.initializers.get(node.input[2])
+            if bias is None or bias.data_type != TensorProto.FLOAT:
+                continue
+            steps = np.round(view.array(bias.name).astype(np.float64) / scale)
+            if np.abs(steps).max() >= 2**31:
+                continue
+            names = [f"{node.output[0]}_bias_{part}" for part in ("integers", "scale", "values")]
+            graph.initializer.append(numpy_helper.from_array(steps.astype(np.int32), names[0]))
+            graph.initializer.append(numpy_helper.from_array(scale, names[1]))
+            dequantizer = onnx.helper.make_node("DequantizeLinear", names[:2], names[2:], axis=0)
+            nodes.insert(-1, dequantizer)
+            node.input[2] = names[2]
+        if len(weight.input) < 3:
+            integers = view.array(weight.input[0])
+            zeros = np.zeros(scale.shape, integers.dtype)
+            name = f"{weight.output[0]}_zero_point"
+            graph.initializer.append(numpy_helper.from_array(zeros, name))
+            weight.input.append(name)
     replace_nodes(graph, nodes)
     drop_unused(graph)
