@@ -13,6 +13,7 @@ from mixmix.compression.bias_correction import correct_biases
 from mixmix.compression.importance import measure_importance
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase, set_phase
 from mixmix.compression.method import Progress
+from mixmix.compression.placement import Operands
 from mixmix.compression.reconstruction import ReconstructionSettings, reconstruct_unit
 from mixmix.compression.units import Unit, split_into_units
 from mixmix.compression.views import calibration_views
@@ -33,16 +34,18 @@ def learnable_units(
         layer: the class of its layers.
         quantizer: the class of what quantizes its activations.
     """
+    operands = Operands(graph_module, is_layer=lambda module: isinstance(module, layer))
+    layers, entering = set(operands.layers()), operands.sources_of_layers()
 
-    def calls(node: fx.Node, kind: type[nn.Module]) -> bool:
+    def is_quantizer(node: fx.Node) -> bool:
         return node.op == "call_module" and isinstance(
-            graph_module.get_submodule(str(node.target)), kind
+            graph_module.get_submodule(str(node.target)), quantizer
         )
 
     return split_into_units(
         graph_module,
-        is_layer=lambda node: calls(node, layer),
-        is_quantizer=lambda node: calls(node, quantizer),
+        is_layer=layers.__contains__,
+        is_entrance=lambda node: node in entering and is_quantizer(node),
     )
 
 

@@ -1,48 +1,21 @@
-"""Where quantizers go in a graph."""
+"""Put quantizers into a graph: of weights, and of the tensors between the layers."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
 
-import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
-from mixmix.capture import ADDITIONS, CONCATENATIONS, is_call_to, module_of
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
+from mixmix.compression.placement import Operands
 from mixmix.errors import InputError
 
 __all__ = ["check_layer_names", "input_quantizers", "insert_quantizers"]
 
-# Operations that only move values or choose among them: quantizing before them is the same as
-# quantizing after them, and lets integer kernels join the quantizer to the layer before.
-_TRANSPARENT_MODULES = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
-_TRANSPARENT_CALLS = (
-    torch.flatten,
-    F.max_pool2d,
-    F.dropout,
-    "flatten",
-    "view",
-    "reshape",
-    "contiguous",
-    torch.ops.aten.max_pool2d,
-    torch.ops.aten.flatten,
-    torch.ops.aten.view,
-    torch.ops.aten.reshape,
-    torch.ops.aten.dropout,
-    *CONCATENATIONS,
-)
-# What 8-bit integer kernels exist for beside the layers themselves.
-_JOINING_CALLS = (
-    *ADDITIONS,
-    *CONCATENATIONS,
-    F.adaptive_avg_pool2d,
-    F.avg_pool2d,
-    torch.ops.aten.adaptive_avg_pool2d,
-    torch.ops.aten.avg_pool2d,
-)
-_JOINING_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+# Of what does not enter a layer: kernels that join and pool are no faster with fewer, and with
+# eight next to nothing is lost on the way from layer to layer.
+_JOINED_BITS = 8
 
 
 def insert_quantizers(
@@ -58,13 +31,13 @@ def insert_quantizers(
     keep_probability: float,
     layer_bits: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, int]:
-    """Replace layers by learnable ones and quantize every tensor that enters one, in place.
+    """Replace layers by learnable ones and quantize the tensors between them, in place.
 
-    A tensor is quantized once, for all that use it (so that a residual shortcut carries the
-    quantized tensor too), at the largest number of bits that a layer behind it asks for. With
-    8-bit activations the operands of additions, concatenations and average pooling are quantized
-    too, so that integer kernels run from one end to the other. The images are quantized to
-    ``input_bits`` whatever the layers behind them ask for, unless it is None.
+    What only layers take is quantized once, at the largest number of bits that one of them asks
+    for. What is joined or pooled, or given by a convolution to other functions (see ``placement``),
+    is quantized to 8 bits for all that take it, and for layers that ask for fewer once more: the
+    residual stream and what is concatenated keep 8 bits, whatever the layers beside them have. The
+    images are quantized to ``input_bits`` whatever is asked for, unless it is None.
 
     Args:
         layer_bits: bits of the weights and of the input of single layers, by their names; they
@@ -76,69 +49,70 @@ def insert_quantizers(
     Raises:
         InputError: if ``layer_bits`` names what is no quantizable layer.
     """
-    layer_bits = layer_bits or {}
-    modules = dict(graph_module.named_modules())
-    calls = [node for node in graph_module.graph.nodes if _is_quantizable(module_of(node, modules))]
-    names = list(dict.fromkeys(str(node.target) for node in calls))
-    check_layer_names(layer_bits, names)
-    bits_of_source: dict[fx.Node, int] = {}
-    sources_of_call = [_sources(node.args[0], modules) for node in calls]
-    for node, sources in zip(calls, sources_of_call, strict=True):
-        name = str(node.target)
-        own_weight_bits, own_activation_bits = weight_bits, activation_bits
-        if first_last_bits is not None and name in (names[0], names[-1]):
-            own_weight_bits = own_activation_bits = first_last_bits
-        own_weight_bits, own_activation_bits = layer_bits.get(
-            name, (own_weight_bits, own_activation_bits)
+    operands = Operands(graph_module, is_layer=_is_quantizable)
+    calls = operands.layers()
+    names = list(dict.fromkeys(str(call.target) for call in calls))
+    check_layer_names(layer_bits or {}, names)
+    bits = dict.fromkeys(names, (weight_bits, activation_bits))
+    if first_last_bits is not None and names:
+        bits |= dict.fromkeys((names[0], names[-1]), (first_last_bits, first_last_bits))
+    bits |= layer_bits or {}
+
+    sources: dict[fx.Node, fx.Node] = {}
+    for call in calls:
+        source = operands.source(call.args[0])
+        if source is not None:
+            sources[call] = source
+    asked: dict[fx.Node, int] = {}
+    for call, source in sources.items():
+        asked[source] = max(asked.get(source, 0), bits[str(call.target)][1])
+    shared = asked | dict.fromkeys(operands.joined(), _JOINED_BITS)
+    for source in shared:
+        if source.op == "placeholder" and input_bits is not None:
+            shared[source] = asked[source] = input_bits
+    narrowed: dict[fx.Node, list[fx.Node]] = {}
+    for call, source in sources.items():
+        if asked[source] < shared[source]:
+            narrowed.setdefault(call.all_input_nodes[0], []).append(call)
+
+    for name, (own_bits, _) in bits.items():
+        layer = graph_module.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        learnable = LearnableLayer(
+            layer, own_bits, per_channel=per_channel, symmetric=symmetric_weights
         )
-        if not isinstance(graph_module.get_submodule(name), LearnableLayer):
-            learnable = LearnableLayer(
-                modules[name],
-                own_weight_bits,
-                per_channel=per_channel,
-                symmetric=symmetric_weights,
-            )
-            graph_module.set_submodule(name, learnable)
-        for source in sources:
-            bits_of_source[source] = max(bits_of_source.get(source, 0), own_activation_bits)
-    if activation_bits == 8:
-        for node in graph_module.graph.nodes:
-            joins = is_call_to(node, *_JOINING_CALLS) or isinstance(
-                module_of(node, modules), _JOINING_MODULES
-            )
-            for operand in node.all_input_nodes if joins else ():
-                for source in _sources(operand, modules):
-                    bits_of_source.setdefault(source, 8)
-    if input_bits is not None:
-        bits_of_source |= {
-            source: input_bits for source in bits_of_source if source.op == "placeholder"
-        }
-    for index, (source, bits) in enumerate(bits_of_source.items()):
-        _insert_after(
-            graph_module,
-            source,
-            f"activation_quantizer_{index}",
-            LearnableActivation(
-                bits,
-                keep_probability=keep_probability if bits < 8 else 1.0,
-                symmetric=symmetric_activations,
-            ),
+        graph_module.set_submodule(name, learnable)
+
+    def quantize(source: fx.Node, source_bits: int, users: Collection[fx.Node]) -> fx.Node:
+        quantizer = LearnableActivation(
+            source_bits,
+            keep_probability=keep_probability if source_bits < 8 else 1.0,
+            symmetric=symmetric_activations,
         )
-    graph_module.recompile()
-    return {
-        str(node.target): min(bits_of_source[source] for source in sources)
-        for node, sources in zip(calls, sources_of_call, strict=True)
+        return _insert_after(graph_module, source, quantizer, users)
+
+    behind = {
+        source: quantize(source, source_bits, tuple(source.users))
+        for source, source_bits in shared.items()
     }
+    for given, users in narrowed.items():
+        quantize(behind.get(given, given), asked[sources[users[0]]], users)
+    graph_module.recompile()
+    found: dict[str, int] = {}
+    for call, source in sources.items():
+        name = str(call.target)
+        found[name] = min(asked[source], found.get(name, asked[source]))
+    return found
 
 
 def input_quantizers(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
     """For each layer of a graph with quantizers, in order, those that its input comes through."""
-    modules = dict(graph_module.named_modules())
+    operands = Operands(graph_module, is_layer=lambda module: isinstance(module, LearnableLayer))
     found: dict[str, dict[str, None]] = {}
-    for node in graph_module.graph.nodes:
-        if isinstance(module_of(node, modules), LearnableLayer):
-            sources = _sources(node.args[0], modules)
-            found.setdefault(str(node.target), {}).update({str(s.target): None for s in sources})
+    for call in operands.layers():
+        source = operands.source(call.args[0])
+        names = {} if source is None else {str(source.target): None}
+        found.setdefault(str(call.target), {}).update(names)
     return {name: tuple(sources) for name, sources in found.items()}
 
 
@@ -157,30 +131,25 @@ def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
             )
 
 
-def _is_quantizable(module: nn.Module | None) -> bool:
+def _is_quantizable(module: nn.Module) -> bool:
     return type(module) is nn.Linear or (
         type(module) is nn.Conv2d and module.padding_mode == "zeros"
     )
 
 
-def _sources(node: fx.node.Argument, modules: dict[str, nn.Module]) -> list[fx.Node]:
-    """The tensors behind transparent operations: quantizing them quantizes ``node``."""
-    assert isinstance(node, fx.Node)
-    transparent = is_call_to(node, *_TRANSPARENT_CALLS) or isinstance(
-        module_of(node, modules), _TRANSPARENT_MODULES
-    )
-    if not transparent:
-        return [node] if node.op != "get_attr" else []
-    tensors = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
-    return [source for tensor in tensors for source in _sources(tensor, modules)]
-
-
 def _insert_after(
-    graph_module: fx.GraphModule, source: fx.Node, name: str, quantizer: nn.Module
-) -> None:
+    graph_module: fx.GraphModule,
+    source: fx.Node,
+    quantizer: nn.Module,
+    users: Collection[fx.Node],
+) -> fx.Node:
+    """Put a quantizer between a tensor and some of those that use it; returns its node."""
+    index = sum(isinstance(module, LearnableActivation) for module in graph_module.children())
+    name = f"activation_quantizer_{index}"
     graph_module.add_submodule(name, quantizer)
     with graph_module.graph.inserting_after(source):
         inserted = graph_module.graph.call_module(name, (source,))
     source.replace_all_uses_with(
-        inserted, delete_user_cb=lambda user: user is not inserted, propagate_meta=False
+        inserted, delete_user_cb=lambda user: user in users, propagate_meta=False
     )
+    return inserted

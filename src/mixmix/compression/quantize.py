@@ -23,6 +23,7 @@ from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.compression.records import record_layers
+from mixmix.compression.simplification import drop_identities, write_out_silu
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -140,6 +141,8 @@ class Quantize:
     def captured(self, model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, dict[str, str]]:
         """The graph that quantizers are inserted into: BatchNorm folded, layers evened out.
 
+        Calls that change nothing are left out, and SiLU is written out.
+
         Args:
             model: takes images like ``example``; it is not changed.
             example: (N, C, H, W) normalised images.
@@ -151,7 +154,9 @@ class Quantize:
             CaptureError: if the model cannot be captured as a graph.
         """
         graph_module = capture(model, example)
+        drop_identities(graph_module, example)
         folded = fold_batch_norms(graph_module, example)
+        write_out_silu(graph_module)
         if self.equalise or (self.equalise is None and not self.per_channel):
             equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
         return graph_module, folded

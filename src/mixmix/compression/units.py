@@ -34,15 +34,16 @@ def split_into_units(
     graph_module: fx.GraphModule,
     *,
     is_layer: Callable[[fx.Node], bool],
-    is_quantizer: Callable[[fx.Node], bool],
+    is_entrance: Callable[[fx.Node], bool],
 ) -> list[Unit]:
     """Cut the graph into the smallest single-entry, single-exit segments that hold a layer.
 
     Args:
         graph_module: a graph with one input and one output tensor.
         is_layer: true for the nodes whose weights are reconstructed.
-        is_quantizer: true for the quantizers of activations. They belong to the unit that uses
-            them; other nodes (activations, pooling) go with the layer before them.
+        is_entrance: true for the quantizers of what enters layers. They belong to the unit that
+            uses them; other nodes (activations, pooling, quantizers of what is added or
+            concatenated) go with the layer before them.
 
     Returns:
         Units in order; running them one after another is running the graph.
@@ -50,7 +51,7 @@ def split_into_units(
     nodes = [node for node in graph_module.graph.nodes if node.op not in ("output", "get_attr")]
     units = []
     start = 1  # nodes[0] is the placeholder
-    for end in _boundaries(nodes, is_layer, is_quantizer):
+    for end in _boundaries(nodes, is_layer, is_entrance):
         segment = nodes[start : end + 1]
         units.append(_build_unit(graph_module, _only_input(segment), segment, is_layer))
         start = end + 1
@@ -60,7 +61,7 @@ def split_into_units(
 def _boundaries(
     nodes: list[fx.Node],
     is_layer: Callable[[fx.Node], bool],
-    is_quantizer: Callable[[fx.Node], bool],
+    is_entrance: Callable[[fx.Node], bool],
 ) -> list[int]:
     """Index of the last node of each unit."""
     cuts = _single_tensor_cuts(nodes)
@@ -68,7 +69,7 @@ def _boundaries(
     holds_layer = False
     candidate: int | None = None
     for index, node in enumerate(nodes):
-        if candidate is not None and (is_layer(node) or is_quantizer(node)):
+        if candidate is not None and (is_layer(node) or is_entrance(node)):
             boundaries.append(candidate)
             holds_layer, candidate = False, None
         holds_layer = holds_layer or is_layer(node)

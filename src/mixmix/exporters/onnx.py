@@ -21,6 +21,12 @@ from mixmix.compression.method import Compressed
 from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import ExportError
 from mixmix.exporters.onnx_graph import keep_floats_exact, pack_weights, strip_notes
+from mixmix.exporters.onnx_integers import (
+    join_quantizers,
+    pool_globally,
+    prepare_linear_layers,
+    repeat_quantizers,
+)
 from mixmix.exporters.saturation import prefer_signed_weights
 from mixmix.exporters.stand_ins import with_stand_ins
 from mixmix.zoo.teacher import normalise
@@ -211,9 +217,13 @@ def onnx_bytes(
                 f"{(str(cause).strip() or 'no reason given').splitlines()[0]}"
             ) from error
     pack_weights(model.graph)
+    pool_globally(model.graph)
+    repeat_quantizers(model.graph)
+    join_quantizers(model.graph)
     keep_floats_exact(model.graph)
     if signed_weights is None:
         prefer_signed_weights(model, normalise(images, spec))
+    prepare_linear_layers(model.graph)
     strip_notes(model)
     model.producer_name, model.producer_version = "mixmix", __version__
     onnx.helper.set_model_props(

@@ -10,7 +10,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-__all__ = ["GraphView", "drop_unused", "keep_floats_exact", "pack_weights", "strip_notes"]
+__all__ = [
+    "GraphView",
+    "drop_unused",
+    "keep_floats_exact",
+    "pack_weights",
+    "replace_nodes",
+    "strip_notes",
+]
 
 # ONNX Runtime moves a DequantizeLinear from in front of these to behind them.
 _SWAPPED = ("Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -28,7 +35,7 @@ def pack_weights(graph: onnx.GraphProto) -> None:
             graph.initializer.append(_int4_tensor(node.output[0], integers))
         else:
             kept.append(node)
-    _replace_nodes(graph, kept)
+    replace_nodes(graph, kept)
     drop_unused(graph)
 
 
@@ -74,7 +81,7 @@ def keep_floats_exact(graph: onnx.GraphProto) -> None:
     nodes = []
     for node in graph.node:
         nodes += rewritten.get(node.output[0], [node])
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
 
 
 def strip_notes(model: onnx.ModelProto) -> None:
@@ -194,7 +201,8 @@ class GraphView:
         return name
 
 
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Give a graph these nodes, which may be its own, instead of those that it has."""
     copies = [copy.deepcopy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

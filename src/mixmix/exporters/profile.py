@@ -37,6 +37,8 @@ _WEIGHT_INPUT = {
     "MatMulNBits": 1,
     "QLinearMatMul": 3,
 }
+# Of other nodes, where the first input is not what they compute on.
+_DATA_INPUT = {"QLinearConcat": 2}
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _nodes(graph: onnx.GraphProto, events: list[dict[str, Any]]) -> tuple[NodePr
         details = runs[-1]["args"]
         kind = details["op_name"]
         (input_type, _), (_, output_shape) = (
-            _first(details["input_type_shape"]),
+            _first(details["input_type_shape"][_DATA_INPUT.get(kind, 0) :]),
             _first(details["output_type_shape"]),
         )
         nodes.append(

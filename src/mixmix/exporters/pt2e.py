@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
     moving = (
         *(aten.max_pool2d.default, aten.dropout.default, aten.flatten.using_ints),
         *(aten.view.default, aten.reshape.default, aten.permute.default, aten.contiguous.default),
+        *(aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, operator.getitem),
+        *(aten.slice.Tensor, aten.transpose.int, aten.channel_shuffle.default, aten.pad.default),
     )
     graph = graph_module.graph
     for node in list(graph.nodes):

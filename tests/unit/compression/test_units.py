@@ -23,7 +23,7 @@ def units_of(family: str) -> tuple[fx.GraphModule, list[Unit]]:
         )
 
     return graph_module, split_into_units(
-        graph_module, is_layer=is_layer, is_quantizer=lambda node: False
+        graph_module, is_layer=is_layer, is_entrance=lambda node: False
     )
 
 
