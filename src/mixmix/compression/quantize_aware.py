@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx
 
 from mixmix.compression.augmentation import Augmentation
 from mixmix.compression.calibration import learnable_units
@@ -19,10 +18,8 @@ from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.quantize import Quantize
 from mixmix.compression.training import train_
 from mixmix.compression.training_settings import TrainingSettings
-from mixmix.compression.units import Unit
+from mixmix.compression.unit_pairs import UnitChain, unit_errors
 from mixmix.synthesis.dataset import SyntheticDataset
-from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import normalise
 
 __all__ = ["QuantizeAware"]
 
@@ -39,7 +36,6 @@ _TRAINING = TrainingSettings(
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
 _SCALE_RATE = 0.1
-_INFERENCE_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -117,43 +113,6 @@ class QuantizeAware:
             records=tuple(_with_error(record, errors) for record in calibrated.records),
             settings=(*model.settings, self.to_dict()),
         )
-
-
-class UnitChain(nn.Module):
-    """Units one after another: logits (N, K), and what each unit before the last gives."""
-
-    def __init__(self, units: list[Unit]) -> None:
-        super().__init__()
-        self.units = nn.ModuleList(unit.module for unit in units)
-        self.layers = [unit.layers for unit in units]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        outputs = []
-        for unit in self.units:
-            x = unit(x)
-            outputs.append(x)
-        return x, tuple(outputs[:-1])
-
-
-@torch.no_grad()
-def unit_errors(
-    student: UnitChain, teacher: UnitChain, images: Tensor, spec: ModelSpec
-) -> dict[str, float]:
-    """The relative squared error of each layer's unit, on images (N, C, H, W) in [0, 1]."""
-    device = next(student.parameters()).device
-    squares = torch.zeros(2, len(teacher.layers))
-    for batch in images.split(_INFERENCE_BATCH):
-        inputs = normalise(batch.to(device), spec)
-        found, wanted = (
-            (*features, logits) for logits, features in (student(inputs), teacher(inputs))
-        )
-        for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
-            squares[0, index] += (one - other).square().sum().cpu()
-            squares[1, index] += other.square().sum().cpu()
-    errors = (squares[0] / squares[1].clamp_min(1e-12)).tolist()
-    return {
-        name: error for names, error in zip(teacher.layers, errors, strict=True) for name in names
-    }
 
 
 def _with_error(record: LayerRecord, errors: dict[str, float]) -> LayerRecord:
