@@ -28,8 +28,9 @@ class ReestimateBatchNorm:
     Those of the original are of its training data, which the images are only like. Hence what is
     matched is not what the images give, but how far that is from the statistics: the images stand
     as many standard deviations from the new mean as they did from the old one, and their variance
-    is the same multiple of the new one. Where nothing tells which of the original's channels are those of a narrower
-    network, it has the statistics of the images. Without BatchNorm there is nothing to do.
+    is the same multiple of the new one. Where nothing tells which of the original's channels are
+    those of a narrower network, it has the statistics of the images. Without BatchNorm there is
+    nothing to do.
     """
 
     def to_dict(self) -> dict[str, Any]:

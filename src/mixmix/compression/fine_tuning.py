@@ -12,7 +12,7 @@ from mixmix.compression.recovery import Patient, sizes_of_parameters
 from mixmix.compression.sparsity import hold_masks
 from mixmix.compression.training import train_
 from mixmix.compression.training_settings import TrainingSettings
-from mixmix.compression.unit_pairs import UnitChain
+from mixmix.compression.unit_pairs import chains_of
 
 __all__ = ["FineTune"]
 
@@ -47,10 +47,7 @@ class FineTune:
 
     def recover_(self, patient: Patient, *, on_progress: Progress) -> None:
         """Train the student in place."""
-        student = UnitChain([pair.student for pair in patient.pairs])
-        teacher = UnitChain(
-            [pair.teacher for pair in patient.pairs], [pair.channels for pair in patient.pairs]
-        )
+        student, teacher = chains_of(patient.pairs)
         module = patient.student.module
         sizes = sizes_of_parameters(module)
         names = {name: sizes.get(p, 1.0) for name, p in student.named_parameters()}

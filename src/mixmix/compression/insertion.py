@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Mapping
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.capture import ADDITIONS, CONCATENATIONS, is_call_to, module_of
@@ -57,6 +57,7 @@ def insert_quantizers(
     symmetric_activations: bool = False,
     keep_probability: float,
     layer_bits: Mapping[str, tuple[int, int]] | None = None,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> dict[str, int]:
     """Replace layers by learnable ones and quantize every tensor that enters one, in place.
 
@@ -69,6 +70,8 @@ def insert_quantizers(
     Args:
         layer_bits: bits of the weights and of the input of single layers, by their names; they
             go before the others.
+        kept: by the name of a layer that was pruned, bool of its weight's shape: what is False
+            is zero, and stays so.
 
     Returns:
         The bits of the input of each quantized layer, by its name, in order of execution.
@@ -97,6 +100,7 @@ def insert_quantizers(
                 own_weight_bits,
                 per_channel=per_channel,
                 symmetric=symmetric_weights,
+                kept=(kept or {}).get(name),
             )
             graph_module.set_submodule(name, learnable)
         for source in sources:

@@ -16,15 +16,14 @@ from mixmix.compression.fine_tuning import FineTune
 from mixmix.compression.insertion import check_layer_names
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.pruning import CRITERIA, Plan, prunable_layers, prune_
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.recovery import Patient, Recovery, as_recoveries, patient_of, recover_
-from mixmix.compression.sparsity import Pattern
+from mixmix.compression.sparsity import Pattern, refuse_quantized
 from mixmix.compression.sparsity_allocation import ALLOCATIONS
-from mixmix.compression.unit_pairs import UnitChain, unit_errors
+from mixmix.compression.unit_pairs import chains_of, unit_errors
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 
-__all__ = ["Prune", "refuse_quantized"]
+__all__ = ["Prune"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Prune:
             CaptureError: if the model cannot be captured as a graph.
             InputError: if it is quantized, or has no layer that can be pruned.
         """
-        refuse_quantized(model)
+        refuse_quantized(model.model, model.spec.name)
         original = model.model if model.original is None else model.original
         student = copy.deepcopy(model.model).eval().requires_grad_(False)
         patient = patient_of(student, original, data, model.spec, masks=model.masks, seed=seed)
@@ -134,30 +133,10 @@ class Prune:
         )
 
 
-def refuse_quantized(model: Compressed) -> None:
-    """Raise if a model is quantized: its weights are integers, and not to be pruned any more.
-
-    Raises:
-        InputError: saying what to do.
-    """
-    if any(isinstance(m, QuantizedLayer | QuantizedActivation) for m in model.model.modules()):
-        raise InputError(
-            f"{model.spec.name} is quantized already, and integers are not pruned; prune first, "
-            "then quantize: compress(model, data, [Prune(...), Quantize(...)])"
-        )
-
-
 @torch.no_grad()
 def _record(patient: Patient, reasons: dict[str, str]) -> tuple[LayerRecord, ...]:
     """A record of every module with parameters."""
-    errors = unit_errors(
-        UnitChain([pair.student for pair in patient.pairs]),
-        UnitChain(
-            [pair.teacher for pair in patient.pairs], [pair.channels for pair in patient.pairs]
-        ),
-        patient.data.images,
-        patient.spec,
-    )
+    errors = unit_errors(*chains_of(patient.pairs), patient.data.images, patient.spec)
     records = []
     held: dict[str, list[str]] = {}
     for layer, weight_name in patient.student.weight_names.items():

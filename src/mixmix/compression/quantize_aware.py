@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from mixmix.compression.augmentation import Augmentation
 from mixmix.compression.calibration import learnable_units
@@ -18,8 +18,11 @@ from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.quantize import Quantize
 from mixmix.compression.training import train_
 from mixmix.compression.training_settings import TrainingSettings
-from mixmix.compression.unit_pairs import UnitChain, unit_errors
+from mixmix.compression.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
+from mixmix.compression.units import Unit
 from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import normalise
 
 __all__ = ["QuantizeAware"]
 
@@ -43,7 +46,9 @@ class QuantizeAware:
     """Quantize, then train what is quantized: weights, biases, and all scales (LSQ: see ``lsq``).
 
     The network in floats is the teacher, for the logits and for what each unit of reconstruction
-    gives. BatchNorm is folded before, so that nothing of it is left to be trained.
+    gives. BatchNorm is folded before, so that nothing of it is left to be trained. Where the
+    network was pruned, the teacher is what it was before, unless layers are evened out, since
+    units then give the same at other scales; what was pruned stays zero.
 
     Attributes:
         base: how the network is quantized; training starts from its result.
@@ -84,10 +89,12 @@ class QuantizeAware:
         _replace(trained, LearnableActivation, StepSizeActivation)
         trained.recompile()
         set_phase(graph_module, Phase.FLOAT)
-        student = UnitChain(
-            learnable_units(trained, layer=StepSizeLayer, quantizer=StepSizeActivation)
-        )
-        teacher = UnitChain(learnable_units(graph_module))
+        units = learnable_units(trained, layer=StepSizeLayer, quantizer=StepSizeActivation)
+        float_units = learnable_units(graph_module)
+        pairs = [UnitPair(*pair) for pair in zip(units, float_units, strict=True)]
+        if model.original is not None and not self.base.equalises:
+            pairs = self._pairs_with_original(model.original, trained, units, data, model.spec)
+        student, teacher = chains_of(pairs)
         refresh = {}
         if self.fresh is not None:
             refresh["refresh"] = self.fresh.refresh(teacher, model.spec, seed=seed)
@@ -103,7 +110,7 @@ class QuantizeAware:
             on_progress=on_progress,
             **refresh,
         )
-        errors = unit_errors(student, teacher, data.images, model.spec)
+        errors = unit_errors(UnitChain(units), UnitChain(float_units), data.images, model.spec)
         for kind in (StepSizeLayer, StepSizeActivation):
             _replace(trained, kind, kind.deployed)
         trained.recompile()
@@ -113,6 +120,23 @@ class QuantizeAware:
             records=tuple(_with_error(record, errors) for record in calibrated.records),
             settings=(*model.settings, self.to_dict()),
         )
+
+    def _pairs_with_original(
+        self,
+        original: nn.Module,
+        trained: fx.GraphModule,
+        units: list[Unit],
+        data: SyntheticDataset,
+        spec: ModelSpec,
+    ) -> list[UnitPair]:
+        """Units that are trained beside those of the network before it was pruned, in floats."""
+        device = next(original.parameters()).device
+        example = normalise(data.images[:4].to(device), spec)
+        graph_module, _ = self.base.captured(original, example)
+        self.base.insert(graph_module)
+        set_phase(graph_module, Phase.FLOAT)
+        both = (units, learnable_units(graph_module))
+        return pair_units(trained, graph_module, both, example)
 
 
 def _with_error(record: LayerRecord, errors: dict[str, float]) -> LayerRecord:

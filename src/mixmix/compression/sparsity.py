@@ -27,6 +27,8 @@ __all__ = [
     "hold_masks",
     "keep_largest",
     "keep_n_of_m",
+    "layer_masks",
+    "refuse_quantized",
     "set_zeros",
     "sparsity_of",
 ]
@@ -145,6 +147,43 @@ class _Cleared:
 
     def __call__(self, gradient: Tensor) -> Tensor:
         return gradient.masked_fill(self._removed, 0)
+
+
+def layer_masks(graph_module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks by the names of layers of a captured graph, from masks by those of weights.
+
+    A weight that is not a layer's own, as ``attn.in_proj_weight``, is that of the layer
+    ``attn.in_proj`` in the graph.
+
+    Raises:
+        InputError: if a mask belongs to no layer of the graph, so that its zeros would be lost.
+    """
+    named = {}
+    for weight_name, kept in masks.items():
+        names = [weight_name.removesuffix(end) for end in (".weight", "_weight")]
+        layers = dict(graph_module.named_modules())
+        name = next((n for n in names if n != weight_name and n in layers), None)
+        weight = getattr(layers.get(name or ""), "weight", None)
+        if name is None or not isinstance(weight, Tensor) or weight.shape != kept.shape:
+            raise InputError(
+                f"the mask of {weight_name} fits no layer of the network: masks have the names "
+                "and shapes of weights of convolutions and linear layers"
+            )
+        named[name] = kept
+    return named
+
+
+def refuse_quantized(module: nn.Module, name: str) -> None:
+    """Raise if a network is quantized: its integers are neither pruned nor quantized again.
+
+    Raises:
+        InputError: saying what to do.
+    """
+    if any(isinstance(part, QuantizedLayer) for part in module.modules()):
+        raise InputError(
+            f"{name} is quantized already, which comes last: prune before, and quantize once, as "
+            "in compress(model, data, [Prune(...), Quantize(...)])"
+        )
 
 
 @dataclass(frozen=True)

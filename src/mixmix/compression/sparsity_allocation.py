@@ -78,7 +78,7 @@ def allocate_by_harm(
     """
     levels = torch.linspace(densities[0], densities[-1], 201, dtype=torch.float64)
     curves = {name: _interpolated(levels, densities, values) for name, values in harms.items()}
-    budget = density * sum(sizes.values())
+    budget = round(density * sum(sizes.values()))
 
     def counts(log_price: float) -> dict[str, int]:
         price = math.exp(log_price)
@@ -90,7 +90,14 @@ def allocate_by_harm(
         middle = (low + high) / 2
         too_many = sum(counts(middle).values()) > budget
         low, high = (middle, high) if too_many else (low, middle)
-    return counts(high)
+    chosen, dearer = counts(high), counts(low)
+    # At one price some layers jump; what their next choice would keep fills the budget.
+    rest = budget - sum(chosen.values())
+    for name in chosen:
+        more = max(0, min(rest, dearer[name] - chosen[name]))
+        chosen[name] += more
+        rest -= more
+    return chosen
 
 
 def _interpolated(levels: Tensor, densities: Sequence[float], harms: Sequence[float]) -> Tensor:

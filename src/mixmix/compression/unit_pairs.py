@@ -12,7 +12,7 @@ from mixmix.compression.units import Unit
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["UnitChain", "UnitPair", "pair_units", "unit_errors"]
+__all__ = ["UnitChain", "UnitPair", "chains_of", "pair_units", "unit_errors"]
 
 _INFERENCE_BATCH = 128
 
@@ -60,6 +60,14 @@ class UnitChain(nn.Module):
             x = unit(x)
             outputs.append(x if channels is None else x[:, channels])
         return x, tuple(outputs[:-1])
+
+
+def chains_of(pairs: Sequence[UnitPair]) -> tuple[UnitChain, UnitChain]:
+    """The student and the teacher, whose features can be compared one by one."""
+    return (
+        UnitChain([pair.student for pair in pairs]),
+        UnitChain([pair.teacher for pair in pairs], [pair.channels for pair in pairs]),
+    )
 
 
 @torch.no_grad()
