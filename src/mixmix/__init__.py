@@ -27,7 +27,7 @@ from mixmix.compression.sparsity import Sparsity, sparsity_of
 from mixmix.compression.training_settings import TrainingSettings
 from mixmix.estimation import Estimate, estimate_accuracy
 from mixmix.evaluation import Evaluation, evaluate
-from mixmix.exporters import Artifact, export
+from mixmix.exporters import Artifact, export, load_sparse
 from mixmix.synthesis import SynthesisSettings, SyntheticDataset, recipe, synthesize
 from mixmix.zoo import ModelSpec, Teacher, Zoo
 
@@ -66,6 +66,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_evaluation_pack",
+    "load_sparse",
     "measure_sensitivity",
     "recipe",
     "recover",

@@ -83,6 +83,13 @@ class Prune:
         object.__setattr__(self, "skip", tuple(self.skip))
         object.__setattr__(self, "recovery", as_recoveries(self.recovery))
 
+    @property
+    def setting(self) -> str:
+        """The field's short name: ``2:4``, or ``unstructured-80``."""
+        if Pattern.parse(self.pattern).is_grouped:
+            return self.pattern
+        return f"unstructured-{100 * self.sparsity:g}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {

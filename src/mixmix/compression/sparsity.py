@@ -16,13 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mixmix.compression.method import Compressed
 from mixmix.compression.quantized import QuantizedLayer
-from mixmix.errors import InputError
+from mixmix.errors import ExportError, InputError
 
 __all__ = [
     "Pattern",
     "Sparsity",
     "as_rows",
+    "check_zeros",
     "from_rows",
     "hold_masks",
     "keep_largest",
@@ -186,6 +188,42 @@ def refuse_quantized(module: nn.Module, name: str) -> None:
         )
 
 
+def check_zeros(compressed: Compressed) -> None:
+    """Refuse a model whose zeros are not where its masks and patterns say.
+
+    Raises:
+        ExportError: naming the layer.
+    """
+    weights = _weights(compressed.model)
+    patterns = {
+        name: Pattern.parse(chosen["pattern"])
+        for chosen in compressed.settings
+        if chosen.get("method") == "prune"
+        for name in chosen["layer_sparsity"]
+        if chosen["pattern"] != "unstructured"
+    }
+    for name, kept in layer_masks(compressed.model, compressed.masks).items():
+        used = (weights[name] != 0).cpu()
+        if bool((used & ~kept.cpu()).any()):
+            raise ExportError(f"weights of {name} that were pruned are not zero")
+        pattern = patterns.get(name, Pattern())
+        if not pattern.holds(used):
+            raise ExportError(
+                f"{name} has more than {pattern.n} weights in a group of {pattern.m} input channels"
+            )
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Weights of convolutions and linear layers, in floats or quantized, by the layers' names."""
+    weights = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantizedLayer):
+            weights[name] = layer.weight()
+        elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+            weights[name] = layer.weight
+    return weights
+
+
 @dataclass(frozen=True)
 class Sparsity:
     """Shares of zeros among the weights of convolutions and linear layers, in [0, 1].
@@ -201,16 +239,9 @@ class Sparsity:
 
 def sparsity_of(module: nn.Module) -> Sparsity:
     """Count the zeros in a network, in floats or quantized."""
-    zeros: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for name, layer in module.named_modules():
-        if isinstance(layer, QuantizedLayer):
-            weight = layer.weight()
-        elif isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-            weight = layer.weight
-        else:
-            continue
-        zeros[name], sizes[name] = int((weight == 0).sum()), weight.numel()
+    weights = _weights(module)
+    zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
+    sizes = {name: weight.numel() for name, weight in weights.items()}
     return Sparsity(
         total=sum(zeros.values()) / max(1, sum(sizes.values())),
         layers={name: zeros[name] / sizes[name] for name in zeros},
