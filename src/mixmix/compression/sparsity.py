@@ -151,22 +151,21 @@ class _Cleared:
         return gradient.masked_fill(self._removed, 0)
 
 
-def layer_masks(graph_module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks by the names of layers of a captured graph, from masks by those of weights.
+def layer_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks by the names of layers of a network or its graph, from masks by those of weights.
 
     A weight that is not a layer's own, as ``attn.in_proj_weight``, is that of the layer
-    ``attn.in_proj`` in the graph.
+    ``attn.in_proj`` in a graph.
 
     Raises:
-        InputError: if a mask belongs to no layer of the graph, so that its zeros would be lost.
+        InputError: if a mask belongs to no layer, so that its zeros would be lost.
     """
     named = {}
+    weights = _weights(module)
     for weight_name, kept in masks.items():
         names = [weight_name.removesuffix(end) for end in (".weight", "_weight")]
-        layers = dict(graph_module.named_modules())
-        name = next((n for n in names if n != weight_name and n in layers), None)
-        weight = getattr(layers.get(name or ""), "weight", None)
-        if name is None or not isinstance(weight, Tensor) or weight.shape != kept.shape:
+        name = next((n for n in names if n != weight_name and n in weights), None)
+        if name is None or weights[name].shape != kept.shape:
             raise InputError(
                 f"the mask of {weight_name} fits no layer of the network: masks have the names "
                 "and shapes of weights of convolutions and linear layers"
@@ -194,7 +193,7 @@ def check_zeros(compressed: Compressed) -> None:
     Raises:
         ExportError: naming the layer.
     """
-    weights = _weights(compressed.model)
+    weights, own = _weights(compressed.model), dict(compressed.model.named_parameters())
     patterns = {
         name: Pattern.parse(chosen["pattern"])
         for chosen in compressed.settings
@@ -202,8 +201,14 @@ def check_zeros(compressed: Compressed) -> None:
         for name in chosen["layer_sparsity"]
         if chosen["pattern"] != "unstructured"
     }
-    for name, kept in layer_masks(compressed.model, compressed.masks).items():
-        used = (weights[name] != 0).cpu()
+    for weight_name, kept in compressed.masks.items():
+        # A weight in the original module may belong to no layer of its own there.
+        name = weight_name.removesuffix(".weight")
+        weight: Tensor | None = own.get(weight_name)
+        if weight is None:
+            ((name, _),) = layer_masks(compressed.model, {weight_name: kept}).items()
+            weight = weights[name]
+        used = weight.detach().cpu() != 0
         if bool((used & ~kept.cpu()).any()):
             raise ExportError(f"weights of {name} that were pruned are not zero")
         pattern = patterns.get(name, Pattern())
