@@ -136,7 +136,7 @@ def test_whole_flow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["synthesize", "quantize", "export", "evaluate", "demo", "zoo list", "zoo show"],
+    ["synthesize", "quantize", "prune", "export", "evaluate", "demo", "zoo list", "zoo show"],
 )
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert mixmix(*command.split(), "--help") == 0
@@ -272,6 +272,48 @@ def test_training_goes_on_from_its_checkpoints(
     assert (folder / "first.onnx").read_bytes() == (folder / "again.onnx").read_bytes()
     layers = json.loads(capsys.readouterr().out)["layers"]
     assert {layer["weight_bits"] for layer in layers if layer["action"] == "quantized"} == {3}
+
+
+PRUNE = "prune -m small.json --data images --json --out pruned."
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ("safetensors --sparsity 0.6 --criterion wanda --recovery bn --recovery reconstruct", None),
+        ("onnx --pattern 2:4 --recovery none --then-quantize W8A8 --held-out 4", 8),
+        ("onnx --steps 3 --checkpoints steps --skip 0 --allocation uniform", None),
+    ],
+)
+def test_pruning(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: str, bits: int | None
+) -> None:
+    assert mixmix(*SYNTHESIZE) == 0
+    capsys.readouterr()
+    assert mixmix(*(PRUNE + options).split()) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert Path(content["out"]).stat().st_size == content["size_bytes"]
+    pruned = [layer for layer in content["layers"] if layer["sparsity"]]
+    assert pruned and all(layer["weight_bits"] == bits for layer in pruned)
+    assert content["sparsity"] > 0.35
+    assert (content["estimate"] is None) == ("--held-out" not in options)
+    assert (folder / "steps").exists() == ("--checkpoints" in options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("bin", "must name a file that ends in .onnx, .pt2, .safetensors"),
+        ("onnx --pattern 2:4 --sparsity 0.5", "leave out --sparsity"),
+        ("onnx --recovery bn --steps 3", "are for fine-tuning"),
+        ("onnx --recovery rest", "--recovery must be none or bn, reconstruct, fine-tune"),
+    ],
+)
+def test_pruning_of_another_kind_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
+) -> None:
+    assert mixmix(*(PRUNE + options).split()) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(BAD_INPUT))

@@ -17,6 +17,7 @@ from rich.table import Table
 from mixmix.errors import InputError, RankError
 
 if TYPE_CHECKING:
+    from mixmix.compression.method import LayerRecord
     from mixmix.synthesis import SyntheticDataset
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ModelArgument",
     "SeedOption",
     "ThreadsOption",
+    "layer_rows",
     "load_images",
     "prepare",
     "progress_bar",
@@ -98,6 +100,15 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[str, f
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda what, share: progress.update(task, description=what, completed=share)
+
+
+def layer_rows(records: Sequence[LayerRecord]) -> list[dict[str, Any]]:
+    """Records as rows of a table, without sparsity where nothing is pruned."""
+    rows = [record.to_dict() for record in records]
+    if all(row["sparsity"] is None for row in rows):
+        for row in rows:
+            del row["sparsity"]
+    return rows
 
 
 def report(

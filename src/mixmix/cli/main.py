@@ -19,6 +19,7 @@ from mixmix.cli.common import (
     progress_bar,
     report,
 )
+from mixmix.cli.prune import prune
 from mixmix.cli.quantize import quantize
 from mixmix.errors import ExportError, InputError, RankError
 
@@ -184,6 +185,12 @@ app.command(
     help="Quantize a network on synthetic images and export it to ONNX, or to PyTorch's .pt2.\n\n"
     "Example: mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx"
 )(quantize)
+
+
+app.command(
+    help="Prune a network on synthetic images, let it recover, and export it.\n\n"
+    "Example: mixmix prune -m bundled:resnet --data images --sparsity 0.9 --out resnet.safetensors"
+)(prune)
 
 
 @app.command(

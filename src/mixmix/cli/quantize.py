@@ -15,6 +15,7 @@ from mixmix.cli.common import (
     ModelArgument,
     SeedOption,
     ThreadsOption,
+    layer_rows,
     load_images,
     prepare,
     progress_bar,
@@ -183,7 +184,7 @@ def quantize(
             f"; estimated loss of accuracy {estimate.predicted_drop:.1f} points "
             f"({low:.1f} to {high:.1f}), agreement {estimate.agreement:.1f}%"
         )
-    report(content, [r.to_dict() for r in compressed.records], as_json, title=title)
+    report(content, layer_rows(compressed.records), as_json, title=title)
 
 
 def _format_of(out: Path) -> str:

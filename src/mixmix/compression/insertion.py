@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.placement import Operands
@@ -30,6 +30,7 @@ def insert_quantizers(
     symmetric_activations: bool = False,
     keep_probability: float,
     layer_bits: Mapping[str, tuple[int, int]] | None = None,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> dict[str, int]:
     """Replace layers by learnable ones and quantize the tensors between them, in place.
 
@@ -42,6 +43,8 @@ def insert_quantizers(
     Args:
         layer_bits: bits of the weights and of the input of single layers, by their names; they
             go before the others.
+        kept: by the name of a layer that was pruned, bool of its weight's shape: what is False
+            is zero, and stays so.
 
     Returns:
         The bits of the input of each quantized layer, by its name, in order of execution.
@@ -79,7 +82,11 @@ def insert_quantizers(
         layer = graph_module.get_submodule(name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         learnable = LearnableLayer(
-            layer, own_bits, per_channel=per_channel, symmetric=symmetric_weights
+            layer,
+            own_bits,
+            per_channel=per_channel,
+            symmetric=symmetric_weights,
+            kept=(kept or {}).get(name),
         )
         graph_module.set_submodule(name, learnable)
 

@@ -37,6 +37,8 @@ class LearnableLayer(nn.Module):
         bits: of its weights.
         per_channel: a scale for each output channel, else one for the layer.
         symmetric: without zero points.
+        kept: bool of the weight's shape: what is False is zero, and stays so; None where nothing
+            was pruned.
 
     Attributes:
         bias_correction: (out,) what is added to the bias of the quantized layer, or None.
@@ -49,14 +51,20 @@ class LearnableLayer(nn.Module):
         *,
         per_channel: bool,
         symmetric: bool = True,
+        kept: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.bits = bits
         self.per_channel = per_channel
+        self.removed = None if kept is None else ~kept.to(layer.weight.device)
         self.phase = Phase.FLOAT
         self.grid: WeightGrid = search_weight_grid(
-            layer.weight, bits, per_channel=per_channel, symmetric=symmetric
+            layer.weight,
+            bits,
+            per_channel=per_channel,
+            symmetric=symmetric,
+            with_zero=kept is not None,
         )
         self.q = self.grid.nearest(layer.weight)
         self.rounding: SoftRounding | None = None
@@ -64,7 +72,9 @@ class LearnableLayer(nn.Module):
 
     def start_learning(self) -> SoftRounding:
         """Make the rounding and the scales learnable, starting at the float weights."""
-        self.rounding = SoftRounding(self.layer.weight, self.grid, learn_scale=self.per_channel)
+        self.rounding = SoftRounding(
+            self.layer.weight, self.grid, learn_scale=self.per_channel, removed=self.removed
+        )
         return self.rounding
 
     def finish_learning(self) -> None:

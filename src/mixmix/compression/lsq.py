@@ -71,6 +71,7 @@ class StepSizeLayer(nn.Module):
         # were not rounded to the nearest level, the first steps would undo the reconstruction. Not
         # at the very ends, behind which nothing is learned.
         q = learned.q.clamp(_MARGIN, grid.largest - _MARGIN)
+        self.removed = learned.removed
         self.weight = nn.Parameter(grid.value(q) / grid.scale)
         scales = grid.scale if learned.per_channel else grid.scale[:1]
         self.log_scale = nn.Parameter(torch.zeros_like(scales))
@@ -86,6 +87,11 @@ class StepSizeLayer(nn.Module):
         num_inputs = self._layer[0].weight[0].numel()
         return self.unit.flatten() * math.sqrt(num_inputs)
 
+    def _whole_weight(self) -> Tensor:
+        """(out, ...) before quantization: what was pruned is zero, and gets no gradient."""
+        weight = self.weight * self.unit
+        return weight if self.removed is None else weight.masked_fill(self.removed, 0)
+
     def grid(self) -> WeightGrid:
         """The grid with its scales as they are now."""
         log_scale = scale_gradient(self.log_scale, self._gradient_factor)
@@ -93,7 +99,7 @@ class StepSizeLayer(nn.Module):
         return WeightGrid(self.bits, scale, self.step, self.offset, self.symmetric)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = quantize_weight(self.weight * self.unit, self.grid())
+        weight = quantize_weight(self._whole_weight(), self.grid())
         bias = None if self.bias is None else self.bias * self._bias_unit()
         layer = self._layer[0]
         if isinstance(layer, nn.Linear):
@@ -104,7 +110,7 @@ class StepSizeLayer(nn.Module):
     def deployed(self) -> QuantizedLayer:
         """The layer with its integers."""
         grid = self.grid()
-        integers = grid.integers(grid.nearest(self.weight * self.unit))
+        integers = grid.integers(grid.nearest(self._whole_weight()))
         return QuantizedLayer(
             self._layer[0],
             integers,

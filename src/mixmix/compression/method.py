@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from mixmix.allocator import keep_freed_memory
 from mixmix.errors import InputError
@@ -29,12 +29,13 @@ class LayerRecord:
     Attributes:
         name: qualified name in the caller's model.
         kind: class name of the layer.
-        action: ``quantized``, ``folded`` or ``skipped``.
-        reason: why it was skipped, or into what it was folded; empty where it was quantized.
+        action: ``quantized``, ``pruned``, ``folded`` or ``skipped``.
+        reason: why it was skipped, or into what it was folded; else empty.
         num_parameters: parameters of the original layer.
         weight_bits: bits of its weights, or None for floats.
         activation_bits: bits of its input, or None for floats.
         error: relative squared error of the layer's unit on the images, or None.
+        sparsity: share of its weights that are held at zero, or None where none is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LayerRecord:
     weight_bits: int | None = None
     activation_bits: int | None = None
     error: float | None = None
+    sparsity: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -60,12 +62,18 @@ class Compressed:
         spec: of the original model.
         records: one for every layer with parameters, in the order of execution.
         settings: of every method applied, in order, in plain JSON types.
+        masks: by the name of a weight in the model that was pruned, bool of its shape: what is
+            False is zero, and stays so in whatever follows.
+        original: what a pruned model was made from, for methods that learn from it; None stands
+            for ``model``. It takes and gives the same.
     """
 
     model: nn.Module
     spec: ModelSpec
     records: tuple[LayerRecord, ...] = ()
     settings: tuple[dict[str, Any], ...] = field(default=())
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    original: nn.Module | None = None
 
 
 class Method(Protocol):

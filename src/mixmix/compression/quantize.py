@@ -23,7 +23,11 @@ from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.reconstruction import ReconstructionSettings
 from mixmix.compression.records import record_layers
+<<<<<<< ours
 from mixmix.compression.simplification import drop_identities, write_out_silu
+=======
+from mixmix.compression.sparsity import layer_masks, refuse_quantized
+>>>>>>> theirs
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -115,6 +119,11 @@ class Quantize:
     def activation_bits(self) -> int:
         return parse_bits(self.bits)[1]
 
+    @property
+    def equalises(self) -> bool:
+        """Whether layers are evened out."""
+        return bool(self.equalise) or (self.equalise is None and not self.per_channel)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {"method": "quantize"} | asdict(self)
@@ -157,18 +166,15 @@ class Quantize:
         drop_identities(graph_module, example)
         folded = fold_batch_norms(graph_module, example)
         write_out_silu(graph_module)
-        if self.equalise or (self.equalise is None and not self.per_channel):
+        if self.equalises:
             equalise_layers(graph_module, example, depthwise_only=self.equalise is None)
         return graph_module, folded
 
-    def calibrate(
-        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
-    ) -> Calibrated:
-        """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
-        device = next(model.model.parameters()).device
-        example = _normalised(data.images[:4].to(device), model.spec)
-        graph_module, folded = self.captured(model.model, example)
-        input_bits = insert_quantizers(
+    def insert(
+        self, graph_module: fx.GraphModule, kept: Mapping[str, Tensor] | None = None
+    ) -> dict[str, int]:
+        """Insert quantizers of these settings, in place; see ``insert_quantizers``."""
+        return insert_quantizers(
             graph_module,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
@@ -179,7 +185,19 @@ class Quantize:
             symmetric_activations=self.symmetric_activations,
             keep_probability=self.reconstruction.keep_probability,
             layer_bits={name: parse_bits(bits) for name, bits in (self.layer_bits or {}).items()},
+            kept=kept,
         )
+
+    def calibrate(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Calibrated:
+        """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
+        refuse_quantized(model.model, model.spec.name)
+        device = next(model.model.parameters()).device
+        example = _normalised(data.images[:4].to(device), model.spec)
+        graph_module, folded = self.captured(model.model, example)
+        kept = layer_masks(graph_module, model.masks)
+        input_bits = self.insert(graph_module, kept)
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
         memory_gib = default_memory_gib(device) if self.memory_gib is None else self.memory_gib
@@ -196,7 +214,7 @@ class Quantize:
                 seed=seed,
                 on_progress=on_progress,
             )
-        records = record_layers(model.model, graph_module, folded, input_bits, errors)
+        records = record_layers(model.model, graph_module, folded, input_bits, errors, kept)
         return Calibrated(graph_module, records)
 
 

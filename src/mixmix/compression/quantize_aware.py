@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from mixmix.compression.augmentation import Augmentation
 from mixmix.compression.calibration import learnable_units
@@ -19,6 +18,7 @@ from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.quantize import Quantize
 from mixmix.compression.training import train_
 from mixmix.compression.training_settings import TrainingSettings
+from mixmix.compression.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
 from mixmix.compression.units import Unit
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -39,7 +39,6 @@ _TRAINING = TrainingSettings(
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
 _SCALE_RATE = 0.1
-_INFERENCE_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,9 @@ class QuantizeAware:
     """Quantize, then train what is quantized: weights, biases, and all scales (LSQ: see ``lsq``).
 
     The network in floats is the teacher, for the logits and for what each unit of reconstruction
-    gives. BatchNorm is folded before, so that nothing of it is left to be trained.
+    gives. BatchNorm is folded before, so that nothing of it is left to be trained. Where the
+    network was pruned, the teacher is what it was before, unless layers are evened out, since
+    units then give the same at other scales; what was pruned stays zero.
 
     Attributes:
         base: how the network is quantized; training starts from its result.
@@ -88,10 +89,12 @@ class QuantizeAware:
         _replace(trained, LearnableActivation, StepSizeActivation)
         trained.recompile()
         set_phase(graph_module, Phase.FLOAT)
-        student = UnitChain(
-            learnable_units(trained, layer=StepSizeLayer, quantizer=StepSizeActivation)
-        )
-        teacher = UnitChain(learnable_units(graph_module))
+        units = learnable_units(trained, layer=StepSizeLayer, quantizer=StepSizeActivation)
+        float_units = learnable_units(graph_module)
+        pairs = [UnitPair(*pair) for pair in zip(units, float_units, strict=True)]
+        if model.original is not None and not self.base.equalises:
+            pairs = self._pairs_with_original(model.original, trained, units, data, model.spec)
+        student, teacher = chains_of(pairs)
         refresh = {}
         if self.fresh is not None:
             refresh["refresh"] = self.fresh.refresh(teacher, model.spec, seed=seed)
@@ -107,7 +110,7 @@ class QuantizeAware:
             on_progress=on_progress,
             **refresh,
         )
-        errors = unit_errors(student, teacher, data.images, model.spec)
+        errors = unit_errors(UnitChain(units), UnitChain(float_units), data.images, model.spec)
         for kind in (StepSizeLayer, StepSizeActivation):
             _replace(trained, kind, kind.deployed)
         trained.recompile()
@@ -118,42 +121,22 @@ class QuantizeAware:
             settings=(*model.settings, self.to_dict()),
         )
 
-
-class UnitChain(nn.Module):
-    """Units one after another: logits (N, K), and what each unit before the last gives."""
-
-    def __init__(self, units: list[Unit]) -> None:
-        super().__init__()
-        self.units = nn.ModuleList(unit.module for unit in units)
-        self.layers = [unit.layers for unit in units]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        outputs = []
-        for unit in self.units:
-            x = unit(x)
-            outputs.append(x)
-        return x, tuple(outputs[:-1])
-
-
-@torch.no_grad()
-def unit_errors(
-    student: UnitChain, teacher: UnitChain, images: Tensor, spec: ModelSpec
-) -> dict[str, float]:
-    """The relative squared error of each layer's unit, on images (N, C, H, W) in [0, 1]."""
-    device = next(student.parameters()).device
-    squares = torch.zeros(2, len(teacher.layers))
-    for batch in images.split(_INFERENCE_BATCH):
-        inputs = normalise(batch.to(device), spec)
-        found, wanted = (
-            (*features, logits) for logits, features in (student(inputs), teacher(inputs))
-        )
-        for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
-            squares[0, index] += (one - other).square().sum().cpu()
-            squares[1, index] += other.square().sum().cpu()
-    errors = (squares[0] / squares[1].clamp_min(1e-12)).tolist()
-    return {
-        name: error for names, error in zip(teacher.layers, errors, strict=True) for name in names
-    }
+    def _pairs_with_original(
+        self,
+        original: nn.Module,
+        trained: fx.GraphModule,
+        units: list[Unit],
+        data: SyntheticDataset,
+        spec: ModelSpec,
+    ) -> list[UnitPair]:
+        """Units that are trained beside those of the network before it was pruned, in floats."""
+        device = next(original.parameters()).device
+        example = normalise(data.images[:4].to(device), spec)
+        graph_module, _ = self.base.captured(original, example)
+        self.base.insert(graph_module)
+        set_phase(graph_module, Phase.FLOAT)
+        both = (units, learnable_units(graph_module))
+        return pair_units(trained, graph_module, both, example)
 
 
 def _with_error(record: LayerRecord, errors: dict[str, float]) -> LayerRecord:

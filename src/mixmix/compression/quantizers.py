@@ -69,20 +69,21 @@ class WeightGrid:
         return self.position(weight).round().clamp(0, self.largest)
 
 
-def _layouts(bits: int) -> list[tuple[int, int]]:
+def _layouts(bits: int, *, with_zero: bool) -> list[tuple[int, int]]:
     """(step, offset) of the grids to choose from."""
     half = 2 ** (bits - 1)
     if bits > 3:
         return [(1, -half)]
-    return [(1, -half), (1, 1 - half), (2, 1 - 2 * half)]
+    around_zero = [(1, -half), (1, 1 - half)]
+    return around_zero if with_zero else [*around_zero, (2, 1 - 2 * half)]
 
 
 def _weight_candidates(
-    flat: Tensor, bits: int, *, symmetric: bool
+    flat: Tensor, bits: int, *, symmetric: bool, with_zero: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(scale, step, offset), each (rows, 1), of the grids to choose from for rows of weights."""
     peak = flat.abs().amax(1, keepdim=True).clamp_min(1e-8)
-    for step, offset in _layouts(bits):
+    for step, offset in _layouts(bits, with_zero=with_zero):
         reach = max(-offset, (2**bits - 1) * step + offset)
         for share in _CLIPPING_SHARES.tolist():
             scale = peak * share / reach
@@ -99,7 +100,12 @@ def _weight_candidates(
 
 @torch.no_grad()
 def search_weight_grid(
-    weight: Tensor, bits: int, *, per_channel: bool = True, symmetric: bool = True
+    weight: Tensor,
+    bits: int,
+    *,
+    per_channel: bool = True,
+    symmetric: bool = True,
+    with_zero: bool = False,
 ) -> WeightGrid:
     """The grid of least squared error, channel by channel.
 
@@ -108,6 +114,7 @@ def search_weight_grid(
         bits: 2 to 8.
         per_channel: a grid for each output channel; else one for all.
         symmetric: around zero; else the better of those and of affine ones.
+        with_zero: zero is a level in every channel.
 
     Returns:
         Scales of shape (out, 1, ...).
@@ -115,7 +122,7 @@ def search_weight_grid(
     flat = weight.reshape(weight.shape[0] if per_channel else 1, -1)
     best_error: Tensor | None = None
     best: tuple[Tensor, ...] = ()
-    for candidate in _weight_candidates(flat, bits, symmetric=symmetric):
+    for candidate in _weight_candidates(flat, bits, symmetric=symmetric, with_zero=with_zero):
         scale, step, offset = candidate
         q = ((flat / scale - offset) / step).round().clamp(0, 2**bits - 1)
         error = ((q * step + offset) * scale - flat).square().sum(1, keepdim=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -60,6 +61,7 @@ def record_layers(
     folded: dict[str, str],
     input_bits: dict[str, int],
     errors: dict[str, float],
+    kept_weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[LayerRecord, ...]:
     """A record of every layer with parameters, then of what is multiplied without being a layer.
 
@@ -69,7 +71,10 @@ def record_layers(
         folded: from each BatchNorm that was folded to where it went.
         input_bits: of each quantized layer.
         errors: relative squared error of each quantized layer's unit.
+        kept_weights: by the name of a layer that was pruned, a mask that is True where its
+            weights are kept.
     """
+    masks = kept_weights or {}
     kept = dict(graph_module.named_modules())
     own = dict(original.named_modules())
     read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
@@ -81,6 +86,7 @@ def record_layers(
             weight_bits=layer.bits,
             activation_bits=input_bits.get(name),
             error=errors.get(name),
+            sparsity=1 - float(masks[name].float().mean()) if name in masks else None,
         )
 
     records = []

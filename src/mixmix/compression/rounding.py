@@ -72,15 +72,25 @@ class SoftRounding:
         weight: (out, ...) the float weights; they are where the shares start.
         grid: its levels stay.
         learn_scale: adapt the scales of the channels, each for itself.
+        removed: bool of the weight's shape, True where it is zero and is to stay so; None where
+            nothing is. Zero must be a level there.
 
     Attributes:
         weight: (out, ...) the soft weights, a leaf that the loss is differentiated for.
     """
 
-    def __init__(self, weight: Tensor, grid: WeightGrid, *, learn_scale: bool) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        grid: WeightGrid,
+        *,
+        learn_scale: bool,
+        removed: Tensor | None = None,
+    ) -> None:
         weight = weight.detach().contiguous(memory_format=memory_layout(weight))
         position = grid.position(weight).clamp(0, grid.largest)
         self.learn_scale = learn_scale
+        self.removed = removed
         self.grid = replace(grid, scale=grid.scale.clone())
         # At the highest level too there is a level above the floor.
         self.floor = position.floor().clamp(max=grid.largest - 1)
@@ -93,6 +103,9 @@ class SoftRounding:
         """Take a step against the gradient in ``weight.grad``, which is cleared."""
         gradient = self.weight.grad
         assert gradient is not None
+        if self.removed is not None:
+            # At a level, the pull holds what no gradient moves.
+            gradient = gradient.masked_fill(self.removed, 0)
         if not self.learn_scale:
             rates = replace(rates, scale=0.0)
         if is_compilable(self.weight, self.grid.scale):

@@ -18,6 +18,7 @@ from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Ph
 from mixmix.compression.method import Compressed, Progress
 from mixmix.compression.quantize import Quantize
 from mixmix.compression.sensitivity_table import LayerSensitivity, SensitivityTable
+from mixmix.compression.sparsity import layer_masks
 from mixmix.cost import count_layer_macs
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
@@ -74,7 +75,8 @@ def measure_sensitivity(
     original = _loaded(model)
     images = _chosen_images(data, original, num_images, seed)
     folded, _ = quantize.captured(original.model, images[:4])
-    groups = _input_groups(_Probe(folded, images, allowed[0], quantize).quantizers)
+    kept = layer_masks(folded, original.masks)
+    groups = _input_groups(_Probe(folded, images, allowed[0], quantize, kept).quantizers)
     names = list(groups)
     if not names:
         raise InputError(f"{original.spec.name} has no convolution or linear layer to quantize")
@@ -83,7 +85,12 @@ def measure_sensitivity(
     if outer_bits is not None:
         given = dict.fromkeys((names[0], names[-1]), (outer_bits, outer_bits)) | given
     harms = _measure_all(
-        folded, images, _candidates(groups, allowed, given), quantize, on_progress=on_progress
+        folded,
+        images,
+        _candidates(groups, allowed, given),
+        quantize,
+        kept,
+        on_progress=on_progress,
     )
     macs = count_layer_macs(folded, original.spec.input_shape)
     weights = {name: _weight(folded, name) for name in names}
@@ -115,6 +122,7 @@ def _measure_all(
     images: Tensor,
     candidates: Mapping[str, Sequence[tuple[int, int]]],
     quantize: Quantize,
+    kept: Mapping[str, Tensor],
     *,
     on_progress: Progress,
 ) -> dict[str, dict[str, tuple[float, float]]]:
@@ -122,7 +130,7 @@ def _measure_all(
     harms: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in candidates}
     total = sum(map(len, candidates.values()))
     for bits in sorted({bits for several in candidates.values() for bits in several}):
-        probe = _Probe(folded, images, bits, quantize)
+        probe = _Probe(folded, images, bits, quantize, kept)
         for name in (name for name, several in candidates.items() if bits in several):
             logits = probe.logits(name)
             harms[name]["W{}A{}".format(*bits)] = (
@@ -150,7 +158,12 @@ class _Probe:
     """A network with quantizers of one setting everywhere, all of them off, cut into units."""
 
     def __init__(
-        self, folded: fx.GraphModule, images: Tensor, bits: tuple[int, int], quantize: Quantize
+        self,
+        folded: fx.GraphModule,
+        images: Tensor,
+        bits: tuple[int, int],
+        quantize: Quantize,
+        kept: Mapping[str, Tensor],
     ) -> None:
         self.whole = copy.deepcopy(folded)
         weight_bits, activation_bits = bits
@@ -164,6 +177,7 @@ class _Probe:
             symmetric_weights=quantize.symmetric_weights,
             symmetric_activations=quantize.symmetric_activations,
             keep_probability=1.0,
+            kept=kept,
         )
         self.quantizers = input_quantizers(self.whole)
         self.units = [unit.module for unit in learnable_units(self.whole)]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixmix.compression.method import Compressed
+from mixmix.compression.sparsity import check_zeros
 from mixmix.errors import DataError, ExportError, InputError
+from mixmix.exporters.sparse import load_sparse, read_sparse, sparse_bytes
 from mixmix.storage import write_atomic
 from mixmix.zoo.spec import ModelSpec
 
-__all__ = ["Artifact", "export"]
+__all__ = ["Artifact", "export", "load_sparse"]
 
 
-_FORMATS = ("onnx", "pt2e")
+_FORMATS = ("onnx", "pt2e", "sparse")
 _AIMS = ("size", "speed")
 
 
@@ -27,7 +30,7 @@ class Artifact:
 
     Attributes:
         path: of the file.
-        format: ``onnx`` or ``pt2e``.
+        format: ``onnx``, ``pt2e`` or ``sparse``.
         spec: of the original model.
         size_bytes: of the file.
         agreement: percent of the probe images on which its top-1 class is that of the model that
@@ -60,7 +63,8 @@ def export(
     """Write a compressed model, or a float one, and prove that the file computes the same.
 
     The file takes normalised images ``images`` (N, C, H, W) and gives ``logits`` (N, K), N free.
-    Spec, settings and version are in its metadata.
+    Spec, settings and version are in its metadata. A pruned model is written only if all that was
+    pruned is zero, and N:M patterns hold.
 
     - ``onnx``: quantizers become ``QuantizeLinear`` and ``DequantizeLinear`` of uint8, weights
       integers.
@@ -68,10 +72,13 @@ def export(
       for ``torch.compile`` and ExecuTorch; its path ends in ``.pt2``. Weights are int8. Without
       mixmix, ``torch.export.load`` reads it after ``import torchao.quantization.pt2e``.
 
+    - ``sparse``: the state dict of a pruned model without its zeros, for ``load_sparse``; its path
+      ends in ``.safetensors``. It is small on disk, and nothing in it runs faster.
+
     Args:
         compressed: the model; it is not changed.
         path: of the file to write; an older one is replaced only by one that passed the check.
-        format: ``onnx`` or ``pt2e``.
+        format: ``onnx``, ``pt2e`` or ``sparse``.
         optimise_for: what matters where activations or weights have 4 bits or fewer, in ``onnx``.
             ``size`` stores such weights in 4 bits; they run in float kernels, slower than a float
             model. ``speed`` stores them in 8 bits and writes activations in a form that integer
@@ -101,9 +108,12 @@ def export(
         raise InputError(f"cannot optimise for {optimise_for!r}; the aims are: {_listed(_AIMS)}")
     if format == "pt2e" and path.suffix != ".pt2":
         raise InputError(f"the path of an exported program must end in .pt2, got {path}")
+    if format == "sparse" and path.suffix != ".safetensors":
+        raise InputError(f"the path of a sparse file must end in .safetensors, got {path}")
     # These take seconds to import, and most of a run needs none.
     from mixmix.exporters.agreement import check_agreement, probe_images
 
+    check_zeros(compressed)
     images = probe_images(compressed.spec, probe)
     run: Callable[[Tensor], Tensor]
     try:
@@ -118,6 +128,9 @@ def export(
                 fast=optimise_for == "speed",
             )
             run = OnnxSession(content).run
+        elif format == "sparse":
+            content = sparse_bytes(compressed)
+            run = _loaded(compressed.model, content)
         else:
             from mixmix.exporters.pt2e import ProgramSession, pt2e_bytes
 
@@ -142,6 +155,13 @@ def export(
         logit_error=logit_error,
         sha256=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _loaded(model: nn.Module, content: bytes) -> nn.Module:
+    """A copy of the model with the weights of a sparse file."""
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    model.load_state_dict(read_sparse(content))
+    return model
 
 
 def _listed(names: tuple[str, ...]) -> str:

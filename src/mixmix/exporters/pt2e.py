@@ -101,6 +101,8 @@ def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
         ExportError: if PyTorch cannot export the model, or activations have more than 8 bits.
     """
     model = with_stand_ins(compressed.model, activation=_Activation, layer=_Layer)
+    # Archives take weights that are channels-last for parts of larger tensors.
+    model = model.to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, *compressed.spec.input_shape)
     batch = torch.export.Dim("batch", min=1)
     try:

@@ -86,6 +86,7 @@ def _content(run: ReportRun) -> dict[str, Any]:
         "run": run,
         "rows": rows,
         "several_models": len({row.model for row in rows}) > 1,
+        "any_pruned": any(row.sparsity != ABSENT for row in rows),
         "several_seeds": len({row.seed for row in rows}) > 1,
         "num_test": sorted({row["num_test"] for row in run.rows if row.get("num_test")}),
         "contact_sheet": _data_url(run.contact_sheet) if run.contact_sheet else None,
@@ -94,7 +95,12 @@ def _content(run: ReportRun) -> dict[str, Any]:
         "curves": Markup(curves) if curves else None,
         "num_batches": sum(1 for shard in shards if shard.get("losses")),
         "layers": [
-            {"setting": setting, "summary": _count_actions(records), "records": records}
+            {
+                "setting": setting,
+                "summary": _count_actions(records),
+                "records": records,
+                "any_pruned": any(record.sparsity is not None for record in records),
+            }
             for setting, records in run.records.items()
         ],
         "models": run.manifest.get("models", ()),

@@ -31,6 +31,7 @@ class ResultRow:
     size: str
     ratio: str
     latency: str
+    sparsity: str
     is_float: bool
 
 
@@ -62,6 +63,7 @@ def _format_row(row: Row, float_size: Any) -> ResultRow:
         size=_size(row.get("size_bytes")),
         ratio=_ratio(row.get("size_bytes"), float_size),
         latency=_latency(row.get("latency_ms")),
+        sparsity=_share(row.get("sparsity")),
         is_float=is_float,
     )
 
@@ -81,6 +83,10 @@ def _images(row: Row) -> str:
 
 def _percent(value: Any, digits: int) -> str:
     return f"{value:.{digits}f}%" if _is_number(value) else ABSENT
+
+
+def _share(value: Any) -> str:
+    return f"{100 * value:.1f}%" if _is_number(value) else ABSENT
 
 
 def _interval(top1: Any, num_test: Any, digits: int) -> str:

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mixmix.reporting.rows import format_rows
+from mixmix.reporting.rows import ABSENT, format_rows
 
 __all__ = ["print_results", "print_uncut"]
 
@@ -19,7 +19,7 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print rows in the record format (see ``benchmark_record``), the float model in bold.
 
     Behind top-1 is its 95% interval; the ratio is of the size to that of the float model. Columns
-    for models and seeds appear where there are several.
+    for models and seeds appear where there are several, and one for sparsity where there is any.
     """
     formatted = format_rows(rows)
     several = [
@@ -28,14 +28,18 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in (*several, "setting", "images"):
         table.add_column(name.capitalize(), no_wrap=True)
-    for title in ("Top-1", "Agreement", "Size", "Ratio", "Latency"):
+    pruned = any(row.sparsity != ABSENT for row in formatted)
+    titles = ("Top-1", "Agreement", *(["Sparsity"] if pruned else []), "Size", "Ratio", "Latency")
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for row in formatted:
         top1 = Text(row.top1)
         if row.interval:
             top1.append(f" ({row.interval})", style="dim")
         names = [Text(getattr(row, name)) for name in (*several, "setting", "images")]
-        cells = [Text(text) for text in (row.agreement, row.size, row.ratio, row.latency)]
+        sparsity = [row.sparsity] if pruned else []
+        texts = (row.agreement, *sparsity, row.size, row.ratio, row.latency)
+        cells = [Text(text) for text in texts]
         table.add_row(*names, top1, *cells, style="bold" if row.is_float else "")
     print_uncut(table, console)
 

@@ -1,0 +1,244 @@
+"""What pruning of single weights promises, on networks of every family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import NETWORKS, tiny_network, tiny_spec
+from tiny_networks import tiny_images as images
+from torch import nn
+
+from mixmix import (
+    Compressed,
+    FineTune,
+    Method,
+    Prune,
+    Quantize,
+    QuantizeAware,
+    ReconstructFeatures,
+    ReestimateBatchNorm,
+    TrainingSettings,
+    compress,
+    sparsity_of,
+)
+from mixmix.compression.quantized import QuantizedLayer
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.sparsity import Pattern
+from mixmix.errors import InputError
+
+families = pytest.mark.parametrize("family", sorted(NETWORKS))
+RECOVERY = (
+    ReestimateBatchNorm(),
+    ReconstructFeatures(iterations=3, batch_size=8),
+    FineTune(TrainingSettings(steps=3, batch_size=8)),
+)
+FAST = Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=4, batch_size=8))
+
+
+def pruned(family: str, *methods: Method, seed: int = 0) -> Compressed:
+    return compress((tiny_network(family), tiny_spec(family)), images(), methods, seed=seed)
+
+
+def prunable(family: str) -> dict[str, nn.Module]:
+    return {
+        name: module
+        for name, module in tiny_network(family).named_modules()
+        if isinstance(module, nn.Linear)
+        or (isinstance(module, nn.Conv2d) and not module.groups == module.in_channels > 1)
+    }
+
+
+def assert_masks_hold(compressed: Compressed) -> None:
+    weights = dict(compressed.model.named_parameters())
+    for name, kept in compressed.masks.items():
+        assert kept.dtype == torch.bool and kept.shape == weights[name].shape
+        assert not weights[name][~kept].any()
+
+
+@families
+def test_contract(family: str) -> None:
+    model = tiny_network(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    method = Prune(0.7, recovery=RECOVERY)
+    told: list[str] = []
+    compressed = compress(
+        (model, tiny_spec(family)),
+        images(),
+        method,
+        seed=0,
+        on_progress=lambda what, share: told.append(what),
+    )
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert type(compressed.model) is type(model)
+    after = compressed.model.state_dict()
+    assert {n: t.shape for n, t in after.items()} == {n: t.shape for n, t in before.items()}
+    assert not compressed.model.training
+    assert not any(p.requires_grad for p in compressed.model.parameters())
+    assert not any(p._backward_hooks for p in compressed.model.parameters())
+    assert not any(m._forward_hooks for m in compressed.model.modules())
+    torch.rand(7)  # draws elsewhere must not matter
+    again = pruned(family, method).model.state_dict()
+    assert all(torch.equal(after[name], again[name]) for name in after)
+    assert_masks_hold(compressed)
+    original = compressed.original
+    assert original is not None
+    assert all(torch.equal(before[n], t) for n, t in original.state_dict().items())
+    assert json.loads(json.dumps(compressed.settings))[0]["method"] == "prune"
+    assert told
+
+    layers = prunable(family)
+    total = sum(m.weight.numel() for m in layers.values())  # type: ignore[union-attr]
+    zeros = sum(int((~kept).sum()) for kept in compressed.masks.values())
+    assert zeros == pytest.approx(0.7 * total, abs=1)
+    named = {
+        name
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    }
+    assert {record.name for record in compressed.records} == named
+    for record in compressed.records:
+        assert (record.action == "pruned") == (record.name in layers)
+        assert (record.sparsity is None) == bool(record.reason) == (record.action == "skipped")
+        assert record.action == "skipped" or record.error is not None
+    found = sparsity_of(compressed.model)
+    assert all(
+        found.layers[r.name] >= r.sparsity for r in compressed.records if r.sparsity is not None
+    )
+
+
+@families
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "obs"])
+@pytest.mark.parametrize("pattern", ["2:4", "1:2"])
+def test_groups_hold_everywhere(family: str, criterion: str, pattern: str) -> None:
+    compressed = pruned(family, Prune(pattern=pattern, criterion=criterion, recovery=RECOVERY[1:]))
+    assert_masks_hold(compressed)
+    parsed = Pattern.parse(pattern)
+    layers = prunable(family)
+    for name, layer in layers.items():
+        record = next(r for r in compressed.records if r.name == name)
+        fits = layer.weight.shape[1] % parsed.m == 0  # type: ignore[index, operator, union-attr]
+        assert (record.action == "pruned") == fits
+        if fits:
+            kept = compressed.masks[f"{name}.weight"]
+            assert parsed.holds(kept)
+            assert record.sparsity == pytest.approx(parsed.sparsity)
+        else:
+            assert "groups" in record.reason
+
+
+@families
+@pytest.mark.parametrize("allocation", ["global", "uniform", "lamp", "sensitivity"])
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "obs"])
+def test_every_allocation_keeps_to_the_budget(family: str, criterion: str, allocation: str) -> None:
+    method = Prune(0.6, criterion=criterion, allocation=allocation, recovery=())
+    compressed = pruned(family, method)
+    assert_masks_hold(compressed)
+    total = sum(kept.numel() for kept in compressed.masks.values())
+    kept = sum(int(kept.sum()) for kept in compressed.masks.values())
+    # Rounding is up to half a weight for each layer, or one for each block of columns.
+    assert kept == pytest.approx(0.4 * total, rel=0.03)
+    assert all(kept.any() for kept in compressed.masks.values())
+
+
+@families
+@pytest.mark.parametrize("aware", [False, True])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+@pytest.mark.parametrize("affine", [False, True])
+def test_zeros_stay_zeros_through_quantization(
+    family: str, aware: bool, pattern: str, affine: bool
+) -> None:
+    base = Quantize(
+        "W2A4",
+        first_last_bits=4,
+        symmetric_weights=not affine,
+        equalise=pattern == "2:4",
+        reconstruction=FAST.reconstruction,
+    )
+    training = TrainingSettings(steps=4, batch_size=8, learning_rate=0.1)
+    method = QuantizeAware(base, training) if aware else base
+    compressed = pruned(family, Prune(0.6, pattern, recovery=()), method)
+    assert compressed.masks
+    for name, kept in compressed.masks.items():
+        layer = compressed.model.get_submodule(name.removesuffix(".weight"))
+        assert isinstance(layer, QuantizedLayer)
+        assert not layer.weight()[~kept].any()
+        integers = layer.integers.int()
+        zero = torch.zeros(len(integers)) if layer.zero_point is None else layer.zero_point
+        shape = (-1,) + (1,) * (integers.ndim - 1)
+        assert Pattern.parse(pattern).holds(integers != zero.view(shape))
+    quantized = [r for r in compressed.records if r.sparsity is not None]
+    assert {r.action for r in quantized} == {"quantized"}
+    assert len(quantized) == len(compressed.masks)
+
+
+def test_pruning_again_keeps_what_is_zero() -> None:
+    once = pruned("residual", Prune(pattern="2:4", recovery=()))
+    twice = pruned("residual", Prune(pattern="2:4", recovery=()), Prune(0.8, recovery=RECOVERY))
+    assert_masks_hold(twice)
+    for name, kept in once.masks.items():
+        assert not twice.masks[name][~kept].any()
+    zeros = sum(int((~kept).sum()) for kept in twice.masks.values())
+    assert zeros == pytest.approx(0.8 * sum(k.numel() for k in twice.masks.values()), abs=1)
+    assert twice.original is not None
+    assert torch.equal(
+        twice.original.state_dict()["stem.0.weight"]
+        if "stem.0.weight" in twice.original.state_dict()
+        else next(iter(twice.original.state_dict().values())),
+        next(iter(tiny_network("residual").state_dict().values())),
+    )
+
+
+@pytest.mark.parametrize("second", [Prune(0.5, recovery=()), FAST])
+def test_quantized_networks_are_refused(second: Method) -> None:
+    with pytest.raises(InputError, match="quantized already"):
+        pruned("plain", FAST, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": 1.0}, "sparsity must be in"),
+        ({"sparsity": 0.0}, "sparsity must be in"),
+        ({"pattern": "4:2"}, "N:M with 0 < N < M"),
+        ({"pattern": "block"}, "pattern must be"),
+        ({"criterion": "random"}, "criterion must be one of magnitude, wanda, obs"),
+        ({"allocation": "erk"}, "allocation must be one of"),
+        ({"damping": 0.0}, "damping must be positive"),
+    ],
+)
+def test_refuses_settings_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Prune(**options)  # type: ignore[arg-type]
+
+
+def test_layers_by_name_stay_dense() -> None:
+    name = next(iter(prunable("plain")))
+    compressed = pruned("plain", Prune(0.7, skip=(name,), recovery=()))
+    record = next(r for r in compressed.records if r.name == name)
+    assert record.action == "skipped" and "asked for" in record.reason
+    assert f"{name}.weight" not in compressed.masks
+    with pytest.raises(InputError, match="no layer that can be quantized is called 'nothing'"):
+        pruned("plain", Prune(0.7, skip=("nothing",), recovery=()))
+
+
+def test_fine_tuning_resumes_from_its_checkpoints(tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def on_progress(what: str, share: float) -> None:
+        if what.startswith("training") and share >= 0.9:
+            raise Interrupted
+
+    training = TrainingSettings(steps=10, batch_size=8, checkpoint_steps=4)
+    method = Prune(0.7, recovery=FineTune(training, checkpoints=tmp_path))
+    pair = (tiny_network("residual"), tiny_spec("residual"))
+    with pytest.raises(Interrupted):
+        compress(pair, images(), method, seed=0, on_progress=on_progress)
+    resumed = compress(pair, images(), method, seed=0)
+    whole = pruned("residual", Prune(0.7, recovery=FineTune(training)))
+    assert_masks_hold(resumed)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])

@@ -1,0 +1,193 @@
+"""What recovery promises to whoever prunes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tiny_networks import NETWORKS, tiny_network, tiny_spec
+from tiny_networks import tiny_images as images
+from torch import Tensor, nn
+
+from mixmix import (
+    FineTune,
+    ReconstructFeatures,
+    Recovery,
+    ReestimateBatchNorm,
+    TrainingSettings,
+    recover,
+)
+from mixmix.errors import InputError
+from mixmix.zoo.teacher import normalise
+
+families = pytest.mark.parametrize("family", sorted(NETWORKS))
+RECOVERIES: dict[str, Recovery] = {
+    "batch-norm": ReestimateBatchNorm(),
+    "reconstruct": ReconstructFeatures(iterations=20, batch_size=8),
+    "fine-tune": FineTune(TrainingSettings(steps=20, batch_size=8)),
+}
+
+
+def damaged(family: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy without the smaller half of every kernel, and the masks that say so."""
+    model = tiny_network(family)
+    masks = {}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            kept = parameter.detach().abs() >= parameter.detach().abs().median()
+            masks[name] = kept
+            parameter.data.mul_(kept)
+    return model, masks
+
+
+def error(student: nn.Module, family: str) -> float:
+    x = normalise(images().images, tiny_spec(family))
+    with torch.no_grad():
+        wanted, got = tiny_network(family)(x), student(x)
+    return float((got - wanted).norm() / wanted.norm())
+
+
+@families
+@pytest.mark.parametrize("name", sorted(RECOVERIES))
+def test_contract(family: str, name: str) -> None:
+    student, masks = damaged(family)
+    before = copy.deepcopy(student.state_dict())
+    teacher = tiny_network(family)
+    recovery = RECOVERIES[name]
+    found = recover(student, teacher, images(), tiny_spec(family), recovery, masks=masks, seed=0)
+    assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
+    again = recover(student, teacher, images(), tiny_spec(family), recovery, masks=masks, seed=0)
+    for key, value in found.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    for key, kept in masks.items():
+        assert not found.get_parameter(key)[~kept].any()
+    assert not found.training and not any(p.requires_grad for p in found.parameters())
+    if name == "batch-norm":
+        for key, value in found.state_dict().items():
+            assert torch.equal(before[key], value) != ("running_" in key), key
+    else:
+        assert error(found, family) < error(student, family)
+
+
+@families
+def test_statistics_of_an_unchanged_network_stay(family: str) -> None:
+    teacher = tiny_network(family)
+    found = recover(teacher, teacher, images(), tiny_spec(family), ReestimateBatchNorm(), seed=0)
+    for key, value in found.state_dict().items():
+        assert torch.allclose(value, teacher.state_dict()[key], rtol=1e-3, atol=1e-4), key
+
+
+def test_statistics_keep_images_as_far_from_the_training_data_as_they_were() -> None:
+    norm = nn.BatchNorm2d(4).eval()
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))  # type: ignore[union-attr]
+    norm.running_var.fill_(4.0)  # type: ignore[union-attr]
+    layers = (nn.Conv2d(3, 4, 1), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(4, 4))
+    teacher = nn.Sequential(*layers).eval().requires_grad_(False)
+    student = copy.deepcopy(teacher)
+    student[0].weight.mul_(3)  # type: ignore[operator, union-attr]
+    student[0].bias.mul_(3).add_(5)  # type: ignore[operator, union-attr]
+    found = recover(student, teacher, images(), tiny_spec("plain"), ReestimateBatchNorm(), seed=0)
+    x = normalise(images().images, tiny_spec("plain"))
+    assert torch.allclose(found(x), teacher(x), atol=1e-3)
+
+
+class Blocks(nn.Module):
+    """A residual block between two layers, whose inner width is free."""
+
+    def __init__(self, inner: int, outer: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, outer, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(outer)
+        self.first = nn.Conv2d(outer, inner, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(inner)
+        self.second = nn.Conv2d(inner, outer, 3, padding=1)
+        self.head = nn.Linear(outer, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = x + self.second(torch.relu(self.first_norm(self.first(x))))
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+def narrowed(teacher: Blocks, inner: Tensor, outer: Tensor) -> Blocks:
+    """Only some of the channels of the block, and of what goes through it."""
+    student = Blocks(len(inner), len(outer)).eval()
+    state = teacher.state_dict()
+    axes = {"stem": (outer, None), "first": (inner, outer), "second": (outer, inner)}
+    norms = {"norm": outer, "first_norm": inner}
+    for name, tensor in state.items():
+        layer, _, leaf = name.rpartition(".")
+        if layer in norms and tensor.ndim:
+            state[name] = tensor[norms[layer]]
+        elif layer in axes:
+            out, taken = axes[layer]
+            tensor = tensor[out]
+            state[name] = tensor if leaf == "bias" or taken is None else tensor[:, taken]
+        elif name == "head.weight":
+            state[name] = tensor[:, outer]
+    student.load_state_dict(state)
+    return student.requires_grad_(False)
+
+
+def cases() -> Iterator[tuple[Tensor, Tensor]]:
+    yield torch.tensor([0, 2, 5]), torch.arange(8)
+    yield torch.tensor([1, 2, 3, 4]), torch.tensor([0, 1, 3, 4, 6])
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("name", sorted(RECOVERIES))
+@pytest.mark.parametrize(("inner", "outer"), list(cases()))
+def test_narrower_networks_recover(inner: Tensor, outer: Tensor, name: str, told: bool) -> None:
+    torch.manual_seed(0)
+    teacher = Blocks(6)
+    for _ in range(4):
+        teacher(torch.randn(16, 3, 16, 16))
+    teacher = teacher.eval().requires_grad_(False)
+    student = narrowed(teacher, inner, outer)
+    kept = {"first": inner, "first_norm": inner}
+    if len(outer) < 8:
+        kept |= dict.fromkeys(("stem", "norm", "second"), outer)
+    found = recover(
+        student,
+        teacher,
+        images(),
+        tiny_spec("plain"),
+        RECOVERIES[name],
+        kept_channels=kept if told else None,
+        seed=0,
+    )
+    x = normalise(images().images, tiny_spec("plain"))
+    wanted = teacher(x)
+    errors = [float((net(x) - wanted).norm()) for net in (student, found)]
+    assert all(torch.isfinite(t).all() for t in found.state_dict().values())
+    if name != "batch-norm":
+        assert errors[1] < errors[0]
+
+
+def test_masks_that_fit_no_weight_are_refused() -> None:
+    model = tiny_network("plain")
+    with pytest.raises(InputError, match=r"named nothing\.weight, which is no weight"):
+        recover(
+            model,
+            model,
+            images(),
+            tiny_spec("plain"),
+            (),
+            masks={"nothing.weight": torch.ones(2, dtype=torch.bool)},
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iterations": -1}, "iterations must be a whole number >= 0"),
+        ({"ridge": -1.0}, "ridge must be"),
+        ({"learning_rate": 0.0}, "learning_rate must be"),
+    ],
+)
+def test_refuses_settings_out_of_range(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ReconstructFeatures(**options)  # type: ignore[arg-type]
