@@ -13,6 +13,7 @@ from mixmix.compression.augmentation import Augmentation
 from mixmix.compression.fresh_images import FreshImages
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
 from mixmix.compression.mixed_precision import MixedPrecision
+from mixmix.compression.prune_channels import PruneChannels
 from mixmix.compression.quantize import Quantize
 from mixmix.compression.quantize_aware import QuantizeAware
 from mixmix.compression.reconstruction import ReconstructionSettings
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "MixedPrecision",
     "ModelSpec",
+    "PruneChannels",
     "Quantize",
     "QuantizeAware",
     "ReconstructionSettings",

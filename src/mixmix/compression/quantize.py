@@ -22,7 +22,7 @@ from mixmix.compression.insertion import insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.reconstruction import ReconstructionSettings
-from mixmix.compression.records import record_layers
+from mixmix.compression.records import record_layers, with_channels
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -192,7 +192,7 @@ class Quantize:
                 on_progress=on_progress,
             )
         records = record_layers(model.model, graph_module, folded, input_bits, errors)
-        return Calibrated(graph_module, records)
+        return Calibrated(graph_module, with_channels(records, model.records))
 
 
 def _normalised(images: Tensor, spec: ModelSpec) -> Tensor:
