@@ -104,6 +104,8 @@ def find_groups(
         found = list(graph.get_all_groups())
     except Exception as failure:  # of whatever kind Torch-Pruning stumbles over
         raise _untraceable(model, failure) from failure
+    if not found:
+        raise _untraceable(model, RuntimeError("its outputs have no gradient by any layer"))
     for group in reversed(found):  # it is followed from the output to the input
         root = names[group[0].dep.target.module]
         described = _describe(graph, group, root, names)
