@@ -198,9 +198,10 @@ def _disagreement(
 
     Normalisation across channels is left out on both sides, since it is not the same without them.
     """
-    double = [copy.deepcopy(network).double().eval() for network in (pruned, model)]
+    # Not every accelerator has double precision.
+    double = [copy.deepcopy(network).cpu().double().eval() for network in (pruned, model)]
     silence_channels_(double[1], groups, selection)
-    inputs = example.double()
+    inputs = example.cpu().double()
     with torch.no_grad(), _without_norms(double):
         got, wanted = (network(inputs) for network in double)
     return relative_error(got, wanted) if got.shape == wanted.shape else math.inf
