@@ -17,6 +17,7 @@ from mixmix.compression.fresh_images import FreshImages
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
 from mixmix.compression.mixed_precision import MixedPrecision
 from mixmix.compression.prune import Prune
+from mixmix.compression.prune_channels import PruneChannels
 from mixmix.compression.quantize import Quantize
 from mixmix.compression.quantize_aware import QuantizeAware
 from mixmix.compression.reconstruction import ReconstructionSettings
@@ -46,6 +47,7 @@ __all__ = [
     "MixedPrecision",
     "ModelSpec",
     "Prune",
+    "PruneChannels",
     "Quantize",
     "QuantizeAware",
     "ReconstructFeatures",

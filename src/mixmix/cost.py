@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -103,6 +104,7 @@ def compare_latency_ms(
     repeats: int = 20,
     rounds: int = 5,
     threads: int = 1,
+    quantile: float = 0.5,
 ) -> dict[str, float]:
     """Time several ONNX files side by side.
 
@@ -113,8 +115,10 @@ def compare_latency_ms(
         paths: of the files.
         batch_size: images in one run.
         repeats: timed runs of each file in a round.
-        rounds: the result is the median over them of each round's median.
+        rounds: the result is the median over them of each round's quantile.
         threads: threads within an operator.
+        quantile: of a round's runs, in [0, 1]. What else a machine does can only add to a run, so
+            a low one says more on a busy machine, where runs of some length are all interrupted.
 
     Returns:
         From each path, as it was given, to milliseconds, in the order given.
@@ -133,6 +137,8 @@ def compare_latency_ms(
     for name, number in numbers.items():
         if number < 1:
             raise InputError(f"{name} must be at least 1, got {number}")
+    if not 0 <= quantile <= 1:
+        raise InputError(f"quantile must be in [0, 1], got {quantile}")
     # onnxruntime takes long to import, and counting needs none of it.
     from mixmix.exporters.session import OnnxSession
 
@@ -143,7 +149,7 @@ def compare_latency_ms(
     for session, images in models.values():
         for _ in range(_NUM_WARM_UP_RUNS):
             session.run(images)
-    medians: dict[str, list[float]] = {name: [] for name in models}
+    results: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
         times: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(repeats):
@@ -152,5 +158,5 @@ def compare_latency_ms(
                 session.run(images)
                 times[name].append(1e3 * (time.perf_counter() - start))
         for name, values in times.items():
-            medians[name].append(statistics.median(values))
-    return {name: statistics.median(values) for name, values in medians.items()}
+            results[name].append(float(np.quantile(values, quantile)))
+    return {name: statistics.median(values) for name, values in results.items()}

@@ -14,6 +14,7 @@ def test_every_export_exists_and_is_listed_in_order() -> None:
 def test_importing_loads_nothing_that_only_some_tasks_need() -> None:
     heavy = [
         "scipy.optimize",
+        "torch_pruning",
         "onnx",
         "onnxruntime",
         "onnxscript",

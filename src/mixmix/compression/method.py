@@ -29,13 +29,16 @@ class LayerRecord:
     Attributes:
         name: qualified name in the caller's model.
         kind: class name of the layer.
-        action: ``quantized``, ``pruned``, ``folded`` or ``skipped``.
-        reason: why it was skipped, or into what it was folded; else empty.
+        action: ``quantized``, ``pruned``, ``folded``, ``skipped``, or ``added`` where the original
+            has no such layer.
+        reason: why it was skipped or added, or into what it was folded; else empty.
         num_parameters: parameters of the original layer.
         weight_bits: bits of its weights, or None for floats.
         activation_bits: bits of its input, or None for floats.
         error: relative squared error of the layer's unit on the images, or None.
         sparsity: share of its weights that are held at zero, or None where none is.
+        in_channels: its input channels before and after pruning, or None.
+        out_channels: its output channels before and after pruning, or None.
     """
 
     name: str
@@ -47,6 +50,8 @@ class LayerRecord:
     activation_bits: int | None = None
     error: float | None = None
     sparsity: float | None = None
+    in_channels: tuple[int, int] | None = None
+    out_channels: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

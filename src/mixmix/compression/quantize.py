@@ -22,12 +22,9 @@ from mixmix.compression.insertion import insert_quantizers
 from mixmix.compression.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.reconstruction import ReconstructionSettings
-from mixmix.compression.records import record_layers
-<<<<<<< ours
+from mixmix.compression.records import record_layers, with_channels
 from mixmix.compression.simplification import drop_identities, write_out_silu
-=======
 from mixmix.compression.sparsity import layer_masks, refuse_quantized
->>>>>>> theirs
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -215,7 +212,7 @@ class Quantize:
                 on_progress=on_progress,
             )
         records = record_layers(model.model, graph_module, folded, input_bits, errors, kept)
-        return Calibrated(graph_module, records)
+        return Calibrated(graph_module, with_channels(records, model.records))
 
 
 def _normalised(images: Tensor, spec: ModelSpec) -> Tensor:

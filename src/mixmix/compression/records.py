@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,7 @@ from mixmix.capture import is_call_to
 from mixmix.compression.learnable import LearnableLayer
 from mixmix.compression.method import LayerRecord
 
-__all__ = ["record_layers"]
+__all__ = ["record_layers", "with_channels"]
 
 _QUANTIZED_KINDS = "only Conv2d and Linear layers are quantized"
 _aten = torch.ops.aten
@@ -126,6 +126,23 @@ def record_layers(
             reason = f"{kind} of activations stays in floats: {_QUANTIZED_KINDS}"
             records.append(LayerRecord(str(node.name), kind, "skipped", reason))
     return tuple(records)
+
+
+def with_channels(
+    records: Sequence[LayerRecord], before: Sequence[LayerRecord]
+) -> tuple[LayerRecord, ...]:
+    """Records that also say, where earlier ones do, what channels were pruned."""
+    known = {record.name: record for record in before}
+    return tuple(
+        replace(
+            record,
+            in_channels=known[record.name].in_channels,
+            out_channels=known[record.name].out_channels,
+        )
+        if record.name in known
+        else record
+        for record in records
+    )
 
 
 def _reason(module: nn.Module, parts: list[str], *, used: bool) -> str:

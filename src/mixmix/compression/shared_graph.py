@@ -33,7 +33,7 @@ class SharedGraph:
         return split_into_units(
             self.graph_module,
             is_layer=lambda node: node.op == "call_module" and str(node.target) in self.layers,
-            is_quantizer=lambda node: False,
+            is_entrance=lambda node: False,
         )
 
     def following_norms(self) -> dict[str, str]:

@@ -1,0 +1,70 @@
+"""How long a network with fewer channels takes, measured."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from mixmix.compression.method import Compressed
+from mixmix.cost import compare_latency_ms
+from mixmix.storage import write_atomic
+from mixmix.zoo.spec import ModelSpec
+
+__all__ = ["LatencyMeter"]
+
+# What else the machine does can only add to a run: the fast ones say what a network takes.
+_QUANTILE = 0.1
+
+
+class LatencyMeter:
+    """Time relative to the dense network: ONNX Runtime on the CPU, one image, one thread.
+
+    Both run alternately, so that whatever else the machine does meets both alike. Its files are
+    gone when the context is left.
+
+    Args:
+        dense: the network to compare with.
+        spec: of the network.
+    """
+
+    def __init__(self, dense: nn.Module, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._folder = tempfile.TemporaryDirectory(prefix="mixmix-latency-")
+        self._dense = self._exported(dense, "dense")
+
+    def __enter__(self) -> LatencyMeter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._folder.cleanup()
+
+    def ratio(self, pruned: nn.Module, *, rounds: int = 5) -> float:
+        """Time of one image over that of the dense network.
+
+        Args:
+            pruned: takes the same images.
+            rounds: of 20 runs each.
+
+        Raises:
+            ExportError: if it cannot be exported.
+        """
+        path = self._exported(pruned, "pruned")
+        times = compare_latency_ms([self._dense, path], rounds=rounds, quantile=_QUANTILE)
+        return times[str(path)] / times[str(self._dense)]
+
+    def _exported(self, model: nn.Module, name: str) -> Path:
+        from mixmix.exporters.onnx import onnx_bytes  # takes long to import
+
+        path = Path(self._folder.name) / f"{name}.onnx"
+        images = torch.zeros(2, *self._spec.input_shape)
+        write_atomic(path, onnx_bytes(Compressed(model, self._spec), images, signed_weights=True))
+        return path

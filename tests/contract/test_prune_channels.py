@@ -1,0 +1,197 @@
+"""What pruning of channels promises, on networks of every family."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_images, tiny_network, tiny_spec
+from torch import Tensor, nn
+
+from mixmix import Compressed, PruneChannels, Quantize, compress, export
+from mixmix.compression import channel_latency
+from mixmix.compression.quantized import QuantizedLayer
+from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.cost import count_macs
+from mixmix.errors import InputError
+from mixmix.exporters.session import OnnxSession
+from mixmix.zoo.teacher import normalise
+
+# Torch-Pruning takes a shuffle for an elementwise operation, which is found out.
+PRUNABLE = sorted(set(NETWORKS) - {"shuffle"})
+families = pytest.mark.parametrize("family", PRUNABLE)
+
+
+def pruned(family: str, **options: object) -> Compressed:
+    method = PruneChannels(**{"max_macs": 0.6, "round_to": 1, **options})  # type: ignore[arg-type]
+    return compress((tiny_network(family), tiny_spec(family)), tiny_images(), method, seed=0)
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def logits(model: nn.Module, family: str) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(normalise(tiny_images().images, tiny_spec(family)))
+    return out
+
+
+@families
+@pytest.mark.parametrize(
+    ("importance", "allocation"),
+    [("taylor", "global"), ("magnitude", "uniform"), ("bn-scale", "sensitivity")],
+)
+def test_what_is_left_is_within_the_budget(family: str, importance: str, allocation: str) -> None:
+    if family == "no-batch-norm" and importance == "bn-scale":
+        with pytest.raises(InputError, match="no BatchNorm has its channels"):
+            pruned(family, importance=importance)
+        return
+    compressed = pruned(family, importance=importance, allocation=allocation)
+    ratio = count_macs(compressed.model, INPUT_SHAPE) / count_macs(
+        tiny_network(family), INPUT_SHAPE
+    )
+    assert 0.45 < ratio <= 0.6
+    assert compressed.settings[0]["macs_ratio"] == ratio
+    assert logits(compressed.model, family).isfinite().all()
+
+
+@families
+def test_parameters_are_a_budget_too(family: str) -> None:
+    compressed = pruned(family, max_macs=None, max_parameters=0.5)
+    ratio = num_parameters(compressed.model) / num_parameters(tiny_network(family))
+    assert 0.35 < ratio <= 0.5
+    assert json.loads(json.dumps(compressed.settings))[0]["parameters_ratio"] == ratio
+
+
+@families
+def test_records_say_what_every_layer_has_left(family: str) -> None:
+    compressed = pruned(family)
+    modules = dict(compressed.model.named_modules())
+    assert {record.name for record in compressed.records} == {
+        name
+        for name, module in tiny_network(family).named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    }
+    for record in compressed.records:
+        assert record.out_channels is not None and record.in_channels is not None
+        layer = modules[record.name]
+        if isinstance(layer, nn.Conv2d):
+            assert (layer.in_channels, layer.out_channels) == (
+                record.in_channels[1],
+                record.out_channels[1],
+            )
+        changed = record.in_channels[0] > record.in_channels[1]
+        changed |= record.out_channels[0] > record.out_channels[1]
+        assert record.action == ("pruned" if changed else "skipped")
+        assert changed or record.reason
+    first, last = compressed.records[0], compressed.records[-1]
+    assert first.in_channels == (3, 3) and last.out_channels == (4, 4)
+
+
+@families
+def test_callers_model_is_unchanged_and_the_seed_decides(family: str) -> None:
+    model = tiny_network(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    method = PruneChannels(max_macs=0.7, round_to=1)
+    first = compress((model, tiny_spec(family)), tiny_images(), method, seed=3)
+    torch.rand(7)  # draws elsewhere must not matter
+    second = compress((model, tiny_spec(family)), tiny_images(), method, seed=3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert flags == [parameter.requires_grad for parameter in model.parameters()]
+    one, other = first.model.state_dict(), second.model.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not first.model.training
+    assert not any(parameter.requires_grad for parameter in first.model.parameters())
+
+
+@pytest.mark.parametrize("family", ["concat", "grouped-excitation"])
+def test_exports_to_a_file_that_agrees(
+    family: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    compressed = pruned(family)
+    artifact = export(compressed, tmp_path_factory.mktemp("onnx") / "pruned.onnx")
+    images = normalise(tiny_images().images, tiny_spec(family))
+    torch.testing.assert_close(
+        OnnxSession(artifact.path).run(images), logits(compressed.model, family), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("family", ["depthwise", "grouped-excitation"])
+def test_what_is_left_can_be_quantized(family: str) -> None:
+    methods = [
+        PruneChannels(max_macs=0.6, round_to=1),
+        Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=5, batch_size=8)),
+    ]
+    compressed = compress((tiny_network(family), tiny_spec(family)), tiny_images(), methods, seed=0)
+    assert [settings["method"] for settings in compressed.settings] == [
+        "prune-channels",
+        "quantize",
+    ]
+    assert any(isinstance(module, QuantizedLayer) for module in compressed.model.modules())
+    layers = [record for record in compressed.records if record.action == "quantized"]
+    assert any(r.out_channels and r.out_channels[0] > r.out_channels[1] for r in layers)
+
+
+def test_shuffled_channels_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"shuffle has no channels that can be pruned: .*4\.body"):
+        pruned("shuffle")
+
+
+def test_impossible_budgets_are_refused_with_the_smallest() -> None:
+    with pytest.raises(InputError, match="leave at least 0") as error:
+        pruned("plain", max_macs=0.01)
+    least = float(str(error.value).partition("leave at least ")[2].partition(";")[0])
+    assert pruned("plain", max_macs=least).settings[0]["macs_ratio"] <= least
+    with pytest.raises(InputError, match="round_to=8"):
+        pruned("plain", max_macs=0.2, round_to=None)
+
+
+def test_quantized_networks_and_backbones_are_refused() -> None:
+    methods = [Quantize("W8A8"), PruneChannels(max_macs=0.6)]
+    with pytest.raises(InputError, match="is quantized; prune its channels before"):
+        compress((tiny_network("plain"), tiny_spec("plain")), tiny_images(), methods, seed=0)
+    backbone = (tiny_network("plain"), tiny_spec("plain", num_classes=0))
+    with pytest.raises(InputError, match="no label head"):
+        compress(backbone, tiny_images(), PruneChannels(max_macs=0.6), seed=0)
+    method = PruneChannels(max_macs=0.6, round_to=1, importance="magnitude")
+    assert compress(backbone, tiny_images(), method, seed=0).settings[0]["macs_ratio"] <= 0.6
+
+
+def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A file's time stands for the multiplications here, since real times depend on the machine.
+    def counted(compressed: Compressed, _: Tensor, **__: object) -> bytes:
+        return bytes(count_macs(compressed.model, INPUT_SHAPE))
+
+    def sizes(paths: list[Path], **_: object) -> dict[str, float]:
+        return {str(path): float(path.stat().st_size) for path in paths}
+
+    monkeypatch.setattr("mixmix.exporters.onnx.onnx_bytes", counted)
+    monkeypatch.setattr(channel_latency, "compare_latency_ms", sizes)
+    compressed = pruned("residual", max_macs=None, max_latency=0.7)
+    assert 0.6 < compressed.settings[0]["latency_ratio"] <= 0.7
+    with pytest.raises(InputError, match=r"cannot be pruned to 0\.01 of its latency"):
+        pruned("residual", max_macs=None, max_latency=0.01)
+
+
+def test_settings_are_checked_and_hash() -> None:
+    assert hash(PruneChannels(max_macs=0.5)) == hash(PruneChannels(max_macs=0.5))
+    for options, message in (
+        ({}, "exactly one of max_macs, max_parameters, max_latency; got none"),
+        ({"max_macs": 0.5, "max_latency": 0.5}, "got max_macs, max_latency"),
+        ({"max_macs": 1.5}, "max_macs must be between 0 and 1"),
+        ({"max_macs": 0.5, "importance": "random"}, "importance must be one of"),
+        ({"max_macs": 0.5, "allocation": "best"}, "allocation must be one of"),
+        ({"max_macs": 0.5, "round_to": 0}, "round_to"),
+        ({"max_macs": 0.5, "min_share": 0.0}, "min_share"),
+        ({"max_macs": 0.5, "num_images": 1}, "num_images"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PruneChannels(**options)  # type: ignore[arg-type]
+    settings = PruneChannels(max_parameters=0.5)
+    assert replace(settings, round_to=4).to_dict()["round_to"] == 4

@@ -1,0 +1,102 @@
+"""Importance of channels against what can be computed by hand or exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mixmix.compression.batch_norm_statistics import reestimate_batch_norms_
+from mixmix.compression.channel_groups import find_groups, silence_channels_
+from mixmix.compression.channel_importance import (
+    bn_scale_importance,
+    magnitude_importance,
+    taylor_importance,
+)
+from mixmix.compression.sensitivity import mean_divergence
+
+IMAGES = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def plain(*, norm: bool = True) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, bias=False),
+            nn.BatchNorm2d(6) if norm else nn.Identity(),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(1),
+            nn.Linear(6, 4),
+        ).eval()
+
+
+def test_taylor_is_half_the_fisher_information_of_a_gate() -> None:
+    model = plain()
+    groups, _ = find_groups(model, IMAGES)
+    (score,) = taylor_importance(
+        model, groups, IMAGES, generator=torch.Generator().manual_seed(1), num_directions=4000
+    )
+    with torch.no_grad():
+        features = model[:5](IMAGES)
+        moved = features[:, :, None] * model[5].weight.t()  # (N, channels, classes)
+        p = model(IMAGES).softmax(1)[:, None]
+        fisher = (p * moved.square()).sum(2) - (p * moved).sum(2).square()
+    torch.testing.assert_close(score, fisher.mean(0) / 2, rtol=0.05, atol=0)
+
+
+def test_taylor_predicts_the_divergence_where_a_channel_matters_little() -> None:
+    model = plain()
+    with torch.no_grad():
+        model[5].weight.mul_(0.2)
+    groups, _ = find_groups(model, IMAGES)
+    (score,) = taylor_importance(
+        model, groups, IMAGES, generator=torch.Generator().manual_seed(1), num_directions=1000
+    )
+    with torch.no_grad():
+        wanted = model(IMAGES)
+        for channel in range(6):
+            silenced = plain()
+            silenced.load_state_dict(model.state_dict())
+            silence_channels_(silenced, groups, {groups[0].root: [channel]})
+            divergence = mean_divergence(wanted, silenced(IMAGES))
+            assert float(score[channel]) == pytest.approx(divergence, rel=0.15, abs=1e-6)
+
+
+def test_taylor_leaves_no_hook_and_no_gradient() -> None:
+    model = plain()
+    groups, _ = find_groups(model, IMAGES)
+    taylor_importance(model, groups, IMAGES, generator=torch.Generator().manual_seed(1))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_magnitude_is_relative_to_the_mean_of_the_layer() -> None:
+    model = plain(norm=False)
+    groups, _ = find_groups(model, IMAGES)
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[0].weight[2] = 3
+    (score,) = magnitude_importance(model, groups)
+    torch.testing.assert_close(score, torch.tensor([1, 1, 9, 1, 1, 1]) * 6 / 14)
+
+
+def test_bn_scale_is_the_size_of_its_factors() -> None:
+    model = plain()
+    groups, _ = find_groups(model, IMAGES)
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([1.0, -2.0, 3.0, 0.0, 0.0, 0.0]))
+    (score,) = bn_scale_importance(model, groups)
+    torch.testing.assert_close(score, torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0]))
+    folded = plain(norm=False)
+    assert bn_scale_importance(folded, find_groups(folded, IMAGES)[0]) == [None]
+
+
+def test_new_statistics_are_those_of_the_input() -> None:
+    model = plain()
+    reestimate_batch_norms_(model, IMAGES, batch_size=64)
+    inputs = model[0](IMAGES)
+    torch.testing.assert_close(model[1].running_mean, inputs.mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, inputs.var((0, 2, 3)))
+    assert not model[1].training and model[1].momentum == 0.1
+    assert int(model[1].num_batches_tracked) == 0
