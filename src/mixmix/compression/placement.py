@@ -146,7 +146,7 @@ class Operands:
             if isinstance(of, fx.Node) and is_call_to(of, *_SPLITS):
                 return True
             return isinstance(index, tuple) and all(
-                isinstance(one, slice) or one is Ellipsis for one in index
+                one is None or one is Ellipsis or isinstance(one, slice) for one in index
             )
         return False
 

@@ -111,17 +111,17 @@ def join_quantizers(graph: onnx.GraphProto) -> None:
 
 
 def prepare_linear_layers(graph: onnx.GraphProto) -> None:
-    """Give 8-bit linear layers without a quantizer behind them what integer kernels ask for.
+    """Give 8-bit linear layers what ONNX Runtime (1.32) asks for to run them as integers.
 
     That is zero points of weights, even where they are zero, and biases that are integers: they are
-    rounded to multiples of the product of the scales of input and weights. With a quantizer behind
-    a layer, ONNX Runtime (1.32) does the latter itself, and without one it takes a float kernel.
+    rounded to multiples of the product of the scales of input and weights. Where a quantizer is
+    behind a layer, ONNX Runtime rounds its bias itself.
     """
     view = GraphView(graph)
     nodes = []
     for node in graph.node:
         nodes.append(node)
-        if node.op_type != "Gemm" or view.way_to_quantizer(node):
+        if node.op_type != "Gemm":
             continue
         quantizer, weight = (view.producers.get(name) for name in node.input[:2])
         if view.storage(quantizer) != TensorProto.UINT8 or view.storage(weight) not in (
@@ -131,7 +131,7 @@ def prepare_linear_layers(graph: onnx.GraphProto) -> None:
             continue
         assert quantizer is not None and weight is not None
         scale = (view.array(quantizer.input[1]) * view.array(weight.input[1])).astype(np.float32)
-        if len(node.input) > 2:
+        if len(node.input) > 2 and not view.way_to_quantizer(node):
             bias = view.initializers.get(node.input[2])
             if bias is None or bias.data_type != TensorProto.FLOAT:
                 continue
