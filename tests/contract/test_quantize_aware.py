@@ -103,6 +103,31 @@ def test_run_resumes_from_its_checkpoints(tmp_path: Path) -> None:
         compress(pair, images(), chosen, seed=1)
 
 
+def test_training_that_does_harm_is_not_kept() -> None:
+    harmful = QuantizeAware(method().base, TrainingSettings(steps=6, learning_rate=3.0))
+    kept = trained("residual", harmful)
+    found = kept.settings[0]["divergence"]
+    assert found["trained"] > found["base"]
+    data = images()
+    seen, _ = data.split(len(data) - len(data) // 9)
+    pair = (tiny_network("residual"), tiny_spec("residual"))
+    base = compress(pair, seen, harmful.base, seed=0)
+    one, other = kept.model.state_dict(), base.model.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert [r.error for r in kept.records] == [r.error for r in base.records]
+
+
+def test_training_on_all_images_is_kept_whatever_comes() -> None:
+    harmful = TrainingSettings(steps=6, learning_rate=3.0)
+    one, other = (
+        trained("residual", QuantizeAware(method().base, harmful, held_out=count))
+        for count in (0, 64)
+    )
+    assert "divergence" not in one.settings[0]
+    weights, others = one.model.state_dict(), other.model.state_dict()
+    assert any(not torch.equal(weights[name], others[name]) for name in weights)
+
+
 @pytest.mark.parametrize(("input_bits", "expected"), [(8, 8), (None, 3), (6, 6)])
 def test_images_have_bits_of_their_own(input_bits: int | None, expected: int) -> None:
     base = Quantize(

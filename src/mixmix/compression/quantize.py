@@ -30,7 +30,7 @@ from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Calibrated", "Quantize"]
+__all__ = ["Calibrated", "Quantize", "deploy_"]
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,9 @@ class Quantize:
                 activations fit nowhere.
         """
         calibrated = self.calibrate(model, data, seed=seed, on_progress=on_progress)
-        _deploy(calibrated.graph_module)
         return replace(
             model,
-            model=calibrated.graph_module.eval(),
+            model=deploy_(calibrated.graph_module),
             records=calibrated.records,
             settings=(*model.settings, self.to_dict()),
         )
@@ -222,9 +221,10 @@ def _normalised(images: Tensor, spec: ModelSpec) -> Tensor:
     return images.contiguous(memory_format=layout)
 
 
-def _deploy(graph_module: fx.GraphModule) -> None:
-    """Replace every learnable quantizer by its final form."""
+def deploy_(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Replace every learnable quantizer by its final form; returns the graph, in eval mode."""
     for name, module in list(graph_module.named_modules()):
         if isinstance(module, (LearnableLayer, LearnableActivation)):
             graph_module.set_submodule(name, module.deployed())
     graph_module.recompile()
+    return graph_module.eval()
