@@ -11,7 +11,16 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_images, tiny_network, tiny_spec
 from torch import Tensor, nn
 
-from mixmix import Compressed, PruneChannels, Quantize, compress, export
+from mixmix import (
+    Compressed,
+    Prune,
+    PruneChannels,
+    Quantize,
+    ReconstructFeatures,
+    compress,
+    export,
+    sparsity_of,
+)
 from mixmix.compression import channel_latency
 from mixmix.compression.quantized import QuantizedLayer
 from mixmix.compression.reconstruction import ReconstructionSettings
@@ -26,7 +35,7 @@ families = pytest.mark.parametrize("family", PRUNABLE)
 
 
 def pruned(family: str, **options: object) -> Compressed:
-    method = PruneChannels(**{"max_macs": 0.6, "round_to": 1, **options})  # type: ignore[arg-type]
+    method = PruneChannels(**{"max_macs": 0.6, "round_to": 1, "recovery": (), **options})  # type: ignore[arg-type]
     return compress((tiny_network(family), tiny_spec(family)), tiny_images(), method, seed=0)
 
 
@@ -97,7 +106,7 @@ def test_callers_model_is_unchanged_and_the_seed_decides(family: str) -> None:
     model = tiny_network(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    method = PruneChannels(max_macs=0.7, round_to=1)
+    method = PruneChannels(max_macs=0.7, round_to=1, recovery=())
     first = compress((model, tiny_spec(family)), tiny_images(), method, seed=3)
     torch.rand(7)  # draws elsewhere must not matter
     second = compress((model, tiny_spec(family)), tiny_images(), method, seed=3)
@@ -125,7 +134,7 @@ def test_exports_to_a_file_that_agrees(
 @pytest.mark.parametrize("family", ["depthwise", "grouped-excitation"])
 def test_what_is_left_can_be_quantized(family: str) -> None:
     methods = [
-        PruneChannels(max_macs=0.6, round_to=1),
+        PruneChannels(max_macs=0.6, round_to=1, recovery=()),
         Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=5, batch_size=8)),
     ]
     compressed = compress((tiny_network(family), tiny_spec(family)), tiny_images(), methods, seed=0)
@@ -136,6 +145,28 @@ def test_what_is_left_can_be_quantized(family: str) -> None:
     assert any(isinstance(module, QuantizedLayer) for module in compressed.model.modules())
     layers = [record for record in compressed.records if record.action == "quantized"]
     assert any(r.out_channels and r.out_channels[0] > r.out_channels[1] for r in layers)
+
+
+@families
+def test_recovery_knows_which_channels_are_left(family: str) -> None:
+    teacher = tiny_network(family)
+    wanted = logits(teacher, family)
+    steps = (ReconstructFeatures(iterations=30, batch_size=8),)
+    errors = [
+        (logits(pruned(family, recovery=recovery).model, family) - wanted).square().mean()
+        for recovery in ((), steps)
+    ]
+    assert errors[1] < errors[0]
+
+
+def test_single_weights_come_after_channels() -> None:
+    prune = Prune(0.5, recovery=())
+    channels = PruneChannels(max_macs=0.6, round_to=1, recovery=())
+    pair = (tiny_network("residual"), tiny_spec("residual"))
+    both = compress(pair, tiny_images(), [channels, prune], seed=0)
+    assert sparsity_of(both.model).total > 0.3
+    with pytest.raises(InputError, match="give PruneChannels before Prune"):
+        compress(pair, tiny_images(), [prune, channels], seed=0)
 
 
 def test_shuffled_channels_are_refused_by_name() -> None:
@@ -154,12 +185,12 @@ def test_impossible_budgets_are_refused_with_the_smallest() -> None:
 
 def test_quantized_networks_and_backbones_are_refused() -> None:
     methods = [Quantize("W8A8"), PruneChannels(max_macs=0.6)]
-    with pytest.raises(InputError, match="is quantized; prune its channels before"):
+    with pytest.raises(InputError, match="is quantized already"):
         compress((tiny_network("plain"), tiny_spec("plain")), tiny_images(), methods, seed=0)
     backbone = (tiny_network("plain"), tiny_spec("plain", num_classes=0))
     with pytest.raises(InputError, match="no label head"):
         compress(backbone, tiny_images(), PruneChannels(max_macs=0.6), seed=0)
-    method = PruneChannels(max_macs=0.6, round_to=1, importance="magnitude")
+    method = PruneChannels(max_macs=0.6, round_to=1, importance="magnitude", recovery=())
     assert compress(backbone, tiny_images(), method, seed=0).settings[0]["macs_ratio"] <= 0.6
 
 

@@ -15,6 +15,7 @@ from mixmix import (
     ModelSpec,
     PruneChannels,
     Quantize,
+    ReestimateBatchNorm,
     SyntheticDataset,
     Zoo,
     compress,
@@ -39,7 +40,7 @@ def data(count: int = 64) -> SyntheticDataset:
 
 
 def pruned(name: str, *more: Quantize, **options: object) -> Compressed:
-    method = PruneChannels(**{"max_macs": 0.7, **options})  # type: ignore[arg-type]
+    method = PruneChannels(**{"max_macs": 0.7, "recovery": ReestimateBatchNorm(), **options})  # type: ignore[arg-type]
     return compress(f"bundled:{name}", data(), [method, *more], seed=0)
 
 
@@ -112,7 +113,7 @@ def test_networks_of_timm(name: str, side: int) -> None:
         torch.manual_seed(0)
         model: nn.Module = timm.create_model(name, num_classes=NUM_CLASSES).eval()
     spec = ModelSpec(name, "module", (3, side, side), (0.5,) * 3, (0.25,) * 3, NUM_CLASSES)
-    method = PruneChannels(max_macs=0.5, importance="magnitude", num_images=16)
+    method = PruneChannels(max_macs=0.5, importance="magnitude", num_images=16, recovery=())
     compressed = compress((model, spec), data(16), method, seed=0)
     assert 0.4 < compressed.settings[0]["macs_ratio"] <= 0.5
     assert compressed.model(torch.zeros(2, 3, side, side)).shape == (2, NUM_CLASSES)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.compression.batch_norm_statistics import reestimate_batch_norms_
 from mixmix.compression.channel_groups import find_groups, silence_channels_
 from mixmix.compression.channel_importance import (
     bn_scale_importance,
@@ -90,13 +89,3 @@ def test_bn_scale_is_the_size_of_its_factors() -> None:
     torch.testing.assert_close(score, torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0]))
     folded = plain(norm=False)
     assert bn_scale_importance(folded, find_groups(folded, IMAGES)[0]) == [None]
-
-
-def test_new_statistics_are_those_of_the_input() -> None:
-    model = plain()
-    reestimate_batch_norms_(model, IMAGES, batch_size=64)
-    inputs = model[0](IMAGES)
-    torch.testing.assert_close(model[1].running_mean, inputs.mean((0, 2, 3)))
-    torch.testing.assert_close(model[1].running_var, inputs.var((0, 2, 3)))
-    assert not model[1].training and model[1].momentum == 0.1
-    assert int(model[1].num_batches_tracked) == 0

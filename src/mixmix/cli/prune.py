@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,11 +24,13 @@ from mixmix.errors import InputError
 
 if TYPE_CHECKING:
     from mixmix.compression.method import Method
+    from mixmix.compression.prune import Prune
+    from mixmix.compression.prune_channels import PruneChannels
     from mixmix.compression.recovery import Recovery
 
 __all__ = ["prune"]
 
-_WEIGHTS, _RECOVERY = "Single weights", "Recovery"
+_WEIGHTS, _CHANNELS, _RECOVERY = "Single weights", "Channels", "Recovery"
 _FORMATS = {".onnx": "onnx", ".pt2": "pt2e", ".safetensors": "sparse"}
 
 
@@ -55,10 +57,27 @@ def prune(
     ] = None,
     allocation: Annotated[
         str | None,
-        _option("global, uniform, lamp or sensitivity [default: the method's].", panel=_WEIGHTS),
+        _option(
+            "global, uniform or sensitivity; lamp for weights [default: the method's].",
+            panel=_WEIGHTS,
+        ),
     ] = None,
     skip: Annotated[
         list[str] | None, _option("Name of a layer that stays dense; repeat.", panel=_WEIGHTS)
+    ] = None,
+    max_macs: Annotated[
+        float | None, _option("Share of the multiplications that is left.", panel=_CHANNELS)
+    ] = None,
+    max_parameters: Annotated[
+        float | None, _option("Share of the parameters that is left.", panel=_CHANNELS)
+    ] = None,
+    max_latency: Annotated[
+        float | None,
+        _option("Share of the time in ONNX Runtime on one thread.", panel=_CHANNELS),
+    ] = None,
+    importance: Annotated[
+        str | None,
+        _option("taylor, magnitude or bn-scale [default: the method's].", panel=_CHANNELS),
     ] = None,
     recovery: Annotated[
         list[str] | None,
@@ -96,11 +115,15 @@ def prune(
 
     prepare(device, threads)
     file_format = _format_of(out)
-    method = _single_weights(
-        sparsity,
-        pattern,
-        {"criterion": criterion, "allocation": allocation, "skip": tuple(skip or ())},
-        _recoveries(recovery, steps, checkpoints),
+    method = _method(
+        {"sparsity": sparsity, "pattern": pattern, "criterion": criterion, "skip": skip},
+        {
+            "max_macs": max_macs,
+            "max_parameters": max_parameters,
+            "max_latency": max_latency,
+            "importance": importance,
+        },
+        {"allocation": allocation, "recovery": _recoveries(recovery, steps, checkpoints)},
     )
     methods: list[Method] = [method]
     if then_quantize is not None:
@@ -149,22 +172,33 @@ def _format_of(out: Path) -> str:
     return _FORMATS[out.suffix]
 
 
-def _single_weights(
-    sparsity: float | None,
-    pattern: str | None,
-    given: dict[str, Any],
-    recovery: Sequence[Recovery] | None,
-) -> Any:
+def _method(
+    weights: Mapping[str, Any], channels: Mapping[str, Any], common: Mapping[str, Any]
+) -> Prune | PruneChannels:
+    """Of single weights, or of channels where a budget is given for them."""
     from mixmix.compression.prune import Prune
+    from mixmix.compression.prune_channels import PruneChannels
 
-    options = {name: value for name, value in given.items() if value is not None}
-    if recovery is not None:
-        options["recovery"] = recovery
-    if pattern is not None and pattern != "unstructured":
-        if sparsity is not None:
-            raise InputError(f"--pattern {pattern} has a sparsity of its own; leave out --sparsity")
-        return Prune(pattern=pattern, **options)
-    return Prune(**options) if sparsity is None else Prune(sparsity, **options)
+    weights, channels, common = (
+        {name: value for name, value in given.items() if value is not None}
+        for given in (weights, channels, common)
+    )
+    if channels:
+        if weights:
+            raise InputError(
+                f"{_listed(weights)} is for single weights, {_listed(channels)} for channels; "
+                "leave out one of both kinds"
+            )
+        return PruneChannels(**channels, **common)
+    if {"sparsity", "pattern"} <= weights.keys() and weights["pattern"] != "unstructured":
+        raise InputError(
+            f"--pattern {weights['pattern']} has a sparsity of its own; leave out --sparsity"
+        )
+    return Prune(**weights, **common)
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in options)
 
 
 def _recoveries(

@@ -24,8 +24,10 @@ from mixmix.seeding import generator
 __all__ = [
     "ChannelGroup",
     "Part",
+    "Selection",
     "check_removal",
     "find_groups",
+    "kept_output_channels",
     "remove_channels",
     "silence_channels_",
 ]
@@ -140,6 +142,39 @@ def remove_channels(model: nn.Module, example: Tensor, selection: Selection) -> 
         parameter.grad = None
         parameter.requires_grad_(trainable[name])
     return copied.eval()
+
+
+def kept_output_channels(
+    model: nn.Module, groups: Sequence[ChannelGroup], selection: Selection
+) -> dict[str, Tensor]:
+    """What is left of the output channels of layers and normalisations that lose some.
+
+    Args:
+        model: the whole network.
+        groups: of its channels.
+        selection: from roots of groups to the output channels that are removed there.
+
+    Returns:
+        From names of layers to indices (kept,) of their channels in the whole network.
+    """
+    lost: dict[str, set[int]] = {}
+    for group in groups:
+        chosen = set(selection.get(group.root, ()))
+        gone = [i for i, element in enumerate(group.elements) if element[0] in chosen]
+        for part in group.parts if gone else ():
+            if not part.is_input:
+                lost.setdefault(part.layer, set()).update(
+                    index for i in gone for index in part.indices[i]
+                )
+    kept = {}
+    for name, module in model.named_modules():
+        if name in lost:
+            own = next(iter(module.parameters(recurse=False)), None)
+            assert own is not None, "layers and normalisations have a weight"
+            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+            width = module.out_channels if transposed else len(own)
+            kept[name] = torch.tensor([i for i in range(width) if i not in lost[name]])
+    return kept
 
 
 @torch.no_grad()

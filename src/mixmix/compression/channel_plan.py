@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from mixmix.compression.channel_allocation import keep_least_harm, keep_uniform, kept_options
 from mixmix.compression.channel_costs import ChannelCosts
-from mixmix.compression.channel_groups import ChannelGroup, check_removal, remove_channels
+from mixmix.compression.channel_groups import (
+    ChannelGroup,
+    Selection,
+    check_removal,
+    remove_channels,
+)
 from mixmix.compression.channel_latency import LatencyMeter
 from mixmix.compression.channel_sensitivity import lowest_channels, measure_channel_harms
 from mixmix.compression.method import Progress
@@ -21,7 +26,7 @@ from mixmix.cost import count_macs
 from mixmix.errors import InputError
 from mixmix.zoo.spec import ModelSpec
 
-__all__ = ["ALLOCATIONS", "ChannelPlan", "PlanSettings", "num_parameters"]
+__all__ = ["ALLOCATIONS", "Candidate", "ChannelPlan", "PlanSettings", "num_parameters"]
 
 ALLOCATIONS = ("global", "uniform", "sensitivity")
 
@@ -49,6 +54,19 @@ class PlanSettings:
     adds_up: bool
     round_to: int
     min_share: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network with fewer channels.
+
+    Attributes:
+        network: in eval mode.
+        selection: from the roots of groups to the output channels that were removed there.
+    """
+
+    network: nn.Module
+    selection: Selection
 
 
 class ChannelPlan:
@@ -110,7 +128,7 @@ class ChannelPlan:
         """The smallest share of the cost that the options allow."""
         return float(self._cost(np.array([own[-1] for own in self._options]))) / self._whole
 
-    def within(self, share: float) -> nn.Module:
+    def within(self, share: float) -> Candidate:
         """The network at no more than this share of the cost.
 
         Raises:
@@ -130,11 +148,11 @@ class ChannelPlan:
             check_removal(pruned, self._dense, self._groups, selection, self._example)
             excess = self._measured_cost(pruned) - allowed
             if excess <= 0:
-                return pruned
+                return Candidate(pruned, selection)
             # Costs are predicted; what the prediction missed is taken off.
             limit -= excess
 
-    def faster(self, max_latency: float, on_progress: Progress) -> tuple[nn.Module, float]:
+    def faster(self, max_latency: float, on_progress: Progress) -> tuple[Candidate, float]:
         """The network at the largest share of the cost that is fast enough.
 
         Args:
@@ -150,20 +168,20 @@ class ChannelPlan:
         with LatencyMeter(self._original, self._spec) as meter:
             low, high = self._least, 1.0
             smallest = self.within(low)
-            measured = meter.ratio(smallest)
+            measured = meter.ratio(smallest.network)
             fitting = [smallest] if measured <= max_latency else []
             for step in range(_LATENCY_STEPS if fitting else 0):
                 on_progress("measuring latency", step / _LATENCY_STEPS)
                 share = (low + high) / 2
                 candidate = self.within(share)
-                if meter.ratio(candidate) <= max_latency:
+                if meter.ratio(candidate.network) <= max_latency:
                     low = share
                     fitting.append(candidate)
                 else:
                     high = share
             # A single reading may have been lucky.
             for candidate in reversed(fitting):
-                measured = meter.ratio(candidate, rounds=_CONFIRMING_ROUNDS)
+                measured = meter.ratio(candidate.network, rounds=_CONFIRMING_ROUNDS)
                 if measured <= max_latency:
                     on_progress("measuring latency", 1.0)
                     return candidate, measured

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mixmix import seeding
-from mixmix.capture import relative_error
-from mixmix.compression.batch_norm_statistics import reestimate_batch_norms_
-from mixmix.compression.channel_groups import ChannelGroup, find_groups
+from mixmix.compression.batch_norm_recovery import ReestimateBatchNorm
+from mixmix.compression.channel_groups import ChannelGroup, find_groups, kept_output_channels
 from mixmix.compression.channel_importance import (
     bn_scale_importance,
     magnitude_importance,
@@ -23,8 +21,11 @@ from mixmix.compression.channel_importance import (
 from mixmix.compression.channel_pads import pads_as_layers
 from mixmix.compression.channel_plan import ALLOCATIONS, ChannelPlan, PlanSettings, num_parameters
 from mixmix.compression.channel_records import record_channels
+from mixmix.compression.feature_reconstruction import ReconstructFeatures
+from mixmix.compression.fine_tuning import FineTune
 from mixmix.compression.method import Compressed, Progress
-from mixmix.compression.quantized import QuantizedLayer
+from mixmix.compression.recovery import Recovery, as_recoveries, recover
+from mixmix.compression.sparsity import refuse_quantized
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
@@ -32,12 +33,12 @@ from mixmix.zoo.teacher import normalise
 
 __all__ = ["PruneChannels"]
 
+_COUNTED = {"max_macs": "MACs", "max_parameters": "parameters", "max_latency": "latency"}
 _IMPORTANCES = ("magnitude", "taylor", "bn-scale")
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
 # block costs as much as the whole.
 _BLOCK, _FAST_BLOCK = 8, 16
-_INFERENCE_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ class PruneChannels:
     """Remove channels until the network costs a share of what it did.
 
     Channels that several layers share (residual sums, concatenations, depthwise convolutions,
-    gates) go together. What is left computes what the network would with those channels silent;
-    then the statistics of BatchNorm are measured anew on the images, where that brings the outputs
-    nearer to those of the whole network. Exactly one budget is given; it is never exceeded.
+    gates) go together. What is left computes what the network would with those channels silent,
+    and then recovers. Exactly one budget is given; it is never exceeded.
 
     Attributes:
         max_macs: multiplications relative to those of the whole network, in (0, 1).
@@ -65,6 +65,7 @@ class PruneChannels:
             ``max_latency`` and 8 without, as CPUs compute as many at a time.
         min_share: of its channels that each group keeps at least, in (0, 1].
         num_images: images that importance is measured on.
+        recovery: one, or several to apply in order; ``()`` for none.
     """
 
     max_macs: float | None = None
@@ -75,13 +76,15 @@ class PruneChannels:
     round_to: int | None = None
     min_share: float = 0.1
     num_images: int = 256
+    recovery: Recovery | Sequence[Recovery] = field(
+        default=(ReestimateBatchNorm(), ReconstructFeatures(), FineTune())
+    )
 
     def __post_init__(self) -> None:
-        budgets = ("max_macs", "max_parameters", "max_latency")
-        given = [name for name in budgets if getattr(self, name) is not None]
+        given = [name for name in _COUNTED if getattr(self, name) is not None]
         if len(given) != 1:
             raise InputError(
-                f"give exactly one of {', '.join(budgets)}; got {', '.join(given) or 'none'}"
+                f"give exactly one of {', '.join(_COUNTED)}; got {', '.join(given) or 'none'}"
             )
         if not 0 < self._budget < 1:
             raise InputError(f"{given[0]} must be between 0 and 1, got {self._budget}")
@@ -96,15 +99,18 @@ class PruneChannels:
             raise InputError(f"min_share must be above 0 and at most 1, got {self.min_share}")
         if self.num_images < 2:
             raise InputError(f"num_images must be at least 2, got {self.num_images}")
+        object.__setattr__(self, "recovery", as_recoveries(self.recovery))
+
+    @property
+    def setting(self) -> str:
+        """What is pruned, in a word."""
+        budget = next(name for name in _COUNTED if getattr(self, name) is not None)
+        return f"{self._budget:.0%} of {_COUNTED[budget]}"
 
     @property
     def _budget(self) -> float:
-        value = next(
-            value
-            for value in (self.max_macs, self.max_parameters, self.max_latency)
-            if value is not None
-        )
-        return float(value)
+        budgets = (self.max_macs, self.max_parameters, self.max_latency)
+        return float(next(budget for budget in budgets if budget is not None))
 
     @property
     def _step(self) -> int:
@@ -114,7 +120,9 @@ class PruneChannels:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"method": "prune-channels"} | asdict(self)
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        steps = [step.to_dict() for step in as_recoveries(self.recovery)]
+        return {"method": "prune-channels"} | own | {"recovery": steps}
 
     def apply(
         self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
@@ -168,18 +176,28 @@ class PruneChannels:
         measured: dict[str, float] = {}
         shape = model.spec.input_shape
         if self.max_latency is None:
-            pruned = plan.within(self._budget)
+            candidate = plan.within(self._budget)
         else:
-            pruned, latency_ratio = plan.faster(self.max_latency, on_progress)
+            candidate, latency_ratio = plan.faster(self.max_latency, on_progress)
             measured["latency_ratio"] = latency_ratio
+        pruned = candidate.network
         measured |= {
             "macs_ratio": count_macs(pruned, shape) / count_macs(model.model, shape),
             "parameters_ratio": num_parameters(pruned) / num_parameters(model.model),
         }
-        pruned = _with_new_statistics(pruned, dense, images)
+        recovered = recover(
+            _laid_out_like(pruned, model.model),
+            dense,
+            data,
+            model.spec,
+            self.recovery,
+            kept_channels=kept_output_channels(dense, groups, candidate.selection),
+            seed=seed,
+            on_progress=on_progress,
+        )
         return replace(
             model,
-            model=_laid_out_like(pruned, model.model),
+            model=recovered,
             records=record_channels(model.model, pruned, groups, reasons),
             settings=(*model.settings, self.to_dict() | measured),
         )
@@ -209,10 +227,11 @@ class PruneChannels:
 
 
 def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
-    if any(isinstance(module, QuantizedLayer) for module in model.model.modules()):
+    refuse_quantized(model.model, model.spec.name)
+    if model.masks:
         raise InputError(
-            f"{model.spec.name} is quantized; prune its channels before, as in "
-            "compress(model, data, [PruneChannels(...), Quantize(...)], seed=0)"
+            f"single weights of {model.spec.name} are pruned already, and what they were chosen by "
+            "changes with its channels; give PruneChannels before Prune"
         )
     needs_logits = settings.importance == "taylor" or settings.allocation == "sensitivity"
     if needs_logits and model.spec.num_classes < 1:
@@ -221,20 +240,6 @@ def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
             "allocation='sensitivity' go by predictions; use magnitude or bn-scale, and global or "
             "uniform"
         )
-
-
-def _with_new_statistics(pruned: nn.Module, dense: nn.Module, images: Tensor) -> nn.Module:
-    """With statistics of BatchNorm measured anew, if the outputs are nearer to the dense ones."""
-    updated = copy.deepcopy(pruned)
-    reestimate_batch_norms_(updated, images)
-    wanted = _run(dense, images)
-    errors = [relative_error(_run(network, images), wanted) for network in (pruned, updated)]
-    return updated if errors[1] < errors[0] else pruned
-
-
-@torch.no_grad()
-def _run(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([model(batch) for batch in images.split(_INFERENCE_BATCH)])
 
 
 def _laid_out_like(pruned: nn.Module, original: nn.Module) -> nn.Module:
