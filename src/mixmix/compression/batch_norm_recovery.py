@@ -18,6 +18,7 @@ from mixmix.compression.units import Unit
 __all__ = ["ReestimateBatchNorm"]
 
 _TINY = 1e-8
+_SMALLEST_RATIO = 1e-2
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
@@ -75,7 +76,8 @@ def _reestimate(
             if len(seen[0]) == len(mean):
                 ratio = variance / seen[1].clamp_min(_TINY)
                 mean = mean + (stored[0] - seen[0]) * ratio.sqrt()
-                variance = stored[1] * ratio
+                # What is left of a channel that is almost gone is not to be blown up.
+                variance = stored[1] * ratio.clamp_min(_SMALLEST_RATIO)
         _given(norm.running_mean).copy_(mean)
         _given(norm.running_var).copy_(variance.clamp_min(_TINY))
 

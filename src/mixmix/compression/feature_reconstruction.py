@@ -144,16 +144,11 @@ class ReconstructFeatures:
             )
             if layer.bias is not None:
                 layer.bias.copy_(-shift)
-            else:
+                shift = torch.zeros_like(shift)
+            if norm is not None:
                 theirs = visit.pair.teacher.module.get_submodule(norms[name])
-                assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-                mean = getattr(theirs, "running_mean", None)
-                assert norm.running_mean is not None
-                channels = patient.kept_channels.get(name)
-                if mean is not None and channels is not None:
-                    mean = mean[channels.to(mean.device)]
-                if mean is not None and mean.shape == shift.shape:
-                    norm.running_mean.copy_(mean + shift)
+                channels = patient.kept_channels.get(norms[name], patient.kept_channels.get(name))
+                _take_over(norm, theirs, channels, shift)
 
     def _descend(self, visit: Visit, patient: Patient, *, on_step: Callable[[], None]) -> None:
         """Learn all parameters of the student's unit for its outputs."""
@@ -189,6 +184,18 @@ class ReconstructFeatures:
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
+
+
+def _take_over(norm: nn.Module, other: nn.Module, channels: Tensor | None, shift: Tensor) -> None:
+    """Give a BatchNorm what the teacher's has, for inputs whose mean is ``shift`` (C,) higher.
+
+    A layer that was fitted to what the teacher's gives has to be normalised as that is.
+    """
+    for name, mine in (*norm.named_parameters(), *norm.named_buffers()):
+        theirs = getattr(other, name)
+        if mine.ndim and channels is not None:
+            theirs = theirs.index_select(0, channels.to(theirs.device))
+        mine.copy_(theirs + shift if name == "running_mean" else theirs)
 
 
 def _tell(on_progress: Progress, what: str, steps: Iterator[int], total: int) -> None:
