@@ -165,6 +165,8 @@ def search_activation_range(
     """
     values = sample.flatten().float()
     low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
+    if bool(low == high):
+        high = torch.ones_like(high)  # nothing but zeros, and kernels divide biases by the scale
     # An odd stride, so that it does not keep step with rows or channels.
     values = values[:: len(values) // _SEARCHED_VALUES | 1]
     levels = 2**bits - 1

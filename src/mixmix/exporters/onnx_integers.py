@@ -113,40 +113,31 @@ def join_quantizers(graph: onnx.GraphProto) -> None:
 def prepare_linear_layers(graph: onnx.GraphProto) -> None:
     """Give 8-bit linear layers what ONNX Runtime (1.32) asks for to run them as integers.
 
-    That is zero points of weights, even where they are zero, and biases that are integers: they are
-    rounded to multiples of the product of the scales of input and weights. Where a quantizer is
-    behind a layer, ONNX Runtime rounds its bias itself.
+    That is zero points of weights, even where they are zero, and where no quantizer is behind a
+    layer, no bias in floats. It is then subtracted behind the layer, negated, since what is added
+    there becomes a bias again.
     """
     view = GraphView(graph)
     nodes = []
     for node in graph.node:
         nodes.append(node)
-        if node.op_type != "Gemm":
-            continue
-        quantizer, weight = (view.producers.get(name) for name in node.input[:2])
-        if view.storage(quantizer) != TensorProto.UINT8 or view.storage(weight) not in (
-            TensorProto.INT8,
-            TensorProto.UINT8,
+        weight = view.producers.get(node.input[1]) if node.op_type == "Gemm" else None
+        if (
+            weight is None
+            or view.storage(view.producers.get(node.input[0])) != TensorProto.UINT8
+            or view.storage(weight) not in (TensorProto.INT8, TensorProto.UINT8)
         ):
             continue
-        assert quantizer is not None and weight is not None
-        scale = (view.array(quantizer.input[1]) * view.array(weight.input[1])).astype(np.float32)
-        if len(node.input) > 2 and not view.way_to_quantizer(node):
-            bias = view.initializers.get(node.input[2])
-            if bias is None or bias.data_type != TensorProto.FLOAT:
-                continue
-            steps = np.round(view.array(bias.name).astype(np.float64) / scale)
-            if np.abs(steps).max() >= 2**31:
-                continue
-            names = [f"{node.output[0]}_bias_{part}" for part in ("integers", "scale", "values")]
-            graph.initializer.append(numpy_helper.from_array(steps.astype(np.int32), names[0]))
-            graph.initializer.append(numpy_helper.from_array(scale, names[1]))
-            dequantizer = onnx.helper.make_node("DequantizeLinear", names[:2], names[2:], axis=0)
-            nodes.insert(-1, dequantizer)
-            node.input[2] = names[2]
+        bias = view.initializers.get(node.input[2]) if len(node.input) > 2 else None
+        if bias is not None and not view.way_to_quantizer(node):
+            negated = numpy_helper.from_array(-view.array(bias.name), f"{bias.name}_negated")
+            graph.initializer.append(negated)
+            output, product = node.output[0], f"{node.output[0]}_product"
+            nodes.append(onnx.helper.make_node("Sub", [product, negated.name], [output]))
+            node.output[0] = product
+            del node.input[2]
         if len(weight.input) < 3:
-            integers = view.array(weight.input[0])
-            zeros = np.zeros(scale.shape, integers.dtype)
+            zeros = np.zeros(view.array(weight.input[1]).shape, view.array(weight.input[0]).dtype)
             name = f"{weight.output[0]}_zero_point"
             graph.initializer.append(numpy_helper.from_array(zeros, name))
             weight.input.append(name)
