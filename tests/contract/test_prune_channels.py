@@ -165,6 +165,7 @@ def test_single_weights_come_after_channels() -> None:
     pair = (tiny_network("residual"), tiny_spec("residual"))
     both = compress(pair, tiny_images(), [channels, prune], seed=0)
     assert sparsity_of(both.model).total > 0.3
+    assert any(r.sparsity and r.out_channels and len(set(r.out_channels)) > 1 for r in both.records)
     with pytest.raises(InputError, match="give PruneChannels before Prune"):
         compress(pair, tiny_images(), [prune, channels], seed=0)
 

@@ -79,6 +79,8 @@ def test_latencies(onnx_path: Path) -> None:
     compared = compare_latency_ms([other, onnx_path], repeats=2, rounds=2)
     assert list(compared) == [str(other), str(onnx_path)]
     assert all(value > 0 for value in compared.values())
+    with pytest.raises(InputError, match="quantile"):
+        compare_latency_ms([onnx_path], quantile=1.5)
 
 
 def test_latency_errors(onnx_path: Path) -> None:

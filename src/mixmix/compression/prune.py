@@ -16,6 +16,7 @@ from mixmix.compression.fine_tuning import FineTune
 from mixmix.compression.insertion import check_layer_names
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.pruning import CRITERIA, Plan, prunable_layers, prune_
+from mixmix.compression.records import with_channels
 from mixmix.compression.recovery import Patient, Recovery, as_recoveries, patient_of, recover_
 from mixmix.compression.sparsity import Pattern, refuse_quantized
 from mixmix.compression.sparsity_allocation import ALLOCATIONS
@@ -128,7 +129,7 @@ class Prune:
         masks = dict(model.masks) | prune_(patient, names, plan, on_progress=on_progress)
         patient = replace(patient, masks=masks)
         recover_(patient, self.recovery, on_progress=on_progress)
-        records = _record(patient, reasons)
+        records = with_channels(_record(patient, reasons), model.records)
         pruned = {r.name: r.sparsity for r in records if r.sparsity is not None}
         return replace(
             model,
