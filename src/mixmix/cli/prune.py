@@ -63,7 +63,7 @@ def prune(
     recovery: Annotated[
         list[str] | None,
         _option(
-            "none, or bn, reconstruct, fine-tune; repeat, in order [default: all three].",
+            "none, or bn, reconstruct, fine-tune; repeat, in order [default: the last two].",
             panel=_RECOVERY,
         ),
     ] = None,
@@ -185,7 +185,9 @@ def _recoveries(
         "reconstruct": ReconstructFeatures(),
         "fine-tune": FineTune(training, checkpoints=checkpoints),
     }
-    chosen = list(known) if not names else [] if list(names) == ["none"] else list(names)
+    chosen = list(names or ("reconstruct", "fine-tune"))
+    if chosen == ["none"]:
+        chosen = []
     for name in chosen:
         if name not in known:
             raise InputError(f"--recovery must be none or {', '.join(known)}, got {name!r}")
