@@ -24,6 +24,7 @@ from mixmix.errors import InputError
 
 if TYPE_CHECKING:
     from mixmix.compression.method import Method
+    from mixmix.compression.prune import Prune
     from mixmix.compression.recovery import Recovery
 
 __all__ = ["prune"]
@@ -153,13 +154,12 @@ def _single_weights(
     sparsity: float | None,
     pattern: str | None,
     given: dict[str, Any],
-    recovery: Sequence[Recovery] | None,
-) -> Any:
+    recovery: Sequence[Recovery],
+) -> Prune:
     from mixmix.compression.prune import Prune
 
     options = {name: value for name, value in given.items() if value is not None}
-    if recovery is not None:
-        options["recovery"] = recovery
+    options["recovery"] = recovery
     if pattern is not None and pattern != "unstructured":
         if sparsity is not None:
             raise InputError(f"--pattern {pattern} has a sparsity of its own; leave out --sparsity")
@@ -169,8 +169,8 @@ def _single_weights(
 
 def _recoveries(
     names: Sequence[str] | None, steps: int | None, checkpoints: Path | None
-) -> list[Recovery] | None:
-    """The recoveries asked for; None for the method's own."""
+) -> list[Recovery]:
+    """The recoveries asked for, by default the method's own."""
     from dataclasses import replace
 
     from mixmix.compression.batch_norm_recovery import ReestimateBatchNorm
