@@ -82,7 +82,7 @@ def prune(
     recovery: Annotated[
         list[str] | None,
         _option(
-            "none, or bn, reconstruct, fine-tune; repeat, in order [default: all three].",
+            "none, or bn, reconstruct, fine-tune; repeat, in order [default: the last two].",
             panel=_RECOVERY,
         ),
     ] = None,
@@ -203,8 +203,8 @@ def _listed(options: Mapping[str, Any]) -> str:
 
 def _recoveries(
     names: Sequence[str] | None, steps: int | None, checkpoints: Path | None
-) -> list[Recovery] | None:
-    """The recoveries asked for; None for the method's own."""
+) -> list[Recovery]:
+    """The recoveries asked for, by default the method's own."""
     from dataclasses import replace
 
     from mixmix.compression.batch_norm_recovery import ReestimateBatchNorm
@@ -219,7 +219,9 @@ def _recoveries(
         "reconstruct": ReconstructFeatures(),
         "fine-tune": FineTune(training, checkpoints=checkpoints),
     }
-    chosen = list(known) if not names else [] if list(names) == ["none"] else list(names)
+    chosen = list(names or ("reconstruct", "fine-tune"))
+    if chosen == ["none"]:
+        chosen = []
     for name in chosen:
         if name not in known:
             raise InputError(f"--recovery must be none or {', '.join(known)}, got {name!r}")

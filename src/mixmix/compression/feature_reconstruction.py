@@ -35,6 +35,9 @@ from mixmix.errors import InputError
 __all__ = ["ReconstructFeatures"]
 
 _SMALLEST_BATCH = 8
+# What hardly varies any more is not to be blown up.
+_SMALLEST_SHARE = 1e-2
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -139,16 +142,17 @@ class ReconstructFeatures:
             layer.weight.copy_(from_grouped_rows(layer, solved))
             if not free:
                 return
-            shift = (solved @ moments.input_mean[:, :, None]).flatten() - (
-                moments.target_mean.flatten()
-            )
+            mean = (solved @ moments.input_mean[:, :, None]).flatten()
             if layer.bias is not None:
-                layer.bias.copy_(-shift)
-                shift = torch.zeros_like(shift)
+                layer.bias.copy_(moments.target_mean.flatten() - mean)
+                mean = moments.target_mean.flatten()
             if norm is not None:
+                fitted = ((solved @ moments.centred().gram) * solved).sum(-1).flatten()
+                share = fitted / moments.target_variance.flatten().clamp_min(_TINY)
                 theirs = visit.pair.teacher.module.get_submodule(norms[name])
                 channels = patient.kept_channels.get(norms[name], patient.kept_channels.get(name))
-                _take_over(norm, theirs, channels, shift)
+                _take_over(norm, theirs, channels)
+                _adapt(norm, moments.target_mean.flatten(), mean, share.clamp(_SMALLEST_SHARE, 1))
 
     def _descend(self, visit: Visit, patient: Patient, *, on_step: Callable[[], None]) -> None:
         """Learn all parameters of the student's unit for its outputs."""
@@ -186,16 +190,26 @@ class ReconstructFeatures:
                 parameter.requires_grad_(False)
 
 
-def _take_over(norm: nn.Module, other: nn.Module, channels: Tensor | None, shift: Tensor) -> None:
-    """Give a BatchNorm what the teacher's has, for inputs whose mean is ``shift`` (C,) higher.
-
-    A layer that was fitted to what the teacher's gives has to be normalised as that is.
-    """
+def _take_over(norm: nn.Module, other: nn.Module, channels: Tensor | None) -> None:
+    """Give a BatchNorm the statistics, factors and shifts of the teacher's."""
     for name, mine in (*norm.named_parameters(), *norm.named_buffers()):
         theirs = getattr(other, name)
         if mine.ndim and channels is not None:
             theirs = theirs.index_select(0, channels.to(theirs.device))
-        mine.copy_(theirs + shift if name == "running_mean" else theirs)
+        mine.copy_(theirs)
+
+
+def _adapt(norm: nn.Module, old_mean: Tensor, mean: Tensor, share: Tensor) -> None:
+    """Fit a BatchNorm to another mean (C,) and this share (C,) of the variance, in place.
+
+    What least squares cannot tell from its inputs is missing in the outputs, which so vary less;
+    over many layers little would be left of the differences between images. The distance of the
+    images from the statistics is kept, as in ``ReestimateBatchNorm``.
+    """
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.sub_(old_mean).mul_(share.sqrt()).add_(mean)
+    norm.running_var.mul_(share)
 
 
 def _tell(on_progress: Progress, what: str, steps: Iterator[int], total: int) -> None:

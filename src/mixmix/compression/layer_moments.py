@@ -36,6 +36,7 @@ class LayerMoments:
         cross: (G, out / G, d) mean of ``t x^T``; empty without targets.
         input_mean: (G, d) mean of ``x``.
         target_mean: (G, out / G) mean of ``t``.
+        target_variance: (G, out / G) of ``t``.
         num_places: that they are means over.
     """
 
@@ -43,6 +44,7 @@ class LayerMoments:
     cross: Tensor
     input_mean: Tensor
     target_mean: Tensor
+    target_variance: Tensor
     num_places: int
 
     def centred(self) -> LayerMoments:
@@ -53,6 +55,7 @@ class LayerMoments:
             self.cross - targets[:, :, None] * inputs[:, None, :],
             torch.zeros_like(inputs),
             torch.zeros_like(targets),
+            self.target_variance,
             self.num_places,
         )
 
@@ -123,12 +126,14 @@ def measure_moments(
             outputs @ inputs.transpose(1, 2),
             inputs.sum(2),
             outputs.sum(2),
+            outputs.square().sum(2),
         )
         sums = [old + new for old, new in zip(sums, found, strict=True)] if sums else list(found)
         count += inputs.shape[2]
     assert count, "there is an image at least"
-    gram, cross, input_mean, target_mean = (total / count for total in sums)
-    return LayerMoments(gram, cross, input_mean, target_mean, count)
+    gram, cross, input_mean, target_mean, square = (total / count for total in sums)
+    variance = (square - target_mean.square()).clamp_min(0)
+    return LayerMoments(gram, cross, input_mean, target_mean, variance, count)
 
 
 @contextmanager

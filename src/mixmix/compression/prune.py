@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixmix.compression.batch_norm_recovery import ReestimateBatchNorm
 from mixmix.compression.feature_reconstruction import ReconstructFeatures
 from mixmix.compression.fine_tuning import FineTune
 from mixmix.compression.insertion import check_layer_names
@@ -61,12 +60,10 @@ class Prune:
     sparsity: float = 0.8
     pattern: str = "unstructured"
     criterion: str = "magnitude"
-    allocation: str = "lamp"
+    allocation: str = "global"
     skip: tuple[str, ...] = ()
     damping: float = 1e-2
-    recovery: Recovery | Sequence[Recovery] = field(
-        default=(ReestimateBatchNorm(), ReconstructFeatures(), FineTune())
-    )
+    recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
     def __post_init__(self) -> None:
         pattern = Pattern.parse(self.pattern)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from mixmix import seeding
-from mixmix.compression.batch_norm_recovery import ReestimateBatchNorm
 from mixmix.compression.channel_groups import ChannelGroup, find_groups, kept_output_channels
 from mixmix.compression.channel_importance import (
     bn_scale_importance,
@@ -76,9 +75,7 @@ class PruneChannels:
     round_to: int | None = None
     min_share: float = 0.1
     num_images: int = 256
-    recovery: Recovery | Sequence[Recovery] = field(
-        default=(ReestimateBatchNorm(), ReconstructFeatures(), FineTune())
-    )
+    recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
     def __post_init__(self) -> None:
         given = [name for name in _COUNTED if getattr(self, name) is not None]
