@@ -1,0 +1,57 @@
+"""How much accuracy does pruning cost, recovered on images of each source, at equal budgets?
+
+``python benchmarks/pruning.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
+--out benchmarks/records/DATE_pruning``
+
+Every cell is kept in the work folder, so that a run goes on where an earlier one ended; its rows
+join those that the record holds already. ``--minutes`` ends a run before the first cell that starts
+later than that.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from harness.cells import cell_parser, numbers, run_cells
+from harness.record import Record
+from harness.sources import Budget
+from harness.threads import limit_threads
+from pruning_parts.cells import NETWORKS, RECOVERIES, SETTINGS, SOURCES, all_cells
+from pruning_parts.measure import float_row, row_of
+
+QUESTION = (
+    "How much accuracy does pruning cost, recovered on images of each source, at equal budgets?"
+)
+KEY = ("model", "task", "setting", "recovery", "images", "num_images", "seed")
+
+
+def main() -> None:
+    parser = cell_parser(
+        __doc__, networks=NETWORKS, settings=SETTINGS, sources=SOURCES, num_images=1024
+    )
+    parser.add_argument("--recoveries", default=",".join(RECOVERIES))
+    arguments = parser.parse_args()
+    if arguments.threads:
+        limit_threads(arguments.threads)
+    budget = Budget(
+        weights_dir=arguments.weights_dir,
+        data=arguments.data,
+        work=arguments.work or arguments.out.with_name(f"{arguments.out.name}-work"),
+        num_images=arguments.num_images,
+        zoo="zoo-without-resnet44",
+    )
+    networks = arguments.networks.split(",")
+    cells = all_cells(
+        networks=networks,
+        settings=arguments.settings.split(","),
+        recoveries=arguments.recoveries.split(","),
+        sources=arguments.sources.split(","),
+        seeds=numbers(arguments.seeds),
+    )
+    record = Record(arguments.out / "result.json", QUESTION, KEY)
+    record.add(*(float_row(network, budget) for network in networks))
+    run_cells(list(cells), partial(row_of, budget=budget), record, minutes=arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What is measured: cells of (network, setting, images, recovery, seed), the hardest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mixmix import (
+    FineTune,
+    Method,
+    Prune,
+    PruneChannels,
+    ReconstructFeatures,
+    Recovery,
+    ReestimateBatchNorm,
+)
+
+__all__ = ["NETWORKS", "RECOVERIES", "SETTINGS", "SOURCES", "Cell", "all_cells", "method_of"]
+
+NETWORKS = ("resnet44", "bundled:mobilenetv2")
+# Shares of zeros, a pattern, and shares of the multiply-accumulate operations that are removed.
+SETTINGS = (
+    "unstructured-95%",
+    "channels-70%",
+    "unstructured-90%",
+    "channels-50%",
+    "2:4",
+    "unstructured-80%",
+    "channels-30%",
+)
+SOURCES = ("mixmix", "real", "deepinversion", "zeroq", "noise")
+_RECOVERIES: dict[str, tuple[Recovery, ...]] = {
+    "bn": (ReestimateBatchNorm(),),
+    "reconstruction": (ReconstructFeatures(),),
+    "fine-tuning": (ReconstructFeatures(), FineTune()),
+}
+RECOVERIES = tuple(_RECOVERIES)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table.
+
+    Attributes:
+        network: what is pruned; see ``harness.networks.load_network``.
+        setting: one of ``SETTINGS``.
+        source: of the images.
+        recovery: one of ``RECOVERIES``.
+        seed: of synthesis and of recovery.
+    """
+
+    network: str
+    setting: str
+    source: str
+    recovery: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        network, setting = self.network.replace(":", "-"), self.setting.replace(":", "-")
+        return f"{network}-{setting}-{self.recovery}-{self.source}-seed{self.seed}"
+
+
+def all_cells(
+    *,
+    networks: Sequence[str],
+    settings: Sequence[str],
+    recoveries: Sequence[str],
+    sources: Sequence[str],
+    seeds: Sequence[int],
+) -> Iterator[Cell]:
+    """Every cell: seed by seed, settings from hard to easy, all sources of images in each.
+
+    A run that is ended early thus leaves whole comparisons.
+    """
+    for seed in seeds:
+        for recovery in recoveries:
+            for setting in settings:
+                for network in networks:
+                    for source in sources:
+                        yield Cell(network, setting, source, recovery, seed)
+
+
+def method_of(cell: Cell) -> Method:
+    """How a cell's network is pruned and recovered, at the defaults of the library."""
+    recovery = _RECOVERIES[cell.recovery]
+    kind, _, share = cell.setting.rpartition("-")
+    if not kind:
+        return Prune(pattern=share, recovery=recovery)
+    removed = float(share.rstrip("%")) / 100
+    if kind == "channels":
+        return PruneChannels(max_macs=1 - removed, recovery=recovery)
+    return Prune(removed, recovery=recovery)
