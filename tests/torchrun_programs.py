@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixmix import SynthesisSettings, SyntheticDataset, Zoo, distributed, synthesize
-from mixmix.compression.training import train_
-from mixmix.compression.training_settings import TrainingSettings
+from mixmix.compression.training.settings import TrainingSettings
+from mixmix.compression.training.train import train_
 from mixmix.errors import InputError, RankError
 
 SETTINGS = SynthesisSettings(num_images=24, batch_size=4, iterations=3)

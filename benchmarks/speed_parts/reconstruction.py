@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.clocks import stopwatch
 
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.storage import read_json
 from speed_parts.images import images_of
 from speed_parts.options import Options

@@ -9,23 +9,23 @@ from mixmix import openmp  # noqa: F401  (before anything that imports torch)
 # isort: split
 from mixmix import calibration, errors
 from mixmix.cifar10 import load_evaluation_pack
-from mixmix.compression.augmentation import Augmentation
-from mixmix.compression.batch_norm_recovery import ReestimateBatchNorm
-from mixmix.compression.feature_reconstruction import ReconstructFeatures
-from mixmix.compression.fine_tuning import FineTune
-from mixmix.compression.fresh_images import FreshImages
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
-from mixmix.compression.mixed_precision import MixedPrecision
-from mixmix.compression.prune import Prune
-from mixmix.compression.prune_channels import PruneChannels
-from mixmix.compression.quantize import Quantize
-from mixmix.compression.quantize_aware import QuantizeAware
-from mixmix.compression.reconstruction import ReconstructionSettings
-from mixmix.compression.recovery import Recovery, recover
-from mixmix.compression.sensitivity import measure_sensitivity
-from mixmix.compression.sensitivity_table import SensitivityTable
-from mixmix.compression.sparsity import Sparsity, sparsity_of
-from mixmix.compression.training_settings import TrainingSettings
+from mixmix.compression.pruning.prune import Prune
+from mixmix.compression.pruning.prune_channels import PruneChannels
+from mixmix.compression.pruning.sparsity import Sparsity, sparsity_of
+from mixmix.compression.quantization.mixed_precision import MixedPrecision
+from mixmix.compression.quantization.quantize import Quantize
+from mixmix.compression.quantization.quantize_aware import QuantizeAware
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.sensitivity import measure_sensitivity
+from mixmix.compression.quantization.sensitivity_table import SensitivityTable
+from mixmix.compression.recovery.batch_norm import ReestimateBatchNorm
+from mixmix.compression.recovery.features import ReconstructFeatures
+from mixmix.compression.recovery.fine_tuning import FineTune
+from mixmix.compression.recovery.recover import Recovery, recover
+from mixmix.compression.training.augmentation import Augmentation
+from mixmix.compression.training.fresh_images import FreshImages
+from mixmix.compression.training.settings import TrainingSettings
 from mixmix.estimation import Estimate, estimate_accuracy
 from mixmix.evaluation import Evaluation, evaluate
 from mixmix.exporters import Artifact, export, load_sparse

@@ -11,8 +11,8 @@ import torch
 
 from mixmix.cifar10 import load_calibration_pack, load_evaluation_pack
 from mixmix.compression.method import Compressed, LayerRecord, Progress, compress
-from mixmix.compression.quantize import Quantize
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.quantize import Quantize
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.cost import compare_latency_ms
 from mixmix.evaluation import evaluate
 from mixmix.exporters import Artifact, export

@@ -24,9 +24,9 @@ from mixmix import (
     compress,
     sparsity_of,
 )
-from mixmix.compression.quantized import QuantizedLayer
-from mixmix.compression.reconstruction import ReconstructionSettings
-from mixmix.compression.sparsity import Pattern
+from mixmix.compression.pruning.sparsity import Pattern
+from mixmix.compression.quantization.quantized import QuantizedLayer
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
 
 families = pytest.mark.parametrize("family", sorted(NETWORKS))

@@ -21,9 +21,9 @@ from mixmix import (
     export,
     sparsity_of,
 )
-from mixmix.compression import channel_latency
-from mixmix.compression.quantized import QuantizedLayer
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.pruning import channel_latency
+from mixmix.compression.quantization.quantized import QuantizedLayer
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 from mixmix.exporters.session import OnnxSession

@@ -11,9 +11,9 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny
 from torch import Tensor
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compiled, compress, export
-from mixmix.compression.equalisation import ChannelLimit
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.equalisation import ChannelLimit
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
 from mixmix.zoo.teacher import normalise
 

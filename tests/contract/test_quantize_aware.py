@@ -11,10 +11,10 @@ from tiny_networks import NETWORKS, tiny_network, tiny_spec
 from tiny_networks import tiny_images as images
 
 from mixmix import Compressed, Method, Quantize, compress, export
-from mixmix.compression.quantize_aware import QuantizeAware
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.compression.reconstruction import ReconstructionSettings
-from mixmix.compression.training_settings import TrainingSettings
+from mixmix.compression.quantization.quantize_aware import QuantizeAware
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compression.training.settings import TrainingSettings
 from mixmix.errors import InputError
 
 families = pytest.mark.parametrize("family", sorted(NETWORKS))

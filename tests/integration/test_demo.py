@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixmix import SyntheticDataset, recipe
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.demo import run_demo
 from mixmix.zoo import bundled_names
 

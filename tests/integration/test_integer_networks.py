@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import Compressed, Quantize, compress, export
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.exporters.profile import kernel_profile
 from mixmix.exporters.session import OnnxSession
 from mixmix.zoo.teacher import normalise

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torchvision.models import resnet18
 from mixmix import ModelSpec, Quantize, SyntheticDataset, Teacher, compress
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 
 def anonymous_gib():
     lines = Path("/proc/self/status").read_text().splitlines()

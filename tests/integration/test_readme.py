@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mixmix
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.zoo import bundled_names
 
 README = Path(__file__).parents[2] / "README.md"

@@ -7,10 +7,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.compression.activation_store import ActivationStore
-from mixmix.compression.bias_correction import correct_biases
-from mixmix.compression.calibration import learnable_units
-from mixmix.compression.learnable import LearnableLayer, Phase, set_phase
-from mixmix.compression.quantized import QuantizedLayer
+from mixmix.compression.quantization.bias_correction import correct_biases
+from mixmix.compression.quantization.calibration import learnable_units
+from mixmix.compression.quantization.learnable import LearnableLayer, Phase, set_phase
+from mixmix.compression.quantization.quantized import QuantizedLayer
 from mixmix.compression.units import Unit
 
 STORE = ActivationStore(1.0, batch_size=7, device=torch.device("cpu"))

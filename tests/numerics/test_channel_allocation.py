@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixmix.compression.channel_allocation import keep_least_harm, keep_uniform, kept_options
+from mixmix.compression.pruning.channel_allocation import (
+    keep_least_harm,
+    keep_uniform,
+    kept_options,
+)
 
 
 @st.composite

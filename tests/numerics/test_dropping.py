@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mixmix.compiled import has_compiler
-from mixmix.compression.dropping import fake_quantize, mix_inputs
+from mixmix.compression.quantization.dropping import fake_quantize, mix_inputs
 
 needs_numba = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -8,7 +8,11 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, nn
 
 from mixmix.capture import capture, fold_batch_norms
-from mixmix.compression.equalisation import ChannelLimit, equalise_layers, equalising_factors
+from mixmix.compression.quantization.equalisation import (
+    ChannelLimit,
+    equalise_layers,
+    equalising_factors,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from mixmix import compiled
 from mixmix.compression.activation_store import ActivationStore
-from mixmix.compression.importance import fisher_directions, measure_importance
-from mixmix.compression.reconstruction import ReconstructionSettings, loss_gradient
+from mixmix.compression.quantization.importance import fisher_directions, measure_importance
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings, loss_gradient
 from mixmix.errors import InputError
 
 CLASSES = 3

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
-from mixmix.compression.lsq import (
+from mixmix.compression.quantization.learnable import LearnableActivation, LearnableLayer, Phase
+from mixmix.compression.quantization.lsq import (
     StepSizeActivation,
     StepSizeLayer,
     quantize_weight,
     scale_gradient,
 )
-from mixmix.compression.quantizers import WeightGrid, search_weight_grid
+from mixmix.compression.quantization.quantizers import WeightGrid, search_weight_grid
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compression.objective import feature_loss, kl_loss
+from mixmix.compression.training.objective import feature_loss, kl_loss
 
 
 def draw(*shape: int, seed: int) -> Tensor:

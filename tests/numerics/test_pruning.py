@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mixmix.compression.layer_moments import grouped_rows, layer_columns, measure_moments
-from mixmix.compression.masked_least_squares import masked_least_squares
-from mixmix.compression.obs import prune_rows
-from mixmix.compression.sparsity import (
+from mixmix.compression.pruning.obs import prune_rows
+from mixmix.compression.pruning.sparsity import (
     Pattern,
     as_rows,
     from_rows,
@@ -21,11 +20,12 @@ from mixmix.compression.sparsity import (
     set_zeros,
     sparsity_of,
 )
-from mixmix.compression.sparsity_allocation import (
+from mixmix.compression.pruning.sparsity_allocation import (
     allocate_by_harm,
     allocate_by_rank,
     lamp_scores,
 )
+from mixmix.compression.recovery.masked_least_squares import masked_least_squares
 from mixmix.exporters.sparse import _from_gaps, _to_gaps
 
 

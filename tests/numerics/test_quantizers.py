@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.compression.dropping import random_mask
-from mixmix.compression.learnable import LearnableActivation, LearnableLayer, Phase
-from mixmix.compression.quantizers import search_activation_range, search_weight_grid
+from mixmix.compression.quantization.dropping import random_mask
+from mixmix.compression.quantization.learnable import LearnableActivation, LearnableLayer, Phase
+from mixmix.compression.quantization.quantizers import search_activation_range, search_weight_grid
 
 
 def draw(*shape: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mixmix import compiled
-from mixmix.compression.reconstruction import (
+from mixmix.compression.quantization.reconstruction import (
     ReconstructionSettings,
     cosine_decay,
     draw_batches,

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compiled import has_compiler
-from mixmix.compression.learnable import LearnableLayer
-from mixmix.compression.quantizers import search_weight_grid
-from mixmix.compression.rounding import Moments, RoundingRates, SoftRounding
+from mixmix.compression.quantization.learnable import LearnableLayer
+from mixmix.compression.quantization.quantizers import search_weight_grid
+from mixmix.compression.quantization.rounding import Moments, RoundingRates, SoftRounding
 
 RATES = RoundingRates(share=0.02, scale=0.003, pull=0.5)
 SHAPES = [(6, 5, 3, 3), (8, 1, 3, 3), (5, 7, 1, 1), (4, 9)]

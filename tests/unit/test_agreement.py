@@ -8,8 +8,8 @@ from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 from torch import Tensor, nn
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compress
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import ExportError
 from mixmix.exporters.agreement import check_agreement, own_error, probe_images
 

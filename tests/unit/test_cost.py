@@ -8,7 +8,7 @@ from torch import nn
 
 from mixmix.capture import capture
 from mixmix.compression.method import Compressed
-from mixmix.compression.quantized import QuantizedLayer
+from mixmix.compression.quantization.quantized import QuantizedLayer
 from mixmix.cost import (
     compare_latency_ms,
     count_layer_macs,

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mixmix.compression.method import Compressed
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import ExportError, InputError
 from mixmix.exporters import Artifact, export
 from mixmix.zoo.spec import ModelSpec

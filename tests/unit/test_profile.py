@@ -7,7 +7,7 @@ import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compress, export
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 from mixmix.exporters.profile import KernelProfile, kernel_profile

@@ -11,7 +11,7 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny
 from torch import Tensor
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compress, evaluate, export
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
 from mixmix.exporters.pt2e import ProgramSession
 from mixmix.zoo.teacher import normalise

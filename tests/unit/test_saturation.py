@@ -9,7 +9,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from mixmix import Compressed, ModelSpec, export
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.exporters.saturation import saturation_error
 
 

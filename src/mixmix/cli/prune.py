@@ -24,9 +24,9 @@ from mixmix.errors import InputError
 
 if TYPE_CHECKING:
     from mixmix.compression.method import Method
-    from mixmix.compression.prune import Prune
-    from mixmix.compression.prune_channels import PruneChannels
-    from mixmix.compression.recovery import Recovery
+    from mixmix.compression.pruning.prune import Prune
+    from mixmix.compression.pruning.prune_channels import PruneChannels
+    from mixmix.compression.recovery.recover import Recovery
 
 __all__ = ["prune"]
 
@@ -106,8 +106,8 @@ def prune(
 ) -> None:
     """Prune a network and write it; the command line says what each option is."""
     from mixmix.compression.method import compress
-    from mixmix.compression.quantize import Quantize
-    from mixmix.compression.sparsity import sparsity_of
+    from mixmix.compression.pruning.sparsity import sparsity_of
+    from mixmix.compression.quantization.quantize import Quantize
     from mixmix.estimation import estimate_accuracy
     from mixmix.exporters import export
     from mixmix.exporters.agreement import MIN_PROBE_IMAGES
@@ -176,8 +176,8 @@ def _method(
     weights: Mapping[str, Any], channels: Mapping[str, Any], common: Mapping[str, Any]
 ) -> Prune | PruneChannels:
     """Of single weights, or of channels where a budget is given for them."""
-    from mixmix.compression.prune import Prune
-    from mixmix.compression.prune_channels import PruneChannels
+    from mixmix.compression.pruning.prune import Prune
+    from mixmix.compression.pruning.prune_channels import PruneChannels
 
     weights, channels, common = (
         {name: value for name, value in given.items() if value is not None}
@@ -207,9 +207,9 @@ def _recoveries(
     """The recoveries asked for, by default the method's own."""
     from dataclasses import replace
 
-    from mixmix.compression.batch_norm_recovery import ReestimateBatchNorm
-    from mixmix.compression.feature_reconstruction import ReconstructFeatures
-    from mixmix.compression.fine_tuning import FineTune
+    from mixmix.compression.recovery.batch_norm import ReestimateBatchNorm
+    from mixmix.compression.recovery.features import ReconstructFeatures
+    from mixmix.compression.recovery.fine_tuning import FineTune
 
     training = FineTune().training
     if steps is not None:

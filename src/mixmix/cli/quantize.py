@@ -25,7 +25,7 @@ from mixmix.errors import InputError
 
 if TYPE_CHECKING:
     from mixmix.compression.method import Compressed, Method
-    from mixmix.compression.quantize import Quantize
+    from mixmix.compression.quantization.quantize import Quantize
 
 __all__ = ["quantize"]
 
@@ -123,8 +123,8 @@ def quantize(
     from dataclasses import replace
 
     from mixmix.compression.method import compress
-    from mixmix.compression.quantize import Quantize
-    from mixmix.compression.reconstruction import ReconstructionSettings
+    from mixmix.compression.quantization.quantize import Quantize
+    from mixmix.compression.quantization.reconstruction import ReconstructionSettings
     from mixmix.estimation import estimate_accuracy
     from mixmix.exporters import export
     from mixmix.exporters.agreement import MIN_PROBE_IMAGES
@@ -209,8 +209,8 @@ def _method(
 ) -> Method:
     from dataclasses import replace
 
-    from mixmix.compression.mixed_precision import MixedPrecision
-    from mixmix.compression.quantize_aware import QuantizeAware
+    from mixmix.compression.quantization.mixed_precision import MixedPrecision
+    from mixmix.compression.quantization.quantize_aware import QuantizeAware
 
     mixed = any(value is not None for value in budget.values())
     if mixed and train:
@@ -235,7 +235,7 @@ def _method(
 
 def _show_sensitivity(compressed: Compressed, path: Path | None, *, as_json: bool) -> None:
     """Print the table that bits were chosen by, and save it, where there is one."""
-    from mixmix.compression.sensitivity_table import SensitivityTable
+    from mixmix.compression.quantization.sensitivity_table import SensitivityTable
     from mixmix.reporting import print_sensitivity
 
     found = [chosen for chosen in compressed.settings if "sensitivity" in chosen]

@@ -17,7 +17,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, fx
 
-from mixmix.compression.dropping import memory_layout
+from mixmix.compression.quantization.dropping import memory_layout
 from mixmix.errors import InputError
 from mixmix.machine import memory_bytes
 

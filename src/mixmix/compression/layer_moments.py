@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix.compression.sparsity import as_rows, from_rows
+from mixmix.compression.pruning.sparsity import as_rows, from_rows
 
 __all__ = [
     "LayerMoments",

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mixmix.compression.method import Compressed
-from mixmix.compression.sparsity import check_zeros
+from mixmix.compression.pruning.sparsity import check_zeros
 from mixmix.errors import DataError, ExportError, InputError
 from mixmix.exporters.sparse import load_sparse, read_sparse, sparse_bytes
 from mixmix.storage import write_atomic

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixmix.compression.method import Compressed
-from mixmix.compression.quantized import QuantizedActivation
+from mixmix.compression.quantization.quantized import QuantizedActivation
 from mixmix.errors import ExportError, InputError
 from mixmix.seeding import generator
 from mixmix.zoo.spec import ModelSpec

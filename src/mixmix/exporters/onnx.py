@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix.compression.method import Compressed
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import ExportError
 from mixmix.exporters.onnx_graph import keep_floats_exact, pack_weights, strip_notes
 from mixmix.exporters.onnx_integers import (

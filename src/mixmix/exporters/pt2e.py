@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.compression.method import Compressed
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import DataError, ExportError, InputError
 from mixmix.exporters.stand_ins import with_stand_ins
 from mixmix.zoo.spec import ModelSpec

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mixmix.compression.method import Compressed
-from mixmix.compression.sparsity import check_zeros
+from mixmix.compression.pruning.sparsity import check_zeros
 from mixmix.errors import DataError
 
 __all__ = ["load_sparse", "read_sparse", "sparse_bytes"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from mixmix.compression.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 
 __all__ = ["with_stand_ins"]
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mixmix.compression.sensitivity_table import SensitivityTable
+from mixmix.compression.quantization.sensitivity_table import SensitivityTable
 from mixmix.reporting.rows import ABSENT
 from mixmix.reporting.table import print_uncut
 

@@ -18,7 +18,7 @@ from mixmix.compression.activation_store import (
     default_memory_gib,
     images_at_a_time,
 )
-from mixmix.compression.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
 
 CPU = torch.device("cpu")

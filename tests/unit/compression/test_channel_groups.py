@@ -12,14 +12,14 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix.compression.channel_costs import ChannelCosts
-from mixmix.compression.channel_groups import (
+from mixmix.compression.pruning.channel_costs import ChannelCosts
+from mixmix.compression.pruning.channel_groups import (
     check_removal,
     find_groups,
     remove_channels,
     silence_channels_,
 )
-from mixmix.compression.channel_pads import pads_as_layers
+from mixmix.compression.pruning.channel_pads import pads_as_layers
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 

@@ -9,9 +9,9 @@ import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 
 from mixmix import Compressed, Quantize, SyntheticDataset, compress
-from mixmix.compression.mixed_precision import MixedPrecision
-from mixmix.compression.reconstruction import ReconstructionSettings
-from mixmix.compression.sensitivity_table import SensitivityTable
+from mixmix.compression.quantization.mixed_precision import MixedPrecision
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compression.quantization.sensitivity_table import SensitivityTable
 from mixmix.errors import InputError
 
 QUANTIZE = Quantize(reconstruction=ReconstructionSettings(iterations=3, batch_size=8))

@@ -9,10 +9,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.capture import capture, fold_batch_norms, is_call_to
-from mixmix.compression.calibration import learnable_units
-from mixmix.compression.insertion import input_quantizers, insert_quantizers
-from mixmix.compression.learnable import LearnableActivation, Phase, set_phase
-from mixmix.compression.simplification import drop_identities, write_out_silu
+from mixmix.compression.quantization.calibration import learnable_units
+from mixmix.compression.quantization.insertion import input_quantizers, insert_quantizers
+from mixmix.compression.quantization.learnable import LearnableActivation, Phase, set_phase
+from mixmix.compression.quantization.simplification import drop_identities, write_out_silu
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix.capture import capture, fold_batch_norms
-from mixmix.compression.insertion import insert_quantizers
 from mixmix.compression.method import LayerRecord
-from mixmix.compression.records import record_layers
+from mixmix.compression.quantization.insertion import insert_quantizers
+from mixmix.compression.quantization.records import record_layers
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 

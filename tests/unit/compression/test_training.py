@@ -11,10 +11,10 @@ from tiny_networks import NUM_CLASSES, tiny_images, tiny_network, tiny_spec, tin
 from torch import Tensor, nn
 
 from mixmix import SynthesisSettings, Zoo
-from mixmix.compression.augmentation import Augmentation
-from mixmix.compression.fresh_images import FreshImages, divergence
-from mixmix.compression.training import Step, learning_rate_at, train_
-from mixmix.compression.training_settings import TrainingSettings
+from mixmix.compression.training.augmentation import Augmentation
+from mixmix.compression.training.fresh_images import FreshImages, divergence
+from mixmix.compression.training.settings import TrainingSettings
+from mixmix.compression.training.train import Step, learning_rate_at, train_
 from mixmix.errors import InputError
 
 SETTINGS = TrainingSettings(steps=8, batch_size=8, learning_rate=1e-3, checkpoint_steps=3)

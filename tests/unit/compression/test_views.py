@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixmix.compression.views import calibration_views
+from mixmix.compression.quantization.views import calibration_views
 
 IMAGES = torch.rand(10, 3, 12, 8, generator=torch.Generator().manual_seed(0))
 

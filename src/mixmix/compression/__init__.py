@@ -1,0 +1,1 @@
+"""Methods of compression, which `compress` applies one after another."""

@@ -1,0 +1,158 @@
+"""How much a network would miss each of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from mixmix.compression.pruning.channel_groups import ChannelGroup, Part
+from mixmix.compression.quantization.importance import fisher_directions
+
+__all__ = ["bn_scale_importance", "magnitude_importance", "taylor_importance"]
+
+
+@torch.no_grad()
+def magnitude_importance(model: nn.Module, groups: Sequence[ChannelGroup]) -> list[Tensor]:
+    """Squared length of the weights that make each channel.
+
+    Li et al. 2017, "Pruning Filters for Efficient ConvNets", with the squared Euclidean norm;
+    where several layers make a channel together, the sum over them (Fang et al. 2023, DepGraph,
+    section 3.3), each relative to the mean of its layer.
+
+    Returns:
+        For each group, one score for each element, (elements,), of mean 1.
+    """
+    modules = dict(model.named_modules())
+    scores = []
+    for group in groups:
+        total = torch.zeros(len(group.elements))
+        for part in group.parts:
+            layer = modules.get(part.layer)
+            if part.is_input or not isinstance(layer, _ConvNd | nn.Linear):
+                continue
+            weight = layer.weight
+            if isinstance(layer, _ConvNd) and layer.transposed and layer.groups == 1:
+                weight = weight.transpose(0, 1)
+            total += _relative(_of_elements(weight.square().flatten(1).sum(1), part))
+        scores.append(_relative(total))
+    return scores
+
+
+@torch.no_grad()
+def bn_scale_importance(model: nn.Module, groups: Sequence[ChannelGroup]) -> list[Tensor | None]:
+    """Size of the factors by which BatchNorm multiplies each channel.
+
+    Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming"; where
+    several layers normalise a channel, the mean over them. Factors of networks that were trained
+    without a penalty on them say little.
+
+    Returns:
+        For each group, one score for each element, (elements,), of mean 1; None where no BatchNorm
+        has the channels.
+    """
+    modules = dict(model.named_modules())
+    scores: list[Tensor | None] = []
+    for group in groups:
+        factors = [
+            _relative(_of_elements(layer.weight.abs(), part))
+            for part in group.parts
+            if isinstance(layer := modules.get(part.layer), _BatchNorm) and layer.affine
+        ]
+        scores.append(_relative(torch.stack(factors).mean(0)) if factors else None)
+    return scores
+
+
+def taylor_importance(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    images: Tensor,
+    *,
+    generator: torch.Generator,
+    num_directions: int = 2,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> list[Tensor]:
+    """The divergence of the prediction that losing each channel costs, to second order.
+
+    A factor of one is put on each element, wherever it is read, for each image. The gradient of
+    the divergence from the network's own prediction by it is zero, since that is where the
+    divergence is least; its second derivative is the Fisher information (Theis et al. 2018,
+    "Faster gaze prediction with dense networks and Fisher pruning", eq. 8), which random
+    directions of the logits give without any label.
+
+    Args:
+        model: the dense network, in eval mode.
+        groups: of its channels.
+        images: (N, C, H, W) normalised.
+        generator: CPU generator for the directions.
+        num_directions: drawn for each image.
+        on_progress: called with the share done.
+
+    Returns:
+        For each group, one score for each element, (elements,): nats, mean over the images.
+    """
+    modules = dict(model.named_modules())
+    consumers = sorted({part.layer for group in groups for part in group.consumers})
+    gates: dict[str, list[Tensor]] = {}
+
+    def gate(name: str) -> Callable[[nn.Module, Any], Any]:
+        def hook(module: nn.Module, inputs: Any) -> Any:
+            x = inputs[0]
+            axis = x.ndim - 1 if isinstance(module, nn.Linear) else 1
+            shape = [x.shape[0], *(1,) * (x.ndim - 1)]
+            shape[axis] = x.shape[axis]
+            factor = torch.ones(shape, device=x.device, requires_grad=True)
+            gates.setdefault(name, []).append(factor)
+            return (x * factor, *inputs[1:])
+
+        return hook
+
+    indices = [
+        [(part.layer, torch.tensor(part.indices)) for part in group.consumers] for group in groups
+    ]
+    totals = [torch.zeros(len(group.elements), dtype=torch.float64) for group in groups]
+    hooks = [modules[name].register_forward_pre_hook(gate(name)) for name in consumers]
+    done = 0
+    try:
+        for batch in images.split(_batch_size(images)):
+            gates.clear()
+            with torch.enable_grad():
+                logits = model(batch)
+            flat = [factor for name in consumers for factor in gates[name]]
+            for _ in range(num_directions):
+                signs = torch.randint(2, logits.shape, generator=generator).to(logits) * 2 - 1
+                directions = fisher_directions(logits.detach(), signs)
+                found = iter(torch.autograd.grad(logits, flat, directions, retain_graph=True))
+                gradients = {
+                    name: sum(next(found).flatten(1) for _ in gates[name]).cpu()  # type: ignore[union-attr]
+                    for name in consumers
+                }
+                for total, parts in zip(totals, indices, strict=True):
+                    derivative = torch.stack(
+                        [gradients[name][:, index].sum(2) for name, index in parts]
+                    ).sum(0)
+                    total += derivative.double().square().sum(0)
+            done += len(batch)
+            on_progress(done / len(images))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return [(total / (2 * num_directions * len(images))).float() for total in totals]
+
+
+def _batch_size(images: Tensor) -> int:
+    """All activations are kept for the gradient: as many as 64 images of 32 x 32 pixels have."""
+    return max(4, min(64, 65536 // (images.shape[2] * images.shape[3])))
+
+
+def _of_elements(values: Tensor, part: Part) -> Tensor:
+    """Sum over the channels of each element."""
+    return values.cpu().float()[torch.tensor(part.indices)].sum(1)
+
+
+def _relative(scores: Tensor) -> Tensor:
+    return scores / scores.mean().clamp_min(1e-30)

@@ -1,0 +1,232 @@
+"""Which channels go, for any share of what a network costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixmix.compression.method import Progress
+from mixmix.compression.pruning.channel_allocation import (
+    keep_least_harm,
+    keep_uniform,
+    kept_options,
+)
+from mixmix.compression.pruning.channel_costs import ChannelCosts
+from mixmix.compression.pruning.channel_groups import (
+    ChannelGroup,
+    Selection,
+    check_removal,
+    remove_channels,
+)
+from mixmix.compression.pruning.channel_latency import LatencyMeter
+from mixmix.compression.pruning.channel_sensitivity import lowest_channels, measure_channel_harms
+from mixmix.cost import count_macs
+from mixmix.errors import InputError
+from mixmix.zoo.spec import ModelSpec
+
+__all__ = ["ALLOCATIONS", "Candidate", "ChannelPlan", "PlanSettings", "num_parameters"]
+
+ALLOCATIONS = ("global", "uniform", "sensitivity")
+
+# Each costs some forward passes for each group.
+_SENSITIVITY_IMAGES = 64
+_LATENCY_STEPS = 6
+_CONFIRMING_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How channels are shared out.
+
+    Attributes:
+        counts_parameters: the cost is parameters, else multiplications.
+        allocation: one of ``ALLOCATIONS``; see ``PruneChannels``.
+        adds_up: whether scores of different groups are in one unit, so that harm can be weighed
+            against cost; else it is weighed against the number of channels.
+        round_to: channels kept are a multiple of it, unless all are.
+        min_share: of its channels that each group keeps at least.
+    """
+
+    counts_parameters: bool
+    allocation: str
+    adds_up: bool
+    round_to: int
+    min_share: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network with fewer channels.
+
+    Attributes:
+        network: in eval mode.
+        selection: from the roots of groups to the output channels that were removed there.
+    """
+
+    network: nn.Module
+    selection: Selection
+
+
+class ChannelPlan:
+    """Candidates of one network at any share of its cost.
+
+    Args:
+        dense: the whole network, in eval mode; it is not changed.
+        original: what cost and latency are relative to; it gives what ``dense`` does.
+        spec: of the network.
+        groups: of its channels.
+        scores: (elements,) of each group; the lowest go first.
+        images: (N, C, H, W) normalised.
+        settings: how channels are shared out.
+        on_progress: called with (what is being done, share done).
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        original: nn.Module,
+        spec: ModelSpec,
+        groups: Sequence[ChannelGroup],
+        scores: Sequence[Tensor],
+        images: Tensor,
+        settings: PlanSettings,
+        *,
+        on_progress: Progress,
+    ) -> None:
+        self._costs = ChannelCosts(dense, spec.input_shape, groups)
+        self._dense, self._original, self._spec = dense, original, spec
+        self._settings = settings
+        self._whole = self._measured_cost(original)
+        self._groups, self._scores, self._example = groups, scores, images[:4]
+        self._options = [
+            kept_options(
+                len(group.elements),
+                group.channels_per_element,
+                round_to=settings.round_to,
+                min_share=settings.min_share,
+            )
+            for group in groups
+        ]
+        if settings.allocation == "sensitivity":
+            self._harms = measure_channel_harms(
+                dense,
+                groups,
+                scores,
+                self._options,
+                images[:_SENSITIVITY_IMAGES],
+                on_progress=partial(on_progress, "measuring sensitivity"),
+            )
+        else:
+            self._harms = [
+                _cumulative(score, own) for score, own in zip(scores, self._options, strict=True)
+            ]
+
+    @property
+    def _least(self) -> float:
+        """The smallest share of the cost that the options allow."""
+        return float(self._cost(np.array([own[-1] for own in self._options]))) / self._whole
+
+    def within(self, share: float) -> Candidate:
+        """The network at no more than this share of the cost.
+
+        Raises:
+            InputError: if there is none, or what is left does not compute what it should.
+        """
+        # Costs are whole numbers, and rounding must not make them look larger.
+        limit = allowed = math.floor(share * self._whole + 1e-6)
+        while True:
+            kept = self._keep(limit + 0.5)
+            if kept is None:
+                raise InputError(self._too_little(share))
+            selection = {
+                group.root: lowest_channels(group, score, count)
+                for group, score, count in zip(self._groups, self._scores, kept, strict=True)
+            }
+            pruned = remove_channels(self._dense, self._example, selection)
+            check_removal(pruned, self._dense, self._groups, selection, self._example)
+            excess = self._measured_cost(pruned) - allowed
+            if excess <= 0:
+                return Candidate(pruned, selection)
+            # Costs are predicted; what the prediction missed is taken off.
+            limit -= excess
+
+    def faster(self, max_latency: float, on_progress: Progress) -> tuple[Candidate, float]:
+        """The network at the largest share of the cost that is fast enough.
+
+        Args:
+            max_latency: share of the original's latency, in (0, 1).
+            on_progress: called with (what is being done, share done).
+
+        Returns:
+            The network and its share of the latency.
+
+        Raises:
+            InputError: if none is fast enough.
+        """
+        with LatencyMeter(self._original, self._spec) as meter:
+            low, high = self._least, 1.0
+            smallest = self.within(low)
+            measured = meter.ratio(smallest.network)
+            fitting = [smallest] if measured <= max_latency else []
+            for step in range(_LATENCY_STEPS if fitting else 0):
+                on_progress("measuring latency", step / _LATENCY_STEPS)
+                share = (low + high) / 2
+                candidate = self.within(share)
+                if meter.ratio(candidate.network) <= max_latency:
+                    low = share
+                    fitting.append(candidate)
+                else:
+                    high = share
+            # A single reading may have been lucky.
+            for candidate in reversed(fitting):
+                measured = meter.ratio(candidate.network, rounds=_CONFIRMING_ROUNDS)
+                if measured <= max_latency:
+                    on_progress("measuring latency", 1.0)
+                    return candidate, measured
+        raise InputError(
+            f"{self._spec.name} cannot be pruned to {max_latency:.2f} of its latency: round_to="
+            f"{self._settings.round_to} and min_share={self._settings.min_share:g} leave a network "
+            f"that takes {measured:.2f} of it; raise the budget or lower those"
+        )
+
+    def _keep(self, limit: float) -> list[int] | None:
+        if self._settings.allocation == "uniform":
+            return keep_uniform(self._options, self._harms, self._cost, limit)
+        saved = None if self._settings.adds_up else partial(np.sum, axis=-1)
+        return keep_least_harm(self._options, self._harms, self._cost, limit, saved=saved)
+
+    def _cost(self, kept: np.ndarray) -> np.ndarray:
+        if self._settings.counts_parameters:
+            return self._costs.parameters(kept)
+        return self._costs.macs(kept)
+
+    def _measured_cost(self, pruned: nn.Module) -> int:
+        if self._settings.counts_parameters:
+            return num_parameters(pruned)
+        return count_macs(pruned, self._spec.input_shape)
+
+    def _too_little(self, share: float) -> str:
+        what = "parameters" if self._settings.counts_parameters else "multiplications"
+        least = math.ceil(1e4 * self._least) / 1e4
+        return (
+            f"{self._spec.name} cannot be pruned to {share:.4f} of its {what}: round_to="
+            f"{self._settings.round_to} and min_share={self._settings.min_share:g} leave at least "
+            f"{least:.4f}; raise the budget or lower those"
+        )
+
+
+def _cumulative(scores: Tensor, options: Sequence[int]) -> list[float]:
+    """Sum of the lowest scores that go, for each option."""
+    sums = torch.cat([torch.zeros(1), scores.sort().values.cumsum(0)]).tolist()
+    return [float(sums[len(scores) - count]) for count in options]
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Parameters of a module, each counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

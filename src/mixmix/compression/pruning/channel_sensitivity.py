@@ -1,0 +1,77 @@
+"""How far the prediction moves when a group of channels alone is pruned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixmix.compression.pruning.channel_groups import ChannelGroup, silence_channels_
+from mixmix.compression.quantization.sensitivity import mean_divergence
+
+__all__ = ["lowest_channels", "measure_channel_harms"]
+
+_INFERENCE_BATCH = 128
+_NUM_SHARES = 4
+
+
+def lowest_channels(group: ChannelGroup, scores: Tensor, kept: int) -> list[int]:
+    """Output channels of the root that go where so many elements are kept.
+
+    Args:
+        group: whose channels they are.
+        scores: (elements,) of importance.
+        kept: number of elements.
+    """
+    removed = scores.argsort(stable=True)[: len(group.elements) - kept].tolist()
+    return sorted(channel for element in removed for channel in group.elements[element])
+
+
+@torch.no_grad()
+def measure_channel_harms(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    scores: Sequence[Tensor],
+    options: Sequence[Sequence[int]],
+    images: Tensor,
+    *,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> list[list[float]]:
+    """Mean divergence from the prediction of the whole network, each group pruned alone.
+
+    It is measured at a few of a group's options and interpolated between them. Statistics of
+    BatchNorm stay those of the whole network.
+
+    Args:
+        model: the dense network, in eval mode; it is not changed.
+        groups: of its channels.
+        scores: (elements,) of each group; the lowest go first.
+        options: for each group how many elements it may keep, from all of them downwards.
+        images: (N, C, H, W) normalised.
+        on_progress: called with the share done.
+
+    Returns:
+        For each option of each group, in nats; they do not fall.
+    """
+    logits = _run(model, images)
+    harms = []
+    for index, (group, own_scores, own) in enumerate(zip(groups, scores, options, strict=True)):
+        places = sorted(set(np.linspace(0, len(own) - 1, _NUM_SHARES).round().astype(int).tolist()))
+        measured = [0.0]
+        for place in places[1:]:
+            pruned = copy.deepcopy(model)
+            chosen = lowest_channels(group, own_scores, own[place])
+            silence_channels_(pruned, [group], {group.root: chosen})
+            measured.append(mean_divergence(logits, _run(pruned, images)))
+        rising = np.maximum.accumulate(measured)
+        removed = [own[0] - count for count in own]
+        harms.append(np.interp(removed, [removed[place] for place in places], rising).tolist())
+        on_progress((index + 1) / len(groups))
+    return harms
+
+
+def _run(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(batch) for batch in images.split(_INFERENCE_BATCH)])

@@ -1,0 +1,186 @@
+"""Pruning of single weights on synthetic images, anywhere or N of every M."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixmix.compression.method import Compressed, LayerRecord, Progress
+from mixmix.compression.pruning.sparsity import Pattern, refuse_quantized
+from mixmix.compression.pruning.sparsity_allocation import ALLOCATIONS
+from mixmix.compression.pruning.weight_plan import CRITERIA, Plan, prunable_layers, prune_
+from mixmix.compression.quantization.insertion import check_layer_names
+from mixmix.compression.quantization.records import with_channels
+from mixmix.compression.recovery.features import ReconstructFeatures
+from mixmix.compression.recovery.fine_tuning import FineTune
+from mixmix.compression.recovery.recover import (
+    Patient,
+    Recovery,
+    as_recoveries,
+    patient_of,
+    recover_,
+)
+from mixmix.compression.unit_pairs import chains_of, unit_errors
+from mixmix.errors import InputError
+from mixmix.synthesis.dataset import SyntheticDataset
+
+__all__ = ["Prune"]
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Set weights of convolutions and linear layers to zero, and let the others make up for it.
+
+    The result is a copy of the model with the same parameters by the same names. Depthwise
+    convolutions stay dense.
+
+    Attributes:
+        sparsity: share of the prunable weights that become zero, of all layers together. N:M has
+            a sparsity of its own.
+        pattern: ``unstructured``, or ``N:M``: of every M input channels at one place of a kernel
+            (M values of a linear layer's input) at most N have weights other than zero, for each
+            output. Layers whose input channels are not in whole groups stay dense.
+        criterion: what a weight counts. ``magnitude``: its own size. ``wanda``: that times the
+            size of what it is multiplied with, within each row of outputs (Sun et al. 2023).
+            ``obs``: what its removal costs if the others are adapted, which they are (SparseGPT,
+            Frantar & Alistarh 2023).
+        allocation: how many weights each layer keeps, where zeros may be anywhere. ``uniform``:
+            the same share. ``global``: those above one threshold for all layers; of scores that
+            are relative to the spread of a layer's outputs, unless they are magnitudes. ``lamp``:
+            the same for scores relative to what is left of their layer (Lee et al. 2021).
+            ``sensitivity``: as many as leave the predictions as they are, by the divergence that
+            each layer causes when it is pruned alone.
+        skip: names of layers that stay dense and do not count.
+        damping: of the Hessian, relative to the mean of its diagonal, for ``obs``.
+        recovery: one, or several to apply in order; ``()`` for none.
+
+    Raises:
+        InputError: if a setting is out of range.
+    """
+
+    sparsity: float = 0.8
+    pattern: str = "unstructured"
+    criterion: str = "magnitude"
+    allocation: str = "global"
+    skip: tuple[str, ...] = ()
+    damping: float = 1e-2
+    recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
+
+    def __post_init__(self) -> None:
+        pattern = Pattern.parse(self.pattern)
+        if pattern.is_grouped:
+            object.__setattr__(self, "sparsity", pattern.sparsity)
+        if not 0 < self.sparsity < 1:
+            raise InputError(f"sparsity must be in (0, 1), got {self.sparsity!r}")
+        for name, known in (("criterion", CRITERIA), ("allocation", ALLOCATIONS)):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if not self.damping > 0:
+            raise InputError(f"damping must be positive, got {self.damping!r}")
+        object.__setattr__(self, "skip", tuple(self.skip))
+        object.__setattr__(self, "recovery", as_recoveries(self.recovery))
+
+    @property
+    def setting(self) -> str:
+        """The field's short name: ``2:4``, or ``unstructured-80``."""
+        if Pattern.parse(self.pattern).is_grouped:
+            return self.pattern
+        return f"unstructured-{100 * self.sparsity:g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "method": "prune",
+            "sparsity": self.sparsity,
+            "pattern": self.pattern,
+            "criterion": self.criterion,
+            "allocation": self.allocation,
+            "skip": list(self.skip),
+            "damping": self.damping,
+            "recovery": [step.to_dict() for step in as_recoveries(self.recovery)],
+        }
+
+    def apply(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        """Prune a copy of the model.
+
+        Raises:
+            CaptureError: if the model cannot be captured as a graph.
+            InputError: if it is quantized, or has no layer that can be pruned.
+        """
+        refuse_quantized(model.model, model.spec.name)
+        original = model.model if model.original is None else model.original
+        student = copy.deepcopy(model.model).eval().requires_grad_(False)
+        patient = patient_of(student, original, data, model.spec, masks=model.masks, seed=seed)
+        check_layer_names(self.skip, list(patient.student.layers))
+        pattern = Pattern.parse(self.pattern)
+        names, reasons = prunable_layers(patient, pattern, skipped=self.skip)
+        if not names:
+            why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            raise InputError(
+                f"{model.spec.name} has no layer to prune: {why or 'it has none at all'}"
+            )
+        plan = Plan(1 - self.sparsity, pattern, self.criterion, self.allocation, self.damping)
+        masks = dict(model.masks) | prune_(patient, names, plan, on_progress=on_progress)
+        patient = replace(patient, masks=masks)
+        recover_(patient, self.recovery, on_progress=on_progress)
+        records = with_channels(_record(patient, reasons), model.records)
+        pruned = {r.name: r.sparsity for r in records if r.sparsity is not None}
+        return replace(
+            model,
+            model=student,
+            records=records,
+            settings=(*model.settings, self.to_dict() | {"layer_sparsity": pruned}),
+            masks=masks,
+            original=original,
+        )
+
+
+@torch.no_grad()
+def _record(patient: Patient, reasons: dict[str, str]) -> tuple[LayerRecord, ...]:
+    """A record of every module with parameters."""
+    errors = unit_errors(*chains_of(patient.pairs), patient.data.images, patient.spec)
+    records = []
+    held: dict[str, list[str]] = {}
+    for layer, weight_name in patient.student.weight_names.items():
+        held.setdefault(weight_name.rpartition(".")[0], []).append(layer)
+    for name, module in patient.student.module.named_modules():
+        parameters = dict(module.named_parameters(recurse=False))
+        if not parameters:
+            continue
+        kind = type(module).__name__
+        count = sum(p.numel() for p in parameters.values())
+        record = LayerRecord(name, kind, "skipped", num_parameters=count)
+        layers = held.get(name, [])
+        kept = [
+            patient.masks[patient.student.weight_names[layer]]
+            for layer in layers
+            if patient.student.weight_names[layer] in patient.masks
+        ]
+        if kept:
+            zeros = sum(int((~mask).sum()) for mask in kept)
+            record = replace(
+                record,
+                action="pruned",
+                sparsity=zeros / sum(mask.numel() for mask in kept),
+                error=errors.get(layers[0]),
+            )
+        else:
+            reason = next((reasons[layer] for layer in layers if layer in reasons), None)
+            record = replace(record, reason=reason or _reason(module, kind))
+        records.append(record)
+    return tuple(records)
+
+
+def _reason(module: nn.Module, kind: str) -> str:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return "not called as a layer in the forward pass"
+    return f"{kind} has no weights that are pruned: only those of Conv2d and Linear layers are"

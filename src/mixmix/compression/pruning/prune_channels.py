@@ -1,0 +1,263 @@
+"""Structured pruning: whole channels are removed, and what is left is a smaller dense network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixmix import seeding
+from mixmix.compression.method import Compressed, Progress
+from mixmix.compression.pruning.channel_groups import (
+    ChannelGroup,
+    find_groups,
+    kept_output_channels,
+)
+from mixmix.compression.pruning.channel_importance import (
+    bn_scale_importance,
+    magnitude_importance,
+    taylor_importance,
+)
+from mixmix.compression.pruning.channel_pads import pads_as_layers
+from mixmix.compression.pruning.channel_plan import (
+    ALLOCATIONS,
+    ChannelPlan,
+    PlanSettings,
+    num_parameters,
+)
+from mixmix.compression.pruning.channel_records import record_channels
+from mixmix.compression.pruning.sparsity import refuse_quantized
+from mixmix.compression.recovery.features import ReconstructFeatures
+from mixmix.compression.recovery.fine_tuning import FineTune
+from mixmix.compression.recovery.recover import Recovery, as_recoveries, recover
+from mixmix.cost import count_macs
+from mixmix.errors import InputError
+from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.teacher import normalise
+
+__all__ = ["PruneChannels"]
+
+_COUNTED = {"max_macs": "MACs", "max_parameters": "parameters", "max_latency": "latency"}
+_IMPORTANCES = ("magnitude", "taylor", "bn-scale")
+
+# Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
+# block costs as much as the whole.
+_BLOCK, _FAST_BLOCK = 8, 16
+
+
+@dataclass(frozen=True)
+class PruneChannels:
+    """Remove channels until the network costs a share of what it did.
+
+    Channels that several layers share (residual sums, concatenations, depthwise convolutions,
+    gates) go together. What is left computes what the network would with those channels silent,
+    and then recovers. Exactly one budget is given; it is never exceeded.
+
+    Attributes:
+        max_macs: multiplications relative to those of the whole network, in (0, 1).
+        max_parameters: parameters likewise.
+        max_latency: time of one image in ONNX Runtime on one thread likewise, measured here and
+            now; the number of multiplications is searched for that meets it.
+        importance: which channels of a group go first. ``taylor``: those whose loss moves the
+            prediction least, to second order; ``magnitude``: those with the smallest weights;
+            ``bn-scale``: those with the smallest factors of BatchNorm.
+        allocation: how many channels each group loses. ``global``: all channels are ranked together
+            (``taylor`` by what a multiplication or parameter saved costs, the others relative to
+            the mean of their layer); ``uniform``: the same share everywhere; ``sensitivity``: by
+            how far the prediction moves when a group is pruned alone.
+        round_to: channels kept are a multiple of it, unless all are; None takes 16 with
+            ``max_latency`` and 8 without, as CPUs compute as many at a time.
+        min_share: of its channels that each group keeps at least, in (0, 1].
+        num_images: images that importance is measured on.
+        recovery: one, or several to apply in order; ``()`` for none.
+    """
+
+    max_macs: float | None = None
+    max_parameters: float | None = None
+    max_latency: float | None = None
+    importance: str = "taylor"
+    allocation: str = "global"
+    round_to: int | None = None
+    min_share: float = 0.1
+    num_images: int = 256
+    recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
+
+    def __post_init__(self) -> None:
+        given = [name for name in _COUNTED if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"give exactly one of {', '.join(_COUNTED)}; got {', '.join(given) or 'none'}"
+            )
+        if not 0 < self._budget < 1:
+            raise InputError(f"{given[0]} must be between 0 and 1, got {self._budget}")
+        for name, known in (("importance", _IMPORTANCES), ("allocation", ALLOCATIONS)):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
+        if self.round_to is not None and self.round_to < 1:
+            raise InputError(f"round_to must be at least 1 or None, got {self.round_to}")
+        if not 0 < self.min_share <= 1:
+            raise InputError(f"min_share must be above 0 and at most 1, got {self.min_share}")
+        if self.num_images < 2:
+            raise InputError(f"num_images must be at least 2, got {self.num_images}")
+        object.__setattr__(self, "recovery", as_recoveries(self.recovery))
+
+    @property
+    def setting(self) -> str:
+        """What is pruned, in a word."""
+        budget = next(name for name in _COUNTED if getattr(self, name) is not None)
+        return f"{self._budget:.0%} of {_COUNTED[budget]}"
+
+    @property
+    def _budget(self) -> float:
+        budgets = (self.max_macs, self.max_parameters, self.max_latency)
+        return float(next(budget for budget in budgets if budget is not None))
+
+    @property
+    def _step(self) -> int:
+        if self.round_to is not None:
+            return self.round_to
+        return _BLOCK if self.max_latency is None else _FAST_BLOCK
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        steps = [step.to_dict() for step in as_recoveries(self.recovery)]
+        return {"method": "prune-channels"} | own | {"recovery": steps}
+
+    def apply(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        """Prune a copy of the model.
+
+        Returns:
+            The smaller network. Where the original pads channels with zeros it is a graph in which
+            a convolution does so. The settings say what share is left of multiplications and
+            parameters, and of the time if that was the budget.
+
+        Raises:
+            InputError: if the network cannot be traced, nothing of it can be pruned, it is
+                quantized, or the budget cannot be met; the message says what can.
+        """
+        _check_prunable(model, self)
+        device = next(model.model.parameters()).device
+        order = torch.randperm(len(data), generator=seeding.generator(seed, "channels"))
+        images = normalise(data.images[order[: self.num_images]], model.spec).to(device)
+        dense = pads_as_layers(model.model, images[:4])
+        groups, reasons = find_groups(
+            dense, images[:4], on_progress=partial(on_progress, "finding channels")
+        )
+        scores = self._scores(dense, groups, images, seed=seed, on_progress=on_progress)
+        for group, score in zip(groups, scores, strict=True):
+            if score is None:
+                reasons[group.root] = "no BatchNorm has its channels"
+        known = {g.root: s for g, s in zip(groups, scores, strict=True) if s is not None}
+        groups = [group for group in groups if group.root in known]
+        if not groups:
+            raise InputError(
+                f"{model.spec.name} has no channels that can be pruned: {_listed(reasons)}"
+            )
+        plan = ChannelPlan(
+            dense,
+            model.model,
+            model.spec,
+            groups,
+            list(known.values()),
+            images,
+            PlanSettings(
+                counts_parameters=self.max_parameters is not None,
+                allocation=self.allocation,
+                # Scores relative to the mean of a layer say nothing of what a network would miss.
+                adds_up=self.importance == "taylor" or self.allocation == "sensitivity",
+                round_to=self._step,
+                min_share=self.min_share,
+            ),
+            on_progress=on_progress,
+        )
+        measured: dict[str, float] = {}
+        shape = model.spec.input_shape
+        if self.max_latency is None:
+            candidate = plan.within(self._budget)
+        else:
+            candidate, latency_ratio = plan.faster(self.max_latency, on_progress)
+            measured["latency_ratio"] = latency_ratio
+        pruned = candidate.network
+        measured |= {
+            "macs_ratio": count_macs(pruned, shape) / count_macs(model.model, shape),
+            "parameters_ratio": num_parameters(pruned) / num_parameters(model.model),
+        }
+        recovered = recover(
+            _laid_out_like(pruned, model.model),
+            dense,
+            data,
+            model.spec,
+            self.recovery,
+            kept_channels=kept_output_channels(dense, groups, candidate.selection),
+            seed=seed,
+            on_progress=on_progress,
+        )
+        return replace(
+            model,
+            model=recovered,
+            records=record_channels(model.model, pruned, groups, reasons),
+            settings=(*model.settings, self.to_dict() | measured),
+        )
+
+    def _scores(
+        self,
+        dense: nn.Module,
+        groups: Sequence[ChannelGroup],
+        images: Tensor,
+        *,
+        seed: int,
+        on_progress: Progress,
+    ) -> Sequence[Tensor | None]:
+        if self.importance == "magnitude":
+            return magnitude_importance(dense, groups)
+        if self.importance == "bn-scale":
+            return bn_scale_importance(dense, groups)
+        if not groups:
+            return []
+        return taylor_importance(
+            dense,
+            groups,
+            images,
+            generator=seeding.generator(seed, "channel importance"),
+            on_progress=partial(on_progress, "measuring channels"),
+        )
+
+
+def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
+    refuse_quantized(model.model, model.spec.name)
+    if model.masks:
+        raise InputError(
+            f"single weights of {model.spec.name} are pruned already, and what they were chosen by "
+            "changes with its channels; give PruneChannels before Prune"
+        )
+    needs_logits = settings.importance == "taylor" or settings.allocation == "sensitivity"
+    if needs_logits and model.spec.num_classes < 1:
+        raise InputError(
+            f"{model.spec.name} has no label head, and importance='taylor' and "
+            "allocation='sensitivity' go by predictions; use magnitude or bn-scale, and global or "
+            "uniform"
+        )
+
+
+def _laid_out_like(pruned: nn.Module, original: nn.Module) -> nn.Module:
+    """In the order of memory of the original's weights, which indexing does not keep."""
+    innermost = any(
+        parameter.ndim == 4
+        and parameter.is_contiguous(memory_format=torch.channels_last)
+        and not parameter.is_contiguous()
+        for parameter in original.parameters()
+    )
+    return pruned.to(memory_format=torch.channels_last) if innermost else pruned
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it has no layers"

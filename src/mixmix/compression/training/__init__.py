@@ -1,0 +1,1 @@
+"""Training on synthetic images: distillation, for whatever makes the student another network."""

@@ -1,0 +1,100 @@
+"""More images while a student is trained: those on which it does not agree with its teacher yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixmix import seeding
+from mixmix.compression.training.objective import kl_loss
+from mixmix.compression.training.train import Refresh, outputs_of
+from mixmix.errors import InputError
+from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.synthesize import synthesize
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import normalise
+from mixmix.zoo.zoo import Zoo
+
+__all__ = ["FreshImages", "divergence"]
+
+_INFERENCE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class FreshImages:
+    """Go on synthesising during training.
+
+    Every ``every_steps`` steps, ``synthesis.num_images`` images are made. Together with those that
+    were trained on they are ranked by the KL divergence between teacher and student, and as many
+    as there were before, those of the largest divergence, are trained on from then on.
+
+    Attributes:
+        zoo: what the images are made from.
+        synthesis: how they are made, and how many at a time.
+        every_steps: steps of training from one time to the next.
+    """
+
+    zoo: Zoo = field(repr=False)
+    synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+    every_steps: int = 500
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1:
+            raise InputError(f"every_steps must be at least 1, got {self.every_steps}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "zoo": [teacher.spec.name for teacher in self.zoo],
+            "synthesis": self.synthesis.to_dict(),
+            "every_steps": self.every_steps,
+        }
+
+    def refresh(self, teacher: nn.Module, spec: ModelSpec, *, seed: int) -> Refresh:
+        """What ``train_`` asks for images."""
+
+        def fresh(step: int, student: nn.Module, data: SyntheticDataset) -> SyntheticDataset | None:
+            if step == 0 or step % self.every_steps:
+                return None
+            made = synthesize(
+                self.zoo, self.synthesis, seed=seeding.child_seed(seed, "fresh images", step)
+            )
+            both = _joined(data, made)
+            order = divergence(student, teacher, both.images, spec).argsort(descending=True)
+            return _chosen(both, order[: len(data)].sort().values)
+
+        return fresh
+
+
+@torch.no_grad()
+def divergence(student: nn.Module, teacher: nn.Module, images: Tensor, spec: ModelSpec) -> Tensor:
+    """The KL divergence (N,) between teacher and student, of images (N, C, H, W) in [0, 1]."""
+    device = next(student.parameters()).device
+    found = []
+    for batch in images.split(_INFERENCE_BATCH):
+        inputs = normalise(batch.to(device), spec)
+        pair = (outputs_of(network, inputs)[0] for network in (student, teacher))
+        found += [
+            kl_loss(one[None], other[None], temperature=1.0)
+            for one, other in zip(*pair, strict=True)
+        ]
+    return torch.stack(found).cpu()
+
+
+def _joined(one: SyntheticDataset, other: SyntheticDataset) -> SyntheticDataset:
+    return SyntheticDataset(
+        torch.cat([one.images, other.images]),
+        torch.cat([one.labels, other.labels]),
+        torch.cat([one.soft_labels, other.soft_labels]),
+        one.manifest,
+    )
+
+
+def _chosen(data: SyntheticDataset, index: Tensor) -> SyntheticDataset:
+    return SyntheticDataset(
+        data.images[index], data.labels[index], data.soft_labels[index], data.manifest
+    )
