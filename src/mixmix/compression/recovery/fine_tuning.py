@@ -16,11 +16,12 @@ from mixmix.compression.unit_pairs import chains_of
 
 __all__ = ["FineTune"]
 
+# From short single runs on a ResNet-20 at 90% zeros, whose differences are near their spread.
 _TRAINING = TrainingSettings(
     steps=600,
     batch_size=64,
     learning_rate=1e-2,
-    feature_weight=10.0,
+    feature_weight=100.0,
     augmentation=Augmentation(mixing_share=1.0),
 )
 
