@@ -37,7 +37,7 @@ __all__ = [
 SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="CPU threads of this machine [default: all cores].", min=1)
+    int | None, typer.Option(help="CPU threads of this machine (default: all cores).", min=1)
 ]
 ModelArgument = Annotated[
     str, typer.Option("--model", "-m", help="bundled:NAME, or a model spec (.toml or .json).")
@@ -103,12 +103,23 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[str, f
 
 
 def layer_rows(records: Sequence[LayerRecord]) -> list[dict[str, Any]]:
-    """Records as rows of a table, without sparsity where nothing is pruned."""
+    """Records as rows of a table, without columns that none of them has anything in."""
     rows = [record.to_dict() for record in records]
-    if all(row["sparsity"] is None for row in rows):
-        for row in rows:
-            del row["sparsity"]
+    for row in rows:
+        for side in ("in_channels", "out_channels"):
+            row[side] = _before_and_after(row[side])
+    for name in ("sparsity", "in_channels", "out_channels"):
+        if all(row[name] is None for row in rows):
+            for row in rows:
+                del row[name]
     return rows
+
+
+def _before_and_after(channels: tuple[int, int] | None) -> str | None:
+    if channels is None:
+        return None
+    before, after = channels
+    return str(before) if before == after else f"{before}→{after}"
 
 
 def report(

@@ -127,13 +127,13 @@ def synthesize(
         ),
     ] = "mixmix",
     iterations: Annotated[
-        int | None, typer.Option(help="Optimiser steps per batch [default: the recipe's].")
+        int | None, typer.Option(help="Optimiser steps per batch (default: the recipe's).")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images optimised together [default: the recipe's].")
+        int | None, typer.Option(help="Images optimised together (default: the recipe's).")
     ] = None,
     members_per_step: Annotated[
-        int | None, typer.Option(help="Networks drawn at each step [default: the recipe's].")
+        int | None, typer.Option(help="Networks drawn at each step (default: the recipe's).")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -233,7 +233,7 @@ def evaluate(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="CIFAR-10 folder [default: the bundled 1,000 test images]."),
+        typer.Option(help="CIFAR-10 folder (default: the bundled 1,000 test images)."),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="A model whose predictions to compare with.")

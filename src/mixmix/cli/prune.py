@@ -46,19 +46,19 @@ def prune(
     ],
     sparsity: Annotated[
         float | None,
-        _option("Share of the weights that become zero [default: 0.8].", panel=_WEIGHTS),
+        _option("Share of the weights that become zero (default: 0.8).", panel=_WEIGHTS),
     ] = None,
     pattern: Annotated[
         str | None,
         _option("N:M, such as 2:4, in place of a sparsity.", panel=_WEIGHTS),
     ] = None,
     criterion: Annotated[
-        str | None, _option("magnitude, wanda or obs [default: the method's].", panel=_WEIGHTS)
+        str | None, _option("magnitude, wanda or obs (default: the method's).", panel=_WEIGHTS)
     ] = None,
     allocation: Annotated[
         str | None,
         _option(
-            "global, uniform or sensitivity; lamp for weights [default: the method's].",
+            "global, uniform or sensitivity; lamp for weights (default: the method's).",
             panel=_WEIGHTS,
         ),
     ] = None,
@@ -77,17 +77,17 @@ def prune(
     ] = None,
     importance: Annotated[
         str | None,
-        _option("taylor, magnitude or bn-scale [default: the method's].", panel=_CHANNELS),
+        _option("taylor, magnitude or bn-scale (default: the method's).", panel=_CHANNELS),
     ] = None,
     recovery: Annotated[
         list[str] | None,
         _option(
-            "none, or bn, reconstruct, fine-tune; repeat, in order [default: the last two].",
+            "none, or bn, reconstruct, fine-tune; repeat, in order (default: the last two).",
             panel=_RECOVERY,
         ),
     ] = None,
     steps: Annotated[
-        int | None, _option("Steps of fine-tuning [default: the method's].", panel=_RECOVERY, min=1)
+        int | None, _option("Steps of fine-tuning (default: the method's).", panel=_RECOVERY, min=1)
     ] = None,
     checkpoints: Annotated[
         Path | None, _option("Folder from which fine-tuning goes on.", panel=_RECOVERY)

@@ -63,7 +63,7 @@ def quantize(
     equalise: Annotated[
         bool | None,
         _option(
-            "Cross-layer equalisation [default: around depthwise layers].",
+            "Cross-layer equalisation (default: around depthwise layers).",
             "--equalise/--no-equalise",
             panel=_GRID,
         ),
@@ -71,7 +71,7 @@ def quantize(
     correct_bias: Annotated[
         bool | None,
         _option(
-            "Bias correction [default: where a depthwise layer needs it].",
+            "Bias correction (default: where a depthwise layer needs it).",
             "--correct-bias/--no-correct-bias",
             panel=_GRID,
         ),
@@ -80,7 +80,7 @@ def quantize(
         int | None, _option("Steps per unit; 0 rounds to nearest.", panel=_LEARNING)
     ] = None,
     loss: Annotated[
-        str | None, _option("mse, fisher or output [default: mse].", panel=_LEARNING)
+        str | None, _option("mse, fisher or output (default: mse).", panel=_LEARNING)
     ] = None,
     views: Annotated[
         int | None,
@@ -89,7 +89,7 @@ def quantize(
     memory: Annotated[
         float | None,
         _option(
-            "GiB for activations; the rest is on disk [default: half].",
+            "GiB for activations; the rest is on disk (default: half).",
             "--memory-gib",
             panel=_LEARNING,
         ),
