@@ -13,7 +13,10 @@ from draw_table import draw_into_document, table
 
 def draw(record: dict[str, Any]) -> str:
     """A row for every file, and how it was made."""
-    header = "network | bits | for | size | of floats | integer MACs | ms | speed-up | top-1 % | in PyTorch"
+    header = (
+        "network | bits | for | size | of floats | integer MACs | ms | speed-up | top-1 % "
+        "| in PyTorch"
+    )
     lines = [
         [
             row["model"],
