@@ -10,12 +10,8 @@ later than that.
 
 from __future__ import annotations
 
-from functools import partial
-
 from harness.cells import cell_parser, numbers, run_cells
 from harness.record import Record
-from harness.sources import Budget
-from harness.threads import limit_threads
 from pruning_parts.cells import NETWORKS, RECOVERIES, SETTINGS, SOURCES, all_cells
 from pruning_parts.measure import float_row, row_of
 
@@ -31,26 +27,22 @@ def main() -> None:
     )
     parser.add_argument("--recoveries", default=",".join(RECOVERIES))
     arguments = parser.parse_args()
-    if arguments.threads:
-        limit_threads(arguments.threads)
-    budget = Budget(
-        weights_dir=arguments.weights_dir,
-        data=arguments.data,
-        work=arguments.work or arguments.out.with_name(f"{arguments.out.name}-work"),
-        num_images=arguments.num_images,
-        zoo="zoo-without-resnet44",
-    )
-    networks = arguments.networks.split(",")
     cells = all_cells(
-        networks=networks,
+        networks=arguments.networks.split(","),
         settings=arguments.settings.split(","),
         recoveries=arguments.recoveries.split(","),
         sources=arguments.sources.split(","),
         seeds=numbers(arguments.seeds),
     )
     record = Record(arguments.out / "result.json", QUESTION, KEY)
-    record.add(*(float_row(network, budget) for network in networks))
-    run_cells(list(cells), partial(row_of, budget=budget), record, minutes=arguments.minutes)
+    run_cells(
+        cells,
+        row_of,
+        float_row,
+        record,
+        arguments,
+        zoo="zoo-without-resnet44",
+    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ later than that. Without ``--mct-python`` the cells of that source are left out.
 
 from __future__ import annotations
 
-from functools import partial
-
 from harness.cells import cell_parser, numbers, run_cells
 from harness.record import Record
 from harness.sources import Budget
-from harness.threads import limit_threads
 from quantization_parts.cells import NETWORKS, OTHERS, SETTINGS, SOURCES, all_cells
 from quantization_parts.measure import float_row, row_of
 
@@ -35,16 +32,6 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="of synthesis; default: the recipes' own")
     parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
     arguments = parser.parse_args()
-    if arguments.threads:
-        limit_threads(arguments.threads)
-    budget = Budget(
-        weights_dir=arguments.weights_dir,
-        data=arguments.data,
-        work=arguments.work or arguments.out.with_name(f"{arguments.out.name}-work"),
-        num_images=arguments.num_images,
-        iterations=arguments.iterations,
-        mct_python=arguments.mct_python,
-    )
     networks, sources = arguments.networks.split(","), arguments.sources.split(",")
     if arguments.mct_python is None:
         sources = [source for source in sources if source != "mct"]
@@ -56,8 +43,15 @@ def main() -> None:
         seeds=numbers(arguments.seeds),
     )
     record = Record(arguments.out / "result.json", QUESTION, KEY)
-    record.add(*(float_row(network, budget) for network in networks))
-    run_cells(list(cells), partial(row_of, budget=budget), record, minutes=arguments.minutes)
+    run_cells(
+        cells,
+        row_of,
+        float_row,
+        record,
+        arguments,
+        iterations=arguments.iterations,
+        mct_python=arguments.mct_python,
+    )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from harness.record import Record
+from harness.sources import Budget
+from harness.threads import limit_threads
 
 __all__ = ["NamedCell", "cell_parser", "numbers", "run_cells"]
 
@@ -22,19 +24,40 @@ SomeCell = TypeVar("SomeCell", bound=NamedCell)
 
 
 def run_cells(
-    cells: Sequence[SomeCell],
-    row_of: Callable[[SomeCell], dict[str, Any]],
+    cells: Iterable[SomeCell],
+    row_of: Callable[[SomeCell, Budget], dict[str, Any]],
+    float_row: Callable[[str, Budget], dict[str, Any]],
     record: Record,
-    *,
-    minutes: float | None,
+    arguments: argparse.Namespace,
+    **budget: Any,
 ) -> None:
-    """Measure one cell after another; start none after some minutes."""
-    started = time.monotonic()
+    """Measure the untouched networks, then one cell after another.
+
+    Args:
+        cells: in the order in which they are measured.
+        row_of: measures one of them.
+        float_row: measures a network.
+        record: that rows are added to.
+        arguments: of a ``cell_parser``; after their ``minutes`` no cell is started.
+        budget: what the benchmark adds to the budget that they give.
+    """
+    started, minutes = time.monotonic(), arguments.minutes
+    if arguments.threads:
+        limit_threads(arguments.threads)
+    own = Budget(
+        weights_dir=arguments.weights_dir,
+        data=arguments.data,
+        work=arguments.work or arguments.out.with_name(f"{arguments.out.name}-work"),
+        num_images=arguments.num_images,
+        **budget,
+    )
+    record.add(*(float_row(network, own) for network in arguments.networks.split(",")))
+    cells = list(cells)
     for index, cell in enumerate(cells):
         if minutes is not None and time.monotonic() - started > 60 * minutes:
             print(f"time is up: {len(cells) - index} of {len(cells)} cells are left", flush=True)
             break
-        row = row_of(cell)
+        row = row_of(cell, own)
         record.add(row)
         print(f"{index + 1}/{len(cells)} {cell.name}: {row['top1']:.2f}", flush=True)
 

@@ -24,8 +24,8 @@ from mixmix import (
     load_evaluation_pack,
 )
 from mixmix.cifar10 import load_calibration_pack
+from mixmix.compression.divergence import mean_divergence
 from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.compression.quantization.sensitivity import mean_divergence
 from mixmix.zoo.teacher import normalise
 
 NUM_CLASSES = 10

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from mixmix.compression.divergence import mean_divergence
 from mixmix.compression.pruning.channel_groups import find_groups, silence_channels_
 from mixmix.compression.pruning.channel_importance import (
     bn_scale_importance,
     magnitude_importance,
     taylor_importance,
 )
-from mixmix.compression.quantization.sensitivity import mean_divergence
 
 IMAGES = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -17,7 +17,6 @@ from rich.table import Table
 from mixmix.errors import InputError, RankError
 
 if TYPE_CHECKING:
-    from mixmix.compression.method import LayerRecord
     from mixmix.synthesis import SyntheticDataset
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "ModelArgument",
     "SeedOption",
     "ThreadsOption",
-    "layer_rows",
     "load_images",
     "prepare",
     "progress_bar",
@@ -100,26 +98,6 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[str, f
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda what, share: progress.update(task, description=what, completed=share)
-
-
-def layer_rows(records: Sequence[LayerRecord]) -> list[dict[str, Any]]:
-    """Records as rows of a table, without columns that none of them has anything in."""
-    rows = [record.to_dict() for record in records]
-    for row in rows:
-        for side in ("in_channels", "out_channels"):
-            row[side] = _before_and_after(row[side])
-    for name in ("sparsity", "in_channels", "out_channels"):
-        if all(row[name] is None for row in rows):
-            for row in rows:
-                del row[name]
-    return rows
-
-
-def _before_and_after(channels: tuple[int, int] | None) -> str | None:
-    if channels is None:
-        return None
-    before, after = channels
-    return str(before) if before == after else f"{before}→{after}"
 
 
 def report(

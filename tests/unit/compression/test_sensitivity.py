@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from mixmix import Quantize, SyntheticDataset
 from mixmix.capture import capture, fold_batch_norms
+from mixmix.compression.divergence import mean_divergence
 from mixmix.compression.quantization.quantizers import search_activation_range, search_weight_grid
-from mixmix.compression.quantization.sensitivity import mean_divergence, measure_sensitivity
+from mixmix.compression.quantization.sensitivity import measure_sensitivity
 from mixmix.compression.quantization.sensitivity_table import SensitivityTable
 from mixmix.cost import count_macs
 from mixmix.errors import DataError, InputError

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.compression.pruning.channel_groups import ChannelGroup, silence_channels_
-from mixmix.compression.quantization.sensitivity import mean_divergence
 
 __all__ = ["lowest_channels", "measure_channel_harms"]
 
-_INFERENCE_BATCH = 128
 _NUM_SHARES = 4
 
 
@@ -56,7 +55,7 @@ def measure_channel_harms(
     Returns:
         For each option of each group, in nats; they do not fall.
     """
-    logits = _run(model, images)
+    logits = run_in_batches(model, images)
     harms = []
     for index, (group, own_scores, own) in enumerate(zip(groups, scores, options, strict=True)):
         places = sorted(set(np.linspace(0, len(own) - 1, _NUM_SHARES).round().astype(int).tolist()))
@@ -65,13 +64,9 @@ def measure_channel_harms(
             pruned = copy.deepcopy(model)
             chosen = lowest_channels(group, own_scores, own[place])
             silence_channels_(pruned, [group], {group.root: chosen})
-            measured.append(mean_divergence(logits, _run(pruned, images)))
+            measured.append(mean_divergence(logits, run_in_batches(pruned, images)))
         rising = np.maximum.accumulate(measured)
         removed = [own[0] - count for count in own]
         harms.append(np.interp(removed, [removed[place] for place in places], rising).tolist())
         on_progress((index + 1) / len(groups))
     return harms
-
-
-def _run(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([model(batch) for batch in images.split(_INFERENCE_BATCH)])

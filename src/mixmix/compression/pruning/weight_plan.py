@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix import seeding
+from mixmix.compression.divergence import mean_divergence
 from mixmix.compression.layer_moments import (
     LayerMoments,
     captured_calls,
@@ -25,7 +26,6 @@ from mixmix.compression.pruning.sparsity_allocation import (
     allocate_evenly,
     lamp_scores,
 )
-from mixmix.compression.quantization.sensitivity import mean_divergence
 from mixmix.compression.recovery.recover import Patient, Visit, visit_units
 
 __all__ = ["CRITERIA", "Plan", "prunable_layers", "prune_"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.quantization.calibration import learnable_units
 from mixmix.compression.quantization.learnable import (
@@ -23,9 +23,8 @@ from mixmix.compression.quantization.lsq import StepSizeActivation, StepSizeLaye
 from mixmix.compression.quantization.quantize import Quantize, deploy_
 from mixmix.compression.training.augmentation import Augmentation
 from mixmix.compression.training.fresh_images import FreshImages
-from mixmix.compression.training.objective import kl_loss
 from mixmix.compression.training.settings import TrainingSettings
-from mixmix.compression.training.train import outputs_of, train_
+from mixmix.compression.training.train import train_
 from mixmix.compression.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
 from mixmix.compression.units import Unit
 from mixmix.errors import InputError
@@ -46,7 +45,6 @@ _TRAINING = TrainingSettings(
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
 _SCALE_RATE = 0.1
-_INFERENCE_BATCH = 128
 # At least so many images are trained on for each that is held out.
 _TRAINED_PER_HELD_OUT = 8
 
@@ -172,23 +170,18 @@ class QuantizeAware:
         return pair_units(trained, graph_module, both, example)
 
 
-@torch.no_grad()
 def _divergences(
     students: Mapping[str, nn.Module],
-    teacher: nn.Module,
+    teacher: UnitChain,
     data: SyntheticDataset,
     spec: ModelSpec,
 ) -> dict[str, float]:
     """Mean Kullback-Leibler divergence of each student's prediction from the teacher's."""
     device = next(teacher.parameters()).device
-    batches = [normalise(b.to(device), spec) for b in data.images.split(_INFERENCE_BATCH)]
-
-    def logits(network: nn.Module) -> Tensor:
-        return torch.cat([outputs_of(network, batch)[0] for batch in batches])
-
-    wanted = logits(teacher)
+    inputs = normalise(data.images.to(device), spec)
+    wanted = run_in_batches(nn.Sequential(*teacher.units), inputs)
     return {
-        name: float(kl_loss(logits(student), wanted, temperature=1.0))
+        name: mean_divergence(wanted, run_in_batches(student, inputs))
         for name, student in students.items()
     }
 

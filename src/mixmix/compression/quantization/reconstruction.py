@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -140,7 +141,17 @@ def draw_batches(count: int, batch_size: int, *, generator: torch.Generator) -> 
         order = order[batch_size:]
 
 
-def images_in_step(inputs: Tensor, outputs: Tensor, settings: ReconstructionSettings) -> int:
+class StepSize(Protocol):
+    """What limits the images of a step; see ``ReconstructionSettings``."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def places(self) -> int: ...
+
+
+def images_in_step(inputs: Tensor, outputs: Tensor, settings: StepSize) -> int:
     """Images in a step of a unit with these inputs and outputs (N, C, H, W) or (N, ...)."""
     places = max(math.prod(t.shape[2:]) for t in (inputs, outputs))
     fitting = max(_SMALLEST_BATCH, settings.places // places)

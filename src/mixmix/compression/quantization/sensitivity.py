@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from mixmix import seeding
 from mixmix.capture import relative_error
+from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.compression.method import Compressed, Progress
 from mixmix.compression.pruning.sparsity import layer_masks
 from mixmix.compression.quantization.bits import parse_bits
@@ -30,9 +31,7 @@ from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher, normalise
 from mixmix.zoo.zoo import Zoo
 
-__all__ = ["mean_divergence", "measure_sensitivity"]
-
-_INFERENCE_BATCH = 128
+__all__ = ["measure_sensitivity"]
 
 
 def measure_sensitivity(
@@ -151,13 +150,6 @@ def _weight(graph_module: fx.GraphModule, name: str) -> Tensor:
     return layer.weight
 
 
-def mean_divergence(logits: Tensor, others: Tensor) -> float:
-    """Mean over rows of ``KL(softmax(logits) || softmax(others))`` in nats; both (N, K)."""
-    log_p, log_q = (t.double().log_softmax(1) for t in (logits, others))
-    # Rounding leaves a difference of either sign where both are the same.
-    return max(0.0, float((log_p.exp() * (log_p - log_q)).sum(1).mean()))
-
-
 class _Probe:
     """A network with quantizers of one setting everywhere, all of them off, cut into units."""
 
@@ -187,7 +179,7 @@ class _Probe:
         self.units = [unit.module for unit in learnable_units(self.whole)]
         self.inputs = [images]
         for unit in self.units:
-            self.inputs.append(_run(unit, self.inputs[-1]))
+            self.inputs.append(run_in_batches(unit, self.inputs[-1]))
         self.float_logits = self.inputs.pop()
 
     def logits(self, name: str) -> Tensor:
@@ -201,14 +193,9 @@ class _Probe:
         x = self.inputs[start]
         _set_phases(parts, Phase.QUANTIZED)
         for unit in self.units[start:]:
-            x = _run(unit, x)
+            x = run_in_batches(unit, x)
         _set_phases(parts, Phase.FLOAT)
         return x
-
-
-@torch.no_grad()
-def _run(module: nn.Module, inputs: Tensor) -> Tensor:
-    return torch.cat([module(batch) for batch in inputs.split(_INFERENCE_BATCH)])
 
 
 def _set_phases(parts: Sequence[nn.Module], phase: Phase) -> None:

@@ -27,14 +27,17 @@ from mixmix.compression.layer_moments import (
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import hold_masks
 from mixmix.compression.quantization.dropping import memory_layout
-from mixmix.compression.quantization.reconstruction import cosine_decay, draw_batches
+from mixmix.compression.quantization.reconstruction import (
+    cosine_decay,
+    draw_batches,
+    images_in_step,
+)
 from mixmix.compression.recovery.masked_least_squares import masked_least_squares
 from mixmix.compression.recovery.recover import Patient, Visit, sizes_of_parameters, visit_units
 from mixmix.errors import InputError
 
 __all__ = ["ReconstructFeatures"]
 
-_SMALLEST_BATCH = 8
 # What hardly varies any more is not to be blown up.
 _SMALLEST_SHARE = 1e-2
 _TINY = 1e-12
@@ -162,8 +165,7 @@ class ReconstructFeatures:
         inputs, targets = (
             t.contiguous(memory_format=memory_layout(t)) for t in (visit.inputs, visit.targets)
         )
-        places = max(math.prod(t.shape[2:]) for t in (inputs, targets))
-        batch_size = min(self.batch_size, max(_SMALLEST_BATCH, self.places // places))
+        batch_size = images_in_step(inputs, targets, self)
         generator = seeding.generator(patient.seed, "recovery", visit.index)
         batches = draw_batches(len(targets), batch_size, generator=generator)
         groups = [{"params": [p], "size": sizes.get(p, 1.0)} for p in parameters]
