@@ -41,7 +41,11 @@ def how_it_was_made(record: Row) -> str:
     return f"{commands}, {record['date']}, on {machine['cores']} cores ({machine['cpu']})."
 
 
-_TASKS = {"quantize": "post-training quantization", "qat": "quantization-aware training"}
+_TASKS = {
+    "quantize": "post-training quantization",
+    "mixed": "mixed precision at the size of these bits for all layers",
+    "qat": "quantization-aware training, all layers alike",
+}
 
 
 def sources_by_settings(rows: Sequence[Row]) -> str:

@@ -28,7 +28,7 @@ def main() -> None:
         sources=SOURCES,
         num_images=Budget.num_images,
     )
-    parser.add_argument("--task", choices=("quantize", "qat"), default="quantize")
+    parser.add_argument("--task", choices=("quantize", "mixed", "qat"), default="quantize")
     parser.add_argument("--iterations", type=int, help="of synthesis; default: the recipes' own")
     parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
     arguments = parser.parse_args()

@@ -29,8 +29,9 @@ class Cell:
     """One number of the table.
 
     Attributes:
-        task: ``quantize``, the first and the last layer with 8 bits, or ``qat``: all layers alike,
-            and then trained.
+        task: ``quantize``, the first and the last layer with 8 bits; ``mixed``: of the same size,
+            with as many bits for each layer as it needs; ``qat``: all layers alike, and then
+            trained.
         network: what is quantized; see ``harness.networks.load_network``.
         setting: bits, as ``Quantize`` takes them.
         source: of the images.
@@ -46,8 +47,8 @@ class Cell:
     @property
     def name(self) -> str:
         network = self.network.replace(":", "-")
-        qat = "-qat" * (self.task == "qat")
-        return f"{network}-{self.setting}{qat}-{self.source}-seed{self.seed}"
+        task = "" if self.task == "quantize" else f"-{self.task}"
+        return f"{network}-{self.setting}{task}-{self.source}-seed{self.seed}"
 
 
 def all_cells(

@@ -13,6 +13,7 @@ from harness.sources import Budget, images_of
 
 from mixmix import (
     Method,
+    MixedPrecision,
     Quantize,
     QuantizeAware,
     SyntheticDataset,
@@ -21,6 +22,7 @@ from mixmix import (
     estimate_accuracy,
     evaluate,
     export,
+    measure_sensitivity,
 )
 from mixmix.cifar10 import load_cifar10
 from mixmix.storage import read_json, read_tensors, write_json, write_tensors
@@ -69,7 +71,7 @@ def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[s
     target = Teacher(*load_network(cell.network, budget.weights_dir))
     data = SyntheticDataset.load(folder)
     with stopwatch() as cost:
-        compressed = compress(target, data, _method(cell), seed=cell.seed)
+        compressed = compress(target, data, _method(cell, target, data), seed=cell.seed)
     with TemporaryDirectory() as scratch:
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
@@ -93,10 +95,22 @@ def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[s
     } | cost.rounded()
 
 
-def _method(cell: Cell) -> Method:
+def _method(cell: Cell, target: Teacher, data: SyntheticDataset) -> Method:
     if cell.task == "qat":
         return QuantizeAware(Quantize(cell.setting, first_last_bits=None))
+    if cell.task == "mixed":
+        _, activation_bits = cell.setting.split("A")
+        return MixedPrecision(
+            max_size_bytes=_uniform_size_bytes(cell.setting, target, data),
+            choices=tuple(f"W{bits}A{activation_bits}" for bits in (2, 3, 4, 8)),
+        )
     return Quantize(cell.setting)
+
+
+def _uniform_size_bytes(bits: str, target: Teacher, data: SyntheticDataset) -> int:
+    """Size of the network with these bits, but for its first and last layer."""
+    table = measure_sensitivity(target, data, choices=(bits,), num_images=2, seed=0)
+    return table.size_bytes({layer.name: next(iter(layer.divergence)) for layer in table.layers})
 
 
 def _measure_float(network: str, budget: Budget) -> None:
