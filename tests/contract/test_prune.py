@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +108,48 @@ def test_contract(family: str) -> None:
     assert all(
         found.layers[r.name] >= r.sparsity for r in compressed.records if r.sparsity is not None
     )
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "obs"])
+@pytest.mark.parametrize("setting", [{"sparsity": 0.9}, {"pattern": "1:4"}])
+def test_zeros_become_more_in_rounds(criterion: str, setting: dict[str, Any]) -> None:
+    told: list[str] = []
+    method = Prune(
+        **setting, criterion=criterion, between=RECOVERY[1], recovery=RECOVERY[1], skip=("0.0",)
+    )
+    compressed = compress(
+        (tiny_network("residual"), tiny_spec("residual")),
+        images(),
+        method,
+        seed=0,
+        on_progress=lambda what, share: told.append(what),
+    )
+    assert_masks_hold(compressed)
+    zeros = sum(int((~kept).sum()) for kept in compressed.masks.values())
+    total = sum(kept.numel() for kept in compressed.masks.values())
+    assert zeros == pytest.approx(method.sparsity * total, abs=1)
+    rounds = list(dict.fromkeys(what.partition(":")[0] for what in told))
+    expected = 5 if "sparsity" in setting else 3
+    assert rounds == [f"round {number} of {expected}" for number in range(1, expected + 1)]
+
+
+def test_rounds_are_for_recoveries_that_change_weights_unless_asked_for() -> None:
+    model = (tiny_network("residual"), tiny_spec("residual"))
+
+    def masks(**settings: Any) -> dict[str, torch.Tensor]:
+        return dict(compress(model, images(), Prune(0.9, **settings), seed=0).masks)
+
+    at_once = masks(recovery=())
+    assert all(torch.equal(at_once[n], m) for n, m in masks(recovery=RECOVERY[:1]).items())
+    assert all(
+        torch.equal(at_once[n], m) for n, m in masks(recovery=RECOVERY[1:], rounds=1).items()
+    )
+    assert not all(
+        torch.equal(at_once[n], m)
+        for n, m in masks(recovery=(), rounds=3, between=RECOVERY[1]).items()
+    )
+    with pytest.raises(InputError, match="rounds"):
+        Prune(rounds=0)
 
 
 @families

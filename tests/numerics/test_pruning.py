@@ -71,7 +71,7 @@ def test_a_strong_ridge_leaves_weights_where_they_are() -> None:
 def test_rows_times_columns_are_what_the_layer_gives(layer: nn.Conv2d | nn.Linear) -> None:
     x = draw(2, 4, 8, 8) if isinstance(layer, nn.Conv2d) else draw(2, 5, 8)
     columns = layer_columns(layer, x)
-    outputs = torch.einsum("god,ngdl->ngol", grouped_rows(layer, layer.weight), columns)
+    outputs = torch.einsum("god,gnld->ngol", grouped_rows(layer, layer.weight), columns)
     wanted = layer(x).detach()
     assert layer.bias is not None
     bias = layer.bias.detach()
@@ -82,8 +82,12 @@ def test_rows_times_columns_are_what_the_layer_gives(layer: nn.Conv2d | nn.Linea
     assert torch.allclose(outputs.flatten(1, 2), wanted, atol=1e-5)
     generator = torch.Generator().manual_seed(0)
     moments = measure_moments(layer, [(x, layer(x))], places=None, generator=generator)
-    assert torch.allclose(moments.input_mean, columns.mean((0, 3)), atol=1e-5)
-    assert moments.num_places == columns.shape[0] * columns.shape[3]
+    assert torch.allclose(moments.input_mean, columns.mean((1, 2)), atol=1e-5)
+    assert moments.num_places == columns.shape[1] * columns.shape[2]
+    chosen = torch.tensor([3, 1])
+    assert torch.equal(layer_columns(layer, x, chosen), columns[:, :, chosen])
+    few = measure_moments(layer, [(x, layer(x))], places=2, generator=generator)
+    assert few.num_places == 2 * len(x)
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])

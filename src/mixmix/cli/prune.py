@@ -66,6 +66,10 @@ def prune(
     skip: Annotated[
         list[str] | None, option("Name of a layer that stays dense; repeat.", panel=_WEIGHTS)
     ] = None,
+    rounds: Annotated[
+        int | None,
+        option("Steps in which the zeros become more (default: the method's).", panel=_WEIGHTS),
+    ] = None,
     max_macs: Annotated[
         float | None, option("Share of the multiplications that is left.", panel=_CHANNELS)
     ] = None,
@@ -113,7 +117,13 @@ def prune(
     prepare(device, threads)
     file_format = format_of(out, _FORMATS)
     method = _method(
-        {"sparsity": sparsity, "pattern": pattern, "criterion": criterion, "skip": skip},
+        {
+            "sparsity": sparsity,
+            "pattern": pattern,
+            "criterion": criterion,
+            "skip": skip,
+            "rounds": rounds,
+        },
         {
             "max_macs": max_macs,
             "max_parameters": max_parameters,

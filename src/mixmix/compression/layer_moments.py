@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,25 +73,68 @@ def from_grouped_rows(layer: Layer, rows: Tensor) -> Tensor:
     return from_rows(rows.flatten(0, 1), layer.weight.shape)
 
 
-def layer_columns(layer: Layer, x: Tensor) -> Tensor:
-    """What enters a layer, for each image and place: (N, G, d, L)."""
-    if isinstance(layer, nn.Linear):
-        return x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2)[:, None]
-    kernel = (layer.kernel_size[0], layer.kernel_size[1])
-    x = F.pad(x, layer._reversed_padding_repeated_twice)
-    columns = F.unfold(x, kernel, dilation=layer.dilation, stride=layer.stride)
-    places = kernel[0] * kernel[1]
-    columns = columns.unflatten(1, (layer.groups, -1, places))
-    by_place: Tensor = columns.transpose(2, 3).flatten(2, 3)
-    return by_place
+def layer_columns(layer: Layer, x: Tensor, places: Tensor | None = None) -> Tensor:
+    """What enters a layer for each image and place of its output: (G, N, L, d).
 
-
-def _targets(layer: Layer, outputs: Tensor) -> Tensor:
-    """What a layer gives, for each image and place: (N, G, out / G, L)."""
+    Args:
+        layer: a convolution or linear layer.
+        x: (N, in, H, W), or (N, ..., in).
+        places: (L,) numbers of the places, of the output's pixels row by row; None takes all.
+    """
     if isinstance(layer, nn.Linear):
-        return outputs.reshape(len(outputs), -1, outputs.shape[-1]).transpose(1, 2)[:, None]
-    by_group: Tensor = outputs.flatten(2).unflatten(1, (layer.groups, -1))
+        x = x.reshape(len(x), -1, x.shape[-1])
+        return (x if places is None else x[:, places])[None]
+    rows, columns = _output_size(layer, x)
+    if places is None:
+        places = torch.arange(rows * columns)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    top, left = places // columns * layer.stride[0], places % columns * layer.stride[1]
+    down, right = (
+        torch.arange(size) * step
+        for size, step in zip(layer.kernel_size, layer.dilation, strict=True)
+    )
+    # Pixels that each place sees (L, kernel); the channels of one lie side by side in memory.
+    seen = (top[:, None, None] + down[:, None]) * x.shape[3] + left[:, None, None] + right
+    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+    found = pixels.index_select(1, seen.flatten().to(x.device))
+    found = found.view(len(x), len(places), -1, layer.groups, x.shape[1] // layer.groups)
+    by_group: Tensor = found.permute(3, 0, 1, 2, 4).flatten(3)
     return by_group
+
+
+def _output_size(layer: nn.Conv2d, x: Tensor) -> tuple[int, int]:
+    """Height and width of what a convolution gives."""
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    height, width = (
+        (size - dilation * (kernel - 1) - 1) // stride + 1
+        for size, dilation, kernel, stride in zip(
+            (x.shape[2] + top + bottom, x.shape[3] + left + right),
+            layer.dilation,
+            layer.kernel_size,
+            layer.stride,
+            strict=True,
+        )
+    )
+    return height, width
+
+
+def _num_places(layer: Layer, x: Tensor) -> int:
+    if isinstance(layer, nn.Conv2d):
+        return math.prod(_output_size(layer, x))
+    return math.prod(x.shape[1:-1])
+
+
+def _targets(layer: Layer, outputs: Tensor, places: Tensor | None) -> Tensor:
+    """What a layer gives for each image and place: (G, N, L, out / G)."""
+    if isinstance(layer, nn.Linear):
+        outputs = outputs.reshape(len(outputs), -1, 1, outputs.shape[-1])
+    else:
+        outputs = outputs.permute(0, 2, 3, 1).flatten(1, 2)
+        outputs = outputs.unflatten(2, (layer.groups, -1))
+    if places is not None:
+        outputs = outputs.index_select(1, places.to(outputs.device))
+    return outputs.permute(2, 0, 1, 3)
 
 
 @torch.no_grad()
@@ -112,24 +156,25 @@ def measure_moments(
     sums: list[Tensor] = []
     count = 0
     for x, targets in calls:
-        columns = layer_columns(layer, x)
-        length = columns.shape[3]
-        parts = [columns] if targets is None else [columns, _targets(layer, targets)]
+        length = _num_places(layer, x)
+        chosen = None
         if places is not None and places < length:
-            chosen = torch.randperm(length, generator=generator)[:places].to(x.device)
-            parts = [part[..., chosen] for part in parts]
-        # (G, rows, n * L)
-        flat = [part.movedim(0, 2).flatten(2) for part in parts]
-        inputs, outputs = flat[0], flat[-1] if len(flat) > 1 else flat[0][:, :0]
+            chosen = torch.randperm(length, generator=generator)[:places]
+        # (G, places of all images, values)
+        inputs = layer_columns(layer, x, chosen).flatten(1, 2)
+        outputs = inputs[:, :, :0]
+        if targets is not None:
+            outputs = _targets(layer, targets, chosen).flatten(1, 2)
+        transposed = inputs.transpose(1, 2)
         found = (
-            inputs @ inputs.transpose(1, 2),
-            outputs @ inputs.transpose(1, 2),
-            inputs.sum(2),
-            outputs.sum(2),
-            outputs.square().sum(2),
+            transposed @ inputs,
+            outputs.transpose(1, 2) @ inputs,
+            inputs.sum(1),
+            outputs.sum(1),
+            outputs.square().sum(1),
         )
         sums = [old + new for old, new in zip(sums, found, strict=True)] if sums else list(found)
-        count += inputs.shape[2]
+        count += inputs.shape[1]
     assert count, "there is an image at least"
     gram, cross, input_mean, target_mean, square = (total / count for total in sums)
     variance = (square - target_mean.square()).clamp_min(0)

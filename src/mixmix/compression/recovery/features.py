@@ -62,7 +62,7 @@ class ReconstructFeatures:
 
     least_squares: int = 50
     ridge: float = 1e-3
-    fitted_places: int = 2**17
+    fitted_places: int = 2**15
     iterations: int = 240
     learning_rate: float = 1e-2
     batch_size: int = 32
