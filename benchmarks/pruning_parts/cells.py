@@ -56,6 +56,10 @@ class Cell:
     seed: int
 
     @property
+    def removes_channels(self) -> bool:
+        return self.setting.startswith("channels")
+
+    @property
     def name(self) -> str:
         network, setting = self.network.replace(":", "-"), self.setting.replace(":", "-")
         return f"{network}-{setting}-{self.recovery}-{self.source}-seed{self.seed}"
@@ -88,6 +92,6 @@ def method_of(cell: Cell) -> Method:
     if not kind:
         return Prune(pattern=share, recovery=recovery)
     removed = float(share.rstrip("%")) / 100
-    if kind == "channels":
+    if cell.removes_channels:
         return PruneChannels(max_macs=1 - removed, recovery=recovery)
     return Prune(removed, recovery=recovery)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,10 +13,20 @@ from harness.clocks import in_fresh_process, stopwatch
 from harness.networks import load_network
 from harness.sources import Budget, images_of
 
-from mixmix import Compressed, SyntheticDataset, Teacher, compress, evaluate, export
+from mixmix import (
+    Compressed,
+    FineTune,
+    SyntheticDataset,
+    Teacher,
+    compress,
+    evaluate,
+    export,
+    load_sparse,
+    recover,
+)
 from mixmix.cifar10 import load_cifar10
 from mixmix.cost import compare_latency_ms
-from mixmix.storage import read_json, write_json
+from mixmix.storage import read_json, read_tensors, write_json, write_tensors
 from pruning_parts.cells import Cell, method_of
 
 __all__ = ["float_row", "row_of"]
@@ -22,8 +34,11 @@ __all__ = ["float_row", "row_of"]
 
 def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     """The row of a cell, measured unless it was measured before."""
-    path = budget.work / "cells" / f"{cell.name}-{budget.num_images}.json"
+    path = _path(cell, budget, ".json")
     if not path.exists():
+        float_row(cell.network, budget)
+        if _goes_on(cell):
+            row_of(_before(cell), budget)
         folder, synthesis_seed = images_of(cell.source, cell.network, budget, seed=cell.seed)
         found = in_fresh_process(_measure, cell, folder, budget)
         write_json(path, found | {"synthesis_seed": synthesis_seed})
@@ -33,48 +48,93 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
 
 def float_row(network: str, budget: Budget) -> dict[str, Any]:
     """The untouched network on the same images."""
-    path = budget.work / "cells" / f"{network.replace(':', '-')}-dense.json"
+    path = _dense_path(network, budget)
     if not path.exists():
-        write_json(path, in_fresh_process(_measure_dense, network, budget))
+        in_fresh_process(_measure_dense, network, budget)
     row: dict[str, Any] = read_json(path)
     return row
+
+
+def _path(cell: Cell, budget: Budget, ending: str) -> Path:
+    return budget.work / "cells" / f"{cell.name}-{budget.num_images}{ending}"
+
+
+def _dense_path(network: str, budget: Budget) -> Path:
+    return budget.work / "cells" / f"{network.replace(':', '-')}-dense.json"
+
+
+def _goes_on(cell: Cell) -> bool:
+    """Whether it begins with what reconstruction gave, so that this is not done twice."""
+    return cell.recovery == "fine-tuning" and not cell.removes_channels
+
+
+def _before(cell: Cell) -> Cell:
+    return replace(cell, recovery="reconstruction")
 
 
 def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
     target = Teacher(*load_network(cell.network, budget.weights_dir))
     data = SyntheticDataset.load(folder)
     with stopwatch() as cost:
-        compressed = compress(target, data, method_of(cell), seed=cell.seed)
+        if _goes_on(cell):
+            compressed = _fine_tuned(cell, target, data, budget)
+        else:
+            compressed = compress(target, data, method_of(cell), seed=cell.seed)
+    if _goes_on(cell):
+        cost.cpu_seconds += row_of(_before(cell), budget)["cpu_seconds"]
+        cost.wall_seconds += row_of(_before(cell), budget)["wall_seconds"]
     with TemporaryDirectory() as scratch:
-        dense = export(Compressed(target.model, target.spec), Path(scratch) / "dense.onnx")
-        artifact = export(compressed, Path(scratch) / "pruned.onnx", probe=data.images[:100])
-        evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"), reference=dense)
-        latencies = compare_latency_ms([dense.path, artifact.path])
-        sizes = [one.size_bytes for one in (dense, artifact)]
-    before, after = latencies.values()
-    return {
-        "model": cell.network,
-        "task": "prune",
-        "setting": cell.setting,
-        "recovery": cell.recovery,
-        "images": cell.source,
-        "num_images": len(data),
-        "seed": cell.seed,
-        "top1": evaluation.top1,
-        "agreement": evaluation.agreement,
-        "num_test": evaluation.num_images,
-        "size_bytes": sizes[1],
-        "size_ratio": sizes[1] / sizes[0],
-        "latency_ms": after,
-        "speedup": before / after,
-        "threads": torch.get_num_threads(),
-    } | cost.rounded()
+        files = Path(scratch)
+        dense = export(Compressed(target.model, target.spec), files / "dense.onnx")
+        artifact = export(compressed, files / "pruned.onnx", probe=data.images[:100])
+        evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
+        size_bytes, latency = artifact.size_bytes, {}
+        if cell.removes_channels:
+            before, after = compare_latency_ms([dense.path, artifact.path]).values()
+            latency = {"latency_ms": after, "speedup": before / after}
+        else:
+            sparse = _path(cell, budget, ".safetensors")
+            size_bytes = export(compressed, sparse, format="sparse").size_bytes
+        size_ratio = size_bytes / dense.size_bytes
+    predictions = read_tensors(_dense_path(cell.network, budget).with_suffix(".safetensors"))[0]
+    same = evaluation.predictions == predictions["predictions"]
+    return (
+        {
+            "model": cell.network,
+            "task": "prune",
+            "setting": cell.setting,
+            "recovery": cell.recovery,
+            "images": cell.source,
+            "num_images": len(data),
+            "seed": cell.seed,
+            "top1": evaluation.top1,
+            "agreement": 100 * float(same.float().mean()),
+            "num_test": evaluation.num_images,
+            "size_bytes": size_bytes,
+            "size_ratio": size_ratio,
+            "threads": torch.get_num_threads(),
+        }
+        | latency
+        | cost.rounded()
+    )
 
 
-def _measure_dense(network: str, budget: Budget) -> dict[str, Any]:
+def _fine_tuned(cell: Cell, target: Teacher, data: SyntheticDataset, budget: Budget) -> Compressed:
+    """What fine-tuning makes of the network that reconstruction left."""
+    state = load_sparse(_path(_before(cell), budget, ".safetensors"))
+    student = copy.deepcopy(target.model)
+    student.load_state_dict(state)
+    masks = {name: state[name] != 0 for name, p in student.named_parameters() if p.ndim > 1}
+    trained = recover(
+        student, target.model, data, target.spec, FineTune(), masks=masks, seed=cell.seed
+    )
+    return Compressed(trained, target.spec, masks=masks, original=target.model)
+
+
+def _measure_dense(network: str, budget: Budget) -> None:
     target = Teacher(*load_network(network, budget.weights_dir))
     evaluation = evaluate(target, load_cifar10(budget.data, split="test"))
-    return {
+    row = {
         "model": network,
         "task": "prune",
         "setting": "float",
@@ -83,3 +143,6 @@ def _measure_dense(network: str, budget: Budget) -> dict[str, Any]:
         "top1": evaluation.top1,
         "num_test": evaluation.num_images,
     }
+    path = _dense_path(network, budget)
+    write_tensors(path.with_suffix(".safetensors"), {"predictions": evaluation.predictions})
+    write_json(path, row)
