@@ -209,13 +209,19 @@ def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.6 < compressed.settings[0]["latency_ratio"] <= 0.7
     with pytest.raises(InputError, match=r"cannot be pruned to 0\.01 of its latency"):
         pruned("residual", max_macs=None, max_latency=0.01)
+    both = pruned("residual", max_macs=0.4, max_latency=0.7).settings[0]
+    assert both["latency_ratio"] == pytest.approx(both["macs_ratio"], abs=1e-3)
+    assert 0.3 < both["macs_ratio"] <= 0.4
+    both = pruned("residual", max_macs=0.7, max_latency=0.4).settings[0]
+    assert 0.3 < both["latency_ratio"] <= 0.4
 
 
 def test_settings_are_checked_and_hash() -> None:
     assert hash(PruneChannels(max_macs=0.5)) == hash(PruneChannels(max_macs=0.5))
     for options, message in (
-        ({}, "exactly one of max_macs, max_parameters, max_latency; got none"),
-        ({"max_macs": 0.5, "max_latency": 0.5}, "got max_macs, max_latency"),
+        ({}, "give one of max_macs, max_parameters, max_latency; got none"),
+        ({"max_macs": 0.5, "max_parameters": 0.5}, "max_macs or max_parameters, not both"),
+        ({"max_macs": 0.5, "max_latency": 1.5}, "max_latency must be between 0 and 1"),
         ({"max_macs": 1.5}, "max_macs must be between 0 and 1"),
         ({"max_macs": 0.5, "importance": "random"}, "importance must be one of"),
         ({"max_macs": 0.5, "allocation": "best"}, "allocation must be one of"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -67,10 +67,14 @@ class Candidate:
     Attributes:
         network: in eval mode.
         selection: from the roots of groups to the output channels that were removed there.
+        harm: that the scores or sensitivities of what was removed add up to.
+        latency_ratio: time relative to that of the original, where it was measured.
     """
 
     network: nn.Module
     selection: Selection
+    harm: float
+    latency_ratio: float | None = None
 
 
 class ChannelPlan:
@@ -138,6 +142,50 @@ class ChannelPlan:
         Raises:
             InputError: if there is none, or what is left does not compute what it should.
         """
+        return self._checked(self._candidate(share))
+
+    def faster(self, max_latency: float, share: float, on_progress: Progress) -> Candidate:
+        """The network at the largest share of the cost that is fast enough.
+
+        Args:
+            max_latency: share of the original's latency, in (0, 1).
+            share: of the cost that is not exceeded either, in (0, 1]; 1 is any.
+            on_progress: called with (what is being done, share done).
+
+        Raises:
+            InputError: if none is fast enough, or as for ``within``.
+        """
+        with LatencyMeter(self._original, self._spec) as meter:
+            low, high = self._least, share
+            smallest = self._candidate(min(low, share))
+            measured = meter.ratio(smallest.network)
+            fitting = [smallest] if measured <= max_latency else []
+            steps = _LATENCY_STEPS if fitting else 0
+            for step in range(steps):
+                on_progress("measuring latency", step / steps)
+                # What is as large as it may be is enough if it is fast.
+                tried = share if step == 0 and share < 1 else (low + high) / 2
+                candidate = self._candidate(tried)
+                if meter.ratio(candidate.network) <= max_latency:
+                    low = tried
+                    fitting.append(candidate)
+                else:
+                    high = tried
+                if low >= high:
+                    break
+            # A single reading may have been lucky.
+            for candidate in reversed(fitting):
+                measured = meter.ratio(candidate.network, rounds=_CONFIRMING_ROUNDS)
+                if measured <= max_latency:
+                    on_progress("measuring latency", 1.0)
+                    return replace(self._checked(candidate), latency_ratio=measured)
+        raise InputError(
+            f"{self._spec.name} cannot be pruned to {max_latency:.2f} of its latency: round_to="
+            f"{self._settings.round_to} and min_share={self._settings.min_share:g} leave a network "
+            f"that takes {measured:.2f} of it; raise the budget or lower those"
+        )
+
+    def _candidate(self, share: float) -> Candidate:
         # Costs are whole numbers, and rounding must not make them look larger.
         limit = allowed = math.floor(share * self._whole + 1e-6)
         while True:
@@ -149,50 +197,22 @@ class ChannelPlan:
                 for group, score, count in zip(self._groups, self._scores, kept, strict=True)
             }
             pruned = remove_channels(self._dense, self._example, selection)
-            check_removal(pruned, self._dense, self._groups, selection, self._example)
             excess = self._measured_cost(pruned) - allowed
             if excess <= 0:
-                return Candidate(pruned, selection)
+                return Candidate(pruned, selection, self._harm(kept))
             # Costs are predicted; what the prediction missed is taken off.
             limit -= excess
 
-    def faster(self, max_latency: float, on_progress: Progress) -> tuple[Candidate, float]:
-        """The network at the largest share of the cost that is fast enough.
+    def _checked(self, candidate: Candidate) -> Candidate:
+        check_removal(
+            candidate.network, self._dense, self._groups, candidate.selection, self._example
+        )
+        return candidate
 
-        Args:
-            max_latency: share of the original's latency, in (0, 1).
-            on_progress: called with (what is being done, share done).
-
-        Returns:
-            The network and its share of the latency.
-
-        Raises:
-            InputError: if none is fast enough.
-        """
-        with LatencyMeter(self._original, self._spec) as meter:
-            low, high = self._least, 1.0
-            smallest = self.within(low)
-            measured = meter.ratio(smallest.network)
-            fitting = [smallest] if measured <= max_latency else []
-            for step in range(_LATENCY_STEPS if fitting else 0):
-                on_progress("measuring latency", step / _LATENCY_STEPS)
-                share = (low + high) / 2
-                candidate = self.within(share)
-                if meter.ratio(candidate.network) <= max_latency:
-                    low = share
-                    fitting.append(candidate)
-                else:
-                    high = share
-            # A single reading may have been lucky.
-            for candidate in reversed(fitting):
-                measured = meter.ratio(candidate.network, rounds=_CONFIRMING_ROUNDS)
-                if measured <= max_latency:
-                    on_progress("measuring latency", 1.0)
-                    return candidate, measured
-        raise InputError(
-            f"{self._spec.name} cannot be pruned to {max_latency:.2f} of its latency: round_to="
-            f"{self._settings.round_to} and min_share={self._settings.min_share:g} leave a network "
-            f"that takes {measured:.2f} of it; raise the budget or lower those"
+    def _harm(self, kept: Sequence[int]) -> float:
+        return sum(
+            harms[options.index(count)]
+            for harms, options, count in zip(self._harms, self._options, kept, strict=True)
         )
 
     def _keep(self, limit: float) -> list[int] | None:

@@ -25,6 +25,7 @@ from mixmix.compression.pruning.channel_importance import (
 from mixmix.compression.pruning.channel_pads import pads_as_layers
 from mixmix.compression.pruning.channel_plan import (
     ALLOCATIONS,
+    Candidate,
     ChannelPlan,
     PlanSettings,
     num_parameters,
@@ -46,7 +47,7 @@ _IMPORTANCES = ("magnitude", "taylor", "bn-scale")
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
 # block costs as much as the whole.
-_BLOCK, _FAST_BLOCK = 8, 16
+_BLOCKS = (8, 16)
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class PruneChannels:
 
     Channels that several layers share (residual sums, concatenations, depthwise convolutions,
     gates) go together. What is left computes what the network would with those channels silent,
-    and then recovers. Exactly one budget is given; it is never exceeded.
+    and then recovers. At least one budget is given, and none is exceeded.
 
     Attributes:
         max_macs: multiplications relative to those of the whole network, in (0, 1).
-        max_parameters: parameters likewise.
+        max_parameters: parameters likewise; not together with ``max_macs``.
         max_latency: time of one image in ONNX Runtime on one thread likewise, measured here and
-            now; the number of multiplications is searched for that meets it.
+            now; the most multiplications (or parameters) are searched for that meet it.
         importance: which channels of a group go first. ``taylor``: those whose loss moves the
             prediction least, to second order; ``magnitude``: those with the smallest weights;
             ``bn-scale``: those with the smallest factors of BatchNorm.
@@ -69,8 +70,9 @@ class PruneChannels:
             (``taylor`` by what a multiplication or parameter saved costs, the others relative to
             the mean of their layer); ``uniform``: the same share everywhere; ``sensitivity``: by
             how far the prediction moves when a group is pruned alone.
-        round_to: channels kept are a multiple of it, unless all are; None takes 16 with
-            ``max_latency`` and 8 without, as CPUs compute as many at a time.
+        round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
+            compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
+            harm.
         min_share: of its channels that each group keeps at least, in (0, 1].
         num_images: images that importance is measured on.
         recovery: one, or several to apply in order; ``()`` for none.
@@ -87,13 +89,13 @@ class PruneChannels:
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
     def __post_init__(self) -> None:
-        given = [name for name in _COUNTED if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InputError(
-                f"give exactly one of {', '.join(_COUNTED)}; got {', '.join(given) or 'none'}"
-            )
-        if not 0 < self._budget < 1:
-            raise InputError(f"{given[0]} must be between 0 and 1, got {self._budget}")
+        if not self._budgets:
+            raise InputError(f"give one of {', '.join(_COUNTED)}; got none")
+        if self.max_macs is not None and self.max_parameters is not None:
+            raise InputError("give max_macs or max_parameters, not both")
+        for name, budget in self._budgets.items():
+            if not 0 < budget < 1:
+                raise InputError(f"{name} must be between 0 and 1, got {budget}")
         for name, known in (("importance", _IMPORTANCES), ("allocation", ALLOCATIONS)):
             if getattr(self, name) not in known:
                 raise InputError(
@@ -110,19 +112,14 @@ class PruneChannels:
     @property
     def setting(self) -> str:
         """What is pruned, in a word."""
-        budget = next(name for name in _COUNTED if getattr(self, name) is not None)
-        return f"{self._budget:.0%} of {_COUNTED[budget]}"
+        return ", ".join(
+            f"{budget:.0%} of {_COUNTED[name]}" for name, budget in self._budgets.items()
+        )
 
     @property
-    def _budget(self) -> float:
-        budgets = (self.max_macs, self.max_parameters, self.max_latency)
-        return float(next(budget for budget in budgets if budget is not None))
-
-    @property
-    def _step(self) -> int:
-        if self.round_to is not None:
-            return self.round_to
-        return _BLOCK if self.max_latency is None else _FAST_BLOCK
+    def _budgets(self) -> dict[str, float]:
+        given = {name: getattr(self, name) for name in _COUNTED}
+        return {name: budget for name, budget in given.items() if budget is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -162,35 +159,37 @@ class PruneChannels:
             raise InputError(
                 f"{model.spec.name} has no channels that can be pruned: {_listed(reasons)}"
             )
-        plan = ChannelPlan(
-            dense,
-            model.model,
-            model.spec,
-            groups,
-            list(known.values()),
-            images,
-            PlanSettings(
-                counts_parameters=self.max_parameters is not None,
-                allocation=self.allocation,
-                # Scores relative to the mean of a layer say nothing of what a network would miss.
-                adds_up=self.importance == "taylor" or self.allocation == "sensitivity",
-                round_to=self._step,
-                min_share=self.min_share,
-            ),
-            on_progress=on_progress,
+        candidate = self._chosen(
+            [
+                ChannelPlan(
+                    dense,
+                    model.model,
+                    model.spec,
+                    groups,
+                    list(known.values()),
+                    images,
+                    PlanSettings(
+                        counts_parameters=self.max_parameters is not None,
+                        allocation=self.allocation,
+                        # Scores relative to the mean of a layer do not say what would be missed.
+                        adds_up=self.importance == "taylor" or self.allocation == "sensitivity",
+                        round_to=round_to,
+                        min_share=self.min_share,
+                    ),
+                    on_progress=on_progress,
+                )
+                for round_to in self._widths()
+            ],
+            on_progress,
         )
-        measured: dict[str, float] = {}
         shape = model.spec.input_shape
-        if self.max_latency is None:
-            candidate = plan.within(self._budget)
-        else:
-            candidate, latency_ratio = plan.faster(self.max_latency, on_progress)
-            measured["latency_ratio"] = latency_ratio
         pruned = candidate.network
-        measured |= {
+        measured = {
             "macs_ratio": count_macs(pruned, shape) / count_macs(model.model, shape),
             "parameters_ratio": num_parameters(pruned) / num_parameters(model.model),
         }
+        if candidate.latency_ratio is not None:
+            measured["latency_ratio"] = candidate.latency_ratio
         recovered = recover(
             _laid_out_like(pruned, model.model),
             dense,
@@ -207,6 +206,28 @@ class PruneChannels:
             records=record_channels(model.model, pruned, groups, reasons),
             settings=(*model.settings, self.to_dict() | measured),
         )
+
+    def _widths(self) -> tuple[int, ...]:
+        """What the numbers of channels may be multiples of."""
+        if self.round_to is not None:
+            return (self.round_to,)
+        return _BLOCKS[:1] if self.max_latency is None else _BLOCKS
+
+    def _chosen(self, plans: Sequence[ChannelPlan], on_progress: Progress) -> Candidate:
+        """The candidate within the budgets that does least harm."""
+        share = self.max_macs or self.max_parameters or 1.0
+        if self.max_latency is None:
+            (plan,) = plans
+            return plan.within(share)
+        candidates, errors = [], []
+        for plan in plans:
+            try:
+                candidates.append(plan.faster(self.max_latency, share, on_progress))
+            except InputError as error:
+                errors.append(error)
+        if not candidates:
+            raise errors[0]
+        return min(candidates, key=lambda candidate: candidate.harm)
 
     def _scores(
         self,
