@@ -23,6 +23,7 @@ __all__ = [
     "read_tensors",
     "sha256_of_file",
     "sha256_of_tensors",
+    "tensors_below",
     "write_atomic",
     "write_json",
     "write_tensors",
@@ -100,6 +101,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise DataError(f"cannot read {path} as safetensors: {error}") from error
+
+
+def tensors_below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin so, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def sha256_of_file(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,36 @@ def test_layers_by_name_stay_dense() -> None:
     assert f"{name}.weight" not in compressed.masks
     with pytest.raises(InputError, match="no layer that can be quantized is called 'nothing'"):
         pruned("plain", Prune(0.7, skip=("nothing",), recovery=()))
+
+
+@pytest.mark.parametrize("ends_in", ["round 2 of 3: recon", "round 3 of 3: training"])
+def test_rounds_resume_from_their_checkpoints(tmp_path: Path, ends_in: str) -> None:
+    class Interrupted(Exception):
+        pass
+
+    told: list[str] = []
+
+    def on_progress(what: str, share: float) -> None:
+        told.append(what)
+        if what.startswith(ends_in) and len(told) > 1:
+            raise Interrupted
+
+    pair = (tiny_network("residual"), tiny_spec("residual"))
+    whole = Prune(0.7, rounds=3, between=RECOVERY[1], recovery=RECOVERY[1:])
+    method = replace(whole, checkpoints=tmp_path)
+    with pytest.raises(Interrupted):
+        compress(pair, images(), method, seed=0, on_progress=on_progress)
+    before, told = told[:-1], []
+    ends_in = "nothing"
+    resumed = compress(pair, images(), method, seed=0, on_progress=on_progress)
+    assert not {what for what in before if what.startswith("round 1")} & set(told)
+    assert_masks_hold(resumed)
+    expected = compress(pair, images(), whole, seed=0)
+    assert all(torch.equal(expected.masks[n], kept) for n, kept in resumed.masks.items())
+    for name, tensor in expected.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+    with pytest.raises(InputError, match="holds a pruning run with other settings"):
+        compress(pair, images(), replace(method, sparsity=0.8), seed=0)
 
 
 def test_fine_tuning_resumes_from_its_checkpoints(tmp_path: Path) -> None:

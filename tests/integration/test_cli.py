@@ -305,7 +305,8 @@ def test_pruning(
     [
         ("bin", "must name a file that ends in .onnx, .pt2, .safetensors"),
         ("onnx --pattern 2:4 --sparsity 0.5", "leave out --sparsity"),
-        ("onnx --recovery bn --steps 3", "are for fine-tuning"),
+        ("onnx --recovery bn --steps 3", "is for fine-tuning"),
+        ("onnx --recovery bn --max-macs 0.5 --checkpoints c", "add --recovery fine-tune"),
         ("onnx --recovery rest", "--recovery must be none or bn, reconstruct, fine-tune"),
     ],
 )

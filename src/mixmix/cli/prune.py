@@ -96,7 +96,7 @@ def prune(
         option("Steps of fine-tuning (default: the method's).", panel=_RECOVERY, min=1),
     ] = None,
     checkpoints: Annotated[
-        Path | None, option("Folder from which fine-tuning goes on.", panel=_RECOVERY)
+        Path | None, option("Folder from which an interrupted run goes on.", panel=_RECOVERY)
     ] = None,
     then_quantize: Annotated[
         str | None, typer.Option(help="Bits such as W8A8, to quantize to afterwards.")
@@ -131,6 +131,7 @@ def prune(
             "importance": importance,
         },
         {"allocation": allocation, "recovery": _recoveries(recovery, steps, checkpoints)},
+        checkpoints,
     )
     methods: list[Method] = [method]
     if then_quantize is not None:
@@ -152,11 +153,15 @@ def prune(
 
 
 def _method(
-    weights: Mapping[str, Any], channels: Mapping[str, Any], common: Mapping[str, Any]
+    weights: Mapping[str, Any],
+    channels: Mapping[str, Any],
+    common: Mapping[str, Any],
+    checkpoints: Path | None,
 ) -> Prune | PruneChannels:
     """Of single weights, or of channels where a budget is given for them."""
     from mixmix.compression.pruning.prune import Prune
     from mixmix.compression.pruning.prune_channels import PruneChannels
+    from mixmix.compression.recovery.fine_tuning import FineTune
 
     weights, channels, common = (
         {name: value for name, value in given.items() if value is not None}
@@ -168,12 +173,18 @@ def _method(
                 f"{_listed(weights)} is for single weights, {_listed(channels)} for channels; "
                 "leave out one of both kinds"
             )
+        if checkpoints is not None and not any(
+            isinstance(step, FineTune) for step in common["recovery"]
+        ):
+            raise InputError(
+                "--checkpoints with channels is for fine-tuning; add --recovery fine-tune"
+            )
         return PruneChannels(**channels, **common)
     if {"sparsity", "pattern"} <= weights.keys() and weights["pattern"] != "unstructured":
         raise InputError(
             f"--pattern {weights['pattern']} has a sparsity of its own; leave out --sparsity"
         )
-    return Prune(**weights, **common)
+    return Prune(**weights, **common, checkpoints=checkpoints)
 
 
 def _listed(options: Mapping[str, Any]) -> str:
@@ -196,7 +207,7 @@ def _recoveries(
     known: dict[str, Recovery] = {
         "bn": ReestimateBatchNorm(),
         "reconstruct": ReconstructFeatures(),
-        "fine-tune": FineTune(training, checkpoints=checkpoints),
+        "fine-tune": FineTune(training, checkpoints=checkpoints and checkpoints / "fine-tuning"),
     }
     chosen = list(names or ("reconstruct", "fine-tune"))
     if chosen == ["none"]:
@@ -204,6 +215,6 @@ def _recoveries(
     for name in chosen:
         if name not in known:
             raise InputError(f"--recovery must be none or {', '.join(known)}, got {name!r}")
-    if "fine-tune" not in chosen and not (steps is None and checkpoints is None):
-        raise InputError("--steps and --checkpoints are for fine-tuning; add --recovery fine-tune")
+    if "fine-tune" not in chosen and steps is not None:
+        raise InputError("--steps is for fine-tuning; add --recovery fine-tune")
     return [known[name] for name in chosen]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.pruning.sparsity import Pattern, refuse_quantized
 from mixmix.compression.pruning.sparsity_allocation import ALLOCATIONS
+from mixmix.compression.pruning.stages import Stage, run_stages
 from mixmix.compression.pruning.weight_plan import CRITERIA, Plan, prunable_layers, prune_
 from mixmix.compression.quantization.insertion import check_layer_names
 from mixmix.compression.quantization.records import with_channels
@@ -66,6 +69,7 @@ class Prune:
             before (4 for 80%, 5 for 90%) where features are reconstructed in the end, else one.
         between: one, or several, to apply after every round but the last.
         recovery: one, or several to apply in order, at the end; ``()`` for none.
+        checkpoints: a folder for checkpoints, from which the same call goes on, or None.
 
     Raises:
         InputError: if a setting is out of range.
@@ -80,6 +84,7 @@ class Prune:
     rounds: int | None = None
     between: Recovery | Sequence[Recovery] = ReconstructFeatures(iterations=60)
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
+    checkpoints: str | Path | None = None
 
     def __post_init__(self) -> None:
         pattern = Pattern.parse(self.pattern)
@@ -143,13 +148,13 @@ class Prune:
             raise InputError(
                 f"{model.spec.name} has no layer to prune: {why or 'it has none at all'}"
             )
-        plans = list(self._plans(pattern))
-        for number, plan in enumerate(plans, start=1):
-            is_last = number == len(plans)
-            tell = on_progress if len(plans) == 1 else _in_round(number, len(plans), on_progress)
-            masks = dict(patient.masks) | prune_(patient, names, plan, on_progress=tell)
-            patient = replace(patient, masks=masks)
-            recover_(patient, self.recovery if is_last else self.between, on_progress=tell)
+        patient = run_stages(
+            self._stages(names, pattern, on_progress),
+            patient,
+            original,
+            settings=self.to_dict(),
+            out=self.checkpoints,
+        )
         records = with_channels(_record(patient, reasons), model.records)
         pruned = {r.name: r.sparsity for r in records if r.sparsity is not None}
         return replace(
@@ -160,6 +165,19 @@ class Prune:
             masks=patient.masks,
             original=original,
         )
+
+    def _stages(
+        self, names: Collection[str], pattern: Pattern, on_progress: Progress
+    ) -> list[Stage]:
+        """Zeros and what follows on them, round by round."""
+        stages: list[Stage] = []
+        plans = list(self._plans(pattern))
+        for number, plan in enumerate(plans, start=1):
+            tell = on_progress if len(plans) == 1 else _in_round(number, len(plans), on_progress)
+            stages.append(partial(_prune, names=names, plan=plan, on_progress=tell))
+            recoveries = as_recoveries(self.recovery if number == len(plans) else self.between)
+            stages.extend(partial(_recover, recovery=r, on_progress=tell) for r in recoveries)
+        return stages
 
     def _plans(self, pattern: Pattern) -> Iterator[Plan]:
         """What to keep in every round, each time the same share of what is left."""
@@ -184,6 +202,18 @@ class Prune:
                 self.allocation,
                 self.damping,
             )
+
+
+def _prune(
+    patient: Patient, *, names: Collection[str], plan: Plan, on_progress: Progress
+) -> Patient:
+    masks = dict(patient.masks) | prune_(patient, names, plan, on_progress=on_progress)
+    return replace(patient, masks=masks)
+
+
+def _recover(patient: Patient, *, recovery: Recovery, on_progress: Progress) -> Patient:
+    recover_(patient, recovery, on_progress=on_progress)
+    return patient
 
 
 def _in_round(number: int, rounds: int, on_progress: Progress) -> Progress:

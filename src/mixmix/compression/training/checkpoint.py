@@ -14,7 +14,43 @@ from mixmix.errors import InputError
 from mixmix.storage import read_json, read_tensors, sha256_of_tensors, write_json, write_tensors
 from mixmix.synthesis.dataset import SyntheticDataset
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "claim_folder"]
+
+
+def claim_folder(
+    path: Path,
+    run: Mapping[str, Any],
+    student: nn.Module,
+    teacher: nn.Module,
+    data: SyntheticDataset,
+) -> None:
+    """Say in a file what a folder's run is made of, unless it says so already.
+
+    Args:
+        path: of the file.
+        run: settings and seed, in plain JSON types.
+        student: as it is before the first step.
+        teacher: what it learns from.
+        data: the images before the first step.
+
+    Raises:
+        InputError: if the file tells of another run.
+    """
+    wanted = {
+        **run,
+        "student": sha256_of_tensors(student.state_dict()),
+        "teacher": sha256_of_tensors(teacher.state_dict()),
+        "images": sha256_of_tensors({"images": data.images, "labels": data.labels}),
+    }
+    if not path.exists():
+        write_json(path, wanted)
+    found = read_json(path)
+    other = [key for key in wanted if found.get(key) != wanted[key]]
+    if other:
+        raise InputError(
+            f"{path.parent} holds a {path.stem} run with other {', '.join(other)}; choose "
+            "another folder, or remove that one"
+        )
 
 
 class Checkpoint:
@@ -43,26 +79,9 @@ class Checkpoint:
         data: SyntheticDataset,
     ) -> None:
         self._folder, self._path = folder, folder / "checkpoint.safetensors"
-        wanted = {
-            **run,
-            "student": sha256_of_tensors(student.state_dict()),
-            "teacher": sha256_of_tensors(teacher.state_dict()),
-            "images": sha256_of_tensors({"images": data.images, "labels": data.labels}),
-        }
         self._images = ""
-        distributed.from_main(lambda: self._claim(wanted))
-
-    def _claim(self, wanted: Mapping[str, Any]) -> None:
-        path = self._folder / "training.json"
-        if not path.exists():
-            write_json(path, wanted)
-        found = read_json(path)
-        other = [key for key in wanted if found.get(key) != wanted[key]]
-        if other:
-            raise InputError(
-                f"{self._folder} holds a training run with other {', '.join(other)}; choose "
-                "another folder, or remove that one"
-            )
+        path = folder / "training.json"
+        distributed.from_main(lambda: claim_folder(path, run, student, teacher, data))
 
     def restore(self, state: TrainingState) -> SyntheticDataset | None:
         """Take up the last checkpoint, if there is one; returns the images it had got since."""

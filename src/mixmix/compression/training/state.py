@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mixmix.storage import tensors_below
+
 __all__ = ["TrainingState"]
 
 
@@ -75,19 +77,11 @@ class TrainingState:
     def load(self, tensors: Mapping[str, Tensor], steps_done: int) -> None:
         """Take up what ``tensors()`` gave."""
         self.steps_done = steps_done
-        self.student.load_state_dict(_below("student.", tensors))
-        for name, value in _below("mean.", tensors).items():
+        self.student.load_state_dict(tensors_below("student.", tensors))
+        for name, value in tensors_below("mean.", tensors).items():
             self.mean[name].copy_(value)
         for name, parameter in self.parameters.items():
-            for key, value in _below(f"optimizer.{name}.", tensors).items():
+            for key, value in tensors_below(f"optimizer.{name}.", tensors).items():
                 like = parameter if value.shape == parameter.shape else value
                 kept = torch.empty_like(like, dtype=value.dtype)
                 self.optimizer.state[parameter][key] = kept.copy_(value)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }

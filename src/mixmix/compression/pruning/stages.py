@@ -1,0 +1,63 @@
+"""Pruning stage by stage: a run that was interrupted goes on behind the last stage it finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mixmix.compression.recovery.recover import Patient
+from mixmix.compression.training.checkpoint import claim_folder
+from mixmix.storage import read_tensors, tensors_below, write_tensors
+
+__all__ = ["Stage", "run_stages"]
+
+# Changes the student of a patient in place; gives the patient with the masks that it has then.
+Stage = Callable[[Patient], Patient]
+_MASK, _STUDENT = "mask.", "student."
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    patient: Patient,
+    teacher: nn.Module,
+    *,
+    settings: Mapping[str, Any],
+    out: str | Path | None,
+) -> Patient:
+    """Run what was not run yet.
+
+    Args:
+        stages: in order; each draws its random numbers by itself.
+        patient: before the first of them.
+        teacher: what the student learns from.
+        settings: in plain JSON types; a folder is for one run of them.
+        out: folder for a checkpoint after every stage, or None.
+
+    Raises:
+        InputError: if the folder holds another run.
+    """
+    if out is None:
+        for stage in stages:
+            patient = stage(patient)
+        return patient
+    folder, student = Path(out), patient.student.module
+    run = {"settings": dict(settings), "seed": patient.seed}
+    claim_folder(folder / "pruning.json", run, student, teacher, patient.data)
+    path, done = folder / "checkpoint.safetensors", 0
+    if path.exists():
+        tensors, metadata = read_tensors(path)
+        done = int(metadata["stages_done"])
+        student.load_state_dict(tensors_below(_STUDENT, tensors))
+        device = patient.device
+        masks = {name: kept.to(device) for name, kept in tensors_below(_MASK, tensors).items()}
+        patient = replace(patient, masks=masks)
+    for number, stage in enumerate(stages[done:], start=done + 1):
+        patient = stage(patient)
+        tensors = {_STUDENT + name: value.clone() for name, value in student.state_dict().items()}
+        tensors |= {_MASK + name: kept for name, kept in patient.masks.items()}
+        write_tensors(path, tensors, {"stages_done": str(number)})
+    return patient
