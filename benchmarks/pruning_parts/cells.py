@@ -24,7 +24,7 @@ SETTINGS = (
     "unstructured-95%",
     "channels-70%",
     "unstructured-90%",
-    "channels-50%-1.6x",
+    "channels-50%-1.65x",
     "channels-50%",
     "2:4",
     "unstructured-80%",
