@@ -18,13 +18,9 @@ from mixmix.compression.pruning.channel_allocation import (
     kept_options,
 )
 from mixmix.compression.pruning.channel_costs import ChannelCosts
-from mixmix.compression.pruning.channel_groups import (
-    ChannelGroup,
-    Selection,
-    check_removal,
-    remove_channels,
-)
+from mixmix.compression.pruning.channel_groups import ChannelGroup, Selection
 from mixmix.compression.pruning.channel_latency import LatencyMeter
+from mixmix.compression.pruning.channel_removal import check_removal, remove_channels
 from mixmix.compression.pruning.channel_sensitivity import lowest_channels, measure_channel_harms
 from mixmix.cost import count_macs
 from mixmix.errors import InputError

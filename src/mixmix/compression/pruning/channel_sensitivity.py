@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compression.divergence import mean_divergence, run_in_batches
-from mixmix.compression.pruning.channel_groups import ChannelGroup, silence_channels_
+from mixmix.compression.pruning.channel_groups import ChannelGroup
+from mixmix.compression.pruning.channel_removal import silence_channels_
 
 __all__ = ["lowest_channels", "measure_channel_harms"]
 

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from mixmix import seeding
 from mixmix.compression.method import Compressed, Progress
-from mixmix.compression.pruning.channel_groups import (
-    ChannelGroup,
-    find_groups,
-    kept_output_channels,
-)
+from mixmix.compression.pruning.channel_discovery import find_groups
+from mixmix.compression.pruning.channel_groups import ChannelGroup
 from mixmix.compression.pruning.channel_importance import (
     bn_scale_importance,
     magnitude_importance,
@@ -31,6 +28,7 @@ from mixmix.compression.pruning.channel_plan import (
     num_parameters,
 )
 from mixmix.compression.pruning.channel_records import record_channels
+from mixmix.compression.pruning.channel_removal import kept_output_channels
 from mixmix.compression.pruning.sparsity import refuse_quantized
 from mixmix.compression.recovery.features import ReconstructFeatures
 from mixmix.compression.recovery.fine_tuning import FineTune

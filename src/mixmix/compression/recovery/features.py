@@ -161,7 +161,7 @@ class ReconstructFeatures:
         """Learn all parameters of the student's unit for its outputs."""
         unit = visit.pair.student.module
         parameters = [p for p in unit.parameters() if p.is_floating_point()]
-        sizes = sizes_of_parameters(patient.student.module)
+        sizes = sizes_of_parameters(unit)
         inputs, targets = (
             t.contiguous(memory_format=memory_layout(t)) for t in (visit.inputs, visit.targets)
         )

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix.compression.pruning.channel_costs import ChannelCosts
-from mixmix.compression.pruning.channel_groups import (
+from mixmix.compression.pruning.channel_discovery import find_groups
+from mixmix.compression.pruning.channel_pads import pads_as_layers
+from mixmix.compression.pruning.channel_removal import (
     check_removal,
-    find_groups,
     remove_channels,
     silence_channels_,
 )
-from mixmix.compression.pruning.channel_pads import pads_as_layers
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 
