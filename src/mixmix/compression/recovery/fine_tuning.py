@@ -16,13 +16,14 @@ from mixmix.compression.unit_pairs import chains_of
 
 __all__ = ["FineTune"]
 
-# From short single runs on a ResNet-20 at 90% zeros, whose differences are near their spread.
+# From single runs of 600 steps on a ResNet-44 at 90% zeros, on images of the training split: features
+# weigh more than logits, half of the images are mixed, and a higher rate does better than a lower.
 _TRAINING = TrainingSettings(
-    steps=600,
-    batch_size=64,
-    learning_rate=1e-2,
+    steps=1200,
+    batch_size=32,
+    learning_rate=2e-2,
     feature_weight=100.0,
-    augmentation=Augmentation(mixing_share=1.0),
+    augmentation=Augmentation(mixing_share=0.5),
 )
 
 
