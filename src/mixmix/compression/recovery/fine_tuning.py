@@ -9,7 +9,6 @@ from typing import Any
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import hold_masks
 from mixmix.compression.recovery.recover import Patient, sizes_of_parameters
-from mixmix.compression.training.augmentation import Augmentation
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.compression.unit_pairs import chains_of
@@ -23,7 +22,6 @@ _TRAINING = TrainingSettings(
     batch_size=32,
     learning_rate=2e-2,
     feature_weight=100.0,
-    augmentation=Augmentation(mixing_share=0.5),
 )
 
 
