@@ -15,8 +15,8 @@ from mixmix.compression.unit_pairs import chains_of
 
 __all__ = ["FineTune"]
 
-# From single runs of 600 steps on a ResNet-44 at 90% zeros, on images of the training split: features
-# weigh more than logits, half of the images are mixed, and a higher rate does better than a lower.
+# From single runs of 600 steps on a ResNet-44 at 90% zeros, judged by images of the training split:
+# features weigh more than logits, half of the images are mixed, a high rate does better than a low.
 _TRAINING = TrainingSettings(
     steps=1200,
     batch_size=32,
