@@ -151,6 +151,18 @@ def test_rounds_are_for_recoveries_that_change_weights_unless_asked_for() -> Non
     )
     with pytest.raises(InputError, match="rounds"):
         Prune(rounds=0)
+    told: list[str] = []
+    compress(
+        model,
+        images(),
+        [Prune(0.8, recovery=()), Prune(0.9, between=RECOVERY[1], recovery=RECOVERY[1])],
+        seed=0,
+        on_progress=lambda what, share: told.append(what),
+    )
+    assert {what.partition(":")[0] for what in told if what.startswith("round")} == {
+        "round 1 of 2",
+        "round 2 of 2",
+    }
 
 
 @families

@@ -149,7 +149,7 @@ class Prune:
                 f"{model.spec.name} has no layer to prune: {why or 'it has none at all'}"
             )
         patient = run_stages(
-            self._stages(names, pattern, on_progress),
+            self._stages(patient, names, pattern, on_progress),
             patient,
             original,
             settings=self.to_dict(),
@@ -167,11 +167,11 @@ class Prune:
         )
 
     def _stages(
-        self, names: Collection[str], pattern: Pattern, on_progress: Progress
+        self, patient: Patient, names: Collection[str], pattern: Pattern, on_progress: Progress
     ) -> list[Stage]:
         """Zeros and what follows on them, round by round."""
         stages: list[Stage] = []
-        plans = list(self._plans(pattern))
+        plans = list(self._plans(pattern, left=_share_left(patient, names)))
         for number, plan in enumerate(plans, start=1):
             tell = on_progress if len(plans) == 1 else _in_round(number, len(plans), on_progress)
             stages.append(partial(_prune, names=names, plan=plan, on_progress=tell))
@@ -179,17 +179,18 @@ class Prune:
             stages.extend(partial(_recover, recovery=r, on_progress=tell) for r in recoveries)
         return stages
 
-    def _plans(self, pattern: Pattern) -> Iterator[Plan]:
-        """What to keep in every round, each time the same share of what is left."""
+    def _plans(self, pattern: Pattern, *, left: float) -> Iterator[Plan]:
+        """What to keep in every round, each time the same share of what is left by then."""
         density = 1 - self.sparsity
+        ratio = min(1.0, density / left)
         rounds = self.rounds or 1
         if self.rounds is None and any(
             isinstance(step, ReconstructFeatures) for step in as_recoveries(self.recovery)
         ):
-            rounds = math.ceil(math.log(density) / math.log(_LEFT_BY_ROUND) - 1e-9)
+            rounds = max(1, math.ceil(math.log(ratio) / math.log(_LEFT_BY_ROUND) - 1e-9))
         kept = pattern.m
         for number in range(1, rounds + 1):
-            now = density ** (number / rounds)
+            now = density * ratio ** (number / rounds - 1)
             if pattern.is_grouped:
                 fewer = math.ceil(now * pattern.m - 1e-9)
                 if fewer == kept:
@@ -202,6 +203,14 @@ class Prune:
                 self.allocation,
                 self.damping,
             )
+
+
+def _share_left(patient: Patient, names: Collection[str]) -> float:
+    """Of the weights of some layers, before anything is pruned now."""
+    weights = [patient.student.weight_names[name] for name in names]
+    total = sum(patient.student.layers[name].weight.numel() for name in names)
+    gone = sum(int((~patient.masks[w]).sum()) for w in weights if w in patient.masks)
+    return max(1, total - gone) / total
 
 
 def _prune(
