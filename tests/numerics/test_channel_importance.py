@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from mixmix.compression.divergence import mean_divergence
-from mixmix.compression.pruning.channel_groups import find_groups, silence_channels_
+from mixmix.compression.pruning.channel_discovery import find_groups
 from mixmix.compression.pruning.channel_importance import (
     bn_scale_importance,
     magnitude_importance,
     taylor_importance,
 )
+from mixmix.compression.pruning.channel_removal import silence_channels_
 
 IMAGES = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
