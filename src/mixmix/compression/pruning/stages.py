@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from mixmix import distributed
 from mixmix.compression.recovery.recover import Patient
 from mixmix.compression.training.checkpoint import claim_folder
 from mixmix.storage import read_tensors, tensors_below, write_tensors
@@ -46,9 +48,10 @@ def run_stages(
         return patient
     folder, student = Path(out), patient.student.module
     run = {"settings": dict(settings), "seed": patient.seed}
-    claim_folder(folder / "pruning.json", run, student, teacher, patient.data)
+    claim = partial(claim_folder, folder / "pruning.json", run, student, teacher, patient.data)
+    distributed.from_main(claim)
     path, done = folder / "checkpoint.safetensors", 0
-    if path.exists():
+    if distributed.from_main(path.exists):
         tensors, metadata = read_tensors(path)
         done = int(metadata["stages_done"])
         student.load_state_dict(tensors_below(_STUDENT, tensors))
@@ -57,7 +60,8 @@ def run_stages(
         patient = replace(patient, masks=masks)
     for number, stage in enumerate(stages[done:], start=done + 1):
         patient = stage(patient)
-        tensors = {_STUDENT + name: value.clone() for name, value in student.state_dict().items()}
-        tensors |= {_MASK + name: kept for name, kept in patient.masks.items()}
-        write_tensors(path, tensors, {"stages_done": str(number)})
+        if distributed.is_main():
+            tensors = {_STUDENT + name: t.clone() for name, t in student.state_dict().items()}
+            tensors |= {_MASK + name: kept for name, kept in patient.masks.items()}
+            write_tensors(path, tensors, {"stages_done": str(number)})
     return patient
