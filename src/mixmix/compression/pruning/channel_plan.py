@@ -100,7 +100,7 @@ class ChannelPlan:
         on_progress: Progress,
     ) -> None:
         self._costs = ChannelCosts(dense, spec.input_shape, groups)
-        self._dense, self._original, self._spec = dense, original, spec
+        self._dense, self._spec = dense, spec
         self._settings = settings
         self._whole = self._measured_cost(original)
         self._groups, self._scores, self._example = groups, scores, images[:4]
@@ -140,41 +140,42 @@ class ChannelPlan:
         """
         return self._checked(self._candidate(share))
 
-    def faster(self, max_latency: float, share: float, on_progress: Progress) -> Candidate:
+    def faster(
+        self, max_latency: float, share: float, meter: LatencyMeter, on_progress: Progress
+    ) -> Candidate:
         """The network at the largest share of the cost that is fast enough.
 
         Args:
             max_latency: share of the original's latency, in (0, 1).
             share: of the cost that is not exceeded either, in (0, 1]; 1 is any.
+            meter: compares with the original.
             on_progress: called with (what is being done, share done).
 
         Raises:
             InputError: if none is fast enough, or as for ``within``.
         """
-        with LatencyMeter(self._original, self._spec) as meter:
-            low, high = self._least, share
-            smallest = self._candidate(min(low, share))
-            measured = meter.ratio(smallest.network)
-            fitting = [smallest] if measured <= max_latency else []
-            steps = _LATENCY_STEPS if fitting else 0
-            for step in range(steps):
-                on_progress("measuring latency", step / steps)
-                # What is as large as it may be is enough if it is fast.
-                tried = share if step == 0 and share < 1 else (low + high) / 2
-                candidate = self._candidate(tried)
-                if meter.ratio(candidate.network) <= max_latency:
-                    low = tried
-                    fitting.append(candidate)
-                else:
-                    high = tried
-                if low >= high:
-                    break
-            # A single reading may have been lucky.
-            for candidate in reversed(fitting):
-                measured = meter.ratio(candidate.network, rounds=_CONFIRMING_ROUNDS)
-                if measured <= max_latency:
-                    on_progress("measuring latency", 1.0)
-                    return replace(self._checked(candidate), latency_ratio=measured)
+        low, high = self._least, share
+        smallest = self._candidate(min(low, share))
+        measured = meter.ratio(smallest.network)
+        fitting = [smallest] if measured <= max_latency else []
+        for step in range(_LATENCY_STEPS if fitting else 0):
+            on_progress("measuring latency", step / _LATENCY_STEPS)
+            # What is as large as it may be is enough if it is fast.
+            tried = share if step == 0 and share < 1 else (low + high) / 2
+            candidate = self._candidate(tried)
+            if meter.ratio(candidate.network) <= max_latency:
+                low = tried
+                fitting.append(candidate)
+            else:
+                high = tried
+            if low >= high:
+                break
+        # A single reading may have been lucky.
+        for candidate in reversed(fitting):
+            measured = meter.ratio(candidate.network, rounds=_CONFIRMING_ROUNDS)
+            if measured <= max_latency:
+                on_progress("measuring latency", 1.0)
+                return replace(self._checked(candidate), latency_ratio=measured)
         raise InputError(
             f"{self._spec.name} cannot be pruned to {max_latency:.2f} of its latency: round_to="
             f"{self._settings.round_to} and min_share={self._settings.min_share:g} leave a network "

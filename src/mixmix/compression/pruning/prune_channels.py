@@ -19,6 +19,7 @@ from mixmix.compression.pruning.channel_importance import (
     magnitude_importance,
     taylor_importance,
 )
+from mixmix.compression.pruning.channel_latency import LatencyMeter
 from mixmix.compression.pruning.channel_pads import pads_as_layers
 from mixmix.compression.pruning.channel_plan import (
     ALLOCATIONS,
@@ -178,6 +179,7 @@ class PruneChannels:
                 )
                 for round_to in self._widths()
             ],
+            model,
             on_progress,
         )
         shape = model.spec.input_shape
@@ -211,18 +213,21 @@ class PruneChannels:
             return (self.round_to,)
         return _BLOCKS[:1] if self.max_latency is None else _BLOCKS
 
-    def _chosen(self, plans: Sequence[ChannelPlan], on_progress: Progress) -> Candidate:
+    def _chosen(
+        self, plans: Sequence[ChannelPlan], model: Compressed, on_progress: Progress
+    ) -> Candidate:
         """The candidate within the budgets that does least harm."""
         share = self.max_macs or self.max_parameters or 1.0
         if self.max_latency is None:
             (plan,) = plans
             return plan.within(share)
         candidates, errors = [], []
-        for plan in plans:
-            try:
-                candidates.append(plan.faster(self.max_latency, share, on_progress))
-            except InputError as error:
-                errors.append(error)
+        with LatencyMeter(model.model, model.spec) as meter:
+            for plan in plans:
+                try:
+                    candidates.append(plan.faster(self.max_latency, share, meter, on_progress))
+                except InputError as error:
+                    errors.append(error)
         if not candidates:
             raise errors[0]
         return min(candidates, key=lambda candidate: candidate.harm)
