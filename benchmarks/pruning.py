@@ -13,7 +13,7 @@ from __future__ import annotations
 from harness.cells import cell_parser, numbers, run_cells
 from harness.record import Record
 from pruning_parts.cells import NETWORKS, RECOVERIES, SETTINGS, SOURCES, all_cells
-from pruning_parts.measure import float_row, row_of
+from pruning_parts.measure import row_of
 
 QUESTION = (
     "How much accuracy does pruning cost, recovered on images of each source, at equal budgets?"
@@ -35,14 +35,7 @@ def main() -> None:
         seeds=numbers(arguments.seeds),
     )
     record = Record(arguments.out / "result.json", QUESTION, KEY)
-    run_cells(
-        cells,
-        row_of,
-        float_row,
-        record,
-        arguments,
-        zoo="zoo-without-resnet44",
-    )
+    run_cells(cells, row_of, "prune", record, arguments, zoo="zoo-without-resnet44")
 
 
 if __name__ == "__main__":

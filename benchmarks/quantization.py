@@ -14,7 +14,7 @@ from harness.cells import cell_parser, numbers, run_cells
 from harness.record import Record
 from harness.sources import Budget
 from quantization_parts.cells import NETWORKS, OTHERS, SETTINGS, SOURCES, all_cells
-from quantization_parts.measure import float_row, row_of
+from quantization_parts.measure import row_of
 
 QUESTION = "How much accuracy do few bits cost with images of each source, at equal budgets?"
 KEY = ("model", "task", "setting", "images", "num_images", "seed")
@@ -46,7 +46,7 @@ def main() -> None:
     run_cells(
         cells,
         row_of,
-        float_row,
+        "quantize",
         record,
         arguments,
         iterations=arguments.iterations,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from harness.floats import float_row
 from harness.record import Record
 from harness.sources import Budget
 from harness.threads import limit_threads
@@ -26,7 +27,7 @@ SomeCell = TypeVar("SomeCell", bound=NamedCell)
 def run_cells(
     cells: Iterable[SomeCell],
     row_of: Callable[[SomeCell, Budget], dict[str, Any]],
-    float_row: Callable[[str, Budget], dict[str, Any]],
+    task: str,
     record: Record,
     arguments: argparse.Namespace,
     **budget: Any,
@@ -36,7 +37,7 @@ def run_cells(
     Args:
         cells: in the order in which they are measured.
         row_of: measures one of them.
-        float_row: measures a network.
+        task: of the rows of untouched networks.
         record: that rows are added to.
         arguments: of a ``cell_parser``; after their ``minutes`` no cell is started.
         budget: what the benchmark adds to the budget that they give.
@@ -51,7 +52,7 @@ def run_cells(
         num_images=arguments.num_images,
         **budget,
     )
-    record.add(*(float_row(network, own) for network in arguments.networks.split(",")))
+    record.add(*(float_row(network, own, task=task) for network in arguments.networks.split(",")))
     cells = list(cells)
     for index, cell in enumerate(cells):
         if minutes is not None and time.monotonic() - started > 60 * minutes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from harness.clocks import in_fresh_process, stopwatch
+from harness.floats import agreement_with_floats, float_row
 from harness.networks import load_network
 from harness.sources import Budget, images_of
 
@@ -26,17 +27,17 @@ from mixmix import (
 )
 from mixmix.cifar10 import load_cifar10
 from mixmix.cost import compare_latency_ms
-from mixmix.storage import read_json, read_tensors, write_json, write_tensors
+from mixmix.storage import read_json, write_json
 from pruning_parts.cells import Cell, method_of
 
-__all__ = ["float_row", "row_of"]
+__all__ = ["row_of"]
 
 
 def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     """The row of a cell, measured unless it was measured before."""
     path = _path(cell, budget, ".json")
     if not path.exists():
-        float_row(cell.network, budget)
+        float_row(cell.network, budget, task="prune")
         if _goes_on(cell):
             row_of(_before(cell), budget)
         folder, synthesis_seed = images_of(cell.source, cell.network, budget, seed=cell.seed)
@@ -46,21 +47,8 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     return row
 
 
-def float_row(network: str, budget: Budget) -> dict[str, Any]:
-    """The untouched network on the same images."""
-    path = _dense_path(network, budget)
-    if not path.exists():
-        in_fresh_process(_measure_dense, network, budget)
-    row: dict[str, Any] = read_json(path)
-    return row
-
-
 def _path(cell: Cell, budget: Budget, ending: str) -> Path:
     return budget.work / "cells" / f"{cell.name}-{budget.num_images}{ending}"
-
-
-def _dense_path(network: str, budget: Budget) -> Path:
-    return budget.work / "cells" / f"{network.replace(':', '-')}-dense.json"
 
 
 def _goes_on(cell: Cell) -> bool:
@@ -81,8 +69,9 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         else:
             compressed = compress(target, data, method_of(cell), seed=cell.seed)
     if _goes_on(cell):
-        cost.cpu_seconds += row_of(_before(cell), budget)["cpu_seconds"]
-        cost.wall_seconds += row_of(_before(cell), budget)["wall_seconds"]
+        before = row_of(_before(cell), budget)
+        cost.cpu_seconds += before["cpu_seconds"]
+        cost.wall_seconds += before["wall_seconds"]
     with TemporaryDirectory() as scratch:
         files = Path(scratch)
         dense = export(Compressed(target.model, target.spec), files / "dense.onnx")
@@ -90,16 +79,14 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
         size_bytes, latency = artifact.size_bytes, {}
         if cell.removes_channels:
-            before, after = compare_latency_ms(
+            of_dense, of_pruned = compare_latency_ms(
                 [dense.path, artifact.path], rounds=15, quantile=0.1
             ).values()
-            latency = {"latency_ms": after, "speedup": before / after}
+            latency = {"latency_ms": of_pruned, "speedup": of_dense / of_pruned}
         else:
             sparse = _path(cell, budget, ".safetensors")
             size_bytes = export(compressed, sparse, format="sparse").size_bytes
         size_ratio = size_bytes / dense.size_bytes
-    predictions = read_tensors(_dense_path(cell.network, budget).with_suffix(".safetensors"))[0]
-    same = evaluation.predictions == predictions["predictions"]
     return (
         {
             "model": cell.network,
@@ -110,7 +97,7 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
             "num_images": len(data),
             "seed": cell.seed,
             "top1": evaluation.top1,
-            "agreement": 100 * float(same.float().mean()),
+            "agreement": agreement_with_floats(evaluation.predictions, cell.network, budget),
             "num_test": evaluation.num_images,
             "size_bytes": size_bytes,
             "size_ratio": size_ratio,
@@ -131,20 +118,3 @@ def _fine_tuned(cell: Cell, target: Teacher, data: SyntheticDataset, budget: Bud
         student, target.model, data, target.spec, FineTune(), masks=masks, seed=cell.seed
     )
     return Compressed(trained, target.spec, masks=masks, original=target.model)
-
-
-def _measure_dense(network: str, budget: Budget) -> None:
-    target = Teacher(*load_network(network, budget.weights_dir))
-    evaluation = evaluate(target, load_cifar10(budget.data, split="test"))
-    row = {
-        "model": network,
-        "task": "prune",
-        "setting": "float",
-        "images": "float",
-        "seed": 0,
-        "top1": evaluation.top1,
-        "num_test": evaluation.num_images,
-    }
-    path = _dense_path(network, budget)
-    write_tensors(path.with_suffix(".safetensors"), {"predictions": evaluation.predictions})
-    write_json(path, row)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from harness.clocks import in_fresh_process, stopwatch
+from harness.floats import agreement_with_floats, float_row
 from harness.networks import load_network
 from harness.sources import Budget, images_of
 
@@ -25,10 +26,10 @@ from mixmix import (
     measure_sensitivity,
 )
 from mixmix.cifar10 import load_cifar10
-from mixmix.storage import read_json, read_tensors, write_json, write_tensors
+from mixmix.storage import read_json, write_json
 from quantization_parts.cells import Cell
 
-__all__ = ["float_row", "row_of"]
+__all__ = ["row_of"]
 
 # Images from which the loss of accuracy is estimated have a seed that no quantized set has.
 _HELD_OUT_SEED = 1000
@@ -38,7 +39,7 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     """The row of a cell, measured unless it was measured before."""
     path = budget.work / "cells" / f"{cell.name}-{budget.num_images}.json"
     if not path.exists():
-        float_row(cell.network, budget)
+        float_row(cell.network, budget, task=cell.task)
         folder, synthesis_seed = images_of(cell.source, cell.network, budget, seed=cell.seed)
         held_out, _ = images_of("mixmix", cell.network, budget, seed=_HELD_OUT_SEED)
         found = in_fresh_process(_measure, cell, folder, held_out, budget)
@@ -54,19 +55,6 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     return row
 
 
-def float_row(network: str, budget: Budget) -> dict[str, Any]:
-    """The untouched network on the same images."""
-    path = _float_path(network, budget)
-    if not path.exists():
-        in_fresh_process(_measure_float, network, budget)
-    row: dict[str, Any] = read_json(path)
-    return row
-
-
-def _float_path(network: str, budget: Budget) -> Path:
-    return budget.work / "cells" / f"{network.replace(':', '-')}-float.json"
-
-
 def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[str, Any]:
     target = Teacher(*load_network(cell.network, budget.weights_dir))
     data = SyntheticDataset.load(folder)
@@ -76,8 +64,6 @@ def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[s
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
     estimate = estimate_accuracy(compressed, target, SyntheticDataset.load(held_out))
-    reference = _float_path(cell.network, budget).with_suffix(".safetensors")
-    same = evaluation.predictions == read_tensors(reference)[0]["predictions"]
     return {
         "model": cell.network,
         "task": cell.task,
@@ -86,7 +72,7 @@ def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[s
         "num_images": len(data),
         "seed": cell.seed,
         "top1": evaluation.top1,
-        "agreement": 100 * float(same.float().mean()),
+        "agreement": agreement_with_floats(evaluation.predictions, cell.network, budget),
         "num_test": evaluation.num_images,
         "predicted_drop": estimate.predicted_drop,
         "predicted_drop_interval": list(estimate.predicted_drop_interval),
@@ -111,20 +97,3 @@ def _uniform_size_bytes(bits: str, target: Teacher, data: SyntheticDataset) -> i
     """Size of the network with these bits, but for its first and last layer."""
     table = measure_sensitivity(target, data, choices=(bits,), num_images=2, seed=0)
     return table.size_bytes({layer.name: next(iter(layer.divergence)) for layer in table.layers})
-
-
-def _measure_float(network: str, budget: Budget) -> None:
-    target = Teacher(*load_network(network, budget.weights_dir))
-    evaluation = evaluate(target, load_cifar10(budget.data, split="test"))
-    row = {
-        "model": network,
-        "task": "quantize",
-        "setting": "float",
-        "images": "float",
-        "seed": 0,
-        "top1": evaluation.top1,
-        "num_test": evaluation.num_images,
-    }
-    path = _float_path(network, budget)
-    write_tensors(path.with_suffix(".safetensors"), {"predictions": evaluation.predictions})
-    write_json(path, row)
