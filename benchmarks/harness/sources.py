@@ -24,7 +24,7 @@ ZOOS = {
     "zoo": (*_BUNDLED, "resnet20", "resnet44"),
     "zoo-without-resnet44": (*_BUNDLED, "resnet20"),
 }
-_OF_THE_ZOO = ("mixmix", "feature-mixing")
+_OF_THE_ZOO = ("mixmix", "mixmix-unrefined", "feature-mixing")
 _OF_NO_NETWORK = ("real", "noise")
 
 
@@ -60,6 +60,10 @@ def images_of(source: str, network: str, budget: Budget, *, seed: int) -> tuple[
     """
     if source == "mct":
         seed = 0
+    if source == "mixmix" and network not in ZOOS[budget.zoo]:
+        return _refined(network, budget, seed=seed), seed
+    if source == "mixmix-unrefined":
+        source = "mixmix"
     of = budget.zoo if source in _OF_THE_ZOO else "none" if source in _OF_NO_NETWORK else network
     name = f"{source}-{of.replace(':', '-')}-{budget.num_images}-seed{seed}"
     if budget.iterations is not None:
@@ -71,6 +75,28 @@ def images_of(source: str, network: str, budget: Budget, *, seed: int) -> tuple[
         else:
             in_fresh_process(_make, source, network, folder, budget, seed)
     return folder, seed
+
+
+def _refined(network: str, budget: Budget, *, seed: int) -> Path:
+    """The zoo's images fitted to a network outside it; their cost is that of both steps."""
+    before, _ = images_of("mixmix-unrefined", network, budget, seed=seed)
+    folder = before.with_name(f"{before.name}-for-{network.replace(':', '-')}")
+    if not (folder / "cost.json").exists():
+        in_fresh_process(_refine, network, before, folder, budget, seed)
+    return folder
+
+
+def _refine(network: str, before: Path, folder: Path, budget: Budget, seed: int) -> None:
+    start, settings = SyntheticDataset.load(before), recipe("refine")
+    zoo = Zoo.load([load_network(network, budget.weights_dir)])
+    with stopwatch() as cost:
+        synthesize(zoo, settings, seed=seed, start=start, out=folder)
+    spent = cost.rounded()
+    earlier = read_json(before / "cost.json")
+    total = {key: round(value + earlier[key], 2) for key, value in spent.items()}
+    write_json(
+        folder / "cost.json", earlier | total | {"refined": {"iterations": settings.iterations}}
+    )
 
 
 def _make(source: str, network: str, folder: Path, budget: Budget, seed: int) -> None:

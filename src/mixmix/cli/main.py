@@ -118,14 +118,21 @@ def synthesize(
         list[str], typer.Option("--zoo", "-z", help="A network to invert; repeat for a mixture.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
-    num_images: Annotated[int, typer.Option("--num-images", "-n", help="How many images.")] = 256,
+    num_images: Annotated[
+        int | None, typer.Option("--num-images", "-n", help="How many images (default: 256).")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images to go on from, to fit them to another network."),
+    ] = None,
     recipe_name: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--recipe",
-            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq or noise.",
+            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq, noise, or refine "
+            "(default: mixmix; with --start: refine).",
         ),
-    ] = "mixmix",
+    ] = None,
     iterations: Annotated[
         int | None, typer.Option(help="Optimiser steps per batch (default: the recipe's).")
     ] = None,
@@ -153,8 +160,14 @@ def synthesize(
         "batch_size": batch_size,
         "members_per_step": members_per_step,
     }
-    settings = recipe(recipe_name, **{k: v for k, v in given.items() if v is not None})
+    if start is not None and num_images is not None:
+        raise InputError("--start makes as many images as it holds; leave out --num-images")
+    settings = recipe(
+        recipe_name or ("mixmix" if start is None else "refine"),
+        **{k: v for k, v in given.items() if v is not None},
+    )
     networks = Zoo.load(zoo, device=device)
+    beginning = None if start is None else load_images(start)
     with (
         distributed.process_group(device),
         progress_bar("synthesising", shown=distributed.is_main()) as advance,
@@ -164,6 +177,7 @@ def synthesize(
             settings,
             seed=seed,
             out=out,
+            start=beginning,
             threads=threads,
             on_progress=lambda done, total: advance("synthesising", done / max(total, 1)),
         )

@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixmix.errors import DataError, InputError
-from mixmix.storage import read_json, read_tensors, sha256_of_file, write_json, write_tensors
+from mixmix.storage import (
+    read_json,
+    read_tensors,
+    sha256_of_file,
+    sha256_of_tensors,
+    write_json,
+    write_tensors,
+)
 
 __all__ = [
     "MANIFEST_NAME",
@@ -186,6 +193,11 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
             refused=self.refused,
             path=self.path,
         )
+
+    @property
+    def sha256(self) -> str:
+        """Of images and labels."""
+        return sha256_of_tensors({"images": self.images, "labels": self.labels})
 
     @property
     def classes(self) -> tuple[str, ...]:

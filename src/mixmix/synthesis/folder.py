@@ -98,6 +98,11 @@ class RunFolder:
                     f"{self.path} holds a data set made with other {key} ({value}, now "
                     f"{self._manifest[key]}); choose another folder, or remove that one"
                 )
+        if earlier.get("start") != self._manifest.get("start"):
+            raise InputError(
+                f"{self.path} holds a data set that was started from other images; choose another "
+                "folder, or remove that one"
+            )
         hashes = [model.get("sha256") for model in earlier.get("models", [])]
         if hashes != [model["sha256"] for model in self._manifest["models"]]:
             names = ", ".join(model.get("name", "?") for model in earlier.get("models", []))

@@ -43,6 +43,7 @@ def optimise_batch(
     settings: SynthesisSettings,
     *,
     generator: torch.Generator,
+    start: Tensor | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> OptimisedBatch:
     """Invert the zoo: optimise images until its networks see their statistics and the labels.
@@ -52,6 +53,7 @@ def optimise_batch(
         labels: (N,) classes of the images.
         settings: weights of the terms, iterations, mixing.
         generator: a CPU generator, the only source of randomness.
+        start: (N, C, H, W) in [0, 1], images to begin with; None begins with noise.
         on_step: called after every iteration.
 
     Raises:
@@ -59,7 +61,9 @@ def optimise_batch(
     """
     _check_terms(zoo, settings)
     shape = (len(labels), *zoo.input_shape)
-    images = initial_images(settings.initial, shape, generator=generator).to(zoo.device)
+    if start is None:
+        start = initial_images(settings.initial, shape, generator=generator)
+    images = start.to(zoo.device, copy=True)
     if zoo.input_shape[0] > 1:
         images = images.contiguous(memory_format=torch.channels_last)
     images.requires_grad_(True)

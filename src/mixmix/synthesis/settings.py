@@ -116,6 +116,7 @@ class SynthesisSettings:
 # images and iterations compares the methods.
 RECIPES: dict[str, SynthesisSettings] = {
     "mixmix": SynthesisSettings(),
+    "refine": SynthesisSettings(iterations=20, learning_rate=0.05),
     "feature-mixing": SynthesisSettings(mixing_share=0.0),
     "data-mixing": SynthesisSettings(),
     "deepinversion": SynthesisSettings(initial="white", mixing_share=0.0, first_bn_multiplier=10.0),
@@ -130,7 +131,8 @@ def recipe(name: str, **changes: Any) -> SynthesisSettings:
     """The settings of a named recipe, with changes.
 
     ``feature-mixing`` and ``mixmix`` want a zoo of several networks; ``data-mixing`` (which is
-    ``mixmix`` on one), ``deepinversion`` and ``zeroq`` are methods for a zoo of one.
+    ``mixmix`` on one), ``deepinversion`` and ``zeroq`` are methods for a zoo of one. ``refine``
+    goes on from images, for a network that was not in their zoo.
 
     Raises:
         InputError: if the name or a change is unknown.

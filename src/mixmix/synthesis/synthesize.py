@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -33,6 +34,7 @@ def synthesize(
     *,
     seed: int,
     out: str | Path | None = None,
+    start: SyntheticDataset | None = None,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SyntheticDataset:
@@ -52,6 +54,9 @@ def synthesize(
         out: folder for the shards. A run that was interrupted resumes where it was and ends with
             the same bits as one that was not; a finished one is only read. None keeps the images
             in memory. Several processes need a folder that all of them see.
+        start: images to go on from, of whatever zoo, in place of noise; as many are made, with the
+            same labels. A few iterations (``recipe("refine")``) fit them to a network that was not
+            in their zoo.
         threads: CPU threads on this machine, for all of its processes; by default
             ``torch.get_num_threads()``, or all processors under ``torchrun``.
         on_progress: called with (iterations done, iterations in all), without those of other
@@ -62,7 +67,8 @@ def synthesize(
 
     Raises:
         InputError: if ``out`` holds a data set made in another way, or cannot be written, or is
-            None for several processes; if the settings ask for nothing that these networks have.
+            None for several processes; if the settings ask for nothing that these networks have; if
+            ``start`` has images of another shape or classes that they do not know.
         RankError: if another process of the run stopped.
     """
     settings = settings or SynthesisSettings()
@@ -71,17 +77,24 @@ def synthesize(
             f"{distributed.world_size()} processes synthesise together, which needs a folder that "
             "all of them see; give out"
         )
+    if start is not None:
+        _check_start(start, zoo)
+        settings = replace(settings, num_images=len(start))
     keep_freed_memory()
     distributed.join(zoo.device)
-    labels = balanced_labels(settings.num_images, zoo.num_classes).split(settings.batch_size)
     schedule = plan(zoo, settings, threads=threads)
     manifest = _manifest(zoo, settings, seed, schedule)
+    if start is not None:
+        models = [model["name"] for model in start.manifest.get("models", [])]
+        manifest["start"] = {"sha256": start.sha256, "models": models}
+    balanced = balanced_labels(settings.num_images, zoo.num_classes)
+    labels = (balanced if start is None else start.labels).split(settings.batch_size)
     if out is None:
-        run = _Run(zoo, settings, seed, labels, None)
+        run = _Run(zoo, settings, seed, labels, start, None)
         run.make(range(len(labels)), schedule, on_progress)
         return run.in_memory(manifest)
     folder = RunFolder(Path(out), manifest)
-    run = _Run(zoo, settings, seed, labels, folder)
+    run = _Run(zoo, settings, seed, labels, start, folder)
     missing = distributed.from_main(lambda: folder.missing(len(labels)))
     run.make(missing, schedule, on_progress)
     made = distributed.gather(list(run.entries.values()))
@@ -116,6 +129,20 @@ def _manifest(
     }
 
 
+def _check_start(start: SyntheticDataset, zoo: Zoo) -> None:
+    if tuple(start.images.shape[1:]) != zoo.input_shape:
+        raise InputError(
+            f"the images to start from have shape {tuple(start.images.shape[1:])}, this zoo takes "
+            f"{zoo.input_shape}; start from images of a zoo of that shape"
+        )
+    classes = start.soft_labels.shape[1]
+    if zoo.num_classes and classes and classes != zoo.num_classes:
+        raise InputError(
+            f"the images to start from have {classes} classes, this zoo has {zoo.num_classes}; "
+            "start from images of the same label set"
+        )
+
+
 class _Run:
     """The shards that this process makes, kept in a folder or in memory."""
 
@@ -125,10 +152,12 @@ class _Run:
         settings: SynthesisSettings,
         seed: int,
         labels: Sequence[Tensor],
+        start: SyntheticDataset | None,
         folder: RunFolder | None,
     ) -> None:
         self.zoo, self.settings, self.seed = zoo, settings, seed
         self.labels, self.folder = labels, folder
+        self.start = None if start is None else start.images.split(settings.batch_size)
         self.shards: dict[int, Shard] = {}
         self.entries: dict[int, dict[str, Any]] = {}
 
@@ -170,6 +199,7 @@ class _Run:
             labels,
             self.settings,
             generator=seeding.generator(self.seed, "shard", index),
+            start=None if self.start is None else self.start[index],
             on_step=on_step,
         )
         pixels = (batch.images * 255).round().to(torch.uint8).cpu()

@@ -65,7 +65,7 @@ def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None
 
 
 def test_unknown_recipe_and_unknown_setting() -> None:
-    with pytest.raises(InputError, match="unknown recipe 'mix'; known: mixmix, feature-mixing"):
+    with pytest.raises(InputError, match="unknown recipe 'mix'; known: mixmix, refine"):
         recipe("mix")
     with pytest.raises(InputError, match="recipe 'mixmix': .*colour"):
         recipe("mixmix", colour="red")

@@ -371,3 +371,46 @@ class TestRefusals:
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="cannot write"):
             synthesize(zoo, SETTINGS, seed=0, out=tmp_path / "file")
+
+
+class TestStart:
+    """Images to go on from, in place of noise."""
+
+    def test_goes_on_from_images_and_their_labels(self, zoo: Zoo) -> None:
+        start = synthesize(zoo, SETTINGS, seed=0)
+        kept = SyntheticDataset(
+            start.images, start.labels.flip(0), start.soft_labels, start.manifest
+        )
+        settings = recipe("refine", batch_size=4, iterations=0)
+        data = synthesize(Zoo([tiny_teacher("plain")]), settings, seed=0, start=kept)
+        assert torch.equal(data.images, start.images)
+        assert torch.equal(data.labels, kept.labels)
+        assert data.manifest["start"] == {"sha256": kept.sha256, "models": list(zoo.names)}
+
+    def test_few_iterations_bring_them_nearer_to_another_network(self, zoo: Zoo) -> None:
+        start = synthesize(zoo, SETTINGS, seed=0)
+        before = start.images.clone()
+        settings = recipe("refine", batch_size=10, iterations=20, mixing_share=0.0)
+        data = synthesize(Zoo([tiny_teacher("plain")]), settings, seed=0, start=start)
+        losses = data.manifest["shards"][0]["losses"]
+        assert losses[-1]["bn"] < losses[0]["bn"]
+        assert torch.equal(start.images, before)
+
+    def test_other_images_are_another_run(self, zoo: Zoo, tmp_path: Path) -> None:
+        start = synthesize(zoo, SETTINGS, seed=0)
+        settings = recipe("refine", batch_size=4, iterations=1)
+        whole = synthesize(zoo, settings, seed=0, start=start, out=tmp_path)
+        again = synthesize(zoo, settings, seed=0, start=start, out=tmp_path)
+        assert torch.equal(whole.images, again.images)
+        other = synthesize(zoo, SETTINGS, seed=1)
+        with pytest.raises(InputError, match="started from other images"):
+            synthesize(zoo, settings, seed=0, start=other, out=tmp_path)
+
+    def test_images_of_another_kind_are_refused(self, zoo: Zoo) -> None:
+        start = synthesize(zoo, SETTINGS, seed=0)
+        smaller = SyntheticDataset(start.images[:, :, 1:], start.labels, start.soft_labels, {})
+        with pytest.raises(InputError, match="images to start from have shape"):
+            synthesize(zoo, SETTINGS, seed=0, start=smaller)
+        fewer = SyntheticDataset(start.images, start.labels, start.soft_labels[:, :3], {})
+        with pytest.raises(InputError, match="have 3 classes, this zoo has 4"):
+            synthesize(zoo, SETTINGS, seed=0, start=fewer)
