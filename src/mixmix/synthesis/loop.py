@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 
 from mixmix.errors import InputError
-from mixmix.synthesis.augment import jitter_and_flip
 from mixmix.synthesis.initial import initial_images
-from mixmix.synthesis.mixing import draw_boxes, mix_images
+from mixmix.synthesis.objective import Student, check_terms, is_mixed, losses_of
 from mixmix.synthesis.settings import SynthesisSettings
-from mixmix.synthesis.terms import (
-    bn_statistics_loss,
-    l2_loss,
-    mixed_cross_entropy_loss,
-    total_variation_loss,
-)
-from mixmix.zoo.teacher import Teacher
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["OptimisedBatch", "optimise_batch"]
@@ -44,6 +36,7 @@ def optimise_batch(
     *,
     generator: torch.Generator,
     start: Tensor | None = None,
+    student: Student | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> OptimisedBatch:
     """Invert the zoo: optimise images until its networks see their statistics and the labels.
@@ -54,12 +47,13 @@ def optimise_batch(
         settings: weights of the terms, iterations, mixing.
         generator: a CPU generator, the only source of randomness.
         start: (N, C, H, W) in [0, 1], images to begin with; None begins with noise.
+        student: whose disagreement with the zoo ``settings.adversarial_weight`` asks for.
         on_step: called after every iteration.
 
     Raises:
         InputError: if no term of the loss applies to the zoo, or the loss stops being finite.
     """
-    _check_terms(zoo, settings)
+    check_terms(zoo, settings, student)
     shape = (len(labels), *zoo.input_shape)
     if start is None:
         start = initial_images(settings.initial, shape, generator=generator)
@@ -75,8 +69,10 @@ def optimise_batch(
         progress = iteration / settings.iterations
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        mixing = _mixes(iteration, settings.mixing_share)
-        losses = _losses(zoo, images, labels, settings, generator, mixing=mixing)
+        mixing = is_mixed(iteration, settings.mixing_share)
+        losses = losses_of(
+            zoo, images, labels, settings, generator=generator, mixing=mixing, student=student
+        )
         # Rooted in the images, because the members drawn may have no term of their own.
         total = sum(losses.values(), start=images.sum() * 0)
         if iteration % stride == 0 or iteration == settings.iterations - 1:
@@ -94,79 +90,3 @@ def optimise_batch(
             images.clamp_(0, 1)
         on_step()
     return OptimisedBatch(images.detach().contiguous(), trace)
-
-
-def _check_terms(zoo: Zoo, settings: SynthesisSettings) -> None:
-    if settings.iterations == 0:
-        return
-    matches = settings.bn_weight and any(teacher.batch_norms for teacher in zoo)
-    if not matches and not (settings.ce_weight and zoo.num_classes):
-        raise InputError(
-            f"nothing to invert: {', '.join(zoo.names)} with bn_weight {settings.bn_weight} and "
-            f"ce_weight {settings.ce_weight} have neither BatchNorm statistics nor labels to "
-            "match; add a network that has, or raise the other weight"
-        )
-
-
-def _mixes(iteration: int, share: float) -> bool:
-    """Whether images are mixed at an iteration, where a share of the iterations mixes them."""
-    return math.floor((iteration + 1) * share) > math.floor(iteration * share)
-
-
-def _losses(
-    zoo: Zoo,
-    images: Tensor,
-    labels: Tensor,
-    settings: SynthesisSettings,
-    generator: torch.Generator,
-    *,
-    mixing: bool,
-) -> dict[str, Tensor]:
-    """Every weighted term of the loss, by name."""
-    views = jitter_and_flip(images, jitter=settings.jitter, flip=settings.flip, generator=generator)
-    other, share = labels, torch.zeros(len(labels), device=images.device)
-    if mixing:
-        size = (images.shape[2], images.shape[3])
-        partner = torch.randperm(len(labels), generator=generator).to(images.device)
-        boxes = draw_boxes(len(labels), size, settings.box_area, generator=generator)
-        views = mix_images(views, views[partner], boxes)
-        other, share = labels[partner], boxes.share(size).to(images.device)
-    members = _draw_members(zoo, settings.members_per_step, generator)
-    bn_losses, ce_losses = [], []
-    for teacher in members:
-        observation = teacher.observe(views, precision=settings.precision)
-        if observation.statistics:
-            loss = bn_statistics_loss(
-                observation.statistics, first_multiplier=settings.first_bn_multiplier
-            )
-            weight = _depth_weight(zoo, teacher) if settings.balance_members else 1.0
-            bn_losses.append(weight * loss)
-        if teacher.has_label_head and settings.ce_weight:
-            ce_losses.append(mixed_cross_entropy_loss(observation.logits, labels, other, share))
-    losses: dict[str, Tensor] = {}
-    if bn_losses and settings.bn_weight:
-        losses["bn"] = settings.bn_weight * torch.stack(bn_losses).sum() / len(members)
-    if ce_losses:
-        losses["ce"] = settings.ce_weight * torch.stack(ce_losses).sum() / len(members)
-    if settings.tv_weight:
-        losses["tv"] = settings.tv_weight * total_variation_loss(images)
-    if settings.l2_weight:
-        losses["l2"] = settings.l2_weight * l2_loss(images)
-    return losses
-
-
-def _depth_weight(zoo: Zoo, teacher: Teacher) -> float:
-    """Mean number of BatchNorm layers of the networks that have any, over this network's own.
-
-    The term is a sum over layers. Adam makes steps of one size out of the gradients that it has
-    seen of late, so that next to a deep network a shallow one would move the images little.
-    """
-    depths = [len(member.batch_norms) for member in zoo if member.batch_norms]
-    return sum(depths) / len(depths) / len(teacher.batch_norms)
-
-
-def _draw_members(zoo: Zoo, count: int | None, generator: torch.Generator) -> tuple[Teacher, ...]:
-    if count is None or count >= len(zoo):
-        return tuple(zoo)
-    order = torch.randperm(len(zoo), generator=generator)
-    return tuple(zoo[int(index)] for index in order[:count])

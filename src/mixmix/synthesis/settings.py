@@ -12,7 +12,14 @@ __all__ = ["RECIPES", "SynthesisSettings", "recipe"]
 
 _INITIALS = ("pink", "white")
 _PRECISIONS = ("auto", "float32", "bfloat16")
-_WEIGHTS = ("bn_weight", "first_bn_multiplier", "ce_weight", "tv_weight", "l2_weight")
+_WEIGHTS = (
+    "bn_weight",
+    "first_bn_multiplier",
+    "ce_weight",
+    "tv_weight",
+    "l2_weight",
+    "adversarial_weight",
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class SynthesisSettings:
         first_bn_multiplier: extra weight of the first BatchNorm layer of every network.
         ce_weight: of the cross-entropy with the labels.
         tv_weight: of the total variation, a mean over pixels.
+        adversarial_weight: of the agreement with a student, where there is one (``1 - JS / ln 2``),
+            so that images are made on which it does not agree with the zoo yet.
         l2_weight: of the mean squared distance of the pixels from mid-grey.
         mixing_share: share of the steps, evenly spread, at which a second image is shrunk into a
             random box of each image; 0 does without data mixing. At the other steps the images
@@ -56,6 +65,7 @@ class SynthesisSettings:
     ce_weight: float = 1.0
     tv_weight: float = 0.1
     l2_weight: float = 0.0
+    adversarial_weight: float = 0.0
     mixing_share: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
     members_per_step: int | None = 1

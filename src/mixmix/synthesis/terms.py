@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,17 @@ from torch.nn import functional as F
 
 from mixmix.zoo.observation import BatchNormStatistics
 
-__all__ = ["bn_statistics_loss", "l2_loss", "mixed_cross_entropy_loss", "total_variation_loss"]
+__all__ = [
+    "agreement_loss",
+    "bn_statistics_loss",
+    "l2_loss",
+    "mixed_cross_entropy_loss",
+    "similarity_loss",
+    "total_variation_loss",
+]
+
+_TINY = 1e-12
+_SIMILARITY_SIDE = 16
 
 
 def bn_statistics_loss(
@@ -53,6 +64,47 @@ def mixed_cross_entropy_loss(
     outside = F.cross_entropy(logits, labels, reduction="none")
     inside = F.cross_entropy(logits, other, reduction="none")
     return ((1 - share) * outside + share * inside).mean()
+
+
+def agreement_loss(teacher: Tensor, student: Tensor) -> Tensor:
+    """``1 - JS / ln 2``: 1 where two networks predict the same, 0 where nothing is in common.
+
+    Made small, it asks for images on which they disagree (Adaptive DeepInversion, Yin et al. 2020,
+    eq. 7, in units of its largest value). JS is the Jensen-Shannon divergence.
+
+    Args:
+        teacher: probabilities (N, K).
+        student: probabilities (N, K).
+
+    Returns:
+        A scalar in [0, 1], the mean over the batch.
+    """
+    middle = ((teacher + student) / 2).clamp_min(_TINY).log()
+    divergences = [
+        F.kl_div(middle, p.clamp_min(_TINY), reduction="batchmean") for p in (teacher, student)
+    ]
+    return 1 - torch.stack(divergences).mean() / math.log(2)
+
+
+def similarity_loss(images: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared cosine of the angle between images of the same class, 16 pixels high at most.
+
+    Brightness and colour of the whole do not count, so that it is layout that has to differ.
+
+    Args:
+        images: (N, C, H, W).
+        labels: (N,).
+
+    Returns:
+        A scalar in [0, 1]; 0 where no two images have the same class.
+    """
+    side = _SIMILARITY_SIDE
+    height, width = images.shape[2:]
+    small = F.adaptive_avg_pool2d(images, (min(side, height), min(side, width)))
+    rows = F.normalize((small - small.mean((2, 3), keepdim=True)).flatten(1), dim=1)
+    same = labels[:, None] == labels[None, :]
+    same.fill_diagonal_(False)
+    return (rows @ rows.T).square()[same].sum() / same.sum().clamp_min(1)
 
 
 def total_variation_loss(images: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from tiny_networks import NUM_CLASSES, tiny_images, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor, nn
 
-from mixmix import SynthesisSettings, Zoo
+from mixmix import SynthesisSettings, SyntheticDataset, Zoo
 from mixmix.compression.training.augmentation import Augmentation
 from mixmix.compression.training.fresh_images import FreshImages, divergence
+from mixmix.compression.training.image_source import SameImages
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import Step, learning_rate_at, train_
 from mixmix.errors import InputError
@@ -202,31 +203,37 @@ class TestFreshImages:
 
     def test_those_of_disagreement_replace_those_of_agreement(self) -> None:
         spec, teacher, student = tiny_spec("plain"), network(1).eval(), network(0).eval()
-        refresh = self.FRESH.refresh(teacher, spec, seed=0)
+        source = self.FRESH.source(teacher, spec, seed=0)
         data = tiny_images(20)
-        assert refresh(0, student, data) is None and refresh(3, student, data) is None
-        fresh = refresh(4, student, data)
+        assert source.images_for(0, student, data) is None
+        assert source.images_for(3, student, data) is None
+        fresh = source.images_for(4, student, data)
         assert fresh is not None and fresh.images.shape == data.images.shape
         old, new = (divergence(student, teacher, d.images, spec) for d in (data, fresh))
         assert old.shape == (20,) and bool((old >= -1e-6).all())
         assert float(new.min()) >= float(old.min()) and float(new.mean()) >= float(old.mean())
-        again = refresh(4, student, data)
+        again = source.images_for(4, student, data)
         assert again is not None and torch.equal(again.images, fresh.images)
 
     def test_run_with_fresh_images_resumes(self, tmp_path: Path) -> None:
-        refresh = self.FRESH.refresh(network(1).eval(), tiny_spec("plain"), seed=0)
-        whole, _ = train(SETTINGS, refresh=refresh)
+        source = self.FRESH.source(network(1).eval(), tiny_spec("plain"), seed=0)
+        whole, _ = train(SETTINGS, source=source)
         without, _ = train(SETTINGS)
         with pytest.raises(Interrupted):
-            train(SETTINGS, refresh=refresh, out=tmp_path, on_progress=interrupt_at(6))
+            train(SETTINGS, source=source, out=tmp_path, on_progress=interrupt_at(6))
         assert (tmp_path / "images-000004.safetensors").exists()
-        resumed, _ = train(SETTINGS, refresh=refresh, out=tmp_path)
+        resumed, _ = train(SETTINGS, source=source, out=tmp_path)
         assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
         assert not all(torch.equal(tensor, without[name]) for name, tensor in whole.items())
 
-    def test_as_many_are_expected(self) -> None:
-        with pytest.raises(InputError, match="give as many of the same size"):
-            train(SETTINGS, refresh=lambda step, student, data: tiny_images(7))
+    def test_the_same_size_is_expected(self) -> None:
+        class Smaller(SameImages):
+            def images_for(self, *_: object) -> SyntheticDataset:
+                data = tiny_images(7)
+                return SyntheticDataset(data.images[:, :, 1:], data.labels, data.soft_labels, {})
+
+        with pytest.raises(InputError, match="give images of the same size"):
+            train(SETTINGS, source=Smaller())
 
     def test_refuses_no_steps_between(self) -> None:
         with pytest.raises(InputError, match="every_steps must be at least 1"):

@@ -118,9 +118,9 @@ class QuantizeAware:
         if model.original is not None and not self.base.equalises:
             pairs = self._pairs_with_original(model.original, trained, units, data, model.spec)
         student, teacher = chains_of(pairs)
-        refresh = {}
+        source = None
         if self.fresh is not None:
-            refresh["refresh"] = self.fresh.refresh(teacher, model.spec, seed=seed)
+            source = self.fresh.source(teacher, model.spec, seed=seed)
         train_(
             student,
             teacher,
@@ -130,8 +130,8 @@ class QuantizeAware:
             seed=seed,
             out=self.checkpoints,
             rate_of=lambda name: _SCALE_RATE if name.endswith("log_scale") else 1.0,
+            source=source,
             on_progress=on_progress,
-            **refresh,
         )
         errors = unit_errors(UnitChain(units), UnitChain(float_units), data.images, model.spec)
         for kind in (StepSizeLayer, StepSizeActivation):

@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mixmix import distributed
+from mixmix.compression.training.image_source import ImageSource
 from mixmix.compression.training.state import TrainingState
 from mixmix.errors import InputError
-from mixmix.storage import read_json, read_tensors, sha256_of_tensors, write_json, write_tensors
+from mixmix.storage import (
+    read_json,
+    read_tensors,
+    sha256_of_tensors,
+    tensors_below,
+    write_json,
+    write_tensors,
+)
 from mixmix.synthesis.dataset import SyntheticDataset
 
 __all__ = ["Checkpoint", "claim_folder"]
@@ -80,31 +89,57 @@ class Checkpoint:
     ) -> None:
         self._folder, self._path = folder, folder / "checkpoint.safetensors"
         self._images = ""
+        self._unsaved: tuple[SyntheticDataset, int] | None = None
         path = folder / "training.json"
         distributed.from_main(lambda: claim_folder(path, run, student, teacher, data))
 
-    def restore(self, state: TrainingState) -> SyntheticDataset | None:
-        """Take up the last checkpoint, if there is one; returns the images it had got since."""
+    def restore(
+        self, state: TrainingState, source: ImageSource
+    ) -> tuple[SyntheticDataset, int] | None:
+        """Take up the last checkpoint, if there is one.
+
+        Returns:
+            The images that the run had got, and the step since which it trained on them; None if
+            it trained on those that it began with.
+        """
         if not distributed.from_main(self._path.exists):
             return None
         tensors, metadata = read_tensors(self._path)
         state.load(tensors, int(metadata["steps_done"]))
+        source.load(tensors_below("source.", tensors))
         self._images = metadata["images"]
         if not self._images:
             return None
-        kept, _ = read_tensors(self._folder / self._images)
-        return SyntheticDataset(kept["images"], kept["labels"], kept["soft_labels"], {})
+        kept, about = read_tensors(self._folder / self._images)
+        images = kept["images"]
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        data = SyntheticDataset(images, kept["labels"], kept["soft_labels"], {})
+        return data, int(about["step"])
 
-    def save(self, state: TrainingState) -> None:
-        """Replace the checkpoint."""
-        if distributed.is_main():
-            metadata = {"steps_done": str(state.steps_done), "images": self._images}
-            write_tensors(self._path, state.tensors(), metadata)
+    def save(self, state: TrainingState, source: ImageSource) -> None:
+        """Replace the checkpoint, and the images if there are others."""
+        if not distributed.is_main():
+            return
+        older = None
+        if self._unsaved is not None:
+            older, (data, step) = self._images, self._unsaved
+            self._images, self._unsaved = f"images-{step:06d}.safetensors", None
+            content = {"images": _compact(data.images), "labels": data.labels}
+            content["soft_labels"] = data.soft_labels
+            write_tensors(self._folder / self._images, content, {"step": str(step)})
+        metadata = {"steps_done": str(state.steps_done), "images": self._images}
+        of_source = {f"source.{name}": tensor for name, tensor in source.tensors().items()}
+        write_tensors(self._path, state.tensors() | of_source, metadata)
+        if older and older != self._images:
+            (self._folder / older).unlink(missing_ok=True)
 
-    def keep_images(self, data: SyntheticDataset, step: int) -> None:
-        """Keep the images that are trained on from a step on."""
-        self._images = f"images-{step:06d}.safetensors"
-        if distributed.is_main():
-            # As they are, since a data set that is saved is rounded to 8 bits.
-            content = {"images": data.images, "labels": data.labels}
-            write_tensors(self._folder / self._images, content | {"soft_labels": data.soft_labels})
+    def replace_images(self, data: SyntheticDataset, step: int) -> None:
+        """Say what is trained on from a step on; the next checkpoint has it."""
+        self._unsaved = (data, step)
+
+
+def _compact(images: Tensor) -> Tensor:
+    """As bytes, where they are no more than these."""
+    pixels = (images * 255).round()
+    return pixels.to(torch.uint8) if torch.equal(pixels / 255, images) else images

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mixmix import seeding
+from mixmix.compression.training.image_source import ImageSource, SameImages
 from mixmix.compression.training.objective import kl_loss
-from mixmix.compression.training.train import Refresh, outputs_of
+from mixmix.compression.training.train import outputs_of
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.synthesis.settings import SynthesisSettings
@@ -54,20 +55,30 @@ class FreshImages:
             "every_steps": self.every_steps,
         }
 
-    def refresh(self, teacher: nn.Module, spec: ModelSpec, *, seed: int) -> Refresh:
+    def source(self, teacher: nn.Module, spec: ModelSpec, *, seed: int) -> ImageSource:
         """What ``train_`` asks for images."""
+        return _FreshImageSource(self, teacher, spec, seed)
 
-        def fresh(step: int, student: nn.Module, data: SyntheticDataset) -> SyntheticDataset | None:
-            if step == 0 or step % self.every_steps:
-                return None
-            made = synthesize(
-                self.zoo, self.synthesis, seed=seeding.child_seed(seed, "fresh images", step)
-            )
-            both = _joined(data, made)
-            order = divergence(student, teacher, both.images, spec).argsort(descending=True)
-            return _chosen(both, order[: len(data)].sort().values)
 
-        return fresh
+class _FreshImageSource(SameImages):
+    """Nothing has to be kept: what is made follows from the step and the student."""
+
+    def __init__(
+        self, settings: FreshImages, teacher: nn.Module, spec: ModelSpec, seed: int
+    ) -> None:
+        self._settings, self._teacher, self._spec, self._seed = settings, teacher, spec, seed
+
+    def images_for(
+        self, step: int, student: nn.Module, data: SyntheticDataset
+    ) -> SyntheticDataset | None:
+        settings = self._settings
+        if step == 0 or step % settings.every_steps:
+            return None
+        seed = seeding.child_seed(self._seed, "fresh images", step)
+        made = synthesize(settings.zoo, settings.synthesis, seed=seed)
+        both = _joined(data, made)
+        order = divergence(student, self._teacher, both.images, self._spec).argsort(descending=True)
+        return _chosen(both, order[: len(data)].sort().values)
 
 
 @torch.no_grad()

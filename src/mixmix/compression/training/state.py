@@ -31,11 +31,10 @@ class TrainingState:
             for name, parameter in student.named_parameters()
             if parameter.requires_grad
         }
-        self.mean = (
-            {}
-            if ema_decay is None
-            else {name: p.detach().clone() for name, p in self.parameters.items()}
-        )
+        # The statistics of BatchNorm belong to the weights that they were seen with.
+        statistics = {n: b for n, b in student.named_buffers() if b.is_floating_point()}
+        self._averaged = {} if ema_decay is None else {**self.parameters, **statistics}
+        self.mean = {name: tensor.detach().clone() for name, tensor in self._averaged.items()}
 
     def clip_gradients(self, largest: float | None) -> float:
         """Shorten the gradients to this norm; returns the norm that they had."""
@@ -54,13 +53,13 @@ class TrainingState:
             # Early on, the mean of all steps so far.
             decay = min(self.ema_decay, self.steps_done / (self.steps_done + 1))
             for name, mean in self.mean.items():
-                mean.lerp_(self.parameters[name].detach(), 1 - decay)
+                mean.lerp_(self._averaged[name].detach(), 1 - decay)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Leave the student with its final weights."""
         for name, mean in self.mean.items():
-            self.parameters[name].copy_(mean)
+            self._averaged[name].copy_(mean)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it but the number of steps, by name."""

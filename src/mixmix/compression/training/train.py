@@ -7,8 +7,9 @@ quantization-aware training, recovery after pruning, and smaller architectures a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mixmix.allocator import keep_freed_memory
 from mixmix.compression.method import Progress
 from mixmix.compression.training.augmentation import augment
 from mixmix.compression.training.checkpoint import Checkpoint
+from mixmix.compression.training.image_source import ImageSource, SameImages
 from mixmix.compression.training.objective import feature_loss, kl_loss
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.state import TrainingState
@@ -29,13 +31,10 @@ from mixmix.synthesis.terms import mixed_cross_entropy_loss
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Outputs", "Refresh", "Step", "learning_rate_at", "outputs_of", "train_"]
+__all__ = ["Outputs", "Step", "learning_rate_at", "outputs_of", "train_"]
 
 # Logits (N, K) and features (N, ...).
 Outputs = tuple[Tensor, tuple[Tensor, ...]]
-# Called before every step with its number, the student as it is, and the images trained on; gives
-# as many other images to go on with, or None.
-Refresh = Callable[[int, nn.Module, SyntheticDataset], "SyntheticDataset | None"]
 
 # Steps whose mean loss and agreement the progress tells.
 _RECENT = 20
@@ -66,7 +65,7 @@ def train_(
     seed: int,
     out: str | Path | None = None,
     rate_of: Callable[[str], float] = lambda name: 1.0,
-    refresh: Refresh = lambda step, student, data: None,
+    source: ImageSource | None = None,
     on_progress: Progress = lambda what, share: None,
 ) -> list[Step]:
     """Train ``student``, in place, to give what ``teacher`` gives for augmented images.
@@ -86,7 +85,7 @@ def train_(
         out: a folder for checkpoints. A run that was interrupted goes on from the last one and
             ends with the same bits as one that was not; of a finished run the weights are read.
         rate_of: learning rate of a parameter, by its name, relative to that of the settings.
-        refresh: may give other images before any step.
+        source: may give other images before any step.
         on_progress: called after every step; it is told the recent loss and agreement.
 
     Returns:
@@ -104,31 +103,27 @@ def train_(
     if out is not None:
         run = {"settings": settings.to_dict(), "seed": seed}
         checkpoint = Checkpoint(Path(out), run, student, teacher, data)
-        data = checkpoint.restore(state) or data
+    source = source or SameImages()
+    since = 0
+    if checkpoint is not None:
+        restored = checkpoint.restore(state, source)
+        if restored is not None:
+            data, since = restored
     trainer = _Trainer(state, parallel, teacher, data, spec, settings, seed)
-    batches, partners = (
-        distributed.global_batches(
-            len(data),
-            settings.batch_size,
-            num_steps=settings.steps,
-            seed=seeding.child_seed(seed, name),
-        )
-        for name in ("batches", "partners")
-    )
+    draws = _draws(len(data), settings, seed, since=since, first=state.steps_done)
     steps: list[Step] = []
     with torch.random.fork_rng():
-        for number, (chosen, others) in enumerate(zip(batches, partners, strict=True)):
-            if number < state.steps_done:
-                continue
+        for number in range(state.steps_done, settings.steps):
             # Every random state follows from the number of the step, so that none has to be kept.
             torch.manual_seed(seeding.child_seed(seed, "layers", number, distributed.rank()))
-            fresh = refresh(number, student, trainer.data)
+            fresh = source.images_for(number, student, trainer.data)
             if fresh is not None:
                 trainer.replace_images(fresh)
+                draws = _draws(len(fresh), settings, seed, since=number, first=number)
                 if checkpoint is not None:
-                    checkpoint.keep_images(fresh, number)
+                    checkpoint.replace_images(fresh, number)
             try:
-                steps.append(trainer.step(number, chosen, others))
+                steps.append(trainer.step(number, *next(draws)))
             except FloatingPointError as error:
                 raise InputError(
                     f"training diverged at step {number}: {error}; lower learning_rate "
@@ -139,10 +134,35 @@ def train_(
                 state.steps_done % settings.checkpoint_steps == 0
                 or state.steps_done == settings.steps
             ):
-                checkpoint.save(state)
+                checkpoint.save(state, source)
             on_progress(_description(steps[-_RECENT:]), state.steps_done / settings.steps)
     state.finish()
     return steps
+
+
+def _draws(
+    count: int, settings: TrainingSettings, seed: int, *, since: int, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's part of each batch, and of the partners that its images are mixed with.
+
+    Args:
+        count: of the images.
+        settings: steps and batch size of the run.
+        seed: of the run.
+        since: step from which on these images are trained on.
+        first: step of the first batch that is given.
+    """
+    start = (since,) if since else ()
+    batches, partners = (
+        distributed.global_batches(
+            count,
+            settings.batch_size,
+            num_steps=settings.steps - since,
+            seed=seeding.child_seed(seed, name, *start),
+        )
+        for name in ("batches", "partners")
+    )
+    return islice(zip(batches, partners, strict=True), first - since, None)
 
 
 class _Trainer:
@@ -165,11 +185,11 @@ class _Trainer:
         self.replace_images(data)
 
     def replace_images(self, data: SyntheticDataset) -> None:
-        """Train on others from now on; there must be as many."""
-        if data.images.shape != self.data.images.shape:
+        """Train on others from now on; they must have the same size."""
+        if not len(data) or data.images.shape[1:] != self.data.images.shape[1:]:
             raise InputError(
                 f"fresh images have shape {tuple(data.images.shape)}, those that they replace "
-                f"have {tuple(self.data.images.shape)}; give as many of the same size"
+                f"have {tuple(self.data.images.shape)}; give images of the same size"
             )
         self.data = data
         self._images, self._labels = data.images.to(self._device), data.labels.to(self._device)

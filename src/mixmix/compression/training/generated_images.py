@@ -1,0 +1,139 @@
+"""A bank of images that grows while a student is trained: new ones cost a few steps each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixmix import seeding
+from mixmix.compression.training.image_source import ImageSource
+from mixmix.compression.training.train import outputs_of
+from mixmix.errors import InputError
+from mixmix.synthesis.amortised import AmortisedSettings, AmortisedSynthesiser
+from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.synthesis.objective import Student
+from mixmix.zoo.spec import ModelSpec
+from mixmix.zoo.teacher import normalise
+from mixmix.zoo.zoo import Zoo
+
+__all__ = ["GeneratedImages"]
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """Go on synthesising with a generator (see ``synthesis.amortised``), into a bank of images.
+
+    Before the first step, rounds are made to warm the generator up, whose images are not used, and
+    then some that are; after every ``every_steps`` steps, ``rounds`` more are. The images that
+    training was given stay in the bank; of the others the newest do.
+
+    Attributes:
+        zoo: what the images are made from.
+        synthesis: how. With an ``adversarial_weight`` in its objective, images are made on which
+            the student does not agree with the zoo yet, once training has begun.
+        warmup_rounds: before any image is kept.
+        first_rounds: before the first step.
+        every_steps: steps of training from one time to the next.
+        rounds: at each of these times.
+        capacity: most generated images in the bank.
+    """
+
+    zoo: Zoo = field(repr=False)
+    synthesis: AmortisedSettings = field(default_factory=AmortisedSettings)
+    warmup_rounds: int = 20
+    first_rounds: int = 8
+    every_steps: int = 25
+    rounds: int = 1
+    capacity: int = 32768
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("warmup_rounds", 0),
+            ("first_rounds", 1),
+            ("every_steps", 1),
+            ("rounds", 1),
+            ("capacity", self.synthesis.images_per_round),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "zoo": [teacher.spec.name for teacher in self.zoo],
+            "synthesis": self.synthesis.to_dict(),
+            "warmup_rounds": self.warmup_rounds,
+            "first_rounds": self.first_rounds,
+            "every_steps": self.every_steps,
+            "rounds": self.rounds,
+            "capacity": self.capacity,
+        }
+
+    def source(self, teacher: nn.Module, spec: ModelSpec, *, seed: int) -> ImageSource:
+        """What ``train_`` asks for images."""
+        return _GeneratedImageSource(self, spec, seed)
+
+
+class _GeneratedImageSource:
+    def __init__(self, settings: GeneratedImages, spec: ModelSpec, seed: int) -> None:
+        self._settings, self._spec = settings, spec
+        self._synthesiser = AmortisedSynthesiser(
+            settings.zoo, settings.synthesis, seed=seeding.child_seed(seed, "generated images")
+        )
+        self._generated = 0
+
+    def images_for(
+        self, step: int, student: nn.Module, data: SyntheticDataset
+    ) -> SyntheticDataset | None:
+        settings = self._settings
+        if step % settings.every_steps:
+            return None
+        if step == 0:
+            for _ in range(settings.warmup_rounds):
+                self._synthesiser.make()
+            return self._joined(data, self._made(settings.first_rounds, None))
+        opponent = None
+        if settings.synthesis.objective.adversarial_weight:
+            opponent = _frozen(student, self._spec)
+        return self._joined(data, self._made(settings.rounds, opponent))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self._synthesiser.tensors() | {"generated": torch.tensor(self._generated)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        self._synthesiser.load(tensors)
+        self._generated = int(tensors["generated"])
+
+    def _made(self, rounds: int, opponent: Student | None) -> SyntheticDataset:
+        batches = [batch for _ in range(rounds) for batch in self._synthesiser.make(opponent)]
+        images = torch.cat([batch.images for batch in batches])
+        labels = torch.cat([batch.labels for batch in batches])
+        return SyntheticDataset(images, labels, self._settings.zoo.soft_labels(images), {})
+
+    def _joined(self, data: SyntheticDataset, made: SyntheticDataset) -> SyntheticDataset:
+        """The bank with the images just made, without the oldest that do not fit."""
+        given = len(data) - self._generated
+        self._generated = min(self._settings.capacity, self._generated + len(made))
+        kept = self._generated - len(made)
+
+        def join(old: Tensor, new: Tensor) -> Tensor:
+            return torch.cat([old[:given], old[len(old) - kept :], new])
+
+        return SyntheticDataset(
+            join(data.images, made.images),
+            join(data.labels, made.labels),
+            join(data.soft_labels, made.soft_labels),
+            data.manifest,
+        )
+
+
+def _frozen(student: nn.Module, spec: ModelSpec) -> Student:
+    """A copy of the student as it is, for images in [0, 1]."""
+    frozen = copy.deepcopy(student).eval().requires_grad_(False)
+    return lambda images: outputs_of(frozen, normalise(images, spec))[0]

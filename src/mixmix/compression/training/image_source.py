@@ -1,0 +1,49 @@
+"""Where a student's images come from while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from mixmix.synthesis.dataset import SyntheticDataset
+
+__all__ = ["ImageSource", "SameImages"]
+
+
+class ImageSource(Protocol):
+    """Gives other images to train on, now and then."""
+
+    def images_for(
+        self, step: int, student: nn.Module, data: SyntheticDataset
+    ) -> SyntheticDataset | None:
+        """Called before every step with the student as it is and the images trained on so far.
+
+        Returns:
+            Those to go on with, of the same size, or None.
+        """
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What else it needs to go on, kept in checkpoints."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what ``tensors()`` gave."""
+        ...
+
+
+class SameImages:
+    """Leaves it at the images that training began with."""
+
+    def images_for(
+        self, step: int, student: nn.Module, data: SyntheticDataset
+    ) -> SyntheticDataset | None:
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        pass

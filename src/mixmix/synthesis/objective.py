@@ -1,0 +1,122 @@
+"""What images are optimised for: the losses of a zoo, whatever the images are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mixmix.errors import InputError
+from mixmix.synthesis.augment import jitter_and_flip
+from mixmix.synthesis.mixing import draw_boxes, mix_images
+from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.terms import (
+    agreement_loss,
+    bn_statistics_loss,
+    l2_loss,
+    mixed_cross_entropy_loss,
+    total_variation_loss,
+)
+from mixmix.zoo.teacher import Teacher
+from mixmix.zoo.zoo import Zoo
+
+__all__ = ["Student", "check_terms", "is_mixed", "losses_of"]
+
+# From images (N, C, H, W) in [0, 1] to logits (N, K), differentiable by the images.
+Student = Callable[[Tensor], Tensor]
+
+
+def check_terms(zoo: Zoo, settings: SynthesisSettings, student: Student | None = None) -> None:
+    """Refuse settings of which no term applies."""
+    if settings.iterations == 0:
+        return
+    matches = settings.bn_weight and any(teacher.batch_norms for teacher in zoo)
+    if not matches and not (settings.ce_weight and zoo.num_classes):
+        raise InputError(
+            f"nothing to invert: {', '.join(zoo.names)} with bn_weight {settings.bn_weight} and "
+            f"ce_weight {settings.ce_weight} have neither BatchNorm statistics nor labels to "
+            "match; add a network that has, or raise the other weight"
+        )
+
+
+def is_mixed(iteration: int, share: float) -> bool:
+    """Whether images are mixed at an iteration, where a share of the iterations mixes them."""
+    return math.floor((iteration + 1) * share) > math.floor(iteration * share)
+
+
+def losses_of(
+    zoo: Zoo,
+    images: Tensor,
+    labels: Tensor,
+    settings: SynthesisSettings,
+    *,
+    generator: torch.Generator,
+    mixing: bool,
+    student: Student | None = None,
+) -> dict[str, Tensor]:
+    """Every weighted term of the loss, by name, differentiable by the images.
+
+    Args:
+        zoo: m networks; ``settings.members_per_step`` of them are drawn.
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) their classes, on the device of the images.
+        settings: weights of the terms.
+        generator: a CPU generator, the only source of randomness.
+        mixing: whether images are mixed.
+        student: whose disagreement with the drawn networks is asked for, or None.
+    """
+    views = jitter_and_flip(images, jitter=settings.jitter, flip=settings.flip, generator=generator)
+    other, share = labels, torch.zeros(len(labels), device=images.device)
+    if mixing:
+        size = (images.shape[2], images.shape[3])
+        partner = torch.randperm(len(labels), generator=generator).to(images.device)
+        boxes = draw_boxes(len(labels), size, settings.box_area, generator=generator)
+        views = mix_images(views, views[partner], boxes)
+        other, share = labels[partner], boxes.share(size).to(images.device)
+    members = _draw_members(zoo, settings.members_per_step, generator)
+    bn_losses, ce_losses, logits = [], [], []
+    for teacher in members:
+        observation = teacher.observe(views, precision=settings.precision)
+        if observation.statistics:
+            loss = bn_statistics_loss(
+                observation.statistics, first_multiplier=settings.first_bn_multiplier
+            )
+            weight = _depth_weight(zoo, teacher) if settings.balance_members else 1.0
+            bn_losses.append(weight * loss)
+        if teacher.has_label_head:
+            logits.append(observation.logits)
+        if teacher.has_label_head and settings.ce_weight:
+            ce_losses.append(mixed_cross_entropy_loss(observation.logits, labels, other, share))
+    losses: dict[str, Tensor] = {}
+    if bn_losses and settings.bn_weight:
+        losses["bn"] = settings.bn_weight * torch.stack(bn_losses).sum() / len(members)
+    if ce_losses:
+        losses["ce"] = settings.ce_weight * torch.stack(ce_losses).sum() / len(members)
+    if student is not None and settings.adversarial_weight and logits:
+        wanted = torch.stack([each.softmax(1) for each in logits]).mean(0)
+        agreement = agreement_loss(wanted, student(views).softmax(1))
+        losses["adversarial"] = settings.adversarial_weight * agreement
+    if settings.tv_weight:
+        losses["tv"] = settings.tv_weight * total_variation_loss(images)
+    if settings.l2_weight:
+        losses["l2"] = settings.l2_weight * l2_loss(images)
+    return losses
+
+
+def _depth_weight(zoo: Zoo, teacher: Teacher) -> float:
+    """Mean number of BatchNorm layers of the networks that have any, over this network's own.
+
+    The term is a sum over layers. Adam makes steps of one size out of the gradients that it has
+    seen of late, so that next to a deep network a shallow one would move the images little.
+    """
+    depths = [len(member.batch_norms) for member in zoo if member.batch_norms]
+    return sum(depths) / len(depths) / len(teacher.batch_norms)
+
+
+def _draw_members(zoo: Zoo, count: int | None, generator: torch.Generator) -> tuple[Teacher, ...]:
+    if count is None or count >= len(zoo):
+        return tuple(zoo)
+    order = torch.randperm(len(zoo), generator=generator)
+    return tuple(zoo[int(index)] for index in order[:count])
