@@ -148,3 +148,20 @@ def tiny_images(count: int = 32) -> SyntheticDataset:
     pixels = torch.rand(count, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % NUM_CLASSES
     return SyntheticDataset(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
+
+
+class TinyStudent(nn.Sequential):
+    """To be distilled into."""
+
+    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
+        super().__init__(
+            nn.Conv2d(INPUT_SHAPE[0], 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(1),
+            nn.Linear(6, num_classes),
+        )

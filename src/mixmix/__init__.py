@@ -9,6 +9,7 @@ from mixmix import openmp  # noqa: F401  (before anything that imports torch)
 # isort: split
 from mixmix import calibration, errors
 from mixmix.cifar10 import load_evaluation_pack
+from mixmix.compression.distillation.distill import Distill
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
 from mixmix.compression.pruning.prune import Prune
 from mixmix.compression.pruning.prune_channels import PruneChannels
@@ -25,23 +26,33 @@ from mixmix.compression.recovery.fine_tuning import FineTune
 from mixmix.compression.recovery.recover import Recovery, recover
 from mixmix.compression.training.augmentation import Augmentation
 from mixmix.compression.training.fresh_images import FreshImages
+from mixmix.compression.training.generated_images import GeneratedImages
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.estimation import Estimate, estimate_accuracy
 from mixmix.evaluation import Evaluation, evaluate
 from mixmix.exporters import Artifact, export, load_sparse
-from mixmix.synthesis import SynthesisSettings, SyntheticDataset, recipe, synthesize
+from mixmix.synthesis import (
+    AmortisedSettings,
+    SynthesisSettings,
+    SyntheticDataset,
+    recipe,
+    synthesize,
+)
 from mixmix.zoo import ModelSpec, Teacher, Zoo
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AmortisedSettings",
     "Artifact",
     "Augmentation",
     "Compressed",
+    "Distill",
     "Estimate",
     "Evaluation",
     "FineTune",
     "FreshImages",
+    "GeneratedImages",
     "LayerRecord",
     "Method",
     "MixedPrecision",

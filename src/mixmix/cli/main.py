@@ -19,6 +19,7 @@ from mixmix.cli.common import (
     progress_bar,
     report,
 )
+from mixmix.cli.distill import distill
 from mixmix.cli.prune import prune
 from mixmix.cli.quantize import quantize
 from mixmix.errors import ExportError, InputError, RankError
@@ -205,6 +206,13 @@ app.command(
     help="Prune a network on synthetic images, let it recover, and export it.\n\n"
     "Example: mixmix prune -m bundled:resnet --data images --sparsity 0.9 --out resnet.safetensors"
 )(prune)
+
+
+app.command(
+    help="Train another network, from scratch and without data, to predict what a network does.\n\n"
+    "Example: mixmix distill -m bundled:resnet --student bundled:mobilenetv2 --zoo bundled:resnet "
+    "--zoo bundled:vgg --out student.onnx --checkpoints run"
+)(distill)
 
 
 @app.command(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mixmix.allocator import keep_freed_memory
@@ -29,8 +30,8 @@ class LayerRecord:
     Attributes:
         name: qualified name in the caller's model.
         kind: class name of the layer.
-        action: ``quantized``, ``pruned``, ``folded``, ``skipped``, or ``added`` where the original
-            has no such layer.
+        action: ``quantized``, ``pruned``, ``trained``, ``folded``, ``skipped``, or ``added`` where
+            the original has no such layer.
         reason: why it was skipped or added, or into what it was folded; else empty.
         num_parameters: parameters of the original layer.
         weight_bits: bits of its weights, or None for floats.
@@ -93,7 +94,7 @@ class Method(Protocol):
 
 def compress(
     model: Teacher | str | Path | ModelSpec | tuple[nn.Module, ModelSpec],
-    data: SyntheticDataset,
+    data: SyntheticDataset | None,
     methods: Method | Sequence[Method],
     *,
     seed: int,
@@ -103,7 +104,8 @@ def compress(
 
     Args:
         model: a ``Teacher``, or anything that ``Zoo.load`` takes; it is not changed.
-        data: images in [0, 1]; of another size than the model's they are resized.
+        data: images in [0, 1]; of another size than the model's they are resized. None is for
+            methods that make their own, as ``Distill`` can.
         methods: applied in order, such as ``Quantize("W4A4")``.
         seed: of every random draw.
         on_progress: called with (what is being done, share done).
@@ -115,6 +117,10 @@ def compress(
     steps = [methods] if not isinstance(methods, Sequence) else list(methods)
     if not steps:
         raise InputError("compress needs at least one method, such as Quantize('W8A8')")
+    if data is None:
+        if any(getattr(step, "needs_images", True) for step in steps):
+            raise InputError("compress needs images, such as those that synthesize makes")
+        data = _no_images(teacher.spec)
     channels = teacher.spec.input_shape[0]
     if data.images.shape[1] != channels:
         raise InputError(
@@ -125,3 +131,9 @@ def compress(
     for step in steps:
         compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)
     return compressed
+
+
+def _no_images(spec: ModelSpec) -> SyntheticDataset:
+    labels = torch.zeros(0, dtype=torch.long)
+    soft_labels = torch.zeros(0, spec.num_classes)
+    return SyntheticDataset(torch.zeros(0, *spec.input_shape), labels, soft_labels, {})

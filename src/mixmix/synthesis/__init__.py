@@ -1,7 +1,8 @@
 """Images from pretrained networks alone: terms, mixing, the loop, and the data set it fills."""
 
+from mixmix.synthesis.amortised import AmortisedSettings
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.synthesis.settings import SynthesisSettings, recipe
 from mixmix.synthesis.synthesize import synthesize
 
-__all__ = ["SynthesisSettings", "SyntheticDataset", "recipe", "synthesize"]
+__all__ = ["AmortisedSettings", "SynthesisSettings", "SyntheticDataset", "recipe", "synthesize"]

@@ -16,7 +16,7 @@ from mixmix.storage import read_tensors
 from mixmix.zoo.architectures import build_architecture
 from mixmix.zoo.spec import ModelSpec
 
-__all__ = ["bundled_names", "bundled_spec", "load_bundled"]
+__all__ = ["build_bundled", "bundled_names", "bundled_spec", "load_bundled"]
 
 
 def _folder() -> Path:
@@ -80,6 +80,18 @@ def _sha256(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def build_bundled(name: str) -> nn.Module:
+    """A bundled architecture with fresh weights.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    metadata = bundled_metadata(name)
+    return build_architecture(
+        metadata["architecture"], num_classes=len(json.loads(metadata["classes"]))
+    )
+
+
 def load_bundled(name: str) -> nn.Module:
     """A bundled network with its trained weights, in float32 and eval mode.
 
@@ -91,9 +103,7 @@ def load_bundled(name: str) -> nn.Module:
     tensors, metadata = read_tensors(path)
     if _sha256(tensors) != metadata["weights_sha256"]:
         raise DataError(f"{path} is damaged: its weights do not match their hash; install again")
-    model = build_architecture(
-        metadata["architecture"], num_classes=len(json.loads(metadata["classes"]))
-    )
+    model = build_bundled(name)
     floats = {
         key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
     }

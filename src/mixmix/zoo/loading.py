@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mixmix.errors import DataError, InputError
 from mixmix.storage import read_tensors, sha256_of_tensors
-from mixmix.zoo.catalog import bundled_names, bundled_spec, load_bundled
+from mixmix.zoo.catalog import build_bundled, bundled_names, bundled_spec, load_bundled
 from mixmix.zoo.spec import ModelSpec
 
 if sys.version_info >= (3, 11):
@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["load_model", "load_spec", "load_state_dict"]
+__all__ = ["build_model", "load_model", "load_spec", "load_state_dict"]
 
 
 def load_spec(reference: str | Path | ModelSpec) -> ModelSpec:
@@ -66,15 +66,15 @@ def _read_spec_file(path: Path) -> ModelSpec:
     return spec
 
 
-def load_model(spec: ModelSpec) -> nn.Module:
-    """Build the architecture that ``spec.source`` names and load its weights strictly.
+def build_model(spec: ModelSpec) -> nn.Module:
+    """Build the architecture that ``spec.source`` names, with fresh weights.
 
     Raises:
-        InputError: if the source cannot be imported, or the weights do not fit it.
+        InputError: if the source cannot be imported.
     """
     kind, _, rest = spec.source.partition(":")
     if kind == "bundled":
-        return load_bundled(rest)
+        return build_bundled(rest)
     if kind != "python":
         raise InputError(
             f"{spec.name}: source {spec.source!r} is not known; expected bundled:NAME or "
@@ -87,6 +87,18 @@ def load_model(spec: ModelSpec) -> nn.Module:
         raise InputError(f"{spec.name}: cannot build {spec.source!r}: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{spec.name}: {spec.source!r} gave {type(model).__name__}, not a module")
+    return model
+
+
+def load_model(spec: ModelSpec) -> nn.Module:
+    """Build the architecture that ``spec.source`` names and load its weights strictly.
+
+    Raises:
+        InputError: if the source cannot be imported, or the weights do not fit it.
+    """
+    if spec.source.startswith("bundled:"):
+        return load_bundled(spec.source.removeprefix("bundled:"))
+    model = build_model(spec)
     if spec.weights is not None:
         _load_into(model, load_state_dict(Path(spec.weights)), spec)
         found = sha256_of_tensors(model.state_dict())

@@ -23,6 +23,7 @@ from mixmix.compression.quantization.lsq import StepSizeActivation, StepSizeLaye
 from mixmix.compression.quantization.quantize import Quantize, deploy_
 from mixmix.compression.training.augmentation import Augmentation
 from mixmix.compression.training.fresh_images import FreshImages
+from mixmix.compression.training.generated_images import GeneratedImages
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.compression.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
@@ -75,7 +76,7 @@ class QuantizeAware:
 
     base: Quantize = field(default_factory=lambda: Quantize("W4A4", first_last_bits=None))
     training: TrainingSettings = _TRAINING
-    fresh: FreshImages | None = None
+    fresh: FreshImages | GeneratedImages | None = None
     checkpoints: str | Path | None = None
     held_out: int = 64
 
@@ -120,7 +121,7 @@ class QuantizeAware:
         student, teacher = chains_of(pairs)
         source = None
         if self.fresh is not None:
-            source = self.fresh.source(teacher, model.spec, seed=seed)
+            source = self.fresh.source(teacher, model.spec, seed=seed, on_progress=on_progress)
         train_(
             student,
             teacher,

@@ -9,6 +9,8 @@ from typing import Any
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import hold_masks
 from mixmix.compression.recovery.recover import Patient, sizes_of_parameters
+from mixmix.compression.training.fresh_images import FreshImages
+from mixmix.compression.training.generated_images import GeneratedImages
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.compression.unit_pairs import chains_of
@@ -35,15 +37,21 @@ class FineTune:
         training: steps, rates, loss and augmentation. The learning rate is relative to the size
             of a parameter (the root mean square of a layer's weights), and means the same for
             every network.
+        fresh: makes more images during training, unless it is None.
         checkpoints: a folder for checkpoints, from which the same call goes on, or None.
     """
 
     training: TrainingSettings = _TRAINING
+    fresh: FreshImages | GeneratedImages | None = None
     checkpoints: str | Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"recovery": "fine-tune", "training": self.training.to_dict()}
+        return {
+            "recovery": "fine-tune",
+            "training": self.training.to_dict(),
+            "fresh": None if self.fresh is None else self.fresh.to_dict(),
+        }
 
     def recover_(self, patient: Patient, *, on_progress: Progress) -> None:
         """Train the student in place."""
@@ -51,6 +59,11 @@ class FineTune:
         module = patient.student.module
         sizes = sizes_of_parameters(module)
         names = {name: sizes.get(p, 1.0) for name, p in student.named_parameters()}
+        source = None
+        if self.fresh is not None:
+            source = self.fresh.source(
+                teacher, patient.spec, seed=patient.seed, on_progress=on_progress
+            )
         module.requires_grad_(True)
         try:
             with hold_masks(module, patient.masks):
@@ -63,6 +76,7 @@ class FineTune:
                     seed=patient.seed,
                     out=self.checkpoints,
                     rate_of=lambda name: names[name],
+                    source=source,
                     on_progress=on_progress,
                 )
         finally:

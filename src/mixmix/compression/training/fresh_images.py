@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix import seeding
+from mixmix.compression.method import Progress
 from mixmix.compression.training.image_source import ImageSource, SameImages
 from mixmix.compression.training.objective import kl_loss
 from mixmix.compression.training.train import outputs_of
@@ -55,7 +56,14 @@ class FreshImages:
             "every_steps": self.every_steps,
         }
 
-    def source(self, teacher: nn.Module, spec: ModelSpec, *, seed: int) -> ImageSource:
+    def source(
+        self,
+        teacher: nn.Module,
+        spec: ModelSpec,
+        *,
+        seed: int,
+        on_progress: Progress = lambda what, share: None,
+    ) -> ImageSource:
         """What ``train_`` asks for images."""
         return _FreshImageSource(self, teacher, spec, seed)
 

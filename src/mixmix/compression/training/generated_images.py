@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix import seeding
+from mixmix.compression.method import Progress
 from mixmix.compression.training.image_source import ImageSource
 from mixmix.compression.training.train import outputs_of
 from mixmix.errors import InputError
@@ -75,14 +76,23 @@ class GeneratedImages:
             "capacity": self.capacity,
         }
 
-    def source(self, teacher: nn.Module, spec: ModelSpec, *, seed: int) -> ImageSource:
-        """What ``train_`` asks for images."""
-        return _GeneratedImageSource(self, spec, seed)
+    def source(
+        self,
+        teacher: nn.Module,
+        spec: ModelSpec,
+        *,
+        seed: int,
+        on_progress: Progress = lambda what, share: None,
+    ) -> ImageSource:
+        """What ``train_`` asks for images; progress is told while the generator is warmed up."""
+        return _GeneratedImageSource(self, spec, seed, on_progress)
 
 
 class _GeneratedImageSource:
-    def __init__(self, settings: GeneratedImages, spec: ModelSpec, seed: int) -> None:
-        self._settings, self._spec = settings, spec
+    def __init__(
+        self, settings: GeneratedImages, spec: ModelSpec, seed: int, on_progress: Progress
+    ) -> None:
+        self._settings, self._spec, self._on_progress = settings, spec, on_progress
         self._synthesiser = AmortisedSynthesiser(
             settings.zoo, settings.synthesis, seed=seeding.child_seed(seed, "generated images")
         )
@@ -92,10 +102,11 @@ class _GeneratedImageSource:
         self, step: int, student: nn.Module, data: SyntheticDataset
     ) -> SyntheticDataset | None:
         settings = self._settings
-        if step % settings.every_steps:
+        if step % settings.every_steps or (step == 0 and self._generated):
             return None
         if step == 0:
-            for _ in range(settings.warmup_rounds):
+            for done in range(settings.warmup_rounds):
+                self._on_progress(f"warming up, round {done + 1} of {settings.warmup_rounds}", 0.0)
                 self._synthesiser.make()
             return self._joined(data, self._made(settings.first_rounds, None))
         opponent = None

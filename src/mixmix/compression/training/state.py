@@ -50,8 +50,8 @@ class TrainingState:
         self.optimizer.zero_grad()
         self.steps_done += 1
         if self.ema_decay is not None:
-            # Early on, the mean of all steps so far.
-            decay = min(self.ema_decay, self.steps_done / (self.steps_done + 1))
+            # Early on, of the last tenth of the steps, about: what was before is far away.
+            decay = min(self.ema_decay, (self.steps_done + 1) / (self.steps_done + 10))
             for name, mean in self.mean.items():
                 mean.lerp_(self._averaged[name].detach(), 1 - decay)
 

@@ -122,6 +122,8 @@ def train_(
                 draws = _draws(len(fresh), settings, seed, since=number, first=number)
                 if checkpoint is not None:
                     checkpoint.replace_images(fresh, number)
+                    if number == 0:
+                        checkpoint.save(state, source)
             try:
                 steps.append(trainer.step(number, *next(draws)))
             except FloatingPointError as error:
@@ -181,8 +183,7 @@ class _Trainer:
         self._state, self._student, self._teacher = state, student, teacher
         self._spec, self._settings, self._seed = spec, settings, seed
         self._device = next(state.student.parameters()).device
-        self.data = data
-        self.replace_images(data)
+        self._take(data)
 
     def replace_images(self, data: SyntheticDataset) -> None:
         """Train on others from now on; they must have the same size."""
@@ -191,6 +192,9 @@ class _Trainer:
                 f"fresh images have shape {tuple(data.images.shape)}, those that they replace "
                 f"have {tuple(self.data.images.shape)}; give images of the same size"
             )
+        self._take(data)
+
+    def _take(self, data: SyntheticDataset) -> None:
         self.data = data
         self._images, self._labels = data.images.to(self._device), data.labels.to(self._device)
 

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_networks import (
+    TinyStudent,
+    tiny_images,
+    tiny_network,
+    tiny_spec,
+    tiny_teacher,
+)
+from torch import nn
+
+from mixmix import (
+    AmortisedSettings,
+    Distill,
+    GeneratedImages,
+    SynthesisSettings,
+    TrainingSettings,
+    Zoo,
+    compress,
+    export,
+    load_sparse,
+)
+from mixmix.compression.distillation.ensemble import Ensemble
+from mixmix.compression.distillation.stages import attention_map, staged
+from mixmix.errors import InputError
+from mixmix.zoo.teacher import normalise
+
+TRAINING = TrainingSettings(
+    steps=6, batch_size=4, optimizer="sgd", learning_rate=0.02, ema_decay=0.9, checkpoint_steps=2
+)
+SYNTHESIS = AmortisedSettings(
+    objective=SynthesisSettings(iterations=2, batch_size=4),
+    num_latents=8,
+    latent_size=8,
+    width=4,
+)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def zoo() -> Zoo:
+    return Zoo([tiny_teacher("plain"), tiny_teacher("residual")])
+
+
+@pytest.fixture
+def student() -> TinyStudent:
+    torch.manual_seed(0)
+    return TinyStudent()
+
+
+def generated(zoo: Zoo, **changes: Any) -> GeneratedImages:
+    few = {"warmup_rounds": 1, "first_rounds": 1, "every_steps": 3, "capacity": 16}
+    return GeneratedImages(zoo, **{"synthesis": SYNTHESIS, **few, **changes})
+
+
+def distilled(student: nn.Module, data: Any, **options: Any) -> dict[str, torch.Tensor]:
+    method = Distill(student, **{"training": TRAINING, **options})
+    return compress(tiny_teacher("plain"), data, method, seed=0).model.state_dict()
+
+
+class TestResult:
+    def test_learns_what_its_teacher_predicts(self, student: TinyStudent) -> None:
+        teacher, data = tiny_teacher("plain"), tiny_images(24)
+        training = replace(TRAINING, steps=120, batch_size=12, learning_rate=0.1)
+        before = {name: t.clone() for name, t in student.state_dict().items()}
+        result = compress(teacher, data, Distill(student, training), seed=0)
+        with torch.no_grad():
+            wanted = teacher(data.images).argmax(1)
+            found = result.model(normalise(data.images, result.spec)).argmax(1)
+        assert float((found == wanted).float().mean()) > 0.7
+        assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())
+        assert not result.model.training
+        assert [record.action for record in result.records] == ["trained"] * 5
+        assert result.settings[-1]["method"] == "distill" and result.spec.name == "TinyStudent"
+
+    def test_a_reference_is_built_with_fresh_weights(self) -> None:
+        data = tiny_images(8)
+        method = Distill(python_spec(), replace(TRAINING, steps=1))
+        results = [
+            compress(tiny_teacher("plain"), data, method, seed=seed).model.state_dict()
+            for seed in (0, 0, 1)
+        ]
+        assert torch.equal(results[0]["8.weight"], results[1]["8.weight"])
+        assert not torch.equal(results[0]["8.weight"], results[2]["8.weight"])
+
+    def test_is_exported_and_its_weights_load_without_its_zeros(
+        self, student: TinyStudent, tmp_path: Path
+    ) -> None:
+        result = compress(tiny_teacher("plain"), tiny_images(8), Distill(student, TRAINING), seed=0)
+        export(result, tmp_path / "student.onnx")
+        export(result, tmp_path / "student.safetensors", format="sparse")
+        student.load_state_dict(load_sparse(tmp_path / "student.safetensors"))
+
+    def test_learns_from_features_too(self, student: TinyStudent) -> None:
+        teacher, data = tiny_teacher("residual"), tiny_images(8)
+        without, features = (
+            compress(
+                teacher, data, Distill(student, replace(TRAINING, feature_weight=weight)), seed=0
+            ).model.state_dict()
+            for weight in (0.0, 10.0)
+        )
+        assert not torch.equal(without["0.weight"], features["0.weight"])
+        assert int(features["1.num_batches_tracked"]) == TRAINING.steps
+
+
+class TestImagesMadeOnTheWay:
+    def test_needs_none_to_begin_with(self, student: TinyStudent, zoo: Zoo) -> None:
+        state = distilled(student, None, fresh=generated(zoo))
+        again = distilled(student, None, fresh=generated(zoo))
+        assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
+
+    @pytest.mark.parametrize("stopped_at", [1, 3, 5])
+    @pytest.mark.parametrize("adversarial_weight", [0.0, 1.0])
+    def test_run_resumes(
+        self,
+        stopped_at: int,
+        adversarial_weight: float,
+        student: TinyStudent,
+        zoo: Zoo,
+        tmp_path: Path,
+    ) -> None:
+        objective = replace(SYNTHESIS.objective, adversarial_weight=adversarial_weight)
+        fresh = generated(zoo, synthesis=replace(SYNTHESIS, objective=objective))
+        whole = distilled(student, None, fresh=fresh)
+
+        def stop(what: str, share: float) -> None:
+            if share >= stopped_at / TRAINING.steps:
+                raise Interrupted
+
+        method = Distill(student, TRAINING, fresh, checkpoints=tmp_path)
+        with pytest.raises(Interrupted):
+            compress(tiny_teacher("plain"), None, method, seed=0, on_progress=stop)
+        resumed = compress(tiny_teacher("plain"), None, method, seed=0).model.state_dict()
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+        assert len(list(tmp_path.glob("images-*"))) == 1
+
+    def test_bank_keeps_what_was_given_and_the_newest(self, student: TinyStudent, zoo: Zoo) -> None:
+        source = generated(zoo, every_steps=1).source(student, tiny_spec("plain"), seed=0)
+        given = data = tiny_images(5)
+        sizes = []
+        for step in range(3):
+            found = source.images_for(step, student, data)
+            assert found is not None
+            assert torch.equal(found.images[:5], given.images)
+            last, data = data, found
+            sizes.append(len(data))
+        assert sizes == [13, 21, 21]
+        assert torch.equal(data.images[5:13], last.images[13:21])
+
+    def test_a_student_changes_what_is_made(self, student: TinyStudent, zoo: Zoo) -> None:
+        def made(weight: float) -> torch.Tensor:
+            objective = replace(SYNTHESIS.objective, adversarial_weight=weight)
+            fresh = generated(zoo, every_steps=1, synthesis=replace(SYNTHESIS, objective=objective))
+            source = fresh.source(student, tiny_spec("plain"), seed=0)
+            data = source.images_for(0, student, tiny_images(2))
+            assert data is not None
+            later = source.images_for(1, student, data)
+            assert later is not None
+            return later.images
+
+        assert torch.equal(made(0.0)[:10], made(5.0)[:10])
+        assert not torch.equal(made(0.0)[10:], made(5.0)[10:])
+
+
+class TestTeachers:
+    def test_ensemble_predicts_the_mean(self, zoo: Zoo) -> None:
+        images = tiny_images(6).images
+        inputs = normalise(images, tiny_spec("plain"))
+        found = Ensemble(zoo, tiny_spec("plain"))(inputs).softmax(1)
+        assert torch.allclose(found, zoo.soft_labels(images), atol=1e-5)
+
+    def test_is_learnt_from(self, student: TinyStudent, zoo: Zoo) -> None:
+        data = tiny_images(8)
+        assert not torch.equal(
+            distilled(student, data)["8.weight"], distilled(student, data, ensemble=zoo)["8.weight"]
+        )
+
+    def test_stages_share_weights_and_give_the_same_logits(self, student: TinyStudent) -> None:
+        teacher = tiny_network("residual").eval()
+        inputs = normalise(tiny_images(3).images, tiny_spec("residual"))
+        pair = staged(student.eval(), teacher, inputs)
+        for network, stages in zip((student, teacher), pair, strict=True):
+            logits, features = stages(inputs)
+            assert torch.allclose(logits, network(inputs), atol=1e-5)
+            assert len(features) > 0
+        shapes = [[f.shape for f in stages(inputs)[1]] for stages in pair]
+        assert shapes[0] == shapes[1]
+
+    def test_attention_map_has_unit_length(self) -> None:
+        maps = attention_map(torch.randn(3, 5, 4, 4))
+        assert maps.shape == (3, 4, 4)
+        assert torch.allclose(maps.flatten(1).norm(dim=1), torch.ones(3), atol=1e-6)
+
+
+def python_spec() -> Any:
+    return replace(tiny_spec("plain"), source="python:tiny_networks:TinyStudent", sha256="")
+
+
+def test_refuses_what_does_not_fit(student: TinyStudent, zoo: Zoo) -> None:
+    with pytest.raises(InputError, match=r"gives \(2, 7\) for 2 images, the teacher \(2, 4\)"):
+        distilled(TinyStudent(7), tiny_images(4))
+    with pytest.raises(InputError, match="cannot take images"):
+        distilled(nn.Conv2d(5, 3, 1), tiny_images(4))
+    with pytest.raises(InputError, match="compress needs images"):
+        distilled(student, None)
+    with pytest.raises(InputError, match="capacity must be a whole number >= 8, got 7"):
+        generated(zoo, capacity=7)
