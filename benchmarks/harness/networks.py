@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from cifar_resnet import load_resnet
+from cifar_resnet import CifarResNet, load_resnet
 from torch import nn
 
 from mixmix import ModelSpec, Teacher
-from mixmix.zoo import load_model, load_spec
+from mixmix.zoo import build_model, load_model, load_spec
 
-__all__ = ["load_network", "load_target"]
+__all__ = ["fresh_network", "load_network", "load_target"]
 
 
 def load_network(name: str, weights_dir: Path) -> tuple[nn.Module, ModelSpec]:
@@ -25,6 +25,14 @@ def load_network(name: str, weights_dir: Path) -> tuple[nn.Module, ModelSpec]:
         spec = load_spec(name)
         return load_model(spec), spec
     return load_resnet(weights_dir / f"{name}.safetensors", int(name.removeprefix("resnet")))
+
+
+def fresh_network(name: str, *, seed: int) -> nn.Module:
+    """``resnet20`` and so on, or ``bundled:NAME``, with weights as before training."""
+    torch.manual_seed(seed)
+    if name.startswith("bundled:"):
+        return build_model(load_spec(name))
+    return CifarResNet(int(name.removeprefix("resnet")))
 
 
 def load_target(weights_dir: Path) -> Teacher:

@@ -23,6 +23,7 @@ _BUNDLED = ("bundled:mobilenetv2", "bundled:resnet", "bundled:vgg", "bundled:vov
 ZOOS = {
     "zoo": (*_BUNDLED, "resnet20", "resnet44"),
     "zoo-without-resnet44": (*_BUNDLED, "resnet20"),
+    "zoo-without-resnet20": (*_BUNDLED, "resnet44"),
 }
 _OF_THE_ZOO = ("mixmix", "mixmix-unrefined", "feature-mixing")
 _OF_NO_NETWORK = ("real", "noise")

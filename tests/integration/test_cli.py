@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mixmix.cli.main import run
 
@@ -136,7 +137,17 @@ def test_whole_flow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["synthesize", "quantize", "prune", "export", "evaluate", "demo", "zoo list", "zoo show"],
+    [
+        "synthesize",
+        "quantize",
+        "prune",
+        "distill",
+        "export",
+        "evaluate",
+        "demo",
+        "zoo list",
+        "zoo show",
+    ],
 )
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert mixmix(*command.split(), "--help") == 0
@@ -380,3 +391,49 @@ def test_killed_run_resumes_to_the_same_bits(folder: Path) -> None:
     assert sorted(left) == files
     for name in files:
         assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+DISTILL = "distill -m small.json --student other.json --json --out student."
+
+
+def test_distilling_goes_on_from_its_checkpoints(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mixmix(*SYNTHESIZE) == 0
+    command = DISTILL + "safetensors --data images --steps 3 --batch-size 8 --checkpoints run"
+    contents = []
+    for _ in range(2):
+        capsys.readouterr()
+        assert mixmix(*command.split()) == 0
+        contents.append(json.loads(capsys.readouterr().out))
+    assert contents[0] == contents[1] and contents[0]["teacher"] == "small"
+    assert {layer["action"] for layer in contents[0]["layers"]} == {"trained"}
+    module = importlib.import_module("cli_models").other()
+    module.load_state_dict(load_file(folder / "student.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("onnx", "give --zoo, --data, or both"),
+        ("onnx --data images --ensemble", "are for the networks of --zoo"),
+        ("bin --data images", "must name a file that ends in .onnx, .pt2, .safetensors"),
+    ],
+)
+def test_bad_options_of_distilling(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
+) -> None:
+    assert mixmix(*(DISTILL + options).split()) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_images_are_refined_for_another_network(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mixmix(*SYNTHESIZE) == 0
+    capsys.readouterr()
+    command = "synthesize --zoo other.json --start images --out refined --iterations 1 --json"
+    assert mixmix(*command.split()) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 40
+    assert mixmix(*command.replace("refined", "more").split(), "--num-images", "9") == 2
+    assert "leave out --num-images" in " ".join(capsys.readouterr().err.split())

@@ -13,6 +13,7 @@ __all__ = ["loss_curves_svg"]
 _TITLES = {
     "bn": "BatchNorm statistics",
     "ce": "Cross-entropy",
+    "adversarial": "Agreement with the student",
     "tv": "Total variation",
     "l2": "Squared pixels",
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_networks import (
     TinyStudent,
     tiny_images,
@@ -142,6 +143,8 @@ class TestImagesMadeOnTheWay:
         resumed = compress(tiny_teacher("plain"), None, method, seed=0).model.state_dict()
         assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
         assert len(list(tmp_path.glob("images-*"))) == 1
+        kept = load_file(tmp_path / "student.safetensors")
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in whole.items())
 
     def test_bank_keeps_what_was_given_and_the_newest(self, student: TinyStudent, zoo: Zoo) -> None:
         source = generated(zoo, every_steps=1).source(student, tiny_spec("plain"), seed=0)

@@ -20,6 +20,7 @@ from mixmix.compression.training.generated_images import GeneratedImages
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.errors import InputError
+from mixmix.storage import write_tensors
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.loading import build_model, load_spec
 from mixmix.zoo.spec import ModelSpec
@@ -57,7 +58,8 @@ class Distill:
         fresh: makes more images during training, unless it is None.
         ensemble: the mean prediction of these networks is learnt in place of the model's own,
             unless it is None.
-        checkpoints: a folder for checkpoints, from which the same call goes on, or None.
+        checkpoints: a folder for checkpoints, from which the same call goes on, or None. The state
+            dict of the student as it is by then is in its ``student.safetensors``.
     """
 
     student: nn.Module | str | Path | ModelSpec
@@ -135,6 +137,7 @@ class Distill:
             seed=seed,
             out=self.checkpoints,
             source=source,
+            on_checkpoint=lambda steps_done: self._keep(student, steps_done),
             on_progress=on_progress,
         )
         student.eval().requires_grad_(False)
@@ -144,6 +147,12 @@ class Distill:
             records=_records(student),
             settings=(*model.settings, self.to_dict()),
         )
+
+    def _keep(self, student: nn.Module, steps_done: int) -> None:
+        if self.checkpoints is not None:
+            path = Path(self.checkpoints) / "student.safetensors"
+            state = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+            write_tensors(path, state, {"steps_done": str(steps_done)})
 
     def _fresh_student(self, seed: int) -> nn.Module:
         if isinstance(self.student, nn.Module):

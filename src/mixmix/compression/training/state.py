@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,18 @@ class TrainingState:
         """Leave the student with its final weights."""
         for name, mean in self.mean.items():
             self._averaged[name].copy_(mean)
+
+    @contextmanager
+    @torch.no_grad()
+    def finished(self) -> Iterator[None]:
+        """The student has the weights within that it would end with now."""
+        kept = {name: self._averaged[name].detach().clone() for name in self.mean}
+        self.finish()
+        try:
+            yield
+        finally:
+            for name, tensor in kept.items():
+                self._averaged[name].copy_(tensor)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it but the number of steps, by name."""

@@ -66,6 +66,7 @@ def train_(
     out: str | Path | None = None,
     rate_of: Callable[[str], float] = lambda name: 1.0,
     source: ImageSource | None = None,
+    on_checkpoint: Callable[[int], None] = lambda steps_done: None,
     on_progress: Progress = lambda what, share: None,
 ) -> list[Step]:
     """Train ``student``, in place, to give what ``teacher`` gives for augmented images.
@@ -86,6 +87,8 @@ def train_(
             ends with the same bits as one that was not; of a finished run the weights are read.
         rate_of: learning rate of a parameter, by its name, relative to that of the settings.
         source: may give other images before any step.
+        on_checkpoint: called with the number of steps done at every checkpoint, while the student
+            has the weights that it would end with.
         on_progress: called after every step; it is told the recent loss and agreement.
 
     Returns:
@@ -137,6 +140,8 @@ def train_(
                 or state.steps_done == settings.steps
             ):
                 checkpoint.save(state, source)
+                with state.finished():
+                    on_checkpoint(state.steps_done)
             on_progress(_description(steps[-_RECENT:]), state.steps_done / settings.steps)
     state.finish()
     return steps
