@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixmix.synthesis.terms import (
+    agreement_loss,
     bn_statistics_loss,
     l2_loss,
     mixed_cross_entropy_loss,
+    similarity_loss,
     total_variation_loss,
 )
 from mixmix.zoo.observation import BatchNormStatistics
@@ -121,3 +123,40 @@ def test_l2_against_numpy() -> None:
     expected = ((images.numpy() - 0.5) ** 2).mean()
     assert l2_loss(images).item() == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(l2_loss, (images.requires_grad_(),))
+
+
+def test_agreement_against_a_loop() -> None:
+    teacher, student = (tensor(5, 4, seed=seed).softmax(1) for seed in (1, 2))
+    # Adaptive DeepInversion (Yin et al. 2020), eq. 7, written out.
+    total = 0.0
+    for p, q in zip(teacher.tolist(), student.tolist(), strict=True):
+        for a, b in zip(p, q, strict=True):
+            middle = (a + b) / 2
+            total += (a * math.log(a / middle) + b * math.log(b / middle)) / 2
+    expected = 1 - total / 5 / math.log(2)
+    assert float(agreement_loss(teacher, student)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_agreement_is_one_of_the_same_and_none_of_the_opposite() -> None:
+    one, other = torch.eye(3), torch.eye(3).roll(1, 0)
+    assert float(agreement_loss(one, one)) == pytest.approx(1, abs=1e-6)
+    assert float(agreement_loss(one, other)) == pytest.approx(0, abs=1e-6)
+
+
+def test_similarity_against_a_loop() -> None:
+    images, labels = tensor(6, 2, 16, 8), torch.tensor([0, 1, 0, 0, 1, 2])
+    flat = (images - images.mean((2, 3), keepdim=True)).flatten(1).numpy()
+    found = []
+    for i in range(6):
+        for j in range(6):
+            if i != j and labels[i] == labels[j]:
+                lengths = np.linalg.norm(flat[i]) * np.linalg.norm(flat[j])
+                found.append((flat[i] @ flat[j] / lengths) ** 2)
+    assert float(similarity_loss(images, labels)) == pytest.approx(np.mean(found))
+
+
+def test_similarity_is_of_layout_within_a_class() -> None:
+    image = tensor(1, 3, 20, 20)
+    pair = torch.cat([image, image * 0.5 + 0.2])
+    assert float(similarity_loss(pair, torch.zeros(2))) == pytest.approx(1)
+    assert float(similarity_loss(pair, torch.arange(2))) == 0

@@ -98,11 +98,15 @@ class RunFolder:
                     f"{self.path} holds a data set made with other {key} ({value}, now "
                     f"{self._manifest[key]}); choose another folder, or remove that one"
                 )
-        if earlier.get("start") != self._manifest.get("start"):
-            raise InputError(
-                f"{self.path} holds a data set that was started from other images; choose another "
-                "folder, or remove that one"
-            )
+        for key, other in (
+            ("start", "started from other images"),
+            ("student", "made for another student"),
+        ):
+            if earlier.get(key) != self._manifest.get(key):
+                raise InputError(
+                    f"{self.path} holds a data set that was {other}; choose another folder, or "
+                    "remove that one"
+                )
         hashes = [model.get("sha256") for model in earlier.get("models", [])]
         if hashes != [model["sha256"] for model in self._manifest["models"]]:
             names = ", ".join(model.get("name", "?") for model in earlier.get("models", []))

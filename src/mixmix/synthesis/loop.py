@@ -53,7 +53,7 @@ def optimise_batch(
     Raises:
         InputError: if no term of the loss applies to the zoo, or the loss stops being finite.
     """
-    check_terms(zoo, settings, student)
+    check_terms(zoo, settings)
     shape = (len(labels), *zoo.input_shape)
     if start is None:
         start = initial_images(settings.initial, shape, generator=generator)

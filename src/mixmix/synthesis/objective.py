@@ -28,7 +28,7 @@ __all__ = ["Student", "check_terms", "is_mixed", "losses_of"]
 Student = Callable[[Tensor], Tensor]
 
 
-def check_terms(zoo: Zoo, settings: SynthesisSettings, student: Student | None = None) -> None:
+def check_terms(zoo: Zoo, settings: SynthesisSettings) -> None:
     """Refuse settings of which no term applies."""
     if settings.iterations == 0:
         return

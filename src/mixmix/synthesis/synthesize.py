@@ -23,6 +23,7 @@ from mixmix.synthesis.loop import optimise_batch
 from mixmix.synthesis.schedule import Schedule, plan
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.workers import run_side_by_side
+from mixmix.zoo.teacher import Teacher
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["synthesize"]
@@ -35,6 +36,7 @@ def synthesize(
     seed: int,
     out: str | Path | None = None,
     start: SyntheticDataset | None = None,
+    student: Teacher | None = None,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SyntheticDataset:
@@ -57,6 +59,8 @@ def synthesize(
         start: images to go on from, of whatever zoo, in place of noise; as many are made, with the
             same labels. A few iterations (``recipe("refine")``) fit them to a network that was not
             in their zoo.
+        student: with an ``adversarial_weight`` in the settings, images are made on which it does
+            not agree with the zoo (Adaptive DeepInversion, Yin et al. 2020).
         threads: CPU threads on this machine, for all of its processes; by default
             ``torch.get_num_threads()``, or all processors under ``torchrun``.
         on_progress: called with (iterations done, iterations in all), without those of other
@@ -87,14 +91,16 @@ def synthesize(
     if start is not None:
         models = [model["name"] for model in start.manifest.get("models", [])]
         manifest["start"] = {"sha256": start.sha256, "models": models}
+    if student is not None:
+        manifest["student"] = {"sha256": student.spec.sha256, "name": student.spec.name}
     balanced = balanced_labels(settings.num_images, zoo.num_classes)
     labels = (balanced if start is None else start.labels).split(settings.batch_size)
     if out is None:
-        run = _Run(zoo, settings, seed, labels, start, None)
+        run = _Run(zoo, settings, seed, labels, start, student, None)
         run.make(range(len(labels)), schedule, on_progress)
         return run.in_memory(manifest)
     folder = RunFolder(Path(out), manifest)
-    run = _Run(zoo, settings, seed, labels, start, folder)
+    run = _Run(zoo, settings, seed, labels, start, student, folder)
     missing = distributed.from_main(lambda: folder.missing(len(labels)))
     run.make(missing, schedule, on_progress)
     made = distributed.gather(list(run.entries.values()))
@@ -153,9 +159,10 @@ class _Run:
         seed: int,
         labels: Sequence[Tensor],
         start: SyntheticDataset | None,
+        student: Teacher | None,
         folder: RunFolder | None,
     ) -> None:
-        self.zoo, self.settings, self.seed = zoo, settings, seed
+        self.zoo, self.settings, self.seed, self.student = zoo, settings, seed, student
         self.labels, self.folder = labels, folder
         self.start = None if start is None else start.images.split(settings.batch_size)
         self.shards: dict[int, Shard] = {}
@@ -200,6 +207,7 @@ class _Run:
             self.settings,
             generator=seeding.generator(self.seed, "shard", index),
             start=None if self.start is None else self.start[index],
+            student=self.student,
             on_step=on_step,
         )
         pixels = (batch.images * 255).round().to(torch.uint8).cpu()

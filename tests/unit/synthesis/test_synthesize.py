@@ -414,3 +414,23 @@ class TestStart:
         fewer = SyntheticDataset(start.images, start.labels, start.soft_labels[:, :3], {})
         with pytest.raises(InputError, match="have 3 classes, this zoo has 4"):
             synthesize(zoo, SETTINGS, seed=0, start=fewer)
+
+
+def test_a_student_is_made_for(zoo: Zoo, tmp_path: Path) -> None:
+    settings = recipe(
+        "feature-mixing",
+        num_images=16,
+        batch_size=16,
+        iterations=30,
+        members_per_step=None,
+        bn_weight=0.0,
+        ce_weight=0.01,
+        adversarial_weight=5.0,
+    )
+    student = tiny_teacher("plain")
+    data = synthesize(zoo, settings, seed=0, student=student, out=tmp_path)
+    losses = data.manifest["shards"][0]["losses"]
+    assert losses[-1]["adversarial"] < losses[0]["adversarial"]
+    assert data.manifest["student"]["sha256"] == student.spec.sha256
+    with pytest.raises(InputError, match="made for another student"):
+        synthesize(zoo, settings, seed=0, out=tmp_path)

@@ -12,13 +12,13 @@ from mixmix import seeding
 from mixmix.compression.method import Progress
 from mixmix.compression.training.image_source import ImageSource, SameImages
 from mixmix.compression.training.objective import kl_loss
-from mixmix.compression.training.train import outputs_of
+from mixmix.compression.training.train import LogitsAlone, outputs_of
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.synthesize import synthesize
 from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import normalise
+from mixmix.zoo.teacher import Teacher, normalise
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["FreshImages", "divergence"]
@@ -36,7 +36,8 @@ class FreshImages:
 
     Attributes:
         zoo: what the images are made from.
-        synthesis: how they are made, and how many at a time.
+        synthesis: how they are made, and how many at a time. With an ``adversarial_weight``, they
+            are made for the student as it is by then.
         every_steps: steps of training from one time to the next.
     """
 
@@ -83,7 +84,10 @@ class _FreshImageSource(SameImages):
         if step == 0 or step % settings.every_steps:
             return None
         seed = seeding.child_seed(self._seed, "fresh images", step)
-        made = synthesize(settings.zoo, settings.synthesis, seed=seed)
+        opponent = None
+        if settings.synthesis.adversarial_weight:
+            opponent = Teacher(LogitsAlone(student), self._spec, device=settings.zoo.device)
+        made = synthesize(settings.zoo, settings.synthesis, seed=seed, student=opponent)
         both = _joined(data, made)
         order = divergence(student, self._teacher, both.images, self._spec).argsort(descending=True)
         return _chosen(both, order[: len(data)].sort().values)

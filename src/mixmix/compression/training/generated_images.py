@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 from mixmix import seeding
 from mixmix.compression.method import Progress
 from mixmix.compression.training.image_source import ImageSource
-from mixmix.compression.training.train import outputs_of
+from mixmix.compression.training.train import LogitsAlone
 from mixmix.errors import InputError
 from mixmix.synthesis.amortised import AmortisedSettings, AmortisedSynthesiser
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.synthesis.objective import Student
 from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import normalise
+from mixmix.zoo.teacher import Teacher
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["GeneratedImages"]
@@ -111,7 +110,7 @@ class _GeneratedImageSource:
             return self._joined(data, self._made(settings.first_rounds, None))
         opponent = None
         if settings.synthesis.objective.adversarial_weight:
-            opponent = _frozen(student, self._spec)
+            opponent = Teacher(LogitsAlone(student), self._spec, device=settings.zoo.device)
         return self._joined(data, self._made(settings.rounds, opponent))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -142,9 +141,3 @@ class _GeneratedImageSource:
             join(data.soft_labels, made.soft_labels),
             data.manifest,
         )
-
-
-def _frozen(student: nn.Module, spec: ModelSpec) -> Student:
-    """A copy of the student as it is, for images in [0, 1]."""
-    frozen = copy.deepcopy(student).eval().requires_grad_(False)
-    return lambda images: outputs_of(frozen, normalise(images, spec))[0]

@@ -31,7 +31,7 @@ from mixmix.synthesis.terms import mixed_cross_entropy_loss
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["Outputs", "Step", "learning_rate_at", "outputs_of", "train_"]
+__all__ = ["LogitsAlone", "Outputs", "Step", "learning_rate_at", "outputs_of", "train_"]
 
 # Logits (N, K) and features (N, ...).
 Outputs = tuple[Tensor, tuple[Tensor, ...]]
@@ -236,6 +236,17 @@ class _Trainer:
         self._state.step(learning_rate_at(number, settings))
         same = found[0].argmax(1) == wanted[0].argmax(1)
         return Step(number, value, 100 * same.float().mean().item())
+
+
+class LogitsAlone(nn.Module):
+    """A network without the features that it gives."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return outputs_of(self.network, inputs)[0]
 
 
 def outputs_of(network: nn.Module, inputs: Tensor) -> Outputs:
