@@ -66,7 +66,10 @@ def distill(
     ] = None,
     feature_weight: Annotated[
         float | None,
-        option("Of what both networks give at each resolution (default: 0).", panel=_TRAINING),
+        option(
+            "Of what both networks give at each resolution; 0 does without (default: the method's).",
+            panel=_TRAINING,
+        ),
     ] = None,
     ensemble: Annotated[
         bool, option("Learn from all networks of --zoo together.", panel=_TRAINING)

@@ -61,9 +61,9 @@ class AmortisedSettings:
         diversity_weight: of the likeness of images of the same class in a batch.
     """
 
-    objective: SynthesisSettings = field(default_factory=lambda: SynthesisSettings(iterations=6))
+    objective: SynthesisSettings = field(default_factory=lambda: SynthesisSettings(iterations=10))
     batches_at_once: int = 2
-    num_latents: int = 640
+    num_latents: int = 1280
     latent_size: int = 128
     width: int = 24
     latent_rate: float = 5e-2
