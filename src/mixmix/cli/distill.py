@@ -67,7 +67,7 @@ def distill(
     feature_weight: Annotated[
         float | None,
         option(
-            "Of what both networks give at each resolution; 0 does without (default: the method's).",
+            "Of what both networks give at each resolution (default: the method's); 0: none.",
             panel=_TRAINING,
         ),
     ] = None,

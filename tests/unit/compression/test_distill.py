@@ -29,7 +29,7 @@ from mixmix import (
 )
 from mixmix.compression.distillation.ensemble import Ensemble
 from mixmix.compression.distillation.stages import attention_map, staged
-from mixmix.errors import InputError
+from mixmix.errors import CaptureError, InputError
 from mixmix.zoo.teacher import normalise
 
 TRAINING = TrainingSettings(
@@ -217,3 +217,13 @@ def test_refuses_what_does_not_fit(student: TinyStudent, zoo: Zoo) -> None:
         distilled(student, None)
     with pytest.raises(InputError, match="capacity must be a whole number >= 8, got 7"):
         generated(zoo, capacity=7)
+
+
+def test_says_how_to_do_without_a_graph() -> None:
+    class Branching(TinyStudent):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if float(x.sum()) > 0 else -x)
+
+    with pytest.raises(CaptureError, match="feature_weight=0"):
+        distilled(Branching(), tiny_images(4))
+    distilled(Branching(), tiny_images(4), training=replace(TRAINING, feature_weight=0.0))

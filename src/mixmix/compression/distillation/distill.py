@@ -19,7 +19,7 @@ from mixmix.compression.training.fresh_images import FreshImages
 from mixmix.compression.training.generated_images import GeneratedImages
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
-from mixmix.errors import InputError
+from mixmix.errors import CaptureError, InputError
 from mixmix.storage import write_tensors
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.loading import build_model, load_spec
@@ -125,7 +125,12 @@ class Distill:
             teacher = Ensemble(self.ensemble, model.spec)
         pair = (student, teacher.eval())
         if self.training.feature_weight:
-            pair = staged(*pair, example)
+            try:
+                pair = staged(*pair, example)
+            except CaptureError as error:
+                raise CaptureError(
+                    f"features cannot be compared: {error}. Or do without: feature_weight=0"
+                ) from error
         source = None
         if self.fresh is not None:
             source = self.fresh.source(pair[1], model.spec, seed=seed, on_progress=on_progress)
