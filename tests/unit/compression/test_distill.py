@@ -18,14 +18,20 @@ from torch import nn
 
 from mixmix import (
     AmortisedSettings,
+    Compressed,
     Distill,
+    FineTune,
     GeneratedImages,
+    Prune,
+    Quantize,
+    QuantizeAware,
     SynthesisSettings,
     TrainingSettings,
     Zoo,
     compress,
     export,
     load_sparse,
+    sparsity_of,
 )
 from mixmix.compression.distillation.ensemble import Ensemble
 from mixmix.compression.distillation.stages import attention_map, staged
@@ -145,6 +151,19 @@ class TestImagesMadeOnTheWay:
         assert len(list(tmp_path.glob("images-*"))) == 1
         kept = load_file(tmp_path / "student.safetensors")
         assert all(torch.equal(tensor, kept[name]) for name, tensor in whole.items())
+
+    def test_pruned_and_quantized_networks_learn_from_them_too(self, zoo: Zoo) -> None:
+        teacher, data = tiny_teacher("residual"), tiny_images(8)
+
+        def result(fresh: GeneratedImages | None) -> Compressed:
+            tuned = FineTune(TRAINING, fresh=fresh)
+            trained = QuantizeAware(Quantize("W4A4"), TRAINING, fresh=fresh, held_out=0)
+            return compress(teacher, data, [Prune(0.5, rounds=1, recovery=tuned), trained], seed=0)
+
+        with_them, without = result(generated(zoo)), result(None)
+        assert sparsity_of(with_them.model).total == sparsity_of(without.model).total >= 0.4
+        logits = [each.model(normalise(data.images, each.spec)) for each in (with_them, without)]
+        assert not torch.equal(*logits)
 
     def test_bank_keeps_what_was_given_and_the_newest(self, student: TinyStudent, zoo: Zoo) -> None:
         source = generated(zoo, every_steps=1).source(student, tiny_spec("plain"), seed=0)

@@ -215,6 +215,14 @@ class TestFreshImages:
         again = source.images_for(4, student, data)
         assert again is not None and torch.equal(again.images, fresh.images)
 
+    def test_a_student_in_training_is_left_alone(self) -> None:
+        student = tiny_network("plain").train()
+        before = copy.deepcopy(student.state_dict())
+        source = self.FRESH.source(network(1).eval(), tiny_spec("plain"), seed=0)
+        assert source.images_for(4, student, tiny_images(20)) is not None
+        assert student.training
+        assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())
+
     def test_run_with_fresh_images_resumes(self, tmp_path: Path) -> None:
         source = self.FRESH.source(network(1).eval(), tiny_spec("plain"), seed=0)
         whole, _ = train(SETTINGS, source=source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +90,9 @@ class _FreshImageSource(SameImages):
             opponent = Teacher(LogitsAlone(student), self._spec, device=settings.zoo.device)
         made = synthesize(settings.zoo, settings.synthesis, seed=seed, student=opponent)
         both = _joined(data, made)
-        order = divergence(student, self._teacher, both.images, self._spec).argsort(descending=True)
+        # A copy, since in training mode a student would learn statistics by being looked at.
+        judged = copy.deepcopy(student).eval()
+        order = divergence(judged, self._teacher, both.images, self._spec).argsort(descending=True)
         return _chosen(both, order[: len(data)].sort().values)
 
 
