@@ -149,6 +149,9 @@ class TestImagesMadeOnTheWay:
         resumed = compress(tiny_teacher("plain"), None, method, seed=0).model.state_dict()
         assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
         assert len(list(tmp_path.glob("images-*"))) == 1
+        other = replace(method, fresh=replace(fresh, every_steps=2))
+        with pytest.raises(InputError, match="another folder"):
+            compress(tiny_teacher("plain"), None, other, seed=0)
         kept = load_file(tmp_path / "student.safetensors")
         assert all(torch.equal(tensor, kept[name]) for name, tensor in whole.items())
 

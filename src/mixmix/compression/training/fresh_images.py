@@ -78,6 +78,9 @@ class _FreshImageSource(SameImages):
     ) -> None:
         self._settings, self._teacher, self._spec, self._seed = settings, teacher, spec, seed
 
+    def to_dict(self) -> dict[str, Any]:
+        return self._settings.to_dict()
+
     def images_for(
         self, step: int, student: nn.Module, data: SyntheticDataset
     ) -> SyntheticDataset | None:

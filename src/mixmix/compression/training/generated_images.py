@@ -113,6 +113,9 @@ class _GeneratedImageSource:
             opponent = Teacher(LogitsAlone(student), self._spec, device=settings.zoo.device)
         return self._joined(data, self._made(settings.rounds, opponent))
 
+    def to_dict(self) -> dict[str, Any]:
+        return self._settings.to_dict()
+
     def tensors(self) -> dict[str, Tensor]:
         return self._synthesiser.tensors() | {"generated": torch.tensor(self._generated)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -25,6 +25,10 @@ class ImageSource(Protocol):
         """
         ...
 
+    def to_dict(self) -> dict[str, Any]:
+        """What tells it from others, in plain JSON types."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]:
         """What else it needs to go on, kept in checkpoints."""
         ...
@@ -41,6 +45,9 @@ class SameImages:
         self, step: int, student: nn.Module, data: SyntheticDataset
     ) -> SyntheticDataset | None:
         return None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         return {}

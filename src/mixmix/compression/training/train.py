@@ -102,16 +102,12 @@ def train_(
     # First, since it gives the weights of the main process to all.
     parallel = distributed.data_parallel(student)
     state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)
-    checkpoint = None
-    if out is not None:
-        run = {"settings": settings.to_dict(), "seed": seed}
-        checkpoint = Checkpoint(Path(out), run, student, teacher, data)
     source = source or SameImages()
-    since = 0
-    if checkpoint is not None:
-        restored = checkpoint.restore(state, source)
-        if restored is not None:
-            data, since = restored
+    checkpoint, since = None, 0
+    if out is not None:
+        run = {"settings": settings.to_dict(), "seed": seed, "source": source.to_dict()}
+        checkpoint = Checkpoint(Path(out), run, student, teacher, data)
+        data, since = checkpoint.restore(state, source) or (data, since)
     trainer = _Trainer(state, parallel, teacher, data, spec, settings, seed)
     draws = _draws(len(data), settings, seed, since=since, first=state.steps_done)
     steps: list[Step] = []
