@@ -65,7 +65,7 @@ class AmortisedSettings:
     batches_at_once: int = 2
     num_latents: int = 1280
     latent_size: int = 128
-    width: int = 24
+    width: int = 16
     latent_rate: float = 5e-2
     generator_rate: float = 3e-3
     meta_rate: float = 0.5

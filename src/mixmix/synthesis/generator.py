@@ -25,7 +25,7 @@ class ImageGenerator(nn.Module):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], *, latent_size: int = 128, width: int = 24
+        self, image_shape: tuple[int, int, int], *, latent_size: int = 128, width: int = 16
     ) -> None:
         super().__init__()
         channels, *size = image_shape
