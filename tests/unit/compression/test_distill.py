@@ -180,6 +180,9 @@ class TestImagesMadeOnTheWay:
             sizes.append(len(data))
         assert sizes == [13, 21, 21]
         assert torch.equal(data.images[5:13], last.images[13:21])
+        few = generated(zoo, first_rounds=3, capacity=8).source(student, tiny_spec("plain"), seed=0)
+        found = few.images_for(0, student, given)
+        assert found is not None and len(found) == 13
 
     def test_a_student_changes_what_is_made(self, student: TinyStudent, zoo: Zoo) -> None:
         def made(weight: float) -> torch.Tensor:

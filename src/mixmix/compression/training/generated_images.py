@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mixmix import seeding
 from mixmix.compression.method import Progress
@@ -65,15 +66,9 @@ class GeneratedImages:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "zoo": [teacher.spec.name for teacher in self.zoo],
-            "synthesis": self.synthesis.to_dict(),
-            "warmup_rounds": self.warmup_rounds,
-            "first_rounds": self.first_rounds,
-            "every_steps": self.every_steps,
-            "rounds": self.rounds,
-            "capacity": self.capacity,
-        }
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        names = [teacher.spec.name for teacher in self.zoo]
+        return content | {"zoo": names, "synthesis": self.synthesis.to_dict()}
 
     def source(
         self,
@@ -107,11 +102,11 @@ class _GeneratedImageSource:
             for done in range(settings.warmup_rounds):
                 self._on_progress(f"warming up, round {done + 1} of {settings.warmup_rounds}", 0.0)
                 self._synthesiser.make()
-            return self._joined(data, self._made(settings.first_rounds, None))
+            return self._joined(data, settings.first_rounds, None)
         opponent = None
         if settings.synthesis.objective.adversarial_weight:
             opponent = Teacher(LogitsAlone(student), self._spec, device=settings.zoo.device)
-        return self._joined(data, self._made(settings.rounds, opponent))
+        return self._joined(data, settings.rounds, opponent)
 
     def to_dict(self) -> dict[str, Any]:
         return self._settings.to_dict()
@@ -123,24 +118,28 @@ class _GeneratedImageSource:
         self._synthesiser.load(tensors)
         self._generated = int(tensors["generated"])
 
-    def _made(self, rounds: int, opponent: Student | None) -> SyntheticDataset:
+    def _joined(
+        self, data: SyntheticDataset, rounds: int, opponent: Student | None
+    ) -> SyntheticDataset:
+        """The bank with the images of new rounds, without the oldest that do not fit."""
         batches = [batch for _ in range(rounds) for batch in self._synthesiser.make(opponent)]
         images = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        return SyntheticDataset(images, labels, self._settings.zoo.soft_labels(images), {})
-
-    def _joined(self, data: SyntheticDataset, made: SyntheticDataset) -> SyntheticDataset:
-        """The bank with the images just made, without the oldest that do not fit."""
+        # Training asks the teacher itself, and a zoo would take a while to be asked.
+        classes = data.soft_labels.shape[1]
+        certain = F.one_hot(labels, classes).float() if classes else torch.zeros(len(labels), 0)
         given = len(data) - self._generated
-        self._generated = min(self._settings.capacity, self._generated + len(made))
-        kept = self._generated - len(made)
+        new = min(self._settings.capacity, len(images))
+        old = min(self._settings.capacity - new, self._generated)
+        self._generated = old + new
 
-        def join(old: Tensor, new: Tensor) -> Tensor:
-            return torch.cat([old[:given], old[len(old) - kept :], new])
+        def join(before: Tensor, added: Tensor) -> Tensor:
+            parts = (before[:given], before[len(before) - old :], added[len(added) - new :])
+            return torch.cat(parts)
 
         return SyntheticDataset(
-            join(data.images, made.images),
-            join(data.labels, made.labels),
-            join(data.soft_labels, made.soft_labels),
+            join(data.images, images),
+            join(data.labels, labels),
+            join(data.soft_labels, certain),
             data.manifest,
         )

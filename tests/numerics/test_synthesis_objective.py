@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixmix import SynthesisSettings, Zoo
-from mixmix.synthesis.loop import _losses, _mixes
 from mixmix.synthesis.mixing import draw_boxes
+from mixmix.synthesis.objective import is_mixed, losses_of
+from mixmix.synthesis.terms import agreement_loss
 from mixmix.zoo import Teacher
 
 NUM_IMAGES = 6
@@ -46,7 +47,7 @@ def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
         flip=False,
     )
     images, labels = batch()
-    found = _losses(zoo, images, labels, settings, generator(), mixing=True)
+    found = losses_of(zoo, images, labels, settings, generator=generator(), mixing=True)
 
     draws = generator()
     partner = torch.randperm(NUM_IMAGES, generator=draws)
@@ -86,7 +87,7 @@ def test_loss_of_a_step_without_data_mixing() -> None:
     teacher = tiny_teacher("depthwise")
     settings = SynthesisSettings(tv_weight=0, jitter=0, flip=False)
     images, labels = batch()
-    found = _losses(Zoo([teacher]), images, labels, settings, generator(), mixing=False)
+    found = losses_of(Zoo([teacher]), images, labels, settings, generator=generator(), mixing=False)
     assert set(found) == {"bn", "ce"}
     torch.testing.assert_close(found["bn"], bn_distance(teacher, images))
     torch.testing.assert_close(found["ce"], F.cross_entropy(teacher(images), labels))
@@ -98,7 +99,9 @@ def test_members_are_drawn_anew_at_every_step() -> None:
     images, labels = batch()
     draws = generator()
     found = {
-        round(float(_losses(zoo, images, labels, settings, draws, mixing=False)["bn"]), 4)
+        round(
+            float(losses_of(zoo, images, labels, settings, generator=draws, mixing=False)["bn"]), 4
+        )
         for _ in range(20)
     }
     assert found == {round(float(bn_distance(teacher, images)), 4) for teacher in zoo}
@@ -115,4 +118,23 @@ def test_members_are_drawn_anew_at_every_step() -> None:
     ],
 )
 def test_mixing_is_spread_over_the_steps(share: float, mixed: list[int]) -> None:
-    assert [step for step in range(8) if _mixes(step, share)] == mixed
+    assert [step for step in range(8) if is_mixed(step, share)] == mixed
+
+
+def test_disagreement_is_with_the_mean_of_the_members_drawn() -> None:
+    zoo, student = (
+        Zoo([tiny_teacher(name) for name in ("plain", "residual")]),
+        tiny_teacher("plain"),
+    )
+    images, labels = batch()
+    settings = SynthesisSettings(
+        adversarial_weight=3.0, members_per_step=None, jitter=0, flip=False
+    )
+    found = losses_of(
+        zoo, images, labels, settings, generator=generator(), mixing=False, student=student
+    )
+    wanted = torch.stack([teacher(images).softmax(1) for teacher in zoo]).mean(0)
+    expected = 3.0 * agreement_loss(wanted, student(images).softmax(1))
+    torch.testing.assert_close(found["adversarial"], expected, rtol=1e-4, atol=1e-4)
+    alone = losses_of(zoo, images, labels, settings, generator=generator(), mixing=False)
+    assert "adversarial" not in alone
