@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixmix import (
     FineTune,
+    GeneratedImages,
     Method,
     Prune,
     PruneChannels,
@@ -15,7 +16,16 @@ from mixmix import (
     ReestimateBatchNorm,
 )
 
-__all__ = ["NETWORKS", "RECOVERIES", "SETTINGS", "SOURCES", "Cell", "all_cells", "method_of"]
+__all__ = [
+    "GENERATED",
+    "NETWORKS",
+    "RECOVERIES",
+    "SETTINGS",
+    "SOURCES",
+    "Cell",
+    "all_cells",
+    "method_of",
+]
 
 NETWORKS = ("resnet44", "bundled:mobilenetv2")
 # Shares of zeros, a pattern, and shares of the multiply-accumulate operations that are removed;
@@ -30,7 +40,9 @@ SETTINGS = (
     "unstructured-80%",
     "channels-30%",
 )
-SOURCES = ("mixmix", "real", "deepinversion", "zeroq", "noise")
+# The second goes on making images while the network is fine-tuned; see ``GENERATED``.
+SOURCES = ("mixmix", "mixmix-generated", "real", "deepinversion", "zeroq", "noise")
+GENERATED = "mixmix-generated"
 _RECOVERIES: dict[str, tuple[Recovery, ...]] = {
     "bn": (ReestimateBatchNorm(),),
     "reconstruction": (ReconstructFeatures(),),
@@ -84,12 +96,21 @@ def all_cells(
             for setting in settings:
                 for network in networks:
                     for source in sources:
-                        yield Cell(network, setting, source, recovery, seed)
+                        if source != GENERATED or recovery == "fine-tuning":
+                            yield Cell(network, setting, source, recovery, seed)
 
 
-def method_of(cell: Cell) -> Method:
-    """How a cell's network is pruned and recovered, at the defaults of the library."""
-    recovery = _RECOVERIES[cell.recovery]
+def method_of(cell: Cell, fresh: GeneratedImages | None) -> Method:
+    """How a cell's network is pruned and recovered, at the defaults of the library.
+
+    Args:
+        cell: of the table.
+        fresh: what goes on making images while it is fine-tuned.
+    """
+    recovery = tuple(
+        replace(step, fresh=fresh) if isinstance(step, FineTune) else step
+        for step in _RECOVERIES[cell.recovery]
+    )
     _, share, faster = (*cell.setting.split("-"), "", "")[:3]
     if not share:
         return Prune(pattern=cell.setting, recovery=recovery)

@@ -12,13 +12,15 @@ import torch
 from harness.clocks import in_fresh_process, stopwatch
 from harness.floats import agreement_with_floats, float_row
 from harness.networks import load_network
-from harness.sources import Budget, images_of
+from harness.sources import ZOOS, Budget, images_of
 
 from mixmix import (
     Compressed,
     FineTune,
+    GeneratedImages,
     SyntheticDataset,
     Teacher,
+    Zoo,
     compress,
     evaluate,
     export,
@@ -28,7 +30,7 @@ from mixmix import (
 from mixmix.cifar10 import load_cifar10
 from mixmix.cost import compare_latency_ms
 from mixmix.storage import read_json, write_json
-from pruning_parts.cells import Cell, method_of
+from pruning_parts.cells import GENERATED, Cell, method_of
 
 __all__ = ["row_of"]
 
@@ -40,7 +42,8 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
         float_row(cell.network, budget, task="prune")
         if _goes_on(cell):
             row_of(_before(cell), budget)
-        folder, synthesis_seed = images_of(cell.source, cell.network, budget, seed=cell.seed)
+        source = _source_of_images(cell)
+        folder, synthesis_seed = images_of(source, cell.network, budget, seed=cell.seed)
         found = in_fresh_process(_measure, cell, folder, budget)
         write_json(path, found | {"synthesis_seed": synthesis_seed})
     row: dict[str, Any] = read_json(path)
@@ -57,7 +60,20 @@ def _goes_on(cell: Cell) -> bool:
 
 
 def _before(cell: Cell) -> Cell:
-    return replace(cell, recovery="reconstruction")
+    return replace(cell, recovery="reconstruction", source=_source_of_images(cell))
+
+
+def _source_of_images(cell: Cell) -> str:
+    return "mixmix" if cell.source == GENERATED else cell.source
+
+
+def _fresh(cell: Cell, budget: Budget) -> GeneratedImages | None:
+    """What goes on making images, from the zoo and the network itself."""
+    if cell.source != GENERATED:
+        return None
+    names = dict.fromkeys((cell.network, *ZOOS[budget.zoo]))
+    zoo = Zoo.load([load_network(name, budget.weights_dir) for name in names])
+    return GeneratedImages(zoo, every_steps=50)
 
 
 def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
@@ -67,7 +83,8 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         if _goes_on(cell):
             compressed = _fine_tuned(cell, target, data, budget)
         else:
-            compressed = compress(target, data, method_of(cell), seed=cell.seed)
+            method = method_of(cell, _fresh(cell, budget))
+            compressed = compress(target, data, method, seed=cell.seed)
     if _goes_on(cell):
         before = row_of(_before(cell), budget)
         cost.cpu_seconds += before["cpu_seconds"]
@@ -115,6 +132,12 @@ def _fine_tuned(cell: Cell, target: Teacher, data: SyntheticDataset, budget: Bud
     student.load_state_dict(state)
     masks = {name: state[name] != 0 for name, p in student.named_parameters() if p.ndim > 1}
     trained = recover(
-        student, target.model, data, target.spec, FineTune(), masks=masks, seed=cell.seed
+        student,
+        target.model,
+        data,
+        target.spec,
+        FineTune(fresh=_fresh(cell, budget)),
+        masks=masks,
+        seed=cell.seed,
     )
     return Compressed(trained, target.spec, masks=masks, original=target.model)
