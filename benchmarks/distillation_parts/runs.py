@@ -30,8 +30,7 @@ __all__ = ["SOURCES", "Run", "rows_of"]
 
 # Of one network and of the zoo, a generator that goes on, and sets of optimised pixels.
 _GENERATED = {"mixmix-amortised": True, "amortised-single-network": False}
-SOURCES = ("mixmix-amortised", "amortised-single-network", "mixmix", "deepinversion", "real")
-SOURCES = (*SOURCES, "noise")
+SOURCES = (*_GENERATED, "mixmix", "deepinversion", "real", "noise")
 
 
 @dataclass(frozen=True)

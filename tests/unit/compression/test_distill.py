@@ -106,6 +106,8 @@ class TestResult:
         export(result, tmp_path / "student.onnx")
         export(result, tmp_path / "student.safetensors", format="sparse")
         student.load_state_dict(load_sparse(tmp_path / "student.safetensors"))
+        loaded = student.state_dict()
+        assert all(torch.equal(t, loaded[name]) for name, t in result.model.state_dict().items())
 
     def test_learns_from_features_too(self, student: TinyStudent) -> None:
         teacher, data = tiny_teacher("residual"), tiny_images(8)

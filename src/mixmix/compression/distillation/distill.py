@@ -15,8 +15,8 @@ from mixmix.compression.distillation.ensemble import Ensemble
 from mixmix.compression.distillation.stages import staged
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.training.augmentation import Augmentation
-from mixmix.compression.training.fresh_images import FreshImages
 from mixmix.compression.training.generated_images import GeneratedImages
+from mixmix.compression.training.image_source import MoreImages, source_of
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.errors import CaptureError, InputError
@@ -66,7 +66,7 @@ class Distill:
 
     student: nn.Module | str | Path | ModelSpec
     training: TrainingSettings = _TRAINING
-    fresh: FreshImages | GeneratedImages | None = None
+    fresh: MoreImages | None = None
     ensemble: Zoo | None = None
     checkpoints: str | Path | None = None
 
@@ -131,9 +131,7 @@ class Distill:
                 raise CaptureError(
                     f"features cannot be compared: {error}. Or do without: feature_weight=0"
                 ) from error
-        source = None
-        if self.fresh is not None:
-            source = self.fresh.source(pair[1], model.spec, seed=seed, on_progress=on_progress)
+        source = source_of(self.fresh, pair[1], model.spec, seed=seed, on_progress=on_progress)
         student.requires_grad_(True)
         train_(
             pair[0].train(),

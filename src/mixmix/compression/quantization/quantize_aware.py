@@ -22,8 +22,7 @@ from mixmix.compression.quantization.learnable import (
 from mixmix.compression.quantization.lsq import StepSizeActivation, StepSizeLayer
 from mixmix.compression.quantization.quantize import Quantize, deploy_
 from mixmix.compression.training.augmentation import Augmentation
-from mixmix.compression.training.fresh_images import FreshImages
-from mixmix.compression.training.generated_images import GeneratedImages
+from mixmix.compression.training.image_source import MoreImages, source_of
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.compression.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
@@ -76,7 +75,7 @@ class QuantizeAware:
 
     base: Quantize = field(default_factory=lambda: Quantize("W4A4", first_last_bits=None))
     training: TrainingSettings = _TRAINING
-    fresh: FreshImages | GeneratedImages | None = None
+    fresh: MoreImages | None = None
     checkpoints: str | Path | None = None
     held_out: int = 64
 
@@ -119,9 +118,7 @@ class QuantizeAware:
         if model.original is not None and not self.base.equalises:
             pairs = self._pairs_with_original(model.original, trained, units, data, model.spec)
         student, teacher = chains_of(pairs)
-        source = None
-        if self.fresh is not None:
-            source = self.fresh.source(teacher, model.spec, seed=seed, on_progress=on_progress)
+        source = source_of(self.fresh, teacher, model.spec, seed=seed, on_progress=on_progress)
         train_(
             student,
             teacher,

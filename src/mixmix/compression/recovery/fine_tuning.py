@@ -9,8 +9,7 @@ from typing import Any
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import hold_masks
 from mixmix.compression.recovery.recover import Patient, sizes_of_parameters
-from mixmix.compression.training.fresh_images import FreshImages
-from mixmix.compression.training.generated_images import GeneratedImages
+from mixmix.compression.training.image_source import MoreImages, source_of
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.compression.unit_pairs import chains_of
@@ -42,7 +41,7 @@ class FineTune:
     """
 
     training: TrainingSettings = _TRAINING
-    fresh: FreshImages | GeneratedImages | None = None
+    fresh: MoreImages | None = None
     checkpoints: str | Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,11 +58,9 @@ class FineTune:
         module = patient.student.module
         sizes = sizes_of_parameters(module)
         names = {name: sizes.get(p, 1.0) for name, p in student.named_parameters()}
-        source = None
-        if self.fresh is not None:
-            source = self.fresh.source(
-                teacher, patient.spec, seed=patient.seed, on_progress=on_progress
-            )
+        source = source_of(
+            self.fresh, teacher, patient.spec, seed=patient.seed, on_progress=on_progress
+        )
         module.requires_grad_(True)
         try:
             with hold_masks(module, patient.masks):

@@ -13,13 +13,13 @@ from mixmix import seeding
 from mixmix.compression.method import Progress
 from mixmix.compression.training.image_source import ImageSource, SameImages
 from mixmix.compression.training.objective import kl_loss
-from mixmix.compression.training.train import LogitsAlone, outputs_of
+from mixmix.compression.training.train import opponent_of, outputs_of
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.synthesize import synthesize
 from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import Teacher, normalise
+from mixmix.zoo.teacher import normalise
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["FreshImages", "divergence"]
@@ -88,9 +88,7 @@ class _FreshImageSource(SameImages):
         if step == 0 or step % settings.every_steps:
             return None
         seed = seeding.child_seed(self._seed, "fresh images", step)
-        opponent = None
-        if settings.synthesis.adversarial_weight:
-            opponent = Teacher(LogitsAlone(student), self._spec, device=settings.zoo.device)
+        opponent = opponent_of(student, self._spec, settings.synthesis, settings.zoo.device)
         made = synthesize(settings.zoo, settings.synthesis, seed=seed, student=opponent)
         both = _joined(data, made)
         # A copy, since in training mode a student would learn statistics by being looked at.

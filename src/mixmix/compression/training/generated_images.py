@@ -13,13 +13,12 @@ from torch.nn import functional as F
 from mixmix import seeding
 from mixmix.compression.method import Progress
 from mixmix.compression.training.image_source import ImageSource
-from mixmix.compression.training.train import LogitsAlone
+from mixmix.compression.training.train import opponent_of
 from mixmix.errors import InputError
 from mixmix.synthesis.amortised import AmortisedSettings, AmortisedSynthesiser
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.synthesis.objective import Student
 from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import Teacher
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["GeneratedImages"]
@@ -103,9 +102,8 @@ class _GeneratedImageSource:
                 self._on_progress(f"warming up, round {done + 1} of {settings.warmup_rounds}", 0.0)
                 self._synthesiser.make()
             return self._joined(data, settings.first_rounds, None)
-        opponent = None
-        if settings.synthesis.objective.adversarial_weight:
-            opponent = Teacher(LogitsAlone(student), self._spec, device=settings.zoo.device)
+        objective = settings.synthesis.objective
+        opponent = opponent_of(student, self._spec, objective, settings.zoo.device)
         return self._joined(data, settings.rounds, opponent)
 
     def to_dict(self) -> dict[str, Any]:

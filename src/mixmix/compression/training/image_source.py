@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from mixmix.compression.method import Progress
 from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.spec import ModelSpec
 
-__all__ = ["ImageSource", "SameImages"]
+__all__ = ["ImageSource", "MoreImages", "SameImages", "source_of"]
 
 
 class ImageSource(Protocol):
@@ -54,3 +56,31 @@ class SameImages:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         pass
+
+
+class MoreImages(Protocol):
+    """Settings of how images are made while a student is trained."""
+
+    def source(
+        self, teacher: nn.Module, spec: ModelSpec, *, seed: int, on_progress: Progress
+    ) -> ImageSource:
+        """What ``train_`` asks for images."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        ...
+
+
+def source_of(
+    fresh: MoreImages | None,
+    teacher: nn.Module,
+    spec: ModelSpec,
+    *,
+    seed: int,
+    on_progress: Progress,
+) -> ImageSource:
+    """Where images come from; without settings, training stays with those that it begins with."""
+    if fresh is None:
+        return SameImages()
+    return fresh.source(teacher, spec, seed=seed, on_progress=on_progress)

@@ -27,11 +27,12 @@ from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.state import TrainingState
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms import mixed_cross_entropy_loss
 from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import normalise
+from mixmix.zoo.teacher import Teacher, normalise
 
-__all__ = ["LogitsAlone", "Outputs", "Step", "learning_rate_at", "outputs_of", "train_"]
+__all__ = ["Outputs", "Step", "learning_rate_at", "opponent_of", "outputs_of", "train_"]
 
 # Logits (N, K) and features (N, ...).
 Outputs = tuple[Tensor, tuple[Tensor, ...]]
@@ -234,7 +235,16 @@ class _Trainer:
         return Step(number, value, 100 * same.float().mean().item())
 
 
-class LogitsAlone(nn.Module):
+def opponent_of(
+    student: nn.Module, spec: ModelSpec, objective: SynthesisSettings, device: torch.device
+) -> Teacher | None:
+    """The student as it is, for synthesis to disagree with, if that is what it asks for."""
+    if not objective.adversarial_weight:
+        return None
+    return Teacher(_LogitsAlone(student), spec, device=device)
+
+
+class _LogitsAlone(nn.Module):
     """A network without the features that it gives."""
 
     def __init__(self, network: nn.Module) -> None:
