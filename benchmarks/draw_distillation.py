@@ -55,8 +55,10 @@ def draw_curves(record: Row, path: Path) -> None:
 def _pairs(record: Row) -> dict[tuple[str, str], dict[str, Curve]]:
     """By teacher and student: the curve of every source, of the first seed."""
     found: dict[tuple[str, str], dict[str, Curve]] = {}
-    for row in record["rows"]:
-        if row["setting"] != "float":
+    runs = [row for row in record["rows"] if row["setting"] != "float"]
+    first = min(row["seed"] for row in runs)
+    for row in runs:
+        if row["seed"] == first:
             curves = found.setdefault((row["model"], row["setting"]), {})
             curves.setdefault(row["images"], []).append((row["cpu_seconds"] / 60, row["top1"]))
     return {

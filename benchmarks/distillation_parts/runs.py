@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.clocks import in_fresh_process
+from harness.clocks import Cost, in_fresh_process
 from harness.networks import fresh_network, load_network
 from harness.sources import ZOOS, Budget, images_of
-from harness.threads import limit_threads
 
 from mixmix import (
     Distill,
@@ -57,29 +56,25 @@ class Run:
         return f"{names}-{self.source}-{self.steps}-seed{self.seed}"
 
 
-def rows_of(run: Run, budget: Budget, threads: int | None) -> list[dict[str, Any]]:
+def rows_of(run: Run, budget: Budget) -> list[dict[str, Any]]:
     """The points of a run's curve, each with the seconds spent until then, synthesis included."""
     folder = budget.work / "runs" / f"{run.name}-{budget.num_images}"
     path = folder / "rows.json"
     if not path.exists():
-        images, spent = None, {"cpu_seconds": 0.0, "wall_seconds": 0.0}
+        images, spent = None, Cost().rounded()
         if run.source not in _GENERATED:
             of_run = replace(budget, num_images=50_000) if run.source == "real" else budget
             images, _ = images_of(run.source, run.teacher, of_run, seed=run.seed)
             cost = read_json(images / "cost.json")
             spent = {key: cost[key] for key in spent}
-        in_fresh_process(_train, run, images, folder, budget, threads)
+        in_fresh_process(_train, run, images, folder, budget)
         in_fresh_process(_evaluate, run, spent, folder, budget)
     rows: list[dict[str, Any]] = read_json(path)["rows"]
     return rows
 
 
-def _train(
-    run: Run, images: Path | None, folder: Path, budget: Budget, threads: int | None
-) -> None:
+def _train(run: Run, images: Path | None, folder: Path, budget: Budget) -> None:
     """Train, and keep the student of every checkpoint with what was spent until then."""
-    if threads:
-        limit_threads(threads)
     teacher = Teacher(*load_network(run.teacher, budget.weights_dir))
     fresh, data = None, None if images is None else SyntheticDataset.load(images)
     if run.source in _GENERATED:
@@ -89,7 +84,7 @@ def _train(
     method = Distill(fresh_network(run.student, seed=run.seed), fresh=fresh, checkpoints=folder)
     method = replace(method, training=replace(method.training, steps=run.steps))
     clock = folder / "clock.json"
-    before = read_json(clock) if clock.exists() else {"cpu_seconds": 0.0, "wall_seconds": 0.0}
+    before = read_json(clock) if clock.exists() else Cost().rounded()
     cpu, wall = time.process_time(), time.perf_counter()
     last = [0.0]
 

@@ -13,7 +13,7 @@ from harness.record import Record
 from harness.sources import Budget
 from harness.threads import limit_threads
 
-__all__ = ["NamedCell", "cell_parser", "numbers", "run_cells"]
+__all__ = ["NamedCell", "budget_of", "budget_parser", "cell_parser", "numbers", "run_cells"]
 
 
 class NamedCell(Protocol):
@@ -43,15 +43,7 @@ def run_cells(
         budget: what the benchmark adds to the budget that they give.
     """
     started, minutes = time.monotonic(), arguments.minutes
-    if arguments.threads:
-        limit_threads(arguments.threads)
-    own = Budget(
-        weights_dir=arguments.weights_dir,
-        data=arguments.data,
-        work=arguments.work or arguments.out.with_name(f"{arguments.out.name}-work"),
-        num_images=arguments.num_images,
-        **budget,
-    )
+    own = budget_of(arguments, **budget)
     record.add(*(float_row(network, own, task=task) for network in arguments.networks.split(",")))
     cells = list(cells)
     for index, cell in enumerate(cells):
@@ -72,6 +64,17 @@ def cell_parser(
     num_images: int,
 ) -> argparse.ArgumentParser:
     """The options that such benchmarks have in common."""
+    parser = budget_parser(description, sources=sources, num_images=num_images, seeds="0,1,2")
+    parser.add_argument("--networks", default=",".join(networks))
+    parser.add_argument("--settings", default=",".join(settings), help="from hard to easy")
+    parser.add_argument("--minutes", type=float, help="start no cell after this time")
+    return parser
+
+
+def budget_parser(
+    description: str | None, *, sources: Sequence[str], num_images: int, seeds: str
+) -> argparse.ArgumentParser:
+    """The options that tell where things are, and how much of everything there is."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,14 +82,24 @@ def cell_parser(
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="default: OUT-work")
-    parser.add_argument("--networks", default=",".join(networks))
-    parser.add_argument("--settings", default=",".join(settings), help="from hard to easy")
     parser.add_argument("--sources", default=",".join(sources))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--num-images", type=int, default=num_images)
-    parser.add_argument("--minutes", type=float, help="start no cell after this time")
     parser.add_argument("--threads", type=int, help="of every process; default: as torch has it")
     return parser
+
+
+def budget_of(arguments: argparse.Namespace, **others: Any) -> Budget:
+    """The budget that the arguments of a ``budget_parser`` give; threads are limited to theirs."""
+    if arguments.threads:
+        limit_threads(arguments.threads)
+    return Budget(
+        weights_dir=arguments.weights_dir,
+        data=arguments.data,
+        work=arguments.work or arguments.out.with_name(f"{arguments.out.name}-work"),
+        num_images=arguments.num_images,
+        **others,
+    )
 
 
 def numbers(text: str) -> list[int]:
