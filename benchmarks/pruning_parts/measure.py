@@ -73,7 +73,7 @@ def _fresh(cell: Cell, budget: Budget) -> GeneratedImages | None:
         return None
     names = dict.fromkeys((cell.network, *ZOOS[budget.zoo]))
     zoo = Zoo.load([load_network(name, budget.weights_dir) for name in names])
-    return GeneratedImages(zoo, every_steps=50)
+    return GeneratedImages(zoo, first_rounds=24, every_steps=100)
 
 
 def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
