@@ -60,7 +60,7 @@ def test_network_sees_what_the_plain_one_sees(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_tiny_teacher_is_fused(name: str) -> None:
-    assert isinstance(tiny_teacher(name)._network, FusedNetwork)
+    assert isinstance(tiny_teacher(name)._network_at(1.0), FusedNetwork)
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3, 3), (2, 600, 4, 4), (64, 16, 32, 32), (9, 24), (1, 3)])
@@ -143,7 +143,7 @@ def test_sequences_are_observed_in_the_plain_way() -> None:
     )
     model.append(nn.Linear(6 * 14 * 14, 4))
     teacher = Teacher(model, tiny_spec("plain"))
-    assert isinstance(teacher._network, HookedNetwork)
+    assert isinstance(teacher._network_at(1.0), HookedNetwork)
     assert len(teacher.observe(torch.rand(2, *INPUT_SHAPE)).statistics) == 1
 
 

@@ -148,11 +148,8 @@ class AmortisedSynthesiser:
             self._generator = ImageGenerator(
                 zoo.input_shape, latent_size=size, width=settings.width
             ).to(zoo.device)
-        # What a network prepares when it is first observed, two threads cannot prepare at a time.
-        example = torch.full((2, *zoo.input_shape), 0.5, device=zoo.device)
-        with torch.no_grad():
-            for teacher in zoo:
-                teacher.observe(example, precision=settings.objective.precision)
+        for teacher in zoo:
+            teacher.prepare(precision=settings.objective.precision)
 
     def make(self, student: Student | None = None) -> list[ImageBatch]:
         """The batches of the next round.

@@ -11,6 +11,7 @@ from torch import Tensor
 from mixmix.errors import InputError
 from mixmix.synthesis.augment import jitter_and_flip
 from mixmix.synthesis.mixing import draw_boxes, mix_images
+from mixmix.synthesis.parts import observe_in_parts
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms import (
     agreement_loss,
@@ -19,7 +20,7 @@ from mixmix.synthesis.terms import (
     mixed_cross_entropy_loss,
     total_variation_loss,
 )
-from mixmix.zoo.teacher import Teacher
+from mixmix.zoo.member import Member
 from mixmix.zoo.zoo import Zoo
 
 __all__ = ["Student", "check_terms", "is_mixed", "losses_of"]
@@ -33,7 +34,7 @@ def check_terms(zoo: Zoo, settings: SynthesisSettings) -> None:
     if settings.iterations == 0:
         return
     matches = settings.bn_weight and any(teacher.batch_norms for teacher in zoo)
-    if not matches and not (settings.ce_weight and zoo.num_classes):
+    if not matches and not (settings.ce_weight and zoo.headed):
         raise InputError(
             f"nothing to invert: {', '.join(zoo.names)} with bn_weight {settings.bn_weight} and "
             f"ce_weight {settings.ce_weight} have neither BatchNorm statistics nor labels to "
@@ -55,6 +56,8 @@ def losses_of(
     generator: torch.Generator,
     mixing: bool,
     student: Student | None = None,
+    scale: float = 1.0,
+    part: int | None = None,
 ) -> dict[str, Tensor]:
     """Every weighted term of the loss, by name, differentiable by the images.
 
@@ -66,6 +69,8 @@ def losses_of(
         generator: a CPU generator, the only source of randomness.
         mixing: whether images are mixed.
         student: whose disagreement with the drawn networks is asked for, or None.
+        scale: share of their own resolution at which the networks run.
+        part: images that pass a network at a time; None: all.
     """
     views = jitter_and_flip(images, jitter=settings.jitter, flip=settings.flip, generator=generator)
     other, share = labels, torch.zeros(len(labels), device=images.device)
@@ -75,25 +80,37 @@ def losses_of(
         boxes = draw_boxes(len(labels), size, settings.box_area, generator=generator)
         views = mix_images(views, views[partner], boxes)
         other, share = labels[partner], boxes.share(size).to(images.device)
-    members = _draw_members(zoo, settings.members_per_step, generator)
-    bn_losses, ce_losses, logits = [], [], []
-    for teacher in members:
-        observation = teacher.observe(views, precision=settings.precision)
-        if observation.statistics:
+    members, counts = _draw_members(zoo, settings.members_per_step, generator)
+    bn_losses, ce_losses, entropies, logits = [], [], [], []
+    for member, count in zip(members, counts, strict=True):
+        seen = observe_in_parts(
+            member.teacher,
+            views,
+            part=part,
+            precision=settings.precision,
+            scale=scale,
+            patches=settings.patch_weight > 0,
+        )
+        if seen.statistics:
             loss = bn_statistics_loss(
-                observation.statistics, first_multiplier=settings.first_bn_multiplier
+                seen.statistics, first_multiplier=settings.first_bn_multiplier
             )
-            weight = _depth_weight(zoo, teacher) if settings.balance_members else 1.0
-            bn_losses.append(weight * loss)
-        if teacher.has_label_head:
-            logits.append(observation.logits)
-        if teacher.has_label_head and settings.ce_weight:
-            ce_losses.append(mixed_cross_entropy_loss(observation.logits, labels, other, share))
+            weight = _depth_weight(zoo, member) if settings.balance_members else 1.0
+            bn_losses.append(count * weight * loss)
+        if seen.entropy is not None:
+            entropies.append(count * seen.entropy.mean())
+        if member.labels is not None:
+            own = member.logits_of_zoo(seen.logits)
+            logits.append(own)
+            if settings.ce_weight:
+                ce_losses.append(count * mixed_cross_entropy_loss(own, labels, other, share))
     losses: dict[str, Tensor] = {}
     if bn_losses and settings.bn_weight:
         losses["bn"] = settings.bn_weight * torch.stack(bn_losses).sum() / len(members)
     if ce_losses:
         losses["ce"] = settings.ce_weight * torch.stack(ce_losses).sum() / len(members)
+    if entropies:
+        losses["patch"] = -settings.patch_weight * torch.stack(entropies).sum() / len(members)
     if student is not None and settings.adversarial_weight and logits:
         wanted = torch.stack([each.softmax(1) for each in logits]).mean(0)
         agreement = agreement_loss(wanted, student(views).softmax(1))
@@ -105,18 +122,29 @@ def losses_of(
     return losses
 
 
-def _depth_weight(zoo: Zoo, teacher: Teacher) -> float:
+def _depth_weight(zoo: Zoo, member: Member) -> float:
     """Mean number of BatchNorm layers of the networks that have any, over this network's own.
 
     The term is a sum over layers. Adam makes steps of one size out of the gradients that it has
     seen of late, so that next to a deep network a shallow one would move the images little.
     """
-    depths = [len(member.batch_norms) for member in zoo if member.batch_norms]
-    return sum(depths) / len(depths) / len(teacher.batch_norms)
+    depths = [len(teacher.batch_norms) for teacher in zoo if teacher.batch_norms]
+    return sum(depths) / len(depths) / len(member.teacher.batch_norms)
 
 
-def _draw_members(zoo: Zoo, count: int | None, generator: torch.Generator) -> tuple[Teacher, ...]:
+def _draw_members(
+    zoo: Zoo, count: int | None, generator: torch.Generator
+) -> tuple[tuple[Member, ...], tuple[float, ...]]:
+    """Members of a step and what their losses count; drawn by their weights, they count the same.
+
+    What is drawn more often moves the images more; a factor would be lost in Adam, which makes
+    steps of one size out of the gradients that it has seen.
+    """
+    weights = torch.tensor([member.weight for member in zoo.members], dtype=torch.float64)
     if count is None or count >= len(zoo):
-        return tuple(zoo)
-    order = torch.randperm(len(zoo), generator=generator)
-    return tuple(zoo[int(index)] for index in order[:count])
+        return zoo.members, tuple((weights / weights.mean()).tolist())
+    if bool((weights == weights[0]).all()):
+        chosen = torch.randperm(len(zoo), generator=generator)[:count]
+    else:
+        chosen = torch.multinomial(weights, count, generator=generator)
+    return tuple(zoo.members[int(index)] for index in chosen), (1.0,) * count

@@ -1,18 +1,22 @@
-"""How many shards are made at a time, and with how many threads each.
+"""How many shards are made at a time, with how many threads each, and in how much memory.
 
 Small operations gain little from a second thread, so that two shards side by side with one thread
 each are faster than one after the other with two. Sums depend on the number of threads, in their
 last bits: it is a function of the machine and the settings alone, never of the number of processes.
+
+Where the memory is too small for one shard, its images pass a network in parts (see ``parts``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mixmix import distributed
+from mixmix.errors import InputError
 from mixmix.machine import memory_bytes, usable_cpus
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.zoo.teacher import Teacher
@@ -24,18 +28,38 @@ __all__ = ["Schedule", "plan", "schedule", "shard_bytes"]
 _ASSUMED_MEMORY = 8 * 2**30
 # Gradients, temporaries and what the allocator cannot reuse; 1.2 to 1.5 were measured.
 _BYTES_PER_SAVED_BYTE = 2
+# Images, their views, mixtures, gradients and the optimiser's two moments, all in float32.
+_COPIES_OF_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Shards made at a time in this process, and torch threads for each."""
+    """How a process makes its shards.
+
+    Attributes:
+        shards_at_once: made at a time.
+        threads_per_shard: of torch.
+        part: images of a shard that pass a network at a time; None: all.
+        peak_bytes: of memory that all shards of the machine need at a time, beside the networks'
+            weights; an estimate, 0 where none was made.
+    """
 
     shards_at_once: int
     threads_per_shard: int
+    part: int | None = None
+    peak_bytes: int = 0
 
 
-def plan(zoo: Zoo, settings: SynthesisSettings, *, threads: int | None = None) -> Schedule:
+def plan(
+    zoo: Zoo,
+    settings: SynthesisSettings,
+    *,
+    threads: int | None = None,
+    memory_gib: float | None = None,
+) -> Schedule:
     """The schedule of a run on this machine.
+
+    Also prepares the networks, which two threads cannot do at a time.
 
     Args:
         zoo: on a CPU, shards run side by side; on other devices, one after the other.
@@ -43,23 +67,51 @@ def plan(zoo: Zoo, settings: SynthesisSettings, *, threads: int | None = None) -
         threads: of the machine, for all shards and all of its processes. By default
             ``torch.get_num_threads()``, or under ``torchrun``, which gives one thread to each of
             its processes, the number of usable processors.
+        memory_gib: to stay within, GiB; by default half of what the device has.
+
+    Raises:
+        InputError: if ``memory_gib`` is too little for a single image.
     """
     if threads is None:
         threads = usable_cpus() if distributed.launched() else torch.get_num_threads()
-    num_shards = -(-settings.num_images // settings.batch_size)
-    if zoo.device.type != "cpu":
+    if settings.iterations == 0:
         return Schedule(1, threads)
-    # One shard at a time needs no estimate, which takes a forward pass of every network. Several
-    # need that pass for another reason too: what a network prepares when it is first observed,
-    # such as its graph, cannot be prepared by two threads at a time.
-    alone = min(num_shards, threads) == 1 or settings.iterations == 0
-    return schedule(
+    on_cpu = zoo.device.type == "cpu"
+    num_shards = -(-settings.num_images // settings.batch_size) if on_cpu else 1
+    for teacher in zoo:
+        for scale in settings.scales:
+            teacher.prepare(scale=scale, precision=settings.precision)
+    budget = _device_bytes(zoo.device) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    of_images = settings.batch_size * _COPIES_OF_IMAGES * 4 * math.prod(zoo.input_shape)
+    of_shard = shard_bytes(zoo, settings)
+    part = None
+    if of_images + of_shard > budget:
+        of_one = of_shard // settings.batch_size
+        part = max(1, min(settings.batch_size, (budget - of_images) // max(1, of_one)))
+        if memory_gib is not None and of_images + part * of_one > budget:
+            raise InputError(
+                f"memory_gib is {memory_gib}, but one image at a time in batches of "
+                f"{settings.batch_size} takes {(of_images + of_one) / 2**30:.2f} GiB; allow that "
+                "much, or lower batch_size"
+            )
+        of_shard = part * of_one
+    found = schedule(
         num_shards,
         threads,
-        shard_bytes=0 if alone else shard_bytes(zoo, settings),
-        memory=memory_bytes() or _ASSUMED_MEMORY,
-        num_processes=distributed.local_world_size(),
+        shard_bytes=of_images + of_shard,
+        memory=2 * budget,
+        num_processes=distributed.local_world_size() if on_cpu else 1,
     )
+    at_once = max(1, min(num_shards, threads, budget // (of_images + of_shard)))
+    return replace(found, part=part, peak_bytes=at_once * (of_images + of_shard))
+
+
+def _device_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    return memory_bytes() or _ASSUMED_MEMORY
 
 
 def schedule(

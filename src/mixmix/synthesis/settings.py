@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ _WEIGHTS = (
     "tv_weight",
     "l2_weight",
     "adversarial_weight",
+    "patch_weight",
 )
 
 
@@ -39,6 +41,8 @@ class SynthesisSettings:
         tv_weight: of the total variation, a mean over pixels.
         adversarial_weight: of the agreement with a student, where there is one (``1 - JS / ln 2``),
             so that images are made on which it does not agree with the zoo yet.
+        patch_weight: of the entropy of the likeness of patches, which transformers (networks with
+            LayerNorm) see; see ``terms.patch_entropy``.
         l2_weight: of the mean squared distance of the pixels from mid-grey.
         mixing_share: share of the steps, evenly spread, at which a second image is shrunk into a
             random box of each image; 0 does without data mixing. At the other steps the images
@@ -49,6 +53,9 @@ class SynthesisSettings:
         balance_members: weigh the BatchNorm term of each network by the mean number of BatchNorm
             layers in the zoo over its own, so that deep networks do not drown the others; without
             effect on a zoo of one.
+        scales: sizes of the images, as increasing shares of the full one, which is the last: an
+            equal part of the iterations is done at each, and what came of it is enlarged. Networks
+            run at the same share of their own resolution, if they can.
         jitter: largest random shift in pixels (rolled) before the networks see the images.
         flip: flip every batch horizontally with probability 1/2.
         precision: of the networks' activations: ``float32``, ``bfloat16`` (images, statistics and
@@ -66,10 +73,12 @@ class SynthesisSettings:
     tv_weight: float = 0.1
     l2_weight: float = 0.0
     adversarial_weight: float = 0.0
+    patch_weight: float = 0.0
     mixing_share: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
     members_per_step: int | None = 1
     balance_members: bool = True
+    scales: tuple[float, ...] = (1.0,)
     jitter: int = 2
     flip: bool = True
     precision: str = "auto"
@@ -107,11 +116,25 @@ class SynthesisSettings:
             "members_per_step",
             "None or a whole number >= 1",
         )
+        object.__setattr__(self, "scales", self._checked_scales())
         self._require(self.jitter >= 0, "jitter", ">= 0")
         self._require(self.initial in _INITIALS, "initial", f"one of {', '.join(_INITIALS)}")
         self._require(
             self.precision in _PRECISIONS, "precision", f"one of {', '.join(_PRECISIONS)}"
         )
+
+    def _checked_scales(self) -> tuple[float, ...]:
+        expected = "increasing numbers within (0, 1], the last of them 1"
+        is_sequence = isinstance(self.scales, tuple | list)
+        self._require(
+            is_sequence and all(isinstance(each, int | float) for each in self.scales),
+            "scales",
+            expected,
+        )
+        scales = tuple(float(each) for each in self.scales)
+        increasing = all(a < b for a, b in itertools.pairwise((0.0, *scales)))
+        self._require(bool(scales) and increasing and scales[-1] == 1, "scales", expected)
+        return scales
 
     def _require(self, valid: bool, name: str, expected: str) -> None:
         if not valid:
@@ -119,7 +142,8 @@ class SynthesisSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"box_area": list(self.box_area)}
+        content = asdict(self)
+        return content | {"box_area": list(self.box_area), "scales": list(self.scales)}
 
 
 # Each preset differs from another only in what its method is about, so that a comparison at equal
@@ -133,6 +157,9 @@ RECIPES: dict[str, SynthesisSettings] = {
     "zeroq": SynthesisSettings(
         initial="white", mixing_share=0.0, ce_weight=0.0, tv_weight=0.0, jitter=0, flip=False
     ),
+    "psaq-vit": SynthesisSettings(
+        initial="white", mixing_share=0.0, bn_weight=0.0, patch_weight=1.0, jitter=0, flip=False
+    ),
     "noise": SynthesisSettings(initial="white", iterations=0, mixing_share=0.0),
 }
 
@@ -141,8 +168,8 @@ def recipe(name: str, **changes: Any) -> SynthesisSettings:
     """The settings of a named recipe, with changes.
 
     ``feature-mixing`` and ``mixmix`` want a zoo of several networks; ``data-mixing`` (which is
-    ``mixmix`` on one), ``deepinversion`` and ``zeroq`` are methods for a zoo of one. ``refine``
-    goes on from images, for a network that was not in their zoo.
+    ``mixmix`` on one), ``deepinversion`` and ``zeroq`` are methods for a zoo of one, ``psaq-vit``
+    for one transformer. ``refine`` goes on from images, for a network that was not in their zoo.
 
     Raises:
         InputError: if the name or a change is unknown.

@@ -38,12 +38,16 @@ def synthesize(
     start: SyntheticDataset | None = None,
     student: Teacher | None = None,
     threads: int | None = None,
+    memory_gib: float | None = None,
+    on_plan: Callable[[Schedule], None] = lambda schedule: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SyntheticDataset:
     """Synthesise a labelled data set from a zoo of pretrained networks and no data.
 
     On a CPU, batches are optimised side by side, as many as there are threads, as long as they fit
-    into half of the memory; the process keeps the memory that it once used (see ``allocator``).
+    into the memory; where a single one does not, its images pass the networks in parts, which takes
+    longer and gives the same images but for rounding. The process keeps the memory that it once
+    used (see ``allocator``).
     Under ``torchrun``, every process calls this, they share the batches, and all of them return the
     whole data set. A process that is lost stops the run; the next one, with any number of
     processes, makes the batches that are missing.
@@ -63,6 +67,10 @@ def synthesize(
             not agree with the zoo (Adaptive DeepInversion, Yin et al. 2020).
         threads: CPU threads on this machine, for all of its processes; by default
             ``torch.get_num_threads()``, or all processors under ``torchrun``.
+        memory_gib: to stay within, GiB, beside the networks' weights; by default half of what the
+            device has.
+        on_plan: told of the schedule before the start: what is made at a time and in how much
+            memory.
         on_progress: called with (iterations done, iterations in all), without those of other
             processes, from one thread at a time.
 
@@ -72,7 +80,8 @@ def synthesize(
     Raises:
         InputError: if ``out`` holds a data set made in another way, or cannot be written, or is
             None for several processes; if the settings ask for nothing that these networks have; if
-            ``start`` has images of another shape or classes that they do not know.
+            ``memory_gib`` is too little for one image; if ``start`` has images of another shape or
+            classes that they do not know.
         RankError: if another process of the run stopped.
     """
     settings = settings or SynthesisSettings()
@@ -86,7 +95,8 @@ def synthesize(
         settings = replace(settings, num_images=len(start))
     keep_freed_memory()
     distributed.join(zoo.device)
-    schedule = plan(zoo, settings, threads=threads)
+    schedule = plan(zoo, settings, threads=threads, memory_gib=memory_gib)
+    on_plan(schedule)
     manifest = _manifest(zoo, settings, seed, schedule)
     if start is not None:
         models = [model["name"] for model in start.manifest.get("models", [])]
@@ -124,6 +134,10 @@ def _manifest(
     return {
         "format": FORMAT,
         "models": [teacher.spec.to_dict() for teacher in zoo],
+        "members": [
+            {"name": m.teacher.spec.name, "weight": m.weight, "role": m.role} for m in zoo.members
+        ],
+        "classes": list(zoo.classes),
         "settings": settings.to_dict(),
         "seed": seed,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
@@ -131,6 +145,7 @@ def _manifest(
             "device": zoo.device.type,
             "processor": platform.machine(),
             "threads_per_shard": schedule.threads_per_shard,
+            "images_per_pass": schedule.part,
         },
     }
 
@@ -165,6 +180,7 @@ class _Run:
         self.zoo, self.settings, self.seed, self.student = zoo, settings, seed, student
         self.labels, self.folder = labels, folder
         self.start = None if start is None else start.images.split(settings.batch_size)
+        self.part: int | None = None
         self.shards: dict[int, Shard] = {}
         self.entries: dict[int, dict[str, Any]] = {}
 
@@ -176,6 +192,7 @@ class _Run:
     ) -> None:
         """Make this process's part of the missing shards."""
         mine = missing[distributed.rank() :: distributed.world_size()]
+        self.part = schedule.part
         num_finished = len(self.labels) - len(missing)
         iterations = self.settings.iterations
         progress = _Progress(on_progress, (num_finished + len(mine)) * iterations)
@@ -208,6 +225,7 @@ class _Run:
             generator=seeding.generator(self.seed, "shard", index),
             start=None if self.start is None else self.start[index],
             student=self.student,
+            part=self.part,
             on_step=on_step,
         )
         pixels = (batch.images * 255).round().to(torch.uint8).cpu()

@@ -16,11 +16,14 @@ __all__ = [
     "bn_statistics_loss",
     "l2_loss",
     "mixed_cross_entropy_loss",
+    "patch_entropy",
     "similarity_loss",
     "total_variation_loss",
 ]
 
 _TINY = 1e-12
+# Density of cosines: how many values it is evaluated at, its bandwidth, and tokens compared.
+_COSINES, _BANDWIDTH, _TOKENS = 64, 0.05, 32
 _SIMILARITY_SIDE = 16
 
 
@@ -64,6 +67,38 @@ def mixed_cross_entropy_loss(
     outside = F.cross_entropy(logits, labels, reduction="none")
     inside = F.cross_entropy(logits, other, reduction="none")
     return ((1 - share) * outside + share * inside).mean()
+
+
+def patch_entropy(tokens: Sequence[Tensor]) -> Tensor:
+    """How much the patches of an image differ in how alike they are, to a transformer.
+
+    The differential entropy of the cosines between its tokens, by a Gaussian kernel (PSAQ-ViT,
+    Li et al. 2022, eq. 4 to 8): noise gives the same cosine everywhere, an image with an object
+    before a background does not. At most 32 tokens, evenly spread, are compared.
+
+    Args:
+        tokens: of each layer (N, places, features); layers with one place only do not count.
+
+    Returns:
+        (N,), in nats, the mean over layers; larger is more like a photograph.
+    """
+    grid = torch.linspace(-1, 1, _COSINES, device=tokens[0].device)
+    entropies = []
+    for values in tokens:
+        if values.shape[1] < 3:
+            continue
+        count = min(_TOKENS, values.shape[1])
+        chosen = torch.linspace(0, values.shape[1] - 1, count).round().long()
+        rows = F.normalize(values[:, chosen.to(values.device)], dim=2)
+        first, second = torch.triu_indices(count, count, 1, device=values.device)
+        cosines = (rows @ rows.transpose(1, 2))[:, first, second]
+        kernels = torch.exp(-0.5 * ((grid - cosines[:, :, None]) / _BANDWIDTH).square())
+        density = kernels.mean(1) / (_BANDWIDTH * math.sqrt(2 * math.pi))
+        step = 2 / (_COSINES - 1)
+        entropies.append(-(density * density.clamp_min(_TINY).log()).sum(1) * step)
+    if not entropies:
+        return tokens[0].new_zeros(len(tokens[0]))
+    return torch.stack(entropies).mean(0)
 
 
 def agreement_loss(teacher: Tensor, student: Tensor) -> Tensor:

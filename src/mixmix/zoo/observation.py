@@ -22,10 +22,17 @@ class BatchNormStatistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """What a teacher sees in a batch: logits (N, K) and the statistics of every BatchNorm layer."""
+    """What a teacher sees in a batch.
+
+    Attributes:
+        logits: (N, K).
+        statistics: of every BatchNorm layer, in order of execution.
+        tokens: of every LayerNorm layer, its input (N, places, features), if it was asked for.
+    """
 
     logits: Tensor
     statistics: tuple[BatchNormStatistics, ...]
+    tokens: tuple[Tensor, ...] = ()
 
 
 def has_statistics(module: nn.Module) -> bool:

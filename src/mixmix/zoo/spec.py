@@ -27,7 +27,10 @@ class ModelSpec:
         num_classes: K, the number of logits; 0 for a backbone without a label head.
         weights: path of a safetensors or PyTorch state dict, or None.
         label_set: name of the label set; members with the same name agree on every index.
-        classes: names of the classes, or empty.
+        classes: names of the classes, or empty. Where two networks have them, they may list the
+            classes in another order, and one may have more than the other.
+        label_map: to take part in a zoo whose classes are others' or in another order: for each
+            class of the zoo, the name or index of this network's class. Empty finds it by names.
         license: SPDX identifier or a short note.
         sha256: hash of the weights as loaded (``storage.sha256_of_tensors`` of the state dict; that
             of a bundled network is the one in its file), or empty. Weights that are loaded from a
@@ -44,12 +47,13 @@ class ModelSpec:
     weights: str | None = None
     label_set: str = ""
     classes: tuple[str, ...] = ()
+    label_map: tuple[int | str, ...] = ()
     license: str = ""
     sha256: str = ""
     top1: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_shape", "mean", "std", "classes"):
+        for name in ("input_shape", "mean", "std", "classes", "label_map"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Iterable):
                 raise InputError(f"{self.name}: {name} must be a sequence, got {value!r}")
@@ -80,6 +84,11 @@ class ModelSpec:
         if self.classes and len(self.classes) != self.num_classes:
             raise InputError(
                 f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes"
+            )
+        if not all(isinstance(each, int | str) for each in self.label_map):
+            raise InputError(
+                f"{self.name}: label_map must hold names or indices of classes, got "
+                f"{self.label_map}"
             )
 
     def to_dict(self) -> dict[str, Any]:

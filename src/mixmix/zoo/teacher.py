@@ -22,15 +22,16 @@ from mixmix.zoo.spec import ModelSpec
 __all__ = ["Teacher", "normalise"]
 
 
-def normalise(images: Tensor, spec: ModelSpec) -> Tensor:
+def normalise(images: Tensor, spec: ModelSpec, *, scale: float = 1.0) -> Tensor:
     """Bring images (N, C, H', W') in [0, 1] to a network's own resolution and normalisation.
 
-    Differentiable; resizing is bilinear with antialiasing.
+    Differentiable; resizing is bilinear with antialiasing. With a ``scale``, height and width are
+    that share of the network's own.
     """
-    size = spec.input_shape[1:]
+    size = tuple(max(1, round(scale * side)) for side in spec.input_shape[1:])
     if tuple(images.shape[2:]) != size:
         images = F.interpolate(
-            images, size=size, mode="bilinear", align_corners=False, antialias=True
+            images, size=list(size), mode="bilinear", align_corners=False, antialias=True
         )
     mean = torch.tensor(spec.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(spec.std, device=images.device).view(1, -1, 1, 1)
@@ -71,6 +72,9 @@ class Teacher:
             for module in self.model.modules()
             if has_statistics(module)
         )
+        # By share of its own resolution.
+        self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
+        self._taken: dict[float, bool] = {}
         self._check_output()
 
     @property
@@ -82,41 +86,78 @@ class Teacher:
         logits: Tensor = self.model(normalise(images, self.spec))
         return logits
 
-    def observe(self, images: Tensor, *, precision: str = "float32") -> Observation:
-        """Logits and BatchNorm statistics of a batch, both differentiable by ``images``.
+    def observe(
+        self,
+        images: Tensor,
+        *,
+        precision: str = "float32",
+        scale: float = 1.0,
+        tokens: bool = False,
+    ) -> Observation:
+        """What the network sees in a batch, all differentiable by ``images``.
 
-        Several threads may observe at a time.
+        Several threads may observe at a time, once ``prepare`` was called.
 
         Args:
             images: (N, C, H, W) in [0, 1].
             precision: of activations: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 on
                 GPUs with units for it. What is returned is in float32.
+            scale: the share of its own resolution at which the network runs, in (0, 1]; a network
+                that takes no other resolution (``takes``) runs at its own.
+            tokens: whether to return what LayerNorm layers see, too.
         """
-        inputs = normalise(images, self.spec)
+        scale = scale if scale == 1 or self.takes(scale) else 1.0
+        inputs = normalise(images, self.spec, scale=scale)
         if precision == "bfloat16" or (precision == "auto" and _is_built_for_bfloat16(self.device)):
             with torch.autocast(self.device.type, torch.bfloat16):
-                return self._hooked.observe(inputs)
-        return self._network.observe(inputs)
+                return self._hooked.observe(inputs, tokens=tokens)
+        if tokens:
+            return self._hooked.observe(inputs, tokens=True)
+        return self._network_at(scale).observe(inputs)
+
+    def prepare(self, *, scale: float = 1.0, precision: str = "float32") -> None:
+        """Make ready what the first observation needs, which two threads cannot do at a time."""
+        images = torch.full((2, *self.spec.input_shape), 0.5, device=self.device)
+        with torch.no_grad():
+            self.observe(images, precision=precision, scale=scale)
+
+    def takes(self, scale: float) -> bool:
+        """Whether the network can run at this share of its own resolution."""
+        if scale not in self._taken:
+            images = torch.full((2, *self.spec.input_shape), 0.5, device=self.device)
+            with torch.no_grad():
+                expected = self.model(normalise(images, self.spec))
+                try:
+                    found = self.model(normalise(images, self.spec, scale=scale))
+                except Exception:  # whatever the network's own code raises
+                    self._taken[scale] = False
+                else:
+                    # Those without a label head give a map of features, which shrinks.
+                    self._taken[scale] = not self.has_label_head or found.shape == expected.shape
+        return self._taken[scale]
 
     @cached_property
     def _hooked(self) -> HookedNetwork:
         return HookedNetwork(self.model)
 
-    @cached_property
-    def _network(self) -> HookedNetwork | FusedNetwork:
+    def _network_at(self, scale: float) -> HookedNetwork | FusedNetwork:
         """The fused network where there is one and it sees what the plain one sees."""
+        if scale not in self._networks:
+            self._networks[scale] = self._fused(scale) or self._hooked
+        return self._networks[scale]
+
+    @torch.no_grad()
+    def _fused(self, scale: float) -> FusedNetwork | None:
         if self.device.type != "cpu" or not has_compiler():
-            return self._hooked
+            return None
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(4, *self.spec.input_shape, generator=generator)
-        with torch.no_grad():
-            inputs = normalise(images, self.spec)
-            try:
-                fused = FusedNetwork(self.model, inputs)
-            except CaptureError:
-                return self._hooked
-            same = fused.agrees_with(self._hooked.observe(inputs), inputs)
-            return fused if same else self._hooked
+        inputs = normalise(images, self.spec, scale=scale)
+        try:
+            fused = FusedNetwork(self.model, inputs)
+        except CaptureError:
+            return None
+        return fused if fused.agrees_with(self._hooked.observe(inputs), inputs) else None
 
     @torch.no_grad()
     def _check_output(self) -> None:

@@ -1,7 +1,8 @@
-"""A zoo: pretrained networks for one label set, from which images are synthesised."""
+"""A zoo: pretrained networks from which images are synthesised together."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mixmix.errors import InputError
 from mixmix.zoo.loading import load_model, load_spec
+from mixmix.zoo.member import Member, members_of
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher
 
@@ -17,43 +19,54 @@ __all__ = ["Zoo"]
 
 
 class Zoo(Sequence[Teacher]):
-    """Frozen pretrained networks that share a label set and a number of channels.
+    """Frozen pretrained networks that share a number of channels, and labels where they can.
+
+    The classes of the zoo are those of its first network with a label head. Networks that have
+    them in another order, or have more, are mapped by the names of the classes or by
+    ``ModelSpec.label_map``; networks with other classes take part by their BatchNorm statistics
+    alone (see ``members``). Each sees images at its own resolution and normalisation.
 
     Args:
-        teachers: at least one; those with a label head agree on the number of classes.
+        teachers: at least one.
+        weights: one for each, > 0: their chances of being drawn at a step; None: the same for all.
 
     Raises:
-        InputError: if there is none, or they do not agree.
+        InputError: if there is none, they have different numbers of channels, or one of them can
+            take part with nothing.
     """
 
-    def __init__(self, teachers: Iterable[Teacher]) -> None:
+    def __init__(
+        self, teachers: Iterable[Teacher], *, weights: Sequence[float] | None = None
+    ) -> None:
         self._teachers = tuple(teachers)
         if not self._teachers:
             raise InputError("a zoo needs at least one network")
         names = [teacher.spec.name for teacher in self._teachers]
         if len(set(names)) < len(names):
             raise InputError(f"networks of a zoo need different names, got {', '.join(names)}")
-        self._agree("channels", {t.spec.name: t.spec.input_shape[0] for t in self._teachers})
-        headed = [t for t in self._teachers if t.has_label_head]
-        self._agree("classes", {t.spec.name: t.spec.num_classes for t in headed})
-        self._agree(
-            "label sets", {t.spec.name: t.spec.label_set for t in headed if t.spec.label_set}
-        )
-
-    @staticmethod
-    def _agree(what: str, values: dict[str, object]) -> None:
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{name}: {value}" for name, value in values.items())
+        channels = {t.spec.name: t.spec.input_shape[0] for t in self._teachers}
+        if len(set(channels.values())) > 1:
+            listed = ", ".join(f"{name}: {count}" for name, count in channels.items())
             raise InputError(
-                f"the networks of a zoo must agree on their {what}, got {listed}; leave out those "
-                "that differ"
+                f"the networks of a zoo must agree on their channels, got {listed}; leave out "
+                "those that differ"
             )
+        if weights is not None and (
+            len(weights) != len(names)
+            or not all(isinstance(w, int | float) and 0 < w < math.inf for w in weights)
+        ):
+            raise InputError(
+                f"weights must be one finite number > 0 for each of the {len(names)} networks, got "
+                f"{list(weights)}"
+            )
+        self.members = members_of(self._teachers, weights)
 
     @classmethod
     def load(
         cls,
         references: Iterable[str | Path | ModelSpec | tuple[nn.Module, ModelSpec]],
         *,
+        weights: Sequence[float] | None = None,
         device: str | torch.device = "cpu",
     ) -> Zoo:
         """Load a zoo.
@@ -61,6 +74,7 @@ class Zoo(Sequence[Teacher]):
         Args:
             references: each a ``bundled:NAME``, the path of a model spec (TOML or JSON), a
                 ``ModelSpec``, or a pair of your own module and its spec.
+            weights: see ``Zoo``.
             device: where the networks run.
 
         Raises:
@@ -76,7 +90,7 @@ class Zoo(Sequence[Teacher]):
                 spec = load_spec(reference)
                 module = load_model(spec)
             teachers.append(Teacher(module, spec, device=device))
-        return cls(teachers)
+        return cls(teachers, weights=weights)
 
     def __len__(self) -> int:
         return len(self._teachers)
@@ -92,9 +106,19 @@ class Zoo(Sequence[Teacher]):
         return tuple(teacher.spec.name for teacher in self)
 
     @property
+    def headed(self) -> tuple[Member, ...]:
+        """The members whose logits say something of the zoo's classes."""
+        return tuple(member for member in self.members if member.labels is not None)
+
+    @property
     def num_classes(self) -> int:
-        """K of the members with a label head; 0 where none has one."""
-        return max(teacher.spec.num_classes for teacher in self)
+        """K of the zoo; 0 where no network has a label head."""
+        return self.headed[0].teacher.spec.num_classes if self.headed else 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the zoo's classes, or empty."""
+        return self.headed[0].teacher.spec.classes if self.headed else ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -109,11 +133,11 @@ class Zoo(Sequence[Teacher]):
     @torch.no_grad()
     def soft_labels(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Probabilities (N, K) of images (N, C, H, W) in [0, 1], averaged over headed members."""
-        headed = [teacher for teacher in self if teacher.has_label_head]
-        if not headed:
+        if not self.headed:
             return torch.zeros(len(images), 0)
         batches = []
         for batch in images.split(batch_size):
             batch = batch.to(self.device)
-            batches.append(sum(t(batch).softmax(1) for t in headed).cpu() / len(headed))  # type: ignore[union-attr]
+            predictions = [m.logits_of_zoo(m.teacher(batch)).softmax(1) for m in self.headed]
+            batches.append(torch.stack(predictions).mean(0).cpu())
         return torch.cat(batches)

@@ -10,6 +10,7 @@ from tiny_networks import NETWORKS, tiny_network, tiny_spec, tiny_teacher
 from torch import nn
 
 from mixmix import SynthesisSettings, Teacher, Zoo
+from mixmix.errors import InputError
 from mixmix.synthesis.schedule import Schedule, plan, schedule, shard_bytes
 
 GIB = 2**30
@@ -105,8 +106,8 @@ class TestPlan:
     SETTINGS = SynthesisSettings(num_images=10, batch_size=4, iterations=3)
 
     def test_threads_of_torch_unless_given(self, zoo: Zoo) -> None:
-        assert plan(zoo, self.SETTINGS) == Schedule(1, torch.get_num_threads())
-        assert plan(zoo, self.SETTINGS, threads=6) == Schedule(3, 2)
+        assert planned(zoo, self.SETTINGS) == (1, torch.get_num_threads())
+        assert planned(zoo, self.SETTINGS, threads=6) == (3, 2)
 
     @pytest.mark.parametrize(("ranks", "expected"), [("1", (3, 2)), ("2", (1, 2)), ("3", (1, 2))])
     def test_processors_of_the_machine_under_torchrun(
@@ -124,12 +125,31 @@ class TestPlan:
         }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(import_module("mixmix.synthesis.schedule"), "usable_cpus", lambda: 7)
-        assert plan(zoo, self.SETTINGS) == Schedule(*expected)
+        assert planned(zoo, self.SETTINGS) == expected
 
     def test_little_memory(self, zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
         module = import_module("mixmix.synthesis.schedule")
-        need = shard_bytes(zoo, self.SETTINGS)
+        need = plan(zoo, self.SETTINGS, threads=1).peak_bytes
+        assert need > shard_bytes(zoo, self.SETTINGS)
         monkeypatch.setattr(module, "memory_bytes", lambda: 4 * need)
-        assert plan(zoo, self.SETTINGS, threads=6) == Schedule(2, 3)
-        monkeypatch.setattr(module, "memory_bytes", lambda: need)
-        assert plan(zoo, self.SETTINGS, threads=6) == Schedule(1, 6)
+        assert planned(zoo, self.SETTINGS, threads=6) == (2, 3)
+        monkeypatch.setattr(module, "memory_bytes", lambda: 2 * need)
+        assert planned(zoo, self.SETTINGS, threads=6) == (1, 6)
+
+    def test_a_shard_that_does_not_fit_passes_in_parts(self, zoo: Zoo) -> None:
+        whole = plan(zoo, self.SETTINGS, threads=1)
+        assert whole.part is None
+        of_one = shard_bytes(zoo, self.SETTINGS) // 4
+        tight = (whole.peak_bytes - of_one) / 2**30
+        found = plan(zoo, self.SETTINGS, threads=1, memory_gib=tight)
+        assert found.part == 3
+        assert found.peak_bytes <= tight * 2**30
+
+    def test_a_budget_below_one_image(self, zoo: Zoo) -> None:
+        with pytest.raises(InputError, match="one image at a time in batches of 4 takes 0.00 GiB"):
+            plan(zoo, self.SETTINGS, memory_gib=1e-6)
+
+
+def planned(zoo: Zoo, settings: SynthesisSettings, **options: int) -> tuple[int, int]:
+    found = plan(zoo, settings, **options)
+    return found.shards_at_once, found.threads_per_shard

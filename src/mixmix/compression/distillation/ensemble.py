@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mixmix.errors import InputError
+from mixmix.zoo.member import label_map
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 from mixmix.zoo.zoo import Zoo
@@ -19,14 +21,22 @@ class Ensemble(nn.Module):
 
     Args:
         zoo: at least one of them has one.
-        spec: how the images that it takes are normalised.
+        spec: how the images that it takes are normalised, and what its classes are.
+
+    Raises:
+        InputError: if the zoo does not know these classes.
     """
 
     def __init__(self, zoo: Zoo, spec: ModelSpec) -> None:
         super().__init__()
-        headed = [teacher for teacher in zoo if teacher.has_label_head]
-        self.members = nn.ModuleList(teacher.model for teacher in headed)
-        self._specs = [teacher.spec for teacher in headed]
+        self.members = nn.ModuleList(member.teacher.model for member in zoo.headed)
+        self._members = zoo.headed
+        if not self._members:
+            raise InputError(f"none of {', '.join(zoo.names)} has a label head to learn from")
+        labels, why = label_map(spec, self._members[0].teacher.spec)
+        if labels is None:
+            raise InputError(f"the ensemble cannot teach the classes of {spec.name}: {why}")
+        self._labels = list(labels)
         mean, std = (
             torch.tensor(values, device=zoo.device).view(1, -1, 1, 1)
             for values in (spec.mean, spec.std)
@@ -37,7 +47,8 @@ class Ensemble(nn.Module):
         """Logits (N, K) of normalised images (N, C, H, W)."""
         images = inputs * self._std + self._mean
         predictions = [
-            member(normalise(images, spec)).softmax(1)
-            for member, spec in zip(self.members, self._specs, strict=True)
+            member.logits_of_zoo(model(normalise(images, member.teacher.spec))).softmax(1)
+            for model, member in zip(self.members, self._members, strict=True)
         ]
-        return torch.stack(predictions).mean(0).clamp_min(_TINY).log()
+        logits = torch.stack(predictions).mean(0).clamp_min(_TINY).log()
+        return logits[:, self._labels]

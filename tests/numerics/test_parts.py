@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_teacher
+from torch import nn
+
+from mixmix import SynthesisSettings, Teacher, Zoo
+from mixmix.synthesis.objective import losses_of
+from mixmix.synthesis.parts import joined_statistics, observe_in_parts
+from mixmix.synthesis.terms import patch_entropy
+from mixmix.zoo.observation import BatchNormStatistics
+
+
+def test_statistics_of_parts_make_those_of_the_whole() -> None:
+    values = torch.randn(10, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    stored = torch.zeros(3), torch.ones(3)
+
+    def statistics(some: torch.Tensor) -> list[BatchNormStatistics]:
+        var, mean = torch.var_mean(some, dim=(0, 2, 3), correction=0)
+        return [BatchNormStatistics(mean, var, *stored)]
+
+    sizes = [4, 4, 2]
+    (found,) = joined_statistics([statistics(some) for some in values.split(4)], sizes)
+    torch.testing.assert_close(found.mean, statistics(values)[0].mean)
+    torch.testing.assert_close(found.var, statistics(values)[0].var)
+
+
+@pytest.mark.parametrize("part", [1, 3, 8])
+@pytest.mark.parametrize("family", list(NETWORKS))
+def test_losses_and_gradients_are_those_of_the_whole_batch(family: str, part: int) -> None:
+    zoo = Zoo([tiny_teacher(family)])
+    images = torch.rand(8, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8) % 4
+
+    def gradient(part: int | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        pixels = images.clone().requires_grad_(True)
+        losses = losses_of(
+            zoo,
+            pixels,
+            labels,
+            SynthesisSettings(),
+            generator=torch.Generator().manual_seed(2),
+            mixing=True,
+            part=part,
+        )
+        sum(losses.values(), start=pixels.sum() * 0).backward()
+        assert pixels.grad is not None
+        return losses, pixels.grad
+
+    (expected, wanted), (found, gradients) = gradient(None), gradient(part)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    torch.testing.assert_close(gradients, wanted, rtol=1e-3, atol=1e-6)
+
+
+class Tokens(nn.Module):
+    """Patches, a LayerNorm over them, and their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        logits: torch.Tensor = self.head(self.norm(tokens).mean(1))
+        return logits
+
+
+def test_entropies_of_patches_are_those_of_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    teacher = Teacher(Tokens(), tiny_teacher("plain").spec)
+    images = torch.rand(5, *INPUT_SHAPE)
+    whole = observe_in_parts(teacher, images, patches=True)
+    pieces = observe_in_parts(teacher, images.requires_grad_(), part=2, patches=True)
+    assert whole.entropy is not None and pieces.entropy is not None
+    torch.testing.assert_close(pieces.entropy, whole.entropy)
+    pieces.entropy.sum().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    assert observe_in_parts(teacher, images).entropy is None
+
+
+class TestPatchEntropy:
+    def test_of_a_known_density(self) -> None:
+        # All tokens alike: every cosine is 1, of whose kernel half lies beyond the grid. Its
+        # entropy is half of that of a normal distribution with the kernel's width.
+        found = patch_entropy([torch.ones(2, 9, 4)])
+        expected = 0.5 * 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e * 0.05**2))
+        torch.testing.assert_close(found, expected.expand(2), atol=0.1, rtol=0)
+
+    def test_two_kinds_of_patches_have_more(self) -> None:
+        torch.manual_seed(0)
+        noise = 0.3 * torch.randn(1, 32, 64)
+        alike = 1 + noise
+        two_kinds = torch.cat([alike[:, :16], alike[:, 16:] * torch.linspace(-1, 1, 64)], dim=1)
+        assert patch_entropy([two_kinds]) > patch_entropy([alike]) + 0.3
+
+    def test_layers_with_a_single_place_do_not_count(self) -> None:
+        tokens = torch.randn(3, 20, 8, generator=torch.Generator().manual_seed(0))
+        single = torch.randn(3, 1, 8)
+        torch.testing.assert_close(patch_entropy([tokens, single]), patch_entropy([tokens]))
+        assert patch_entropy([single]).tolist() == [0, 0, 0]
