@@ -143,6 +143,20 @@ def synthesize(
     members_per_step: Annotated[
         int | None, typer.Option(help="Networks drawn at each step (default: the recipe's).")
     ] = None,
+    weights: Annotated[
+        list[float] | None,
+        typer.Option("--weight", help="Of a network, in the order of --zoo (default: 1 for all)."),
+    ] = None,
+    scales: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--scale",
+            help="Share of the full size to begin with, such as 0.5; repeat for more steps.",
+        ),
+    ] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Memory to stay within, GiB (default: half of all).")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -160,6 +174,7 @@ def synthesize(
         "iterations": iterations,
         "batch_size": batch_size,
         "members_per_step": members_per_step,
+        "scales": None if not scales else (*scales, 1.0) if scales[-1] < 1 else tuple(scales),
     }
     if start is not None and num_images is not None:
         raise InputError("--start makes as many images as it holds; leave out --num-images")
@@ -167,7 +182,10 @@ def synthesize(
         recipe_name or ("mixmix" if start is None else "refine"),
         **{k: v for k, v in given.items() if v is not None},
     )
-    networks = Zoo.load(zoo, device=device)
+    networks = Zoo.load(zoo, weights=weights or None, device=device)
+    for member in networks.members:
+        if member.why:
+            print(f"note: {member.teacher.spec.name} takes part by {member.role}", file=sys.stderr)
     beginning = None if start is None else load_images(start)
     with (
         distributed.process_group(device),
@@ -180,6 +198,8 @@ def synthesize(
             out=out,
             start=beginning,
             threads=threads,
+            memory_gib=memory_gib,
+            on_plan=_tell_plan,
             on_progress=lambda done, total: advance("synthesising", done / max(total, 1)),
         )
     if not distributed.is_main():
@@ -194,6 +214,19 @@ def synthesize(
     if data.images.shape[1] in (1, 3):
         content["contact_sheet"] = str(data.contact_sheet(out / "contact-sheet.png"))
     report(content, [content], as_json)
+
+
+def _tell_plan(schedule: Any) -> None:
+    from mixmix import distributed
+
+    if not distributed.is_main() or not schedule.peak_bytes:
+        return
+    parts = "" if schedule.part is None else f", {schedule.part} images passing at a time"
+    print(
+        f"batches at a time: {schedule.shards_at_once}{parts}; about "
+        f"{schedule.peak_bytes / 2**30:.2f} GiB at the peak, beside the networks",
+        file=sys.stderr,
+    )
 
 
 app.command(
