@@ -7,12 +7,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from generalisation_parts.cells import Cell, zoo_of
 from harness.clocks import in_fresh_process, stopwatch
 from harness.floats import agreement_with_floats, float_row
 from harness.networks import load_network
 from harness.sources import Budget
 
+from generalisation_parts.cells import Cell, zoo_of
 from mixmix import (
     Quantize,
     SyntheticDataset,

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from harness.clocks import in_fresh_process, stopwatch
+
 from imagenet_parts.cells import SOURCES, TARGET, Cell
 from imagenet_parts.images import load_photographs
-
 from mixmix import (
     Quantize,
     ReconstructionSettings,
