@@ -130,7 +130,7 @@ def synthesize(
         str | None,
         typer.Option(
             "--recipe",
-            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq, noise, or refine "
+            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq, psaq-vit, noise, or refine "
             "(default: mixmix; with --start: refine).",
         ),
     ] = None,
