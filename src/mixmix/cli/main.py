@@ -130,8 +130,8 @@ def synthesize(
         str | None,
         typer.Option(
             "--recipe",
-            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq, psaq-vit, noise, or refine "
-            "(default: mixmix; with --start: refine).",
+            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq, psaq-vit, noise, or "
+            "refine (default: mixmix; with --start: refine).",
         ),
     ] = None,
     iterations: Annotated[
