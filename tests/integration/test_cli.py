@@ -220,9 +220,9 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "NaN",
     ),
     "classes-differ": (
-        spec(name="bad", label_set="birds"),
-        ONE + "bad.json --zoo small.json",
-        "label sets",
+        spec(name="bad", label_map=[0, 1]),
+        ONE + "small.json --zoo bad.json",
+        "label_map has 2 entries",
     ),
     "same-name-twice": (nothing, ONE + "small.json --zoo small.json", "different names"),
     "unknown-recipe": (nothing, ONE + "small.json --recipe magic", "magic"),

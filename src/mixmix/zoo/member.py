@@ -93,7 +93,8 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
         The index of its logit for each class of the zoo, and an empty text; or None and why.
 
     Raises:
-        InputError: if ``own.label_map`` does not fit.
+        InputError: if ``own.label_map`` does not fit, or two networks of one label set have
+            different numbers of classes.
     """
     if own.label_map:
         return _given(zoo, own), ""
@@ -110,6 +111,12 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
             return None, f"it does not know {_some(unknown)}"
     if zoo.label_set and own.label_set and zoo.label_set != own.label_set:
         return None, f"its label set is {own.label_set}, that of {zoo.name} is {zoo.label_set}"
+    if zoo.num_classes != own.num_classes and zoo.label_set and own.label_set:
+        raise InputError(
+            f"{zoo.name} and {own.name} are said to have the label set {zoo.label_set}, but have "
+            f"{zoo.num_classes} and {own.num_classes} classes; correct label_set or num_classes, "
+            "or give a label_map"
+        )
     if zoo.num_classes != own.num_classes:
         return None, f"it has {own.num_classes} classes, {zoo.name} has {zoo.num_classes}"
     return same, ""

@@ -56,7 +56,7 @@ class TestLabelMap:
         ("changes", "why"),
         [
             ({"label_set": "other"}, "its label set is other, that of plain is tiny"),
-            ({"num_classes": 7}, "it has 7 classes, plain has 4"),
+            ({"num_classes": 7, "label_set": ""}, "it has 7 classes, plain has 4"),
             (
                 {"label_set": "", "classes": ["cat", "dog", "ship", "sun"]},
                 "it does not know Fire_Truck, frog",
@@ -65,6 +65,11 @@ class TestLabelMap:
     )
     def test_other_classes(self, changes: dict[str, object], why: str) -> None:
         assert label_map(spec(classes=CLASSES), spec(**changes)) == (None, why)
+
+    def test_one_label_set_with_two_numbers_of_classes(self) -> None:
+        message = "plain and residual are said to have the label set tiny, but have 4 and 7"
+        with pytest.raises(InputError, match=message):
+            label_map(spec(), spec("residual", num_classes=7))
 
     @pytest.mark.parametrize("given", [(2, 0, 5, 1), ("ship", 0, "sun", "cat")])
     def test_what_the_spec_says_comes_first(self, given: tuple[int | str, ...]) -> None:
