@@ -35,6 +35,7 @@ from mixmix.synthesis import (
     AmortisedSettings,
     SynthesisSettings,
     SyntheticDataset,
+    generate,
     recipe,
     synthesize,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "estimate_accuracy",
     "evaluate",
     "export",
+    "generate",
     "load_evaluation_pack",
     "load_sparse",
     "measure_sensitivity",

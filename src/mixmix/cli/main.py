@@ -22,6 +22,7 @@ from mixmix.cli.common import (
 from mixmix.cli.distill import distill
 from mixmix.cli.prune import prune
 from mixmix.cli.quantize import quantize
+from mixmix.cli.synthesize import generate, synthesize
 from mixmix.errors import ExportError, InputError, RankError
 
 app = typer.Typer(
@@ -108,125 +109,20 @@ def zoo_show(
     report(content, [{"field": k, "value": str(v)} for k, v in content.items()], as_json)
 
 
-@app.command(
+app.command(
     help="Synthesise labelled images from pretrained networks.\n\n"
     "Interrupted, the same command goes on where it stopped. Processes started by torchrun share "
     "the work.\n\n"
     "Example: mixmix synthesize --zoo bundled:vgg --zoo bundled:vovnet --out images"
-)
-def synthesize(
-    zoo: Annotated[
-        list[str], typer.Option("--zoo", "-z", help="A network to invert; repeat for a mixture.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the images.")],
-    num_images: Annotated[
-        int | None, typer.Option("--num-images", "-n", help="How many images (default: 256).")
-    ] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images to go on from, to fit them to another network."),
-    ] = None,
-    recipe_name: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            help="mixmix, feature-mixing, data-mixing, deepinversion, zeroq, psaq-vit, noise, or "
-            "refine (default: mixmix; with --start: refine).",
-        ),
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(help="Optimiser steps per batch (default: the recipe's).")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images optimised together (default: the recipe's).")
-    ] = None,
-    members_per_step: Annotated[
-        int | None, typer.Option(help="Networks drawn at each step (default: the recipe's).")
-    ] = None,
-    weights: Annotated[
-        list[float] | None,
-        typer.Option("--weight", help="Of a network, in the order of --zoo (default: 1 for all)."),
-    ] = None,
-    scales: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--scale",
-            help="Share of the full size to begin with, such as 0.5; repeat for more steps.",
-        ),
-    ] = None,
-    memory_gib: Annotated[
-        float | None, typer.Option(help="Memory to stay within, GiB (default: half of all).")
-    ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    from mixmix import distributed
-    from mixmix.synthesis import recipe
-    from mixmix.synthesis import synthesize as run_synthesis
-    from mixmix.zoo import Zoo
-
-    device = distributed.local_device(device)
-    prepare(device, threads, together=True)
-    given = {
-        "num_images": num_images,
-        "iterations": iterations,
-        "batch_size": batch_size,
-        "members_per_step": members_per_step,
-        "scales": None if not scales else (*scales, 1.0) if scales[-1] < 1 else tuple(scales),
-    }
-    if start is not None and num_images is not None:
-        raise InputError("--start makes as many images as it holds; leave out --num-images")
-    settings = recipe(
-        recipe_name or ("mixmix" if start is None else "refine"),
-        **{k: v for k, v in given.items() if v is not None},
-    )
-    networks = Zoo.load(zoo, weights=weights or None, device=device)
-    for member in networks.members:
-        if member.why:
-            print(f"note: {member.teacher.spec.name} takes part by {member.role}", file=sys.stderr)
-    beginning = None if start is None else load_images(start)
-    with (
-        distributed.process_group(device),
-        progress_bar("synthesising", shown=distributed.is_main()) as advance,
-    ):
-        data = run_synthesis(
-            networks,
-            settings,
-            seed=seed,
-            out=out,
-            start=beginning,
-            threads=threads,
-            memory_gib=memory_gib,
-            on_plan=_tell_plan,
-            on_progress=lambda done, total: advance("synthesising", done / max(total, 1)),
-        )
-    if not distributed.is_main():
-        return
-    content: dict[str, Any] = {
-        "out": str(out),
-        "num_images": len(data),
-        "label_agreement": float((data.soft_labels.argmax(1) == data.labels).float().mean())
-        if data.soft_labels.shape[1]
-        else None,
-    }
-    if data.images.shape[1] in (1, 3):
-        content["contact_sheet"] = str(data.contact_sheet(out / "contact-sheet.png"))
-    report(content, [content], as_json)
+)(synthesize)
 
 
-def _tell_plan(schedule: Any) -> None:
-    from mixmix import distributed
-
-    if not distributed.is_main() or not schedule.peak_bytes:
-        return
-    parts = "" if schedule.part is None else f", {schedule.part} images passing at a time"
-    print(
-        f"batches at a time: {schedule.shards_at_once}{parts}; about "
-        f"{schedule.peak_bytes / 2**30:.2f} GiB at the peak, beside the networks",
-        file=sys.stderr,
-    )
+app.command(
+    help="Make thousands of images by a generator that learns as it goes, a few steps each.\n\n"
+    "For training on them; synthesize makes fewer and better ones. Interrupted, the same command "
+    "goes on where it stopped.\n\n"
+    "Example: mixmix generate --zoo bundled:vgg --zoo bundled:vovnet --num-images 10000 --out many"
+)(generate)
 
 
 app.command(

@@ -33,10 +33,20 @@ class RunFolder:
         path: is made with the first shard.
         manifest: how this run is made, without shards. Nothing in it depends on when or how often
             the run was started, so that a resumed run ends with the same manifest.
+        before: settings that folders of earlier versions do not tell; by default those of
+            ``synthesize``, with the values that they had before there was a choice.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Mapping[str, Any],
+        *,
+        before: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
+        settings = SynthesisSettings(initial="white", balance_members=False)
+        self._before = settings.to_dict() if before is None else dict(before)
         self._manifest = dict(manifest)
         self._lock = Lock()
 
@@ -89,9 +99,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _check_same_run(self, earlier: Mapping[str, Any]) -> None:
-        # Settings that were added since have the values that they had before there was a choice.
-        before = SynthesisSettings(initial="white", balance_members=False)
-        settings = before.to_dict() | (earlier.get("settings") or {})
+        settings = self._before | (earlier.get("settings") or {})
         for key, value in (("settings", settings), ("seed", earlier.get("seed"))):
             if value != self._manifest[key]:
                 raise InputError(

@@ -26,7 +26,7 @@ from mixmix.synthesis.workers import run_side_by_side
 from mixmix.zoo.teacher import Teacher
 from mixmix.zoo.zoo import Zoo
 
-__all__ = ["synthesize"]
+__all__ = ["provenance", "synthesize"]
 
 
 def synthesize(
@@ -127,27 +127,27 @@ def synthesize(
     return data
 
 
-def _manifest(
-    zoo: Zoo, settings: SynthesisSettings, seed: int, schedule: Schedule
-) -> dict[str, Any]:
-    """How a run is made, the same in all of its processes."""
+def provenance(zoo: Zoo) -> dict[str, Any]:
+    """What a manifest says of the networks and of the software."""
     return {
-        "format": FORMAT,
         "models": [teacher.spec.to_dict() for teacher in zoo],
         "members": [
             {"name": m.teacher.spec.name, "weight": m.weight, "role": m.role} for m in zoo.members
         ],
         "classes": list(zoo.classes),
-        "settings": settings.to_dict(),
-        "seed": seed,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "machine": {
-            "device": zoo.device.type,
-            "processor": platform.machine(),
-            "threads_per_shard": schedule.threads_per_shard,
-            "images_per_pass": schedule.part,
-        },
+        "machine": {"device": zoo.device.type, "processor": platform.machine()},
     }
+
+
+def _manifest(
+    zoo: Zoo, settings: SynthesisSettings, seed: int, schedule: Schedule
+) -> dict[str, Any]:
+    """How a run is made, the same in all of its processes."""
+    content: dict[str, Any] = {"format": FORMAT, "settings": settings.to_dict(), "seed": seed}
+    content |= provenance(zoo)
+    threads = {"threads_per_shard": schedule.threads_per_shard, "images_per_pass": schedule.part}
+    return content | {"machine": content["machine"] | threads}
 
 
 def _check_start(start: SyntheticDataset, zoo: Zoo) -> None:
