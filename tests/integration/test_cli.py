@@ -224,6 +224,13 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
         ONE + "small.json --zoo bad.json",
         "label_map has 2 entries",
     ),
+    "weights-too-few": (
+        nothing,
+        ONE + "small.json --weight 1 --weight 2",
+        "for each of the 1 networks, got [1.0, 2.0]",
+    ),
+    "scales-fall": (nothing, ONE + "small.json --scale 0.5 --scale 0.2", "increasing"),
+    "too-little-memory": (nothing, ONE + "small.json --memory-gib 0.0001", "lower batch_size"),
     "same-name-twice": (nothing, ONE + "small.json --zoo small.json", "different names"),
     "unknown-recipe": (nothing, ONE + "small.json --recipe magic", "magic"),
     "no-images": (nothing, ONE + "small.json --num-images 0", "num_images"),
@@ -437,3 +444,21 @@ def test_images_are_refined_for_another_network(
     assert json.loads(capsys.readouterr().out)["num_images"] == 40
     assert mixmix(*command.replace("refined", "more").split(), "--num-images", "9") == 2
     assert "leave out --num-images" in " ".join(capsys.readouterr().err.split())
+
+
+def test_growing_images_and_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ONE.replace("--out x", "--out grown --scale 0.5 --weight 3 --weight 1 --json")
+    assert mixmix(*command.split(), "small.json", "--zoo", "other.json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["num_images"] == 4
+    assert "GiB at the peak" in printed.err
+    manifest = json.loads((folder / "grown" / "manifest.json").read_text())
+    assert manifest["settings"]["scales"] == [0.5, 1.0]
+    assert [member["weight"] for member in manifest["members"]] == [3, 1]
+
+
+def test_generate_makes_many_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "generate --zoo small.json -n 20 --warmup-rounds 1 --steps 1 --batch-size 8 --json"
+    assert mixmix(*command.split(), "--out", "many") == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 20
+    assert (folder / "many" / "contact-sheet.png").exists()
