@@ -12,6 +12,7 @@ from mixmix.cifar10 import load_evaluation_pack
 from mixmix.compression.distillation.distill import Distill
 from mixmix.compression.method import Compressed, LayerRecord, Method, compress
 from mixmix.compression.pruning.prune import Prune
+from mixmix.compression.pruning.prune_blocks import PruneBlocks
 from mixmix.compression.pruning.prune_channels import PruneChannels
 from mixmix.compression.pruning.sparsity import Sparsity, sparsity_of
 from mixmix.compression.quantization.mixed_precision import MixedPrecision
@@ -59,6 +60,7 @@ __all__ = [
     "MixedPrecision",
     "ModelSpec",
     "Prune",
+    "PruneBlocks",
     "PruneChannels",
     "Quantize",
     "QuantizeAware",

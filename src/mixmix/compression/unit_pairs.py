@@ -137,7 +137,11 @@ def pair_units(
 def _same_layers(
     units: Sequence[Unit], others: Sequence[Unit]
 ) -> list[tuple[list[Unit], list[Unit]]]:
-    """Runs of units, as short as can be, that hold layers of the same names."""
+    """Runs of units, as short as can be, that hold layers of the same names.
+
+    What only the others have, such as residual branches that were removed, goes with what follows.
+    """
+    known = {layer for unit in units for layer in unit.layers}
     groups: list[tuple[list[Unit], list[Unit]]] = [([], [])]
     position = 0
     seen: set[str] = set()
@@ -146,7 +150,7 @@ def _same_layers(
         seen.update(unit.layers)
         end, found = position, set[str]()
         for index in range(position, len(others)):
-            found.update(others[index].layers)
+            found.update(known.intersection(others[index].layers))
             if found == seen:
                 end = index + 1
         if end > position:
