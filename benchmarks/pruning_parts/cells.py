@@ -10,6 +10,7 @@ from mixmix import (
     GeneratedImages,
     Method,
     Prune,
+    PruneBlocks,
     PruneChannels,
     ReconstructFeatures,
     Recovery,
@@ -28,13 +29,14 @@ __all__ = [
 ]
 
 NETWORKS = ("resnet44", "bundled:mobilenetv2")
-# Shares of zeros, a pattern, and shares of the multiply-accumulate operations that are removed;
-# once with so many removed that it is as many times faster, too.
+# Shares of zeros, a pattern, and shares of the multiply-accumulate operations that are removed, with
+# channels or with residual blocks; once with so many removed that it is as many times faster, too.
 SETTINGS = (
     "unstructured-95%",
     "channels-70%",
     "unstructured-90%",
     "channels-50%-1.65x",
+    "blocks-50%-1.65x",
     "channels-50%",
     "2:4",
     "unstructured-80%",
@@ -70,8 +72,8 @@ class Cell:
     seed: int
 
     @property
-    def removes_channels(self) -> bool:
-        return self.setting.startswith("channels")
+    def is_structured(self) -> bool:
+        return self.setting.startswith(("channels", "blocks"))
 
     @property
     def name(self) -> str:
@@ -115,7 +117,8 @@ def method_of(cell: Cell, fresh: GeneratedImages | None) -> Method:
     if not share:
         return Prune(pattern=cell.setting, recovery=recovery)
     removed = float(share.rstrip("%")) / 100
-    if not cell.removes_channels:
+    if not cell.is_structured:
         return Prune(removed, recovery=recovery)
     latency = 1 / float(faster.rstrip("x")) if faster else None
-    return PruneChannels(max_macs=1 - removed, max_latency=latency, recovery=recovery)
+    structured = PruneBlocks if cell.setting.startswith("blocks") else PruneChannels
+    return structured(max_macs=1 - removed, max_latency=latency, recovery=recovery)

@@ -56,7 +56,7 @@ def _path(cell: Cell, budget: Budget, ending: str) -> Path:
 
 def _goes_on(cell: Cell) -> bool:
     """Whether it begins with what reconstruction gave, so that this is not done twice."""
-    return cell.recovery == "fine-tuning" and not cell.removes_channels
+    return cell.recovery == "fine-tuning" and not cell.is_structured
 
 
 def _before(cell: Cell) -> Cell:
@@ -95,7 +95,7 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         artifact = export(compressed, files / "pruned.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
         size_bytes, latency = artifact.size_bytes, {}
-        if cell.removes_channels:
+        if cell.is_structured:
             of_dense, of_pruned = compare_latency_ms(
                 [dense.path, artifact.path], rounds=15, quantile=0.1
             ).values()
