@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 NETWORKS = ("resnet44", "bundled:mobilenetv2")
-# Shares of zeros, a pattern, and shares of the multiply-accumulate operations that are removed, with
-# channels or with residual blocks; once with so many removed that it is as many times faster, too.
+# Shares of zeros, a pattern, and shares of the multiply-accumulate operations that are removed with
+# channels or residual blocks; where so many are that it is as many times faster, too, that is told.
 SETTINGS = (
     "unstructured-95%",
     "channels-70%",

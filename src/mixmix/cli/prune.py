@@ -30,6 +30,7 @@ from mixmix.errors import InputError
 if TYPE_CHECKING:
     from mixmix.compression.method import Method
     from mixmix.compression.pruning.prune import Prune
+    from mixmix.compression.pruning.prune_blocks import PruneBlocks
     from mixmix.compression.pruning.prune_channels import PruneChannels
     from mixmix.compression.recovery.recover import Recovery
 
@@ -80,6 +81,10 @@ def prune(
         float | None,
         option("Share of the time in ONNX Runtime on one thread.", panel=_CHANNELS),
     ] = None,
+    blocks: Annotated[
+        bool,
+        option("Remove residual blocks in place of channels, to these budgets.", panel=_CHANNELS),
+    ] = False,
     importance: Annotated[
         str | None,
         option("taylor, magnitude or bn-scale (default: the method's).", panel=_CHANNELS),
@@ -132,6 +137,7 @@ def prune(
         },
         {"allocation": allocation, "recovery": _recoveries(recovery, steps, checkpoints)},
         checkpoints,
+        blocks=blocks,
     )
     methods: list[Method] = [method]
     if then_quantize is not None:
@@ -157,9 +163,12 @@ def _method(
     channels: Mapping[str, Any],
     common: Mapping[str, Any],
     checkpoints: Path | None,
-) -> Prune | PruneChannels:
-    """Of single weights, or of channels where a budget is given for them."""
+    *,
+    blocks: bool,
+) -> Prune | PruneBlocks | PruneChannels:
+    """Of single weights, or of channels or blocks where a budget is given for them."""
     from mixmix.compression.pruning.prune import Prune
+    from mixmix.compression.pruning.prune_blocks import PruneBlocks
     from mixmix.compression.pruning.prune_channels import PruneChannels
     from mixmix.compression.recovery.fine_tuning import FineTune
 
@@ -167,6 +176,8 @@ def _method(
         {name: value for name, value in given.items() if value is not None}
         for given in (weights, channels, common)
     )
+    if blocks and not {"max_macs", "max_parameters", "max_latency"} & channels.keys():
+        raise InputError("--blocks needs --max-macs, --max-parameters or --max-latency")
     if channels:
         if weights:
             raise InputError(
@@ -179,7 +190,12 @@ def _method(
             raise InputError(
                 "--checkpoints with channels is for fine-tuning; add --recovery fine-tune"
             )
-        return PruneChannels(**channels, **common)
+        if not blocks:
+            return PruneChannels(**channels, **common)
+        ranked = {"importance": channels.get("importance"), "allocation": common.get("allocation")}
+        if any(ranked.values()):
+            raise InputError("--importance and --allocation are not for --blocks; leave them out")
+        return PruneBlocks(**channels, recovery=common["recovery"])
     if {"sparsity", "pattern"} <= weights.keys() and weights["pattern"] != "unstructured":
         raise InputError(
             f"--pattern {weights['pattern']} has a sparsity of its own; leave out --sparsity"

@@ -166,7 +166,8 @@ class PruneBlocks:
                     measured["latency_ratio"] = meter.ratio(network)
                 if measured.get("latency_ratio", 0.0) <= (self.max_latency or 1):
                     return order.removed, measured
-        left = ", ".join(f"{share:.3f} of {name}" for name, share in measured.items())
+        names = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "latency_ratio": "latency"}
+        left = ", ".join(f"{share:.3f} of {names[key]}" for key, share in measured.items())
         raise InputError(
             f"{model.spec.name} cannot be pruned to {self.setting}: without any of its "
             f"{len(blocks)} residual branches, {left} is left; raise the budget, or go on with "
