@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mixmix.cli.common import (
+    MODELS,
     Console,
     DeviceOption,
     JsonOption,
@@ -93,7 +94,7 @@ def zoo_list(as_json: JsonOption = False) -> None:
     "show", help="Show all that is known of a network.\n\nExample: mixmix zoo show bundled:resnet"
 )
 def zoo_show(
-    model: Annotated[str, typer.Argument(help="bundled:NAME or a model spec file.")],
+    model: Annotated[str, typer.Argument(help=f"{MODELS}.")],
     as_json: JsonOption = False,
 ) -> None:
     from mixmix.cost import count_macs
@@ -116,7 +117,8 @@ def zoo_show(
 )
 def synthesize(
     zoo: Annotated[
-        list[str], typer.Option("--zoo", "-z", help="A network to invert; repeat for a mixture.")
+        list[str],
+        typer.Option("--zoo", "-z", help=f"A network to invert; repeat for a mixture: {MODELS}."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the images.")],
     num_images: Annotated[
@@ -221,7 +223,7 @@ app.command(
 )
 def export(
     source: Annotated[
-        str, typer.Argument(help="A folder of synthetic images, or bundled:NAME or a spec file.")
+        str, typer.Argument(help=f"A folder of synthetic images, or a model: {MODELS}.")
     ],
     out: Annotated[Path, typer.Option(help="ONNX file, or folder for PNGs.")],
     seed: SeedOption = 0,
@@ -250,9 +252,7 @@ def export(
     "Example: mixmix evaluate resnet-w4a8.onnx --reference bundled:resnet"
 )
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="An .onnx or .pt2 file, bundled:NAME or a spec file.")
-    ],
+    model: Annotated[str, typer.Argument(help=f"{MODELS}. Files of graphs run as they are.")],
     data: Annotated[
         Path | None,
         typer.Option(help="CIFAR-10 folder (default: the bundled 1,000 test images)."),

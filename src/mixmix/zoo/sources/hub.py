@@ -52,8 +52,8 @@ def hub_file(repository: str, name: str, *, required: bool = True) -> Path | Non
             return None
         raise InputError(
             f"{name} of {repository} is not in the cache and cannot be downloaded "
-            f"({first_line(error)}); connect to the internet once, or give the path of a folder "
-            "with the repository's files, hf:FOLDER, or a local weights file"
+            f"({first_line(error.__cause__ or error)}); connect to the internet once, or give the "
+            "path of a folder with the repository's files, hf:FOLDER, or a local weights file"
         ) from error
     except hub.errors.EntryNotFoundError:
         return None

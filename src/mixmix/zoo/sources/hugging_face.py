@@ -70,13 +70,18 @@ class HuggingFaceSource(Source):
         model = _timm_model(name, config)
         if model is not None:
             return model.load(spec)
-        check_pretrained(spec, {"num_classes": spec.num_classes, **_known(config), **_shape(spec)})
+        channels = given_number(config, "num_channels") or 3
+        check_pretrained(spec, _known(config) | {"input_shape": (channels,)})
         transformers = require("transformers", spec.source, _INSTALL)
         folder = hub_weights(name)[0].parent
         try:
             with _without_bars(transformers):
                 network, notes = transformers.AutoModelForImageClassification.from_pretrained(
-                    folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+                    folder,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
                 )
         except Exception as error:
             raise _cannot_build(spec, error) from error
@@ -139,10 +144,6 @@ def _known(config: Mapping[str, Any]) -> dict[str, Any]:
         "classes": tuple(names),
         "label_set": known_label_set(names),
     }
-
-
-def _shape(spec: ModelSpec) -> dict[str, Any]:
-    return {"input_shape": spec.input_shape}
 
 
 def _describe(name: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _PLAIN_RECORDS = re.compile(
 )
 _OPERATIONS = re.compile(
     # from_file maps any file of the machine.
-    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.ops\.higher_order\.wrap_with_set_grad_enabled"
+    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+"
     r"|_operator\.(getitem|add|sub|mul|neg|pow|floordiv|truediv|mod|and_|eq|ne|lt|le|gt|ge)"
     r"|math\.\w+|torch\.sym_\w+"
 )
@@ -107,8 +107,9 @@ def _problems_of_tensors(content: Any) -> Iterator[str]:
 
 def _problems_of_graph(content: Any) -> Iterator[str]:
     for key, value in _entries(content):
-        if key == "target" and isinstance(value, str) and not _OPERATIONS.fullmatch(value):
-            yield f"the operation {value!r}"
+        if key in ("target", "as_operator") and isinstance(value, str):
+            if not _OPERATIONS.fullmatch(value):
+                yield f"the operation {value!r}"
         elif key == "expr_str" and not _is_plain(str(value)):
             yield f"the expression {str(value)[:80]!r}"
 

@@ -85,14 +85,15 @@ def check_pretrained(spec: ModelSpec, known: Mapping[str, Any]) -> None:
 
     Args:
         spec: what is asked for.
-        known: from ``describe``.
+        known: from ``describe``; what it does not say is not checked.
 
     Raises:
         InputError: if the spec asks for others.
     """
+    shape = known.get("input_shape") or spec.input_shape
     for what, key, asked, trained in (
-        ("classes", "num_classes", spec.num_classes, known["num_classes"]),
-        ("channels", "input_shape", spec.input_shape[0], known["input_shape"][0]),
+        ("classes", "num_classes", spec.num_classes, known.get("num_classes", spec.num_classes)),
+        ("channels", "input_shape", spec.input_shape[0], shape[0]),
     ):
         if asked != trained and not (what == "classes" and asked == 0):
             raise InputError(
