@@ -12,14 +12,13 @@ from torch import fx, nn
 
 from mixmix.errors import DataError, InputError
 from mixmix.zoo.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
+from mixmix.zoo.sources.onnx_lowering import lower
 from mixmix.zoo.sources.source import Source, first_line, require
 from mixmix.zoo.spec import ModelSpec
 
 __all__ = ["OnnxSource"]
 
 _SPEC = "mixmix.spec"  # where ``mixmix.export`` writes it
-# The last that onnx2torch knows all usual operations of.
-_OPSET = 17
 _TOLERANCE = 1e-3
 
 
@@ -53,8 +52,9 @@ class OnnxSource(Source):
         converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
         batch = _sizes(inputs)[0]
         try:
-            model = converter.convert(_prepared(original))
-        except Exception as error:  # of the version converter, and of operations it lacks
+            lower(original)
+            model = converter.convert(original)
+        except Exception as error:  # of the converter, for operations that it lacks
             raise InputError(
                 f"{spec.name}: {name} cannot be converted to PyTorch: {first_line(error)}; export "
                 "the float network with opset 17 or lower, or use the PyTorch model itself"
@@ -99,46 +99,6 @@ def _sizes(value: Any) -> list[int | str]:
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param
         for dim in value.type.tensor_type.shape.dim
     ]
-
-
-def _prepared(model: Any) -> Any:
-    """At an opset that onnx2torch reads, without what it does not know."""
-    from onnx import version_converter
-
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset > _OPSET:
-        model = version_converter.convert_version(model, _OPSET)
-    _inline_constants(model.graph)
-    for node in model.graph.node:
-        if node.op_type == "Reshape":
-            # It only matters for sizes of zero, which images do not have.
-            kept = [entry for entry in node.attribute if entry.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-    return model
-
-
-def _inline_constants(graph: Any) -> None:
-    """Constants, and second names of weights, become weights, in place.
-
-    Of a BatchNorm whose values are shared under a second name, the converter makes no layer.
-    """
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        value = None
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            value = node.attribute[0].t
-        elif node.op_type == "Identity":
-            value = weights.get(node.input[0])
-        if value is None or node.output[0] in {output.name for output in graph.output}:
-            kept.append(node)
-            continue
-        graph.initializer.append(value)
-        graph.initializer[-1].name = node.output[0]
-        weights[node.output[0]] = graph.initializer[-1]
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _fix_reshapes(model: fx.GraphModule, batch: int | str) -> None:

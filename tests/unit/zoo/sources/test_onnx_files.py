@@ -13,6 +13,7 @@ from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
 from torch import nn
 
 from mixmix import Quantize, Zoo, compress, export, recipe, synthesize
+from mixmix.capture import capture
 from mixmix.compression.method import Compressed
 from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
@@ -111,6 +112,39 @@ def test_fresh_or_other_weights_are_refused(tmp_path: Path) -> None:
         build_model(load_spec(spec_file(tmp_path / "x.json", path)))
     with pytest.raises(InputError, match="holds its own weights; leave out"):
         load_spec(spec_file(tmp_path / "y.json", path, weights="w.safetensors"))
+
+
+def test_operations_newer_than_the_converter(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    batch = ["batch", *INPUT_SHAPE]
+    to = helper.make_tensor("value", TensorProto.INT64, (2,), [-1, 4])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Split", ["x"], ["r", "g", "b"], axis=1, num_outputs=3),
+            helper.make_node("Gelu", ["g"], ["gelu"], approximate="none"),
+            helper.make_node("Concat", ["b", "gelu"], ["both"], axis=1),
+            helper.make_node("ReduceMean", ["both", "axes"], ["mean"], keepdims=1),
+            helper.make_node("Identity", ["axes"], ["again"]),
+            helper.make_node("ReduceMax", ["both", "again"], ["max"], keepdims=1),
+            helper.make_node("Concat", ["mean", "max"], ["all"], axis=1),
+            helper.make_node("Constant", [], ["to"], value=to),
+            helper.make_node("Reshape", ["all", "to"], ["y"], allowzero=1),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, batch)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor("axes", TensorProto.INT64, (2,), [2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.save(model, tmp_path / "net.onnx")
+    network = Zoo.load([spec_file(tmp_path / "x.json", tmp_path / "net.onnx")])[0].model
+    inputs = torch.randn(5, *INPUT_SHAPE)
+    both = torch.stack([inputs[:, 2], nn.functional.gelu(inputs[:, 1])], 1)
+    expected = torch.cat([both.mean((2, 3)), both.amax((2, 3))], 1)
+    torch.testing.assert_close(network(inputs), expected)
+    capture(network, inputs)
 
 
 def test_operation_that_cannot_be_converted(tmp_path: Path) -> None:
