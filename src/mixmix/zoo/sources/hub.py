@@ -35,7 +35,7 @@ def hub_file(repository: str, name: str, *, required: bool = True) -> Path | Non
         InputError: if there is no such repository, or it is not on this machine and cannot be
             downloaded.
     """
-    if Path(repository).is_dir():
+    if repository and Path(repository).is_dir():
         path = Path(repository) / name
         return path if path.is_file() else None
     hub = require("huggingface_hub", f"hf:{repository}", "'mixmix[hf]'")

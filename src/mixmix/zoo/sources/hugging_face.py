@@ -47,7 +47,7 @@ class HuggingFaceSource(Source):
         config = _config(name)
         model = _timm_model(name, config)
         known = _describe(name, config, given) if model is None else model.describe(given)
-        return ({"name": Path(name).resolve().name} if Path(name).is_dir() else {}) | known
+        return ({"name": Path(name).resolve().name} if name and Path(name).is_dir() else {}) | known
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
         config = _config(name)

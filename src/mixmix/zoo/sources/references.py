@@ -66,9 +66,12 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     assert found is not None
     known = found[0].describe(found[1], content)
     given = {key: value for key, value in content.items() if value is not None}
-    if given.get("weights"):
+    weights = given.get("weights")
+    if weights is not None:
+        if not isinstance(weights, str):
+            raise InputError(f"{source}: weights must be the path of a file, got {weights!r}")
         if found[0].has_own_weights:
-            raise InputError(f"{source} holds its own weights; leave out {given['weights']}")
+            raise InputError(f"{source} holds its own weights; leave out {weights}")
         # They are said of the weights that these take the place of.
         known = {key: known[key] for key in known if key not in ("license", "top1")}
     number = given_number(given, "num_classes")

@@ -101,9 +101,10 @@ class TimmModel:
                 if how["pretrained"]
                 else "check num_classes and input_shape"
             )
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(
                 f"{spec.name}: timm cannot make {self.architecture} for images of "
-                f"{spec.input_shape} and {spec.num_classes} classes: {first_line(error)}; {advice}"
+                f"{spec.input_shape} and {spec.num_classes} classes: {reason}; {advice}"
             ) from error
         assert isinstance(model, nn.Module)
         return model

@@ -39,9 +39,10 @@ class TestHub:
         assert hub_file("owner/name@v2", "config.json") == Path("/cache/config.json")
         assert asked == {"repo_id": "owner/name", "filename": "config.json", "revision": "v2"}
 
-    def test_no_repository(self) -> None:
+    @pytest.mark.parametrize("name", ["a/b/c/d", ""])
+    def test_no_repository(self, name: str) -> None:
         with pytest.raises(InputError, match="expected OWNER/NAME or a folder"):
-            hub_file("a/b/c/d", "config.json")
+            hub_file(name, "config.json")
 
     def test_weights_that_can_hold_code_are_not_read(self, tmp_path: Path) -> None:
         (tmp_path / "pytorch_model.bin").write_bytes(b"x")

@@ -64,7 +64,9 @@ class TestComplete:
     def test_a_license_is_that_of_the_weights(self) -> None:
         assert self.complete(weights="w.safetensors").license == ""
 
-    @pytest.mark.parametrize("given", [{"mean": "half"}, {"input_shape": 3}, {"num_classes": "7"}])
+    @pytest.mark.parametrize(
+        "given", [{"mean": "half"}, {"weights": 5}, {"input_shape": 3}, {"num_classes": "7"}]
+    )
     def test_malformed_fields_are_input_errors(self, given: dict[str, Any]) -> None:
         with pytest.raises(InputError):
             self.complete(**given)
