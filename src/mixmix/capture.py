@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from mixmix.errors import CaptureError
 from mixmix.tracing_failure import FailurePlace, find_failure
 
-__all__ = ["capture", "fold_batch_norms", "is_call_to", "module_of"]
+__all__ = ["capture", "fold_batch_norms", "is_call_to", "lift_layers", "module_of"]
 
 FOLD_TOLERANCE = 1e-3
 
@@ -86,10 +86,10 @@ def _trace_export(model: nn.Module, example: Tensor) -> fx.GraphModule:
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
-    return _lift_layers(graph_module)
+    return lift_layers(graph_module)
 
 
-def _lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
+def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
     """Turn the exported calls of convolutions, linear layers and BatchNorm back into modules."""
     aten = torch.ops.aten
     root = nn.Module()

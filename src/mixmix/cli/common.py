@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mixmix.synthesis import SyntheticDataset
 
 __all__ = [
+    "MODELS",
     "Console",
     "DeviceOption",
     "JsonOption",
@@ -37,9 +38,11 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="CPU threads of this machine (default: all cores).", min=1)
 ]
-ModelArgument = Annotated[
-    str, typer.Option("--model", "-m", help="bundled:NAME, or a model spec (.toml or .json).")
-]
+MODELS = (
+    "bundled:NAME, timm:NAME, torchvision:NAME, hf:REPOSITORY, imagenet:NAME (@FILE behind it for "
+    "weights of your own), an .onnx or .pt2 file, or a model spec (.toml or .json)"
+)
+ModelArgument = Annotated[str, typer.Option("--model", "-m", help=f"{MODELS}.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 
@@ -118,7 +121,8 @@ def report(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
-        table.add_column(name.replace("_", " "))
+        # Names that end in an ellipsis could not be copied.
+        table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*("–" if value is None else _text(value) for value in row.values()))
     console.print(table)

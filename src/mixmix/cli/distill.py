@@ -31,7 +31,7 @@ def distill(
     student: Annotated[
         str,
         typer.Option(
-            help="bundled:NAME or a model spec, whose architecture gets fresh weights.",
+            help="A model as --model, or a spec of one; its architecture gets fresh weights.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write: .onnx, .pt2 or .safetensors.")],

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mixmix.cli.common import (
+    MODELS,
     Console,
     DeviceOption,
     JsonOption,
@@ -72,21 +73,31 @@ def _fail_with_others(message: str) -> None:
     _fail(message)
 
 
-@zoo_app.command("list", help="List the bundled networks.\n\nExample: mixmix zoo list --json")
+@zoo_app.command(
+    "list",
+    help="List the networks that travel with mixmix, and those of mixmix[imagenet].\n\n"
+    "Example: mixmix zoo list --json",
+)
 def zoo_list(as_json: JsonOption = False) -> None:
-    from mixmix.zoo import bundled_names, bundled_spec
+    from mixmix.zoo import bundled_names, load_spec
+    from mixmix.zoo.sources.imagenet import imagenet_names, is_installed
 
-    specs = [bundled_spec(name) for name in bundled_names()]
-    rows = [
-        {
-            "name": f"bundled:{spec.name}",
-            "label_set": spec.label_set,
-            "input_shape": list(spec.input_shape),
-            "top1": spec.top1,
-            "license": spec.license,
-        }
-        for spec in specs
-    ]
+    references = [f"bundled:{name}" for name in bundled_names()]
+    references += [f"imagenet:{name}" for name in imagenet_names()]
+    rows = []
+    for reference in references:
+        kind, _, name = reference.partition(":")
+        spec = load_spec(reference)
+        rows.append(
+            {
+                "name": reference,
+                "label_set": spec.label_set,
+                "input_shape": list(spec.input_shape),
+                "top1": spec.top1,
+                "license": spec.license,
+                "installed": kind == "bundled" or is_installed(name),
+            }
+        )
     report({"models": rows}, rows, as_json)
 
 
@@ -94,7 +105,7 @@ def zoo_list(as_json: JsonOption = False) -> None:
     "show", help="Show all that is known of a network.\n\nExample: mixmix zoo show bundled:resnet"
 )
 def zoo_show(
-    model: Annotated[str, typer.Argument(help="bundled:NAME or a model spec file.")],
+    model: Annotated[str, typer.Argument(help=f"{MODELS}.")],
     as_json: JsonOption = False,
 ) -> None:
     from mixmix.cost import count_macs
@@ -150,7 +161,7 @@ app.command(
 )
 def export(
     source: Annotated[
-        str, typer.Argument(help="A folder of synthetic images, or bundled:NAME or a spec file.")
+        str, typer.Argument(help=f"A folder of synthetic images, or a model: {MODELS}.")
     ],
     out: Annotated[Path, typer.Option(help="ONNX file, or folder for PNGs.")],
     seed: SeedOption = 0,
@@ -179,9 +190,7 @@ def export(
     "Example: mixmix evaluate resnet-w4a8.onnx --reference bundled:resnet"
 )
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="An .onnx or .pt2 file, bundled:NAME or a spec file.")
-    ],
+    model: Annotated[str, typer.Argument(help=f"{MODELS}. Files of graphs run as they are.")],
     data: Annotated[
         Path | None,
         typer.Option(help="CIFAR-10 folder (default: the bundled 1,000 test images)."),

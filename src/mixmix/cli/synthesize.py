@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixmix.cli.common import (
+    MODELS,
     DeviceOption,
     JsonOption,
     SeedOption,
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["generate", "synthesize"]
 
 ZooOption = Annotated[
-    list[str], typer.Option("--zoo", "-z", help="A network to invert; repeat for a mixture.")
+    list[str],
+    typer.Option("--zoo", "-z", help=f"A network to invert; repeat for a mixture: {MODELS}."),
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder for the images.")]
 WeightsOption = Annotated[

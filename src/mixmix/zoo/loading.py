@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from mixmix.errors import DataError, InputError
 from mixmix.storage import read_tensors, sha256_of_tensors
 from mixmix.zoo.catalog import build_bundled, bundled_names, bundled_spec, load_bundled
+from mixmix.zoo.sources import REFERENCES, complete, find_source, is_reference, split_reference
+from mixmix.zoo.sources.misfit import explain_misfit
 from mixmix.zoo.spec import ModelSpec
 
 if sys.version_info >= (3, 11):
@@ -27,11 +29,14 @@ def load_spec(reference: str | Path | ModelSpec) -> ModelSpec:
     """Resolve a reference to a spec.
 
     Args:
-        reference: ``bundled:NAME`` (or just the name), the path of a TOML or JSON file with the
-            fields of ``ModelSpec``, or a spec itself.
+        reference: ``bundled:NAME`` (or just the name), ``timm:NAME``, ``torchvision:NAME``,
+            ``hf:REPOSITORY`` or ``imagenet:NAME``, each with ``@FILE`` behind it for weights of
+            your own; the path of an ``.onnx`` or ``.pt2`` file; the path of a TOML or JSON file
+            with the fields of ``ModelSpec``, of which those may be left out that its source knows;
+            or a spec itself.
 
     Raises:
-        InputError: if it is none of these.
+        InputError: if it is none of these, or the source knows too little.
     """
     if isinstance(reference, ModelSpec):
         return reference
@@ -40,12 +45,17 @@ def load_spec(reference: str | Path | ModelSpec) -> ModelSpec:
         return bundled_spec(text.removeprefix("bundled:"))
     if text in bundled_names():
         return bundled_spec(text)
+    if is_reference(text):
+        source, weights = split_reference(text)
+        name = source if weights is None else f"{source}@{Path(weights).stem}"
+        named = {} if weights is None else {"name": name}
+        return complete({"source": source, "weights": weights} | named, name=name)
     path = Path(text)
     if path.suffix in (".toml", ".json"):
         return _read_spec_file(path)
     raise InputError(
-        f"{text!r} is not a model: expected bundled:NAME (bundled: {', '.join(bundled_names())}) "
-        "or the path of a model spec (.toml or .json)"
+        f"{text!r} is not a model: expected bundled:NAME (bundled: {', '.join(bundled_names())}), "
+        f"{REFERENCES}, or the path of a model spec (.toml or .json)"
     )
 
 
@@ -57,13 +67,25 @@ def _read_spec_file(path: Path) -> ModelSpec:
         raise InputError(f"cannot read the model spec {path}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a table of ModelSpec fields")
+    for key in ("weights", "source"):
+        content |= {key: _beside(path, key, content[key])} if key in content else {}
     try:
-        spec = ModelSpec.from_dict(content)
+        if isinstance(content.get("source"), str) and find_source(content["source"]):
+            return complete(content, name=path.stem)
+        return ModelSpec.from_dict(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    if spec.weights is not None and not Path(spec.weights).is_absolute():
-        spec = ModelSpec.from_dict(spec.to_dict() | {"weights": str(path.parent / spec.weights)})
-    return spec
+
+
+def _beside(spec_file: Path, key: str, value: object) -> object:
+    """Paths in a spec file are relative to it."""
+    if not isinstance(value, str):
+        return value
+    if key == "weights" or Path(value).suffix in (".onnx", ".pt2"):
+        return str(spec_file.parent / value)
+    if value.startswith(("hf:./", "hf:../")):
+        return f"hf:{spec_file.parent / value.removeprefix('hf:')}"
+    return value
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
@@ -75,10 +97,13 @@ def build_model(spec: ModelSpec) -> nn.Module:
     kind, _, rest = spec.source.partition(":")
     if kind == "bundled":
         return build_bundled(rest)
+    found = find_source(spec.source)
+    if found is not None:
+        return found[0].build(found[1], spec)
     if kind != "python":
         raise InputError(
-            f"{spec.name}: source {spec.source!r} is not known; expected bundled:NAME or "
-            "python:MODULE:CALLABLE"
+            f"{spec.name}: source {spec.source!r} is not known; expected bundled:NAME, "
+            f"python:MODULE:CALLABLE, {REFERENCES}"
         )
     module_name, _, callable_name = rest.partition(":")
     try:
@@ -93,21 +118,30 @@ def build_model(spec: ModelSpec) -> nn.Module:
 def load_model(spec: ModelSpec) -> nn.Module:
     """Build the architecture that ``spec.source`` names and load its weights strictly.
 
+    Weights are those of ``spec.weights``, or else the pretrained ones of the source, where it has
+    some.
+
     Raises:
-        InputError: if the source cannot be imported, or the weights do not fit it.
+        InputError: if the source cannot be imported, the weights are not to be had, or do not fit.
     """
     if spec.source.startswith("bundled:"):
         return load_bundled(spec.source.removeprefix("bundled:"))
-    model = build_model(spec)
+    found = find_source(spec.source)
     if spec.weights is not None:
-        _load_into(model, load_state_dict(Path(spec.weights)), spec)
-        found = sha256_of_tensors(model.state_dict())
-        if spec.sha256 and found != spec.sha256:
-            raise InputError(
-                f"{spec.name}: the weights in {spec.weights} have SHA-256 {found[:12]}..., "
-                f"the spec says {spec.sha256[:12]}...; take the right file, or leave sha256 out of "
-                "the spec"
-            )
+        model = build_model(spec)
+        core = model if found is None else found[0].core(model)
+        _load_into(core, load_state_dict(Path(spec.weights)), spec)
+    elif found is not None:
+        model = found[0].load(found[1], spec)
+    else:
+        return build_model(spec).eval()
+    loaded = sha256_of_tensors(model.state_dict())
+    if spec.sha256 and loaded != spec.sha256:
+        raise InputError(
+            f"{spec.name}: the weights of {spec.weights or spec.source} have SHA-256 "
+            f"{loaded[:12]}..., the spec says {spec.sha256[:12]}...; take the right file, or leave "
+            "sha256 out of the spec"
+        )
     return model.eval()
 
 
@@ -162,6 +196,9 @@ def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> N
         + [f"unexpected {', '.join(unexpected[:4])}"] * bool(unexpected)
         + misshapen[:4]
     )
+    found = find_source(spec.source)
+    if misshapen and found is not None and found[0].adapts:
+        problems += explain_misfit(expected, state, spec)
     if problems:
         raise InputError(
             f"{spec.name}: the weights in {spec.weights} do not fit {spec.source}: "

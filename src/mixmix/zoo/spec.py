@@ -18,14 +18,14 @@ class ModelSpec:
 
     Attributes:
         name: what tables and records call it.
-        source: where the architecture comes from: ``bundled:NAME`` or ``python:MODULE:CALLABLE``
-            (called without arguments, it returns the module), or ``module`` for a module that
-            the caller built.
+        source: where the architecture comes from: ``bundled:NAME``, ``python:MODULE:CALLABLE``
+            (called without arguments, it returns the module), one of ``zoo.sources``, or
+            ``module`` for a module that the caller built.
         input_shape: (C, H, W) of one image.
         mean: per channel, subtracted from images in [0, 1].
         std: per channel, divided by afterwards.
         num_classes: K, the number of logits; 0 for a backbone without a label head.
-        weights: path of a safetensors or PyTorch state dict, or None.
+        weights: path of a safetensors or PyTorch state dict, or None for those of the source.
         label_set: name of the label set; members with the same name agree on every index.
         classes: names of the classes, or empty. Where two networks have them, they may list the
             classes in another order, and one may have more than the other.

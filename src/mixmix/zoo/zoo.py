@@ -72,8 +72,8 @@ class Zoo(Sequence[Teacher]):
         """Load a zoo.
 
         Args:
-            references: each a ``bundled:NAME``, the path of a model spec (TOML or JSON), a
-                ``ModelSpec``, or a pair of your own module and its spec.
+            references: each whatever ``load_spec`` takes (``bundled:NAME``, ``timm:NAME``, a spec
+                file ...), or a pair of your own module and its spec.
             weights: see ``Zoo``.
             device: where the networks run.
 

@@ -172,7 +172,7 @@ class TestBadSources:
     @pytest.mark.parametrize(
         ("source", "message"),
         [
-            ("module", "source 'module' is not known; expected bundled:NAME or python:"),
+            ("module", "source 'module' is not known; expected bundled:NAME, python:"),
             ("hub:resnet18", "is not known"),
             ("python:no_such_module:f", "cannot build .*No module named 'no_such_module'"),
             ("python:user_networks:absent", "cannot build .*no attribute 'absent'"),

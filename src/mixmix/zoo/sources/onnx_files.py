@@ -1,0 +1,160 @@
+"""Float networks in ONNX files, converted to PyTorch by onnx2torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from mixmix.errors import DataError, InputError
+from mixmix.zoo.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
+from mixmix.zoo.sources.onnx_lowering import lower
+from mixmix.zoo.sources.source import Source, first_line, require
+from mixmix.zoo.spec import ModelSpec
+
+__all__ = ["OnnxSource"]
+
+_SPEC = "mixmix.spec"  # where ``mixmix.export`` writes it
+_TOLERANCE = 1e-3
+
+
+class OnnxSource(Source):
+    """The path of an ``.onnx`` file that takes one batch of images."""
+
+    adapts = False
+    has_own_weights = True
+
+    def describe(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        model = _read(Path(name))
+        inputs, outputs = _ends(name, model)
+        notes = {entry.key: entry.value for entry in model.metadata_props}.get(_SPEC)
+        known = {}
+        if notes is not None:
+            try:
+                known = fields_of_notes(name, json.loads(notes))
+            except ValueError as error:
+                raise DataError(f"{name} holds a malformed spec: {error}") from error
+        return known | describe_shapes(_sizes(inputs), _sizes(outputs))
+
+    def build(self, name: str, spec: ModelSpec) -> nn.Module:
+        raise InputError(
+            f"{spec.name}: {name} is a trained network; fresh weights need an architecture, such "
+            "as timm:NAME or python:MODULE:CALLABLE"
+        )
+
+    def load(self, name: str, spec: ModelSpec) -> nn.Module:
+        original = _read(Path(name))
+        inputs, _ = _ends(name, original)
+        converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
+        batch = _sizes(inputs)[0]
+        try:
+            lower(original)
+            model = converter.convert(original)
+        except Exception as error:  # of the converter, for operations that it lacks
+            raise InputError(
+                f"{spec.name}: {name} cannot be converted to PyTorch: {first_line(error)}; export "
+                "the float network with opset 17 or lower, or use the PyTorch model itself"
+            ) from error
+        assert isinstance(model, fx.GraphModule)
+        _fix_reshapes(model, batch)
+        model.eval().requires_grad_(False)
+        _check_agreement(model, spec, name, batch)
+        check_any_batch(model, spec)
+        return model
+
+
+def _read(path: Path) -> Any:
+    import onnx
+
+    if not path.is_file():
+        raise InputError(f"no ONNX file at {path}")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # of protobuf, of the checker, of weights in a second file
+        raise DataError(f"{path} is no valid ONNX model: {first_line(error)}") from error
+    return model
+
+
+def _ends(name: str, model: Any) -> tuple[Any, Any]:
+    """The inputs that are no weights, and the outputs; one of each."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    outputs = list(model.graph.output)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(
+            f"{name} takes {len(inputs)} inputs and gives {len(outputs)} outputs, expected one "
+            "batch of images and its logits"
+        )
+    return inputs[0], outputs[0]
+
+
+def _sizes(value: Any) -> list[int | str]:
+    """Sizes of a value; those left open are strings."""
+    return [
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param
+        for dim in value.type.tensor_type.shape.dim
+    ]
+
+
+def _fix_reshapes(model: fx.GraphModule, batch: int | str) -> None:
+    """Make reshapes to constant sizes plain calls, in place, and those of one batch of any."""
+    modules = dict(model.named_modules())
+    graph = model.graph
+    for node in list(graph.nodes):
+        called = modules.get(str(node.target)) if node.op == "call_module" else None
+        if type(called).__name__ != "OnnxReshape" or node.args[1].op != "get_attr":
+            continue
+        tensor: Any = model
+        for part in str(node.args[1].target).split("."):
+            tensor = getattr(tensor, part)
+        sizes = tensor.tolist()
+        source = node.args[0]
+        with graph.inserting_before(node):
+            if len(sizes) == 2 and (sizes[0] in (0, batch) or sizes[1] > 0 > sizes[0]):
+                shaped = graph.call_function(torch.flatten, (source, 1))
+            else:
+                if sizes[0] == batch:
+                    sizes[0] = 0
+                kept = [
+                    graph.call_method("size", (source, axis)) if size == 0 else size
+                    for axis, size in enumerate(sizes)
+                ]
+                shaped = graph.call_method("reshape", (source, *kept))
+        node.replace_all_uses_with(shaped)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    model.delete_all_unused_submodules()
+    model.recompile()
+
+
+def _check_agreement(model: nn.Module, spec: ModelSpec, name: str, batch: int | str) -> None:
+    """The converted network gives what ONNX Runtime gives of the file.
+
+    Raises:
+        InputError: if it does not.
+    """
+    from mixmix.exporters.session import OnnxSession
+
+    generator = torch.Generator().manual_seed(0)
+    size = batch if isinstance(batch, int) and batch > 0 else 2
+    images = torch.randn(size, *spec.input_shape, generator=generator)
+    expected = OnnxSession(name).run(images)
+    try:
+        with torch.no_grad():
+            found = model(images)
+        error = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+    except Exception as failure:  # whatever the converted operations raise
+        raise InputError(
+            f"{spec.name}: {name} runs in ONNX Runtime, but not in PyTorch after its conversion: "
+            f"{first_line(failure)}; use the PyTorch model itself"
+        ) from failure
+    if not error <= _TOLERANCE:
+        raise InputError(
+            f"{spec.name}: {name} gives other logits in PyTorch after its conversion (by "
+            f"{error:.1%}); use the PyTorch model itself"
+        )

@@ -1,0 +1,179 @@
+"""ONNX files: networks again, whichever exporter wrote them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
+from torch import nn
+
+from mixmix import Quantize, Zoo, compress, export, recipe, synthesize
+from mixmix.capture import capture
+from mixmix.compression.method import Compressed
+from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.errors import DataError, InputError
+from mixmix.zoo import build_model, load_spec
+
+pytest.importorskip("onnx2torch", reason="onnx2torch is not installed")
+
+
+def write(path: Path, model: nn.Module, *, exporter: str) -> Path:
+    """Write an ONNX file as a user would."""
+    example = torch.zeros(1 if exporter == "one-image" else 2, *INPUT_SHAPE)
+    how: dict[str, Any] = {
+        "dynamo": {
+            "dynamo": True,
+            "external_data": False,
+            "verbose": False,
+            "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},),
+        },
+        "one-image": {"dynamo": False},
+        "with-batch-norm": {
+            "dynamo": False,
+            "training": torch.onnx.TrainingMode.PRESERVE,
+            "do_constant_folding": False,
+            "input_names": ["x"],
+            "dynamic_axes": {"x": {0: "batch"}},
+        },
+    }[exporter]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters, about themselves
+        torch.onnx.export(model, (example,), str(path), **how)
+    return path
+
+
+def spec_file(path: Path, source: Path, **fields: object) -> Path:
+    mean = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+    path.write_text(json.dumps({"source": source.name, **mean, **fields}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        ("depthwise", "dynamo"),
+        ("concat", "one-image"),
+        ("residual", "with-batch-norm"),
+        ("depthwise", "with-batch-norm"),
+    ],
+)
+def test_same_logits(name: str, exporter: str, tmp_path: Path) -> None:
+    model = tiny_network(name)
+    path = write(tmp_path / "net.onnx", model, exporter=exporter)
+    teacher = Zoo.load([spec_file(tmp_path / "x.json", path)])[0]
+    assert (teacher.spec.name, teacher.spec.num_classes) == ("x", 4)
+    assert teacher.spec.input_shape == INPUT_SHAPE
+    batch_norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    # The other exporters fold them.
+    assert len(teacher.batch_norms) == (batch_norms if exporter == "with-batch-norm" else 0)
+    inputs = torch.randn(5, *INPUT_SHAPE)
+    torch.testing.assert_close(teacher.model(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+
+
+def test_zoo_synthesises_and_quantizes_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", tiny_network("residual"), exporter="one-image")
+    member = (tiny_network("plain"), tiny_spec("plain"))
+    zoo = Zoo.load([spec_file(tmp_path / "x.json", path, label_set="tiny"), member])
+    data = synthesize(zoo, recipe("mixmix", num_images=8, batch_size=8, iterations=2), seed=0)
+    method = Quantize("W8A8", reconstruction=ReconstructionSettings(iterations=2))
+    compressed = compress(zoo[0], data, method, seed=0)
+    assert all(record.weight_bits == 8 for record in compressed.records if not record.reason)
+    inputs = torch.randn(4, *INPUT_SHAPE)
+    expected = zoo[0].model(inputs)
+    assert float((compressed.model(inputs) - expected).norm() / expected.norm()) < 0.2
+
+
+def test_files_of_mixmix_say_what_they_are(tmp_path: Path) -> None:
+    spec = tiny_spec("plain")
+    export(Compressed(tiny_network("plain"), spec), tmp_path / "net.onnx")
+    teacher = Zoo.load([tmp_path / "net.onnx"])[0]
+    assert (teacher.spec.name, teacher.spec.label_set) == ("plain", "tiny")
+    assert (teacher.spec.mean, teacher.spec.std) == (spec.mean, spec.std)
+    inputs = torch.randn(4, *INPUT_SHAPE)
+    expected = tiny_network("plain")(inputs)
+    torch.testing.assert_close(teacher.model(inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_normalisation_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", tiny_network("plain"), exporter="one-image")
+    with pytest.raises(InputError, match="net.onnx does not say its mean, std; a spec file"):
+        load_spec(path)
+
+
+def test_fresh_or_other_weights_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", tiny_network("plain"), exporter="one-image")
+    with pytest.raises(InputError, match="fresh weights need an architecture"):
+        build_model(load_spec(spec_file(tmp_path / "x.json", path)))
+    with pytest.raises(InputError, match="holds its own weights; leave out"):
+        load_spec(spec_file(tmp_path / "y.json", path, weights="w.safetensors"))
+
+
+def test_operations_newer_than_the_converter(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    batch = ["batch", *INPUT_SHAPE]
+    to = helper.make_tensor("value", TensorProto.INT64, (2,), [-1, 4])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Split", ["x"], ["r", "g", "b"], axis=1, num_outputs=3),
+            helper.make_node("Gelu", ["g"], ["gelu"], approximate="none"),
+            helper.make_node("Concat", ["b", "gelu"], ["both"], axis=1),
+            helper.make_node("ReduceMean", ["both", "axes"], ["mean"], keepdims=1),
+            helper.make_node("Identity", ["axes"], ["again"]),
+            helper.make_node("ReduceMax", ["both", "again"], ["max"], keepdims=1),
+            helper.make_node("Concat", ["mean", "max"], ["all"], axis=1),
+            helper.make_node("Constant", [], ["to"], value=to),
+            helper.make_node("Reshape", ["all", "to"], ["y"], allowzero=1),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, batch)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor("axes", TensorProto.INT64, (2,), [2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.save(model, tmp_path / "net.onnx")
+    network = Zoo.load([spec_file(tmp_path / "x.json", tmp_path / "net.onnx")])[0].model
+    inputs = torch.randn(5, *INPUT_SHAPE)
+    both = torch.stack([inputs[:, 2], nn.functional.gelu(inputs[:, 1])], 1)
+    expected = torch.cat([both.mean((2, 3)), both.amax((2, 3))], 1)
+    torch.testing.assert_close(network(inputs), expected)
+    capture(network, inputs)
+
+
+def test_operation_that_cannot_be_converted(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = ["batch", *INPUT_SHAPE]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Det", ["x"], ["d"]),
+            helper.make_node("Flatten", ["d"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(InputError, match="cannot be converted to PyTorch: .*Det"):
+        Zoo.load([spec_file(tmp_path / "x.json", tmp_path / "net.onnx")])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", bytes(200)])
+def test_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(content)
+    with pytest.raises(DataError, match="net.onnx is no valid ONNX model"):
+        load_spec(tmp_path / "net.onnx")
+
+
+def test_absent(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no ONNX file at"):
+        load_spec(tmp_path / "absent.onnx")
