@@ -108,7 +108,7 @@ def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
         compressed = compress(target, data, method, seed=cell.seed)
     photographs, labels = load_photographs(run.photographs, target.spec.input_shape[1])
     with TemporaryDirectory() as scratch:
-        artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:16])
+        artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:64])
         evaluation = evaluate(artifact, (photographs, labels))
         size_bytes = artifact.size_bytes
     write_tensors(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mixmix import SynthesisSettings, Zoo
 from mixmix.synthesis.mixing import draw_boxes
 from mixmix.synthesis.objective import is_mixed, losses_of
-from mixmix.synthesis.terms import agreement_loss
+from mixmix.synthesis.terms import agreement_loss, relative_bn_loss
 from mixmix.zoo import Teacher
 
 NUM_IMAGES = 6
@@ -39,6 +39,7 @@ def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
     zoo = Zoo([tiny_teacher(name) for name in names])
     settings = SynthesisSettings(
         bn_weight=0.7,
+        bn_distance="absolute",
         ce_weight=1.3,
         tv_weight=0.2,
         l2_weight=0.4,
@@ -85,7 +86,9 @@ def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
 
 def test_loss_of_a_step_without_data_mixing() -> None:
     teacher = tiny_teacher("depthwise")
-    settings = SynthesisSettings(tv_weight=0, jitter=0, flip=False)
+    settings = SynthesisSettings(
+        bn_weight=1, bn_distance="absolute", tv_weight=0, jitter=0, flip=False
+    )
     images, labels = batch()
     found = losses_of(Zoo([teacher]), images, labels, settings, generator=generator(), mixing=False)
     assert set(found) == {"bn", "ce"}
@@ -93,9 +96,25 @@ def test_loss_of_a_step_without_data_mixing() -> None:
     torch.testing.assert_close(found["ce"], F.cross_entropy(teacher(images), labels))
 
 
+def test_relative_distances_need_no_balance() -> None:
+    zoo = Zoo([tiny_teacher(name) for name in ("plain", "depthwise")])
+    images, labels = batch()
+    settings = SynthesisSettings(members_per_step=None, jitter=0, flip=False)
+    found = losses_of(zoo, images, labels, settings, generator=generator(), mixing=False)
+    distances = [relative_bn_loss(teacher.observe(images).statistics) for teacher in zoo]
+    torch.testing.assert_close(found["bn"], 30 * torch.stack(distances).mean())
+
+
 def test_members_are_drawn_anew_at_every_step() -> None:
     zoo = Zoo([tiny_teacher(name) for name in ("plain", "residual", "depthwise")])
-    settings = SynthesisSettings(members_per_step=1, balance_members=False, jitter=0, flip=False)
+    settings = SynthesisSettings(
+        members_per_step=1,
+        bn_weight=1,
+        bn_distance="absolute",
+        balance_members=False,
+        jitter=0,
+        flip=False,
+    )
     images, labels = batch()
     draws = generator()
     found = {

@@ -45,7 +45,7 @@ class RunFolder:
         before: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
-        settings = SynthesisSettings(initial="white", balance_members=False)
+        settings = SynthesisSettings(initial="white", balance_members=False, bn_distance="absolute")
         self._before = settings.to_dict() if before is None else dict(before)
         self._manifest = dict(manifest)
         self._lock = Lock()

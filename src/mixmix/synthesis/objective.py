@@ -11,13 +11,14 @@ from torch import Tensor
 from mixmix.errors import InputError
 from mixmix.synthesis.augment import jitter_and_flip
 from mixmix.synthesis.mixing import draw_boxes, mix_images
-from mixmix.synthesis.parts import observe_in_parts
+from mixmix.synthesis.parts import Seen, observe_in_parts
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms import (
     agreement_loss,
     bn_statistics_loss,
     l2_loss,
     mixed_cross_entropy_loss,
+    relative_bn_loss,
     total_variation_loss,
 )
 from mixmix.zoo.member import Member
@@ -92,11 +93,7 @@ def losses_of(
             patches=settings.patch_weight > 0,
         )
         if seen.statistics:
-            loss = bn_statistics_loss(
-                seen.statistics, first_multiplier=settings.first_bn_multiplier
-            )
-            weight = _depth_weight(zoo, member) if settings.balance_members else 1.0
-            bn_losses.append(count * weight * loss)
+            bn_losses.append(count * _bn_loss(seen, zoo, member, settings))
         if seen.entropy is not None:
             entropies.append(count * seen.entropy.mean())
         if member.labels is not None:
@@ -120,6 +117,14 @@ def losses_of(
     if settings.l2_weight:
         losses["l2"] = settings.l2_weight * l2_loss(images)
     return losses
+
+
+def _bn_loss(seen: Seen, zoo: Zoo, member: Member, settings: SynthesisSettings) -> Tensor:
+    first = settings.first_bn_multiplier
+    if settings.bn_distance == "relative":
+        return relative_bn_loss(seen.statistics, first_multiplier=first)
+    weight = _depth_weight(zoo, member) if settings.balance_members else 1.0
+    return weight * bn_statistics_loss(seen.statistics, first_multiplier=first)
 
 
 def _depth_weight(zoo: Zoo, member: Member) -> float:
