@@ -102,7 +102,7 @@ def test_relative_distances_need_no_balance() -> None:
     settings = SynthesisSettings(members_per_step=None, jitter=0, flip=False)
     found = losses_of(zoo, images, labels, settings, generator=generator(), mixing=False)
     distances = [relative_bn_loss(teacher.observe(images).statistics) for teacher in zoo]
-    torch.testing.assert_close(found["bn"], 30 * torch.stack(distances).mean())
+    torch.testing.assert_close(found["bn"], 60 * torch.stack(distances).mean())
 
 
 def test_members_are_drawn_anew_at_every_step() -> None:

@@ -71,7 +71,7 @@ class SynthesisSettings:
     initial: str = "pink"
     iterations: int = 100
     learning_rate: float = 0.1
-    bn_weight: float = 30.0
+    bn_weight: float = 60.0
     bn_distance: str = "relative"
     first_bn_multiplier: float = 1.0
     ce_weight: float = 1.0
