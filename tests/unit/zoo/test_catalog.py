@@ -87,5 +87,5 @@ def test_shipped_networks(name: str) -> None:
         pytest.skip(f"the weights of bundled:{name} are not in this checkout")
     teacher = Zoo.load([f"bundled:{name}"])[0]
     assert teacher.spec.label_set == "cifar10" and len(teacher.spec.classes) == 10
-    assert teacher.spec.top1 is not None and teacher.spec.top1 > 80
+    assert teacher.spec.top1 is not None and teacher.spec.top1 > 75
     assert any(isinstance(module, nn.Conv2d) for module in teacher.model.modules())
