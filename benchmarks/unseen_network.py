@@ -19,7 +19,7 @@ from mixmix import Quantize, Zoo, compress, evaluate, export, recipe, synthesize
 from mixmix.cifar10 import load_cifar10
 from mixmix.reporting import benchmark_record
 from mixmix.storage import write_json
-from mixmix.zoo import Teacher, bundled_names
+from mixmix.zoo import Teacher, bundled_members
 
 QUESTION = "How well do images of the bundled networks serve a network that somebody else trained?"
 
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     target = Teacher(*load_resnet(arguments.weights, arguments.depth))
     zoos = {
-        "mixmix": Zoo.load([f"bundled:{name}" for name in bundled_names()]),
+        "mixmix": Zoo.load([f"bundled:{name}" for name in bundled_members()]),
         "deepinversion": Zoo([target]),
     }
     test = load_cifar10(arguments.data, split="test")

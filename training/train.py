@@ -12,6 +12,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 from mixmix.allocator import keep_freed_memory
 from mixmix.cifar10 import CIFAR10_CLASSES, load_cifar10
 from mixmix.zoo.architectures import build_architecture
+from mixmix.zoo.catalog import load_bundled
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
@@ -35,11 +38,18 @@ class Cycle:
     epochs: int
     peak_lr: float
     crop_padding: int = 2
+    resolution: int = 32  # the student's images are shrunk to it
+    kept_tokens: float = 1.0  # share of a transformer's tokens that a step sees
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters, the same for all images; each cycle starts where the one before ended."""
+    """Hyper-parameters, the same for all images; each cycle starts where the one before ended.
+
+    With a ``teacher``, a bundled network, the loss is the mean of cross-entropy and of the
+    teacher's soft labels at temperature 2. ``muon`` takes Muon for the matrices and AdamW for the
+    rest in place of SGD, and bfloat16 where autocast does.
+    """
 
     cycles: tuple[Cycle, ...] = (Cycle(24, 0.25), Cycle(10, 0.1))
     batch_size: int = 250
@@ -47,13 +57,15 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
+    muon: bool = False
+    teacher: str | None = None
 
     @property
     def epochs(self) -> int:
         return sum(cycle.epochs for cycle in self.cycles)
 
-    def at(self, epoch: float) -> tuple[float, int]:
-        """Learning rate and crop padding after so many epochs."""
+    def at(self, epoch: float) -> tuple[float, Cycle]:
+        """Learning rate and cycle after so many epochs."""
         start = 0
         for cycle in self.cycles:
             share = (epoch - start) / cycle.epochs
@@ -61,7 +73,7 @@ class Recipe:
                 break
             start += cycle.epochs
         rise, fall = share / self.warmup_share, (1 - share) / (1 - self.warmup_share)
-        return cycle.peak_lr * min(rise, fall), cycle.crop_padding
+        return cycle.peak_lr * min(rise, fall), cycle
 
 
 RECIPES = {
@@ -69,6 +81,20 @@ RECIPES = {
     "vgg": Recipe(cycles=(Cycle(24, 0.25), Cycle(10, 0.1), Cycle(13, 0.15, crop_padding=4))),
     "mobilenetv2": Recipe(cycles=(Cycle(22, 0.25), Cycle(10, 0.1)), label_smoothing=0.05),
     "vovnet": Recipe(cycles=(Cycle(24, 0.25, crop_padding=4), Cycle(10, 0.1, crop_padding=4))),
+    "vit": Recipe(
+        cycles=(Cycle(10, 3e-3, crop_padding=4, kept_tokens=0.5), Cycle(4, 1.5e-3, crop_padding=4)),
+        warmup_share=0.4,
+        weight_decay=0.05,
+        muon=True,
+        teacher="vgg",
+    ),
+    "convnext": Recipe(
+        cycles=(Cycle(6, 3e-3, crop_padding=4, resolution=24), Cycle(5, 2e-3, crop_padding=4)),
+        warmup_share=0.4,
+        weight_decay=0.05,
+        muon=True,
+        teacher="vgg",
+    ),
 }
 
 
@@ -103,25 +129,79 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return hits / len(labels)
 
 
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Optimizers that share the parameters; their learning rates are set at every step."""
+    others = [p for p in model.parameters() if p.ndim == 1]
+    if not recipe.muon:
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others}]
+        return [torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)]
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    decayed = [p for p in model.parameters() if p.ndim > 2]
+    muon = torch.optim.Muon(
+        matrices, lr=0.0, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [muon, torch.optim.AdamW(groups, lr=0.0)]
+
+
+@contextmanager
+def token_dropout(model: nn.Module, share: float, generator: torch.Generator) -> Iterator[None]:
+    """Let a transformer's blocks see a random ``share`` of its tokens (Liu et al. 2022)."""
+    if share == 1:
+        yield
+        return
+
+    def keep_some(module: nn.Module, inputs: object, tokens: Tensor) -> Tensor:
+        count, length, width = tokens.shape
+        order = torch.rand(count, length, generator=generator).argsort(1)
+        kept = order[:, : round(share * length), None].expand(-1, -1, width)
+        return tokens.gather(1, kept)
+
+    handle = model.get_submodule("tokens").register_forward_hook(keep_some)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def loss_of(
+    model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, size: int, recipe: Recipe
+) -> Tensor:
+    """Loss on images ``x`` (N, 3, 32, 32) in [0, 1], which the model sees at ``size`` pixels."""
+    x = normalise(x)
+    small = x
+    if size != x.shape[2]:
+        small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.muon):
+        logits = model(small).float()
+        if teacher is None:
+            return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        with torch.no_grad():
+            soft = (teacher(x).float() / 2).softmax(1)
+    distance = F.kl_div((logits / 2).log_softmax(1), soft, reduction="batchmean")
+    return 0.5 * F.cross_entropy(logits, y) + 0.5 * 4 * distance
+
+
 def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = out / f"{name}.checkpoint.pt"
     images, labels = load_cifar10(data, split="train")
     torch.manual_seed(seed)
     model = build_architecture(name).to(memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others}],
-        lr=0.0,
-        momentum=recipe.momentum,
-        nesterov=True,
-    )
+    optimizers = build_optimizers(model, recipe)
+    teacher = load_bundled(recipe.teacher) if recipe.teacher else None
+    if teacher is not None:
+        teacher.to(memory_format=torch.channels_last)
     first_epoch = 0
     if checkpoint_path.exists():
         state = torch.load(checkpoint_path, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         first_epoch = state["epoch"]
     batches = len(images) // recipe.batch_size
     for epoch in range(first_epoch, recipe.epochs):
@@ -131,22 +211,22 @@ def train(name: str, data: Path, out: Path, seed: int, recipe: Recipe) -> None:
         start, total_loss = time.perf_counter(), 0.0
         for index in range(batches):
             chosen = order[index * recipe.batch_size : (index + 1) * recipe.batch_size]
-            learning_rate, crop_padding = recipe.at(epoch + (index + 1) / batches)
-            x = augment(images[chosen].float() / 255, crop_padding, generator)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            loss = F.cross_entropy(
-                model(normalise(x)), labels[chosen], label_smoothing=recipe.label_smoothing
-            )
-            optimizer.zero_grad()
+            learning_rate, cycle = recipe.at(epoch + (index + 1) / batches)
+            x = augment(images[chosen].float() / 255, cycle.crop_padding, generator)
+            with token_dropout(model, cycle.kept_tokens, generator):
+                loss = loss_of(model, teacher, x, labels[chosen], cycle.resolution, recipe)
+            model.zero_grad()
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate
+                optimizer.step()
             total_loss += loss.item()
         temporary = checkpoint_path.with_suffix(".tmp")
         torch.save(
             {
                 "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "epoch": epoch + 1,
             },
             temporary,

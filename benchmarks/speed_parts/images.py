@@ -15,7 +15,7 @@ from torch import Tensor
 from mixmix import SyntheticDataset, Teacher, Zoo, recipe, synthesize
 from mixmix.cifar10 import load_calibration_pack
 from mixmix.storage import read_json, read_tensors, write_json, write_tensors
-from mixmix.zoo import bundled_names
+from mixmix.zoo import bundled_members
 from speed_parts.options import Options
 from speed_parts.peers import PEERS, generate
 
@@ -104,7 +104,7 @@ def _make(kind: str, path: Path, options: Options, seed: int, iterations: int | 
 def _make_mixmix(
     kind: str, options: Options, seed: int, iterations: int | None
 ) -> tuple[Tensor, Cost, dict[str, Any]]:
-    members: list[Any] = [f"bundled:{name}" for name in bundled_names()]
+    members: list[Any] = [f"bundled:{name}" for name in bundled_members()]
     if kind != "mixmix-without-target":
         members.append(load_network("resnet20", options.weights_dir))
     zoo = Zoo.load(members)

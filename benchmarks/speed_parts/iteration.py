@@ -16,7 +16,7 @@ from harness.networks import load_network
 
 from mixmix import SynthesisSettings, Teacher, Zoo, recipe, synthesize
 from mixmix.cost import count_macs
-from mixmix.zoo import bundled_names
+from mixmix.zoo import bundled_members
 from speed_parts.options import Options
 from speed_parts.plain_loop import invert_plainly
 
@@ -30,7 +30,7 @@ _MATRIX_SIDE, _PRODUCTS = 2048, 5
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
-    bundled = [f"bundled:{name}" for name in bundled_names()]
+    bundled = [f"bundled:{name}" for name in bundled_members()]
     names = options.networks or ("resnet20", "resnet44", *bundled, "torchvision:resnet18@64")
     for name in names:
         yield _compare(name, options)

@@ -49,6 +49,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
             place = found if found.module or found.code else place
             continue
         if error <= FOLD_TOLERANCE:
+            _flatten_constants(graph_module)
             return graph_module
         reasons.append(f"{name}: the captured graph gives other outputs (by {error:.1%})")
     raise CaptureError(
@@ -57,6 +58,28 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         "must be PyTorch's: choose by torch.where there instead of branching, or take that module "
         "out and compress what is left"
     )
+
+
+def _flatten_constants(graph_module: fx.GraphModule) -> None:
+    """Keep constants of five axes and more flat, in place, and give them their shape when read.
+
+    PyTorch puts no module into channels-last order that holds a buffer of so many axes.
+    """
+    buffers = dict(graph_module.named_buffers(recurse=False))
+    large = {name for name, value in buffers.items() if value.ndim > 4}
+    for node in list(graph_module.graph.find_nodes(op="get_attr")):
+        if node.target not in large:
+            continue
+        value, name = buffers[str(node.target)], f"{node.target}_flat"
+        graph_module.register_buffer(name, value.detach().flatten())
+        with graph_module.graph.inserting_before(node):
+            flat = graph_module.graph.get_attr(name)
+            shaped = graph_module.graph.call_function(torch.reshape, (flat, tuple(value.shape)))
+        node.replace_all_uses_with(shaped)
+        graph_module.graph.erase_node(node)
+    for name in large:
+        delattr(graph_module, name)
+    graph_module.recompile()
 
 
 def _first_line(failure: Exception) -> str:

@@ -19,7 +19,7 @@ from mixmix.exporters import Artifact, export
 from mixmix.reporting import ReportRun, benchmark_record, write_page
 from mixmix.storage import write_json
 from mixmix.synthesis import SynthesisSettings, SyntheticDataset, recipe, synthesize
-from mixmix.zoo import Zoo, bundled_names
+from mixmix.zoo import Zoo, bundled_members
 
 __all__ = ["DEMO_TARGET", "run_demo"]
 
@@ -89,7 +89,7 @@ class _Demo:
         self.folder, self.seed = folder, seed
         self.settings, self.reconstruction = settings, reconstruction
         self.target = Zoo.load([DEMO_TARGET], device=device)[0]
-        others = [name for name in bundled_names() if name != self.target.spec.name]
+        others = [name for name in bundled_members() if name != self.target.spec.name]
         self.zoo = Zoo.load([f"bundled:{name}" for name in others], device=device)
         self.on_progress = on_progress
         self.evaluation_data = load_evaluation_pack()

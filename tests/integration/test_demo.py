@@ -10,10 +10,10 @@ import pytest
 from mixmix import SyntheticDataset, recipe
 from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.demo import run_demo
-from mixmix.zoo import bundled_names
+from mixmix.zoo import bundled_members
 
 
-@pytest.mark.skipif(len(bundled_names()) < 2, reason="fewer than two bundled networks")
+@pytest.mark.skipif(len(bundled_members()) < 2, reason="fewer than two bundled networks")
 @pytest.mark.parametrize("compare", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_demo_writes_everything_it_promises(compare: bool, tmp_path: Path) -> None:
     seen: list[float] = []

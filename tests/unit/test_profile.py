@@ -11,6 +11,8 @@ from mixmix.compression.quantization.reconstruction import ReconstructionSetting
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 from mixmix.exporters.profile import KernelProfile, kernel_profile
+from mixmix.zoo import ModelSpec
+from mixmix.zoo.layer_norm_architectures import VisionTransformer
 
 
 def profile(folder: Path, family: str, bits: str | None, **options: str) -> KernelProfile:
@@ -57,3 +59,20 @@ def test_errors(tmp_path: Path) -> None:
         kernel_profile(tmp_path / "absent.onnx")
     with pytest.raises(InputError, match="at least 1, got 0 and 5"):
         kernel_profile(tmp_path / "absent.onnx", batch_size=0)
+
+
+def test_products_within_attention_are_counted_for_each_head(tmp_path: Path) -> None:
+    network = VisionTransformer(width=16, depth=1, num_heads=4).eval()
+    spec = ModelSpec(
+        name="vit",
+        source="module",
+        input_shape=(3, 32, 32),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        num_classes=10,
+    )
+    artifact = export(Compressed(network, spec), tmp_path / "m.onnx")
+    found = kernel_profile(artifact.path, runs=1)
+    products = sum(node.macs for node in found.nodes if "Conv" not in node.kind)
+    # qkv and proj, both products of 64 x 64 tokens, fc1 and fc2, head.
+    assert products == 64 * 4 * 16**2 + 2 * 64**2 * 16 + 64 * 4 * 16**2 + 160

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from mixmix.compression.units import Unit
+from mixmix.compression.units import Unit, channel_axis
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
-__all__ = ["UnitChain", "UnitPair", "chains_of", "pair_units", "unit_errors"]
+__all__ = ["UnitChain", "UnitPair", "chains_of", "pair_units", "select_channels", "unit_errors"]
 
 _INFERENCE_BATCH = 128
 
@@ -34,8 +34,14 @@ class UnitPair:
 
     def targets(self, inputs: Tensor) -> Tensor:
         """What the student is to give, from what enters the teacher's part."""
-        outputs: Tensor = self.teacher.module(inputs)
-        return outputs if self.channels is None else outputs[:, self.channels]
+        return select_channels(self.teacher.module(inputs), self.channels)
+
+
+def select_channels(outputs: Tensor, channels: Tensor | None) -> Tensor:
+    """Chosen channels of what a unit gives (see ``channel_axis``); None for all of them."""
+    if channels is None:
+        return outputs
+    return outputs.index_select(channel_axis(outputs), channels)
 
 
 class UnitChain(nn.Module):
@@ -58,7 +64,7 @@ class UnitChain(nn.Module):
         outputs = []
         for unit, channels in zip(self.units, self._channels, strict=True):
             x = unit(x)
-            outputs.append(x if channels is None else x[:, channels])
+            outputs.append(select_channels(x, channels))
         return x, tuple(outputs[:-1])
 
 
@@ -121,12 +127,10 @@ def pair_units(
         waiting[1].extend(others)
         pair = UnitPair(_joined(student, waiting[0]), _joined(teacher, waiting[1]))
         got, wanted = pair.student.module(x), pair.teacher.module(y)
-        channels = _channels_of(pair.student, got, kept_channels or {})
-        if got.shape != wanted.shape and channels is not None:
-            pair = replace(pair, channels=channels.to(wanted.device))
-            alike = got.shape == wanted[:, channels].shape
-        else:
-            alike = got.shape == wanted.shape
+        if got.shape != wanted.shape:
+            channels = _channels_of(pair.student, got, wanted, kept_channels or {})
+            pair = replace(pair, channels=channels)
+        alike = got.shape == select_channels(wanted, pair.channels).shape
         if alike:
             pairs.append(pair)
             x, y, waiting = got, wanted, ([], [])
@@ -185,9 +189,15 @@ def _joined(whole: fx.GraphModule, units: Sequence[Unit]) -> Unit:
     return Unit(fx.GraphModule(whole, graph), tuple(layers))
 
 
-def _channels_of(unit: Unit, outputs: Tensor, kept: Mapping[str, Tensor]) -> Tensor | None:
+def _channels_of(
+    unit: Unit, outputs: Tensor, wanted: Tensor, kept: Mapping[str, Tensor]
+) -> Tensor | None:
     """Of the last layer that gives as many channels as leave the unit."""
+    if outputs.ndim < 2 or wanted.ndim != outputs.ndim:
+        return None
+    axis = channel_axis(outputs)
     for name in reversed(unit.layers):
-        if name in kept and outputs.ndim > 1 and len(kept[name]) == outputs.shape[1]:
-            return kept[name]
+        if name in kept and len(kept[name]) == outputs.shape[axis]:
+            channels = kept[name].to(wanted.device)
+            return channels if int(channels.max()) < wanted.shape[axis] else None
     return None

@@ -10,11 +10,11 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import fx
+from torch import Tensor, fx
 
 from mixmix.capture import is_call_to
 
-__all__ = ["Unit", "split_into_units"]
+__all__ = ["Unit", "channel_axis", "split_into_units"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Unit:
     def name(self) -> str:
         """Name of its first layer, and of the last where there are several."""
         return self.layers[0] if len(self.layers) == 1 else f"{self.layers[0]}..{self.layers[-1]}"
+
+
+def channel_axis(tensor: Tensor) -> int:
+    """The axis of channels: the last of tokens (N, T, C), else the second of (N, C, ...)."""
+    return 2 if tensor.ndim == 3 else 1
 
 
 def split_into_units(

@@ -169,8 +169,13 @@ def _macs(kind: str, weight: tuple[int, ...], output: list[int]) -> int:
     if kind not in _WEIGHT_INPUT or not weight:
         return 0
     # A convolution's weight (O, I, h, w) makes each output with I * h * w products; whichever way
-    # a matrix lies, its other axis than the output's last is the length of the sums.
-    length = math.prod(weight[1:]) if "Conv" in kind else math.prod(weight) // output[-1]
+    # a matrix lies, its other axis than the output's last is the length of the sums. Within
+    # attention there is a matrix for each head of each image; those of 4 bits are cut into blocks.
+    if "Conv" in kind:
+        length = math.prod(weight[1:])
+    else:
+        matrix = weight if kind == "MatMulNBits" else weight[-2:]
+        length = math.prod(matrix) // output[-1]
     return math.prod(output) * length
 
 

@@ -1,5 +1,7 @@
 """The bundled architectures: small CIFAR-sized classifiers of different families.
 
+Those with BatchNorm are here, those without in ``layer_norm_architectures``.
+
 Each takes ``(N, 3, 32, 32)`` normalised images to ``(N, num_classes)`` logits. They are kept small
 (at most 45 million multiply-adds) so that the whole job runs in minutes on a laptop.
 """
@@ -10,6 +12,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from mixmix.zoo.layer_norm_architectures import ConvNext, VisionTransformer
 
 __all__ = ["ARCHITECTURES", "MobileNetV2", "ResNet", "Vgg", "VovNet", "build_architecture"]
 
@@ -203,6 +207,8 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vgg": Vgg,
     "mobilenetv2": MobileNetV2,
     "vovnet": VovNet,
+    "vit": VisionTransformer,
+    "convnext": ConvNext,
 }
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from mixmix.storage import read_tensors
 from mixmix.zoo.architectures import build_architecture
 from mixmix.zoo.spec import ModelSpec
 
-__all__ = ["build_bundled", "bundled_names", "bundled_spec", "load_bundled"]
+__all__ = ["build_bundled", "bundled_members", "bundled_names", "bundled_spec", "load_bundled"]
 
 
 def _folder() -> Path:
@@ -26,6 +29,27 @@ def _folder() -> Path:
 def bundled_names() -> tuple[str, ...]:
     """Names of the bundled networks, in alphabetical order."""
     return tuple(sorted(path.stem for path in _folder().glob("*.safetensors")))
+
+
+def bundled_members() -> tuple[str, ...]:
+    """Names of the bundled networks with BatchNorm, which images are made from by default."""
+    return tuple(name for name in bundled_names() if _has_batch_norms(_path(name)))
+
+
+@cache
+def _has_batch_norms(path: Path) -> bool:
+    with _opened(path) as file:
+        names = file.keys()
+    return any(name.endswith("running_mean") for name in names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is damaged ({error}); install mixmix again") from error
 
 
 def _path(name: str) -> Path:
@@ -40,12 +64,8 @@ def _path(name: str) -> Path:
 @cache
 def bundled_metadata(name: str) -> dict[str, str]:
     """The metadata of a bundled network's file: architecture, accuracy, training command, hash."""
-    path = _path(name)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata())
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} is damaged ({error}); install mixmix again") from error
+    with _opened(_path(name)) as file:
+        return dict(file.metadata())
 
 
 def bundled_spec(name: str) -> ModelSpec:

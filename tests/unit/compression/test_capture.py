@@ -130,3 +130,18 @@ def test_the_captured_model_is_a_copy() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fold_batch_norms(capture(model, EXAMPLE), EXAMPLE)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_constants_of_five_axes_do_not_hinder_channels_last() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mask = torch.arange(4.0).view(1, 4, 1, 1, 1)
+            return (self.convolution(x).unsqueeze(4) * mask).flatten(1)
+
+    model = Masked().eval()
+    graph_module = capture(model, EXAMPLE).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(graph_module(EXAMPLE), model(EXAMPLE))

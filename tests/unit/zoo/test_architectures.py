@@ -37,5 +37,7 @@ def test_families_differ_in_what_makes_them_hard() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(KeyError, match="unknown architecture 'lenet'; known: mobilenetv2, resnet"):
+    with pytest.raises(
+        KeyError, match="unknown architecture 'lenet'; known: convnext, mobilenetv2"
+    ):
         build_architecture("lenet")

@@ -11,7 +11,7 @@ from torch import nn
 from mixmix import Zoo
 from mixmix.errors import DataError, InputError
 from mixmix.storage import write_tensors
-from mixmix.zoo import bundled_names, bundled_spec, catalog, load_model, load_spec
+from mixmix.zoo import bundled_members, bundled_names, bundled_spec, catalog, load_model, load_spec
 from mixmix.zoo.architectures import ARCHITECTURES, build_architecture
 
 CLASSES = ["a", "b", "c"]
@@ -42,6 +42,7 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_spec_and_weights_come_from_the_file(assets: Path) -> None:
     assert bundled_names() == ("vgg",)
+    assert bundled_members() == ("vgg",)
     spec = load_spec("bundled:vgg")
     assert load_spec("vgg") == spec
     assert (spec.num_classes, spec.classes, spec.top1) == (3, tuple(CLASSES), 91.5)
@@ -49,6 +50,12 @@ def test_spec_and_weights_come_from_the_file(assets: Path) -> None:
     assert not model.training
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert Zoo.load(["bundled:vgg"])[0].spec == spec
+
+
+def test_images_are_made_from_networks_with_statistics() -> None:
+    for name in bundled_names():
+        has_statistics = bool(Zoo.load([f"bundled:{name}"])[0].batch_norms)
+        assert (name in bundled_members()) == has_statistics
 
 
 def test_unknown_name_lists_the_known_ones(assets: Path) -> None:
@@ -80,5 +87,5 @@ def test_shipped_networks(name: str) -> None:
         pytest.skip(f"the weights of bundled:{name} are not in this checkout")
     teacher = Zoo.load([f"bundled:{name}"])[0]
     assert teacher.spec.label_set == "cifar10" and len(teacher.spec.classes) == 10
-    assert teacher.spec.top1 is not None and teacher.spec.top1 > 80
+    assert teacher.spec.top1 is not None and teacher.spec.top1 > 75
     assert any(isinstance(module, nn.Conv2d) for module in teacher.model.modules())

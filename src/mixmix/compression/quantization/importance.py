@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mixmix.compression.activation_store import ActivationStore
+from mixmix.compression.units import channel_axis
 
 __all__ = ["LOSSES", "fisher_directions", "measure_importance"]
 
@@ -78,7 +79,7 @@ def measure_importance(
 
     squares = store.run(squared_gradient, outputs)
     if loss == "output":
-        axes = [axis for axis in range(squares.ndim) if axis != 1]
+        axes = [axis for axis in range(squares.ndim) if axis != channel_axis(squares)]
         channels = squares.mean(axes, keepdim=True)
         squares = torch.empty_like(outputs[:1]).copy_(channels.expand_as(outputs[:1]))
     mean = squares.mean()

@@ -25,7 +25,7 @@ from mixmix.compression.quantization.learnable import (
     set_phase,
 )
 from mixmix.compression.quantization.rounding import Moments, RoundingRates
-from mixmix.compression.units import Unit
+from mixmix.compression.units import Unit, channel_axis
 from mixmix.errors import InputError
 
 __all__ = [
@@ -152,8 +152,8 @@ class StepSize(Protocol):
 
 
 def images_in_step(inputs: Tensor, outputs: Tensor, settings: StepSize) -> int:
-    """Images in a step of a unit with these inputs and outputs (N, C, H, W) or (N, ...)."""
-    places = max(math.prod(t.shape[2:]) for t in (inputs, outputs))
+    """Images in a step of a unit with inputs and outputs (N, C, H, W), (N, T, C) or (N, C)."""
+    places = max(math.prod(t.shape[1:]) // t.shape[channel_axis(t)] for t in (inputs, outputs))
     fitting = max(_SMALLEST_BATCH, settings.places // places)
     return min(settings.batch_size, fitting)
 
@@ -216,7 +216,7 @@ def loss_gradient(
         chosen: (n,) rows of the targets.
         importance: (N, ...) or (1, ...) weights of the squares; None for ones.
     """
-    factor = 2 * outputs.shape[1] / outputs.numel()
+    factor = 2 * outputs.shape[channel_axis(outputs)] / outputs.numel()
     if not is_compilable(outputs, targets):
         gradient = (outputs - targets[chosen].to(outputs.device)) * factor
         if importance is not None:

@@ -24,7 +24,7 @@ from mixmix.compression.activation_store import (
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import set_zeros
 from mixmix.compression.shared_graph import SharedGraph, share_graph
-from mixmix.compression.unit_pairs import UnitPair, pair_units
+from mixmix.compression.unit_pairs import UnitPair, pair_units, select_channels
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -215,8 +215,7 @@ class Visit:
     @property
     def targets(self) -> Tensor:
         """(N, ...) what the student's unit is to give."""
-        channels = self.pair.channels
-        return self.teacher_outputs if channels is None else self.teacher_outputs[:, channels]
+        return select_channels(self.teacher_outputs, self.pair.channels)
 
 
 def visit_units(patient: Patient, store: ActivationStore) -> Iterator[Visit]:
