@@ -48,7 +48,7 @@ class AmortisedSettings:
 
     Attributes:
         objective: the terms of the loss, ``batch_size`` and mixing; its ``iterations`` are the
-            steps of each batch. ``num_images``, ``initial`` and ``learning_rate`` are for pixels.
+            steps of each batch, too few for statistics to weigh as much as with pixels. ``num_images``, ``initial`` and ``learning_rate`` are for pixels.
         batches_at_once: batches of a round, which begin from the same generator; on a CPU they are
             made side by side.
         num_latents: latents that are kept, and begun from; at least the images of a round.
@@ -61,7 +61,9 @@ class AmortisedSettings:
         diversity_weight: of the likeness of images of the same class in a batch.
     """
 
-    objective: SynthesisSettings = field(default_factory=lambda: SynthesisSettings(iterations=10))
+    objective: SynthesisSettings = field(
+        default_factory=lambda: SynthesisSettings(iterations=10, bn_weight=30.0)
+    )
     batches_at_once: int = 2
     num_latents: int = 1280
     latent_size: int = 128
