@@ -48,7 +48,8 @@ class AmortisedSettings:
 
     Attributes:
         objective: the terms of the loss, ``batch_size`` and mixing; its ``iterations`` are the
-            steps of each batch, too few for statistics to weigh as much as with pixels. ``num_images``, ``initial`` and ``learning_rate`` are for pixels.
+            steps of each batch, too few for statistics to weigh as much as with pixels.
+            ``num_images``, ``initial`` and ``learning_rate`` are for pixels.
         batches_at_once: batches of a round, which begin from the same generator; on a CPU they are
             made side by side.
         num_latents: latents that are kept, and begun from; at least the images of a round.
