@@ -82,14 +82,23 @@ RECIPES = {
     "mobilenetv2": Recipe(cycles=(Cycle(22, 0.25), Cycle(10, 0.1)), label_smoothing=0.05),
     "vovnet": Recipe(cycles=(Cycle(24, 0.25, crop_padding=4), Cycle(10, 0.1, crop_padding=4))),
     "vit": Recipe(
-        cycles=(Cycle(10, 3e-3, crop_padding=4, kept_tokens=0.5), Cycle(4, 1.5e-3, crop_padding=4)),
+        cycles=(
+            Cycle(10, 3e-3, crop_padding=4, kept_tokens=0.5),
+            Cycle(4, 1.5e-3, crop_padding=4),
+            Cycle(6, 3e-3, crop_padding=4, kept_tokens=0.5),
+            Cycle(4, 1.5e-3, crop_padding=4),
+        ),
         warmup_share=0.4,
         weight_decay=0.05,
         muon=True,
         teacher="vgg",
     ),
     "convnext": Recipe(
-        cycles=(Cycle(6, 3e-3, crop_padding=4, resolution=24), Cycle(5, 2e-3, crop_padding=4)),
+        cycles=(
+            Cycle(6, 3e-3, crop_padding=4, resolution=24),
+            Cycle(5, 2e-3, crop_padding=4),
+            Cycle(7, 3e-3, crop_padding=4),
+        ),
         warmup_share=0.4,
         weight_decay=0.05,
         muon=True,
