@@ -13,11 +13,14 @@ from mixmix.errors import InputError
 from mixmix.evaluation import Model, Predictor
 from mixmix.intervals import wilson_interval
 from mixmix.synthesis.dataset import SyntheticDataset
+from mixmix.zoo.member import places_by_name
+from mixmix.zoo.spec import ModelSpec
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]
 
 _LARGEST_TEMPERATURE = 16.0
 _NUM_BISECTIONS = 50
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,10 @@ def estimate_accuracy(
         raise InputError(
             f"the images have {data.images.shape[1]} channels, {predict.spec.name} takes {channels}"
         )
-    if data.soft_labels.shape[1] != compare.spec.num_classes:
+    soft_labels = _in_order_of(compare.spec, data)
+    if soft_labels.shape[1] != compare.spec.num_classes:
         raise InputError(
-            f"the images have soft labels of {data.soft_labels.shape[1]} classes, "
+            f"the images have soft labels of {soft_labels.shape[1]} classes, "
             f"{compare.spec.name} has {compare.spec.num_classes}; take images of its own label set"
         )
     logits, classes = [], []
@@ -120,7 +124,7 @@ def estimate_accuracy(
         logits.append(compare.logits(images))
         classes.append(predict(images))
         on_progress("estimate", min(1.0, (index + 1) * batch_size / len(data)))
-    same, loss = _compare(torch.cat(logits), torch.cat(classes), data.soft_labels)
+    same, loss = _compare(torch.cat(logits), torch.cat(classes), soft_labels)
     num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(data)
     return Estimate(
         agreement=100 * num_same / num_images,
@@ -129,6 +133,16 @@ def estimate_accuracy(
         predicted_drop_interval=_percent_interval(lost, num_images),
         num_images=num_images,
     )
+
+
+def _in_order_of(spec: ModelSpec, data: SyntheticDataset) -> Tensor:
+    """Soft labels of the zoo's classes, as a network lists them that has these in another order."""
+    names = data.manifest.get("classes") or ()
+    places = places_by_name(spec.classes, names) if spec.classes and names else None
+    if places is None or len(names) != data.soft_labels.shape[1]:
+        return data.soft_labels
+    chosen = data.soft_labels[:, list(places)]
+    return chosen / chosen.sum(1, keepdim=True).clamp_min(_TINY)
 
 
 def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,19 @@ def random_dataset(count: int, reference: Teacher) -> SyntheticDataset:
     return dataset(torch.rand(count, *INPUT_SHAPE, generator=generator), reference)
 
 
+def test_soft_labels_of_a_zoo_with_another_order_of_classes() -> None:
+    order = [2, 0, 1]
+    names = ("cat", "dog", "frog")
+    pixels = torch.rand(20, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    spec = replace(SPEC, classes=names)
+    reference = Teacher(linear(torch.eye(3)).model, spec)
+    other = Teacher(linear(torch.eye(3)[[1, 0, 2]]).model, spec)
+    data = dataset(pixels, reference)
+    manifest = {"classes": [names[index] for index in order]}
+    moved = SyntheticDataset(pixels, data.labels, data.soft_labels[:, order], manifest)
+    assert estimate_accuracy(other, reference, moved) == estimate_accuracy(other, reference, data)
+
+
 def test_by_hand() -> None:
     # The compressed network swaps the first two classes; three images of four show the third least.
     pixels = torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.5, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 1.0]])

@@ -13,7 +13,7 @@ from mixmix.errors import InputError
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher
 
-__all__ = ["Member", "label_map", "members_of"]
+__all__ = ["Member", "label_map", "members_of", "places_by_name"]
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,16 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
         return _given(zoo, own), ""
     same = tuple(range(zoo.num_classes))
     if zoo.classes and own.classes:
-        if _keys(zoo.classes) == _keys(own.classes):
+        if [_key(name) for name in zoo.classes] == [_key(name) for name in own.classes]:
             return same, ""
-        places = _unique_places(own.classes)
-        wanted = _unique_places(zoo.classes)
-        if wanted is not None and places is not None and wanted.keys() <= places.keys():
-            return tuple(places[key] for key in _keys(zoo.classes)), ""
-        if wanted is not None and places is not None and zoo.label_set != own.label_set:
-            unknown = [name for name in zoo.classes if _key(name) not in places]
-            return None, f"it does not know {_some(unknown)}"
+        found = places_by_name(zoo.classes, own.classes)
+        if found is not None:
+            return found, ""
+        known = _unique_places(own.classes)
+        if known is not None and zoo.label_set != own.label_set:
+            unknown = [name for name in zoo.classes if _key(name) not in known]
+            if unknown:
+                return None, f"it does not know {_some(unknown)}"
     if zoo.label_set and own.label_set and zoo.label_set != own.label_set:
         return None, f"its label set is {own.label_set}, that of {zoo.name} is {zoo.label_set}"
     if zoo.num_classes != own.num_classes and zoo.label_set and own.label_set:
@@ -120,6 +121,17 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
     if zoo.num_classes != own.num_classes:
         return None, f"it has {own.num_classes} classes, {zoo.name} has {zoo.num_classes}"
     return same, ""
+
+
+def places_by_name(wanted: Sequence[str], own: Sequence[str]) -> tuple[int, ...] | None:
+    """Where each of the wanted classes is among a network's own; None if names do not tell.
+
+    Case, underscores and spaces do not count.
+    """
+    places, needed = _unique_places(own), _unique_places(wanted)
+    if places is None or needed is None or not needed.keys() <= places.keys():
+        return None
+    return tuple(places[key] for key in needed)
 
 
 def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
@@ -148,13 +160,9 @@ def _key(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 
 
-def _keys(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_key(name) for name in names)
-
-
 def _unique_places(names: Sequence[str]) -> dict[str, int] | None:
     """Index by name, or None if two classes have one name (ImageNet has two cranes)."""
-    keys = _keys(names)
+    keys = [_key(name) for name in names]
     if max(Counter(keys).values(), default=1) > 1:
         return None
     return {key: index for index, key in enumerate(keys)}
