@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from mixmix.errors import DataError, InputError
 from mixmix.zoo.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
+from mixmix.zoo.sources.onnx_layers import products_as_layers
 from mixmix.zoo.sources.onnx_lowering import lower
 from mixmix.zoo.sources.source import Source, first_line, require
 from mixmix.zoo.spec import ModelSpec
@@ -61,6 +62,7 @@ class OnnxSource(Source):
             ) from error
         assert isinstance(model, fx.GraphModule)
         _fix_reshapes(model, batch)
+        products_as_layers(model)
         model.eval().requires_grad_(False)
         _check_agreement(model, spec, name, batch)
         check_any_batch(model, spec)

@@ -177,3 +177,33 @@ def test_damaged(content: bytes, tmp_path: Path) -> None:
 def test_absent(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ONNX file at"):
         load_spec(tmp_path / "absent.onnx")
+
+
+class Tokens(nn.Module):
+    """Linear layers on tokens, with and without bias, which ONNX writes as plain products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.mix = nn.Linear(8, 12, bias=False)
+        self.back = nn.Linear(12, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = tokens + self.back(torch.relu(self.mix(tokens)))
+        logits: torch.Tensor = self.head(tokens.mean(1))
+        return logits
+
+
+def test_products_with_constant_matrices_are_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Tokens().eval()
+    path = write(tmp_path / "tokens.onnx", model, exporter="dynamo")
+    values = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    teacher = Zoo.load([spec_file(tmp_path / "tokens.json", path, **values)])[0]
+    images = torch.rand(3, *INPUT_SHAPE)
+    torch.testing.assert_close(teacher(images), model(images), rtol=1e-4, atol=1e-5)
+    layers = [m for m in capture(teacher.model, images).modules() if isinstance(m, nn.Linear)]
+    assert sorted(layer.weight.shape for layer in layers) == [(4, 8), (8, 12), (12, 8)]
+    assert sorted(layer.bias is None for layer in layers) == [False, False, True]
