@@ -36,6 +36,9 @@ __all__ = [
 MANIFEST_NAME = "manifest.json"
 FORMAT = "mixmix-synthetic-images/1"
 
+# Pixels of a side, from which an image is seen well enough as it is.
+_LARGE = 128
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -237,23 +240,35 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         return folder
 
     def contact_sheet(
-        self, path: str | Path, *, rows: int = 10, columns: int = 10, scale: int = 2
+        self, path: str | Path, *, rows: int = 10, columns: int = 10, scale: int | None = None
     ) -> Path:
-        """Write one PNG with up to ``rows`` x ``columns`` images, a row for each class in turn."""
+        """Write one PNG with up to ``rows`` x ``columns`` images.
+
+        A row for each class in turn; where no class has two images, row by row. Images are enlarged
+        ``scale`` times; None doubles those below 128 pixels.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         channels, height, width = self.images.shape[1:]
-        present = self.labels.unique().tolist()[:rows]
-        sheet = torch.ones(channels, len(present) * (height + 1) + 1, columns * (width + 1) + 1)
-        for row, label in enumerate(present):
-            chosen = (self.labels == label).nonzero().flatten()[:columns].tolist()
-            for column, index in enumerate(chosen):
+        lines = self._lines(columns)[:rows]
+        sheet = torch.ones(channels, len(lines) * (height + 1) + 1, columns * (width + 1) + 1)
+        for row, line in enumerate(lines):
+            for column, index in enumerate(line):
                 top, left = row * (height + 1) + 1, column * (width + 1) + 1
                 sheet[:, top : top + height, left : left + width] = self.images[index]
         picture = to_picture(sheet)
+        if scale is None:
+            scale = 2 if max(height, width) < _LARGE else 1
         size = (picture.width * scale, picture.height * scale)
         picture.resize(size, Image.Resampling.NEAREST).save(target)
         return target
+
+    def _lines(self, columns: int) -> list[list[int]]:
+        """Indices of images for each row of a contact sheet."""
+        classes, counts = self.labels.unique(return_counts=True)
+        if int(counts.max()) == 1:
+            return [line.tolist() for line in torch.arange(len(self)).split(columns)]
+        return [(self.labels == label).nonzero().flatten()[:columns].tolist() for label in classes]
 
 
 def shard_name(index: int) -> str:

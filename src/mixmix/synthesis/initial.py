@@ -12,8 +12,14 @@ _OWN_SHARE = 0.25
 
 
 def balanced_labels(num_images: int, num_classes: int) -> Tensor:
-    """Labels (N,) that go round the classes, so that every prefix is balanced; zeros if K = 0."""
-    return torch.arange(num_images) % max(num_classes, 1)
+    """Labels (N,) that go round the classes, so that every prefix is balanced; zeros if K = 0.
+
+    Fewer images than classes are spread evenly over these: neighbours are often of one kind.
+    """
+    order = torch.arange(num_images)
+    if num_images < num_classes:
+        return order * num_classes // num_images
+    return order % max(num_classes, 1)
 
 
 def initial_images(

@@ -237,3 +237,10 @@ def test_bytes_are_no_images() -> None:
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     with pytest.raises(InputError, match="floats in \\[0, 1\\], got torch.uint8"):
         SyntheticDataset(images, torch.zeros(2), torch.zeros(2, 3), {})
+
+
+def test_a_contact_sheet_of_more_classes_than_images_has_no_gaps(tmp_path: Path) -> None:
+    images = torch.rand(6, 3, 130, 4)
+    data = SyntheticDataset(images, torch.arange(6) * 7, torch.zeros(6, 50), {})
+    with Image.open(data.contact_sheet(tmp_path / "sheet.png", columns=4)) as picture:
+        assert picture.size == (4 * 5 + 1, 2 * 131 + 1)
