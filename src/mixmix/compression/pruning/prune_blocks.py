@@ -15,6 +15,7 @@ from mixmix import seeding
 from mixmix.capture import capture
 from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.compression.method import Compressed, LayerRecord, Progress
+from mixmix.compression.pruning.budgets import check_budgets, given_budgets, in_words
 from mixmix.compression.pruning.channel_latency import LatencyMeter
 from mixmix.compression.pruning.channel_plan import num_parameters
 from mixmix.compression.pruning.residual_blocks import (
@@ -32,8 +33,6 @@ from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["PruneBlocks"]
-
-_COUNTED = {"max_macs": "MACs", "max_parameters": "parameters", "max_latency": "latency"}
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,7 @@ class PruneBlocks:
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
     def __post_init__(self) -> None:
-        if not self._budgets:
-            raise InputError(f"give one of {', '.join(_COUNTED)}; got none")
-        for name, budget in self._budgets.items():
-            if not 0 < budget < 1:
-                raise InputError(f"{name} must be between 0 and 1, got {budget}")
+        check_budgets(self)
         if self.num_images < 2:
             raise InputError(f"num_images must be at least 2, got {self.num_images}")
         object.__setattr__(self, "recovery", as_recoveries(self.recovery))
@@ -73,13 +68,7 @@ class PruneBlocks:
     @property
     def setting(self) -> str:
         """What is pruned, in a word."""
-        budgets = (f"{budget:.0%} of {_COUNTED[name]}" for name, budget in self._budgets.items())
-        return f"blocks, {', '.join(budgets)}"
-
-    @property
-    def _budgets(self) -> dict[str, float]:
-        given = {name: getattr(self, name) for name in _COUNTED}
-        return {name: budget for name, budget in given.items() if budget is not None}
+        return f"blocks, {in_words(given_budgets(self))}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

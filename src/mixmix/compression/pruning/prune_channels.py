@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mixmix import seeding
 from mixmix.compression.method import Compressed, Progress
+from mixmix.compression.pruning.budgets import check_budgets, given_budgets, in_words
 from mixmix.compression.pruning.channel_discovery import find_groups
 from mixmix.compression.pruning.channel_groups import ChannelGroup
 from mixmix.compression.pruning.channel_importance import (
@@ -41,7 +42,6 @@ from mixmix.zoo.teacher import normalise
 
 __all__ = ["PruneChannels"]
 
-_COUNTED = {"max_macs": "MACs", "max_parameters": "parameters", "max_latency": "latency"}
 _IMPORTANCES = ("magnitude", "taylor", "bn-scale")
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
@@ -88,13 +88,9 @@ class PruneChannels:
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
     def __post_init__(self) -> None:
-        if not self._budgets:
-            raise InputError(f"give one of {', '.join(_COUNTED)}; got none")
+        check_budgets(self)
         if self.max_macs is not None and self.max_parameters is not None:
             raise InputError("give max_macs or max_parameters, not both")
-        for name, budget in self._budgets.items():
-            if not 0 < budget < 1:
-                raise InputError(f"{name} must be between 0 and 1, got {budget}")
         for name, known in (("importance", _IMPORTANCES), ("allocation", ALLOCATIONS)):
             if getattr(self, name) not in known:
                 raise InputError(
@@ -111,14 +107,7 @@ class PruneChannels:
     @property
     def setting(self) -> str:
         """What is pruned, in a word."""
-        return ", ".join(
-            f"{budget:.0%} of {_COUNTED[name]}" for name, budget in self._budgets.items()
-        )
-
-    @property
-    def _budgets(self) -> dict[str, float]:
-        given = {name: getattr(self, name) for name in _COUNTED}
-        return {name: budget for name, budget in given.items() if budget is not None}
+        return in_words(given_budgets(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
