@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_networks import INPUT_SHAPE, tiny_teacher
-from torch import Tensor
+from tiny_networks import INPUT_SHAPE, tiny_spec, tiny_teacher
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import SynthesisSettings, Zoo
@@ -99,10 +102,32 @@ def test_loss_of_a_step_without_data_mixing() -> None:
 def test_relative_distances_need_no_balance() -> None:
     zoo = Zoo([tiny_teacher(name) for name in ("plain", "depthwise")])
     images, labels = batch()
-    settings = SynthesisSettings(members_per_step=None, jitter=0, flip=False)
+    settings = SynthesisSettings(
+        bn_distance="relative", members_per_step=None, jitter=0, flip=False
+    )
     found = losses_of(zoo, images, labels, settings, generator=generator(), mixing=False)
     distances = [relative_bn_loss(teacher.observe(images).statistics) for teacher in zoo]
     torch.testing.assert_close(found["bn"], 60 * torch.stack(distances).mean())
+
+
+def test_networks_whose_channels_vary_much_are_measured_relatively() -> None:
+    images, labels = batch()
+    wide = copy.deepcopy(tiny_teacher("plain").model)
+    for module in wide.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_var is not None
+            module.running_var *= 1000
+    settings = SynthesisSettings(jitter=0, flip=False)
+    for teacher, distance in (
+        (tiny_teacher("plain"), "absolute"),
+        (Teacher(wide, tiny_spec("plain")), "relative"),
+    ):
+        zoo = Zoo([teacher])
+        found, expected = (
+            losses_of(zoo, images, labels, each, generator=generator(), mixing=False)["bn"]
+            for each in (settings, replace(settings, bn_distance=distance))
+        )
+        torch.testing.assert_close(found, expected)
 
 
 def test_members_are_drawn_anew_at_every_step() -> None:

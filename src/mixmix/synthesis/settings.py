@@ -13,7 +13,7 @@ __all__ = ["RECIPES", "SynthesisSettings", "recipe"]
 
 _INITIALS = ("pink", "white")
 _PRECISIONS = ("auto", "float32", "bfloat16")
-_DISTANCES = ("relative", "absolute")
+_DISTANCES = ("auto", "absolute", "relative")
 _WEIGHTS = (
     "bn_weight",
     "first_bn_multiplier",
@@ -37,9 +37,10 @@ class SynthesisSettings:
         iterations: optimiser steps per batch; 0 keeps the initial noise.
         learning_rate: of Adam on pixels in [0, 1], decayed to zero by a cosine.
         bn_weight: of the BatchNorm statistics.
-        bn_distance: ``relative``: in units of what each channel varies by, a mean over layers, so
-            that one weight suits all networks and none drowns the others; ``absolute``: Euclidean,
-            summed over layers, as in ZeroQ, DeepInversion and MixMix, eq. 2.
+        bn_distance: ``absolute``: Euclidean, summed over layers, as in ZeroQ, DeepInversion and
+            MixMix, eq. 2; ``relative``: in units of what each channel varies by, a mean over
+            layers, so that one weight suits all networks; ``auto``: absolute, but for networks
+            whose channels vary so much that labels would be lost beside it.
         first_bn_multiplier: extra weight of the first BatchNorm layer of every network.
         ce_weight: of the cross-entropy with the labels.
         tv_weight: of the total variation, a mean over pixels.
@@ -54,9 +55,9 @@ class SynthesisSettings:
         box_area: smallest and largest share of the image that the box covers, within (0, 1).
         members_per_step: zoo members drawn at each step, so that a step costs the same however
             large the zoo is; None takes all of them.
-        balance_members: with the absolute distance, weigh that of each network by the mean number
-            of BatchNorm layers in the zoo over its own, so that deep networks do not drown the
-            others; the relative one is balanced by itself.
+        balance_members: weigh the absolute distance of each network by the mean number of BatchNorm
+            layers in the zoo over its own, so that deep networks do not drown the others; the
+            relative one is balanced by itself.
         scales: sizes of the images, as increasing shares of the full one, which is the last: an
             equal part of the iterations is done at each, and what came of it is enlarged. Networks
             run at the same share of their own resolution, if they can.
@@ -71,8 +72,8 @@ class SynthesisSettings:
     initial: str = "pink"
     iterations: int = 100
     learning_rate: float = 0.1
-    bn_weight: float = 60.0
-    bn_distance: str = "relative"
+    bn_weight: float = 1.0
+    bn_distance: str = "auto"
     first_bn_multiplier: float = 1.0
     ce_weight: float = 1.0
     tv_weight: float = 0.1
@@ -164,14 +165,12 @@ RECIPES: dict[str, SynthesisSettings] = {
     "deepinversion": SynthesisSettings(
         initial="white",
         mixing_share=0.0,
-        bn_weight=1.0,
         bn_distance="absolute",
         first_bn_multiplier=10.0,
     ),
     "zeroq": SynthesisSettings(
         initial="white",
         mixing_share=0.0,
-        bn_weight=1.0,
         bn_distance="absolute",
         ce_weight=0.0,
         tv_weight=0.0,
