@@ -179,12 +179,12 @@ def _loaded(names: list[str], weights: list[float] | None, device: str) -> Zoo:
 
 
 def _report(data: SyntheticDataset, out: Path, as_json: bool) -> None:
-    has_labels = data.soft_labels.shape[1] > 0
-    same = data.soft_labels.argmax(1) == data.labels if has_labels else None
+    from mixmix.synthesis.dataset import label_agreement
+
     content: dict[str, Any] = {
         "out": str(out),
         "num_images": len(data),
-        "label_agreement": None if same is None else float(same.float().mean()),
+        "label_agreement": label_agreement(data.soft_labels, data.labels),
     }
     if data.images.shape[1] in (1, 3):
         content["contact_sheet"] = str(data.contact_sheet(out / "contact-sheet.png"))

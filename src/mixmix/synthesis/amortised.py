@@ -48,8 +48,7 @@ class AmortisedSettings:
 
     Attributes:
         objective: the terms of the loss, ``batch_size`` and mixing; its ``iterations`` are the
-            steps of each batch, too few for statistics to weigh as much as with pixels; relative
-            ones were learnt from better.
+            steps of each batch, too few for statistics to weigh as much as with pixels.
             ``num_images``, ``initial`` and ``learning_rate`` are for pixels.
         batches_at_once: batches of a round, which begin from the same generator; on a CPU they are
             made side by side.

@@ -27,6 +27,7 @@ __all__ = [
     "MANIFEST_NAME",
     "Shard",
     "SyntheticDataset",
+    "label_agreement",
     "read_manifest",
     "shard_name",
     "sidecar",
@@ -269,6 +270,18 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         if int(counts.max()) == 1:
             return [line.tolist() for line in torch.arange(len(self)).split(columns)]
         return [(self.labels == label).nonzero().flatten()[:columns].tolist() for label in classes]
+
+
+def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
+    """Share of images whose likeliest class is their label; None without a label head.
+
+    Args:
+        soft_labels: (N, K).
+        labels: (N,).
+    """
+    if not soft_labels.numel():
+        return None
+    return float((soft_labels.argmax(1) == labels).float().mean())
 
 
 def shard_name(index: int) -> str:

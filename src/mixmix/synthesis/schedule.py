@@ -103,7 +103,7 @@ def plan(
         memory=2 * budget,
         num_processes=distributed.local_world_size() if on_cpu else 1,
     )
-    at_once = max(1, min(num_shards, threads, budget // (of_images + of_shard)))
+    at_once = _fitting(num_shards, threads, of_images + of_shard, budget)
     return replace(found, part=part, peak_bytes=at_once * (of_images + of_shard))
 
 
@@ -128,9 +128,13 @@ def schedule(
         num_processes: of this run on the machine, which share the shards made at a time. It has no
             influence on the threads of a shard.
     """
-    capacity = memory // 2 // max(1, shard_bytes)
-    at_once = max(1, min(num_shards, threads, capacity))
+    at_once = _fitting(num_shards, threads, shard_bytes, memory // 2)
     return Schedule(max(1, at_once // num_processes), max(1, threads // at_once))
+
+
+def _fitting(num_shards: int, threads: int, shard_bytes: int, budget: int) -> int:
+    """Shards that the whole machine makes at a time, in a budget of bytes."""
+    return max(1, min(num_shards, threads, budget // max(1, shard_bytes)))
 
 
 def shard_bytes(zoo: Zoo, settings: SynthesisSettings) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,10 @@ from torch import Tensor
 from mixmix import distributed, seeding
 from mixmix.allocator import keep_freed_memory
 from mixmix.errors import DataError, InputError
-from mixmix.synthesis.dataset import FORMAT, Shard, SyntheticDataset, shard_name
+from mixmix.synthesis.dataset import FORMAT, SyntheticDataset
 from mixmix.synthesis.folder import RunFolder
 from mixmix.synthesis.initial import balanced_labels
+from mixmix.synthesis.kept import KeptShards
 from mixmix.synthesis.loop import optimise_batch
 from mixmix.synthesis.schedule import Schedule, plan
 from mixmix.synthesis.settings import SynthesisSettings
@@ -108,12 +109,12 @@ def synthesize(
     if out is None:
         run = _Run(zoo, settings, seed, labels, start, student, None)
         run.make(range(len(labels)), schedule, on_progress)
-        return run.in_memory(manifest)
+        return run.kept.in_memory(manifest)
     folder = RunFolder(Path(out), manifest)
     run = _Run(zoo, settings, seed, labels, start, student, folder)
     missing = distributed.from_main(lambda: folder.missing(len(labels)))
     run.make(missing, schedule, on_progress)
-    made = distributed.gather(list(run.entries.values()))
+    made = distributed.gather(list(run.kept.entries.values()))
     if distributed.is_main():
         folder.finish([entry for entries in made for entry in entries])
     distributed.barrier()
@@ -178,11 +179,9 @@ class _Run:
         folder: RunFolder | None,
     ) -> None:
         self.zoo, self.settings, self.seed, self.student = zoo, settings, seed, student
-        self.labels, self.folder = labels, folder
+        self.labels, self.kept = labels, KeptShards(zoo, folder)
         self.start = None if start is None else start.images.split(settings.batch_size)
         self.part: int | None = None
-        self.shards: dict[int, Shard] = {}
-        self.entries: dict[int, dict[str, Any]] = {}
 
     def make(
         self,
@@ -204,14 +203,6 @@ class _Run:
             threads_per_job=schedule.threads_per_shard,
         )
 
-    def in_memory(self, manifest: Mapping[str, Any]) -> SyntheticDataset:
-        """The data set of a run without a folder."""
-        order = sorted(self.shards)
-        entries = [{"file": shard_name(index)} | self.entries[index] for index in order]
-        return SyntheticDataset.from_shards(
-            [self.shards[index] for index in order], {**manifest, "shards": entries}
-        )
-
     def _make_shard(self, index: int, progress: _Progress, check: Callable[[], None]) -> None:
         def on_step() -> None:
             check()
@@ -228,21 +219,7 @@ class _Run:
             part=self.part,
             on_step=on_step,
         )
-        pixels = (batch.images * 255).round().to(torch.uint8).cpu()
-        soft_labels = self.zoo.soft_labels(pixels.float() / 255)
-        shard = Shard(pixels, labels, soft_labels)
-        agreement = (
-            float((soft_labels.argmax(1) == labels).float().mean()) if soft_labels.numel() else None
-        )
-        entry: dict[str, Any] = {
-            "num_images": len(labels),
-            "label_agreement": agreement,
-            "losses": batch.trace,
-        }
-        if self.folder is None:
-            self.shards[index], self.entries[index] = shard, entry
-        else:
-            self.entries[index] = self.folder.save(index, shard, entry)
+        self.kept.keep(index, batch.images, labels, batch.trace)
         progress.advance(0)
 
 

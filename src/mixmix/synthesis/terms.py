@@ -59,9 +59,9 @@ def relative_bn_loss(
     """Distance between BatchNorm statistics in units of what each channel varies by.
 
     ``1/L sum_l rms_c((mean - running_mean) / s) + rms_c((var - running_var) / s^2)`` with ``s^2``
-    the running variance. Noise is 1 to 1.5 away from most networks, however deep, wide or badly
-    scaled they are, where ``bn_statistics_loss`` has values from 70 (VGG on CIFAR-10) to 15,000
-    (EfficientNet-Lite on ImageNet, nearly all of it from a few layers).
+    the running variance. Noise is about as far from any network, however deep, wide or badly scaled
+    it is, where ``bn_statistics_loss`` differs by orders of magnitude and mostly sees the layers
+    whose channels vary most.
 
     Args:
         statistics: one per BatchNorm layer, in order of execution; not empty.

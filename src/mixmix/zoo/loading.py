@@ -15,6 +15,7 @@ from mixmix.storage import read_tensors, sha256_of_tensors
 from mixmix.zoo.catalog import build_bundled, bundled_names, bundled_spec, load_bundled
 from mixmix.zoo.sources import REFERENCES, complete, find_source, is_reference, split_reference
 from mixmix.zoo.sources.misfit import explain_misfit
+from mixmix.zoo.sources.source import first_line
 from mixmix.zoo.spec import ModelSpec
 
 if sys.version_info >= (3, 11):
@@ -159,7 +160,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         raise DataError(f"no checkpoint at {path}") from error
     except Exception as error:  # torch.load raises many kinds for a damaged or unsafe file
         raise DataError(
-            f"cannot load {path} as a checkpoint of plain tensors: {_first_line(error)}; "
+            f"cannot load {path} as a checkpoint of plain tensors: {first_line(error)}; "
             "save it as safetensors"
         ) from error
     if isinstance(content, dict):
@@ -175,10 +176,6 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             "or under the key 'state_dict' or 'model'"
         )
     return {name.removeprefix("module."): value for name, value in content.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> None:

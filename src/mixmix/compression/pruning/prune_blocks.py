@@ -146,7 +146,7 @@ class PruneBlocks:
             while order.left:
                 on_progress("choosing blocks", len(order.removed) / len(blocks))
                 network = order.remove_next()
-                measured = shares(network)
+                measured = dict(order.measured)
                 if measured["macs_ratio"] > (self.max_macs or 1):
                     continue
                 if measured["parameters_ratio"] > (self.max_parameters or 1):
@@ -173,6 +173,11 @@ class _Order:
 
     Harm is the divergence from the whole network's predictions. That of the others is measured
     again only as long as the order may change by it, since it mostly grows with each that goes.
+
+    Attributes:
+        removed: blocks that went, in order.
+        left: all others.
+        measured: what ``shares`` says of the network without those that went.
     """
 
     def __init__(
@@ -186,6 +191,7 @@ class _Order:
         self._dense, self._images, self._shares = dense, images, shares
         self._counted = f"{counted}_ratio"
         self._logits = run_in_batches(dense, images)
+        self.measured = shares(dense)
         self.removed: list[ResidualBlock] = []
         self.left = list(blocks)
         self._known = {block.addition: self._harm(block) for block in blocks}
@@ -201,12 +207,13 @@ class _Order:
             fresh.add(best.addition)
         self.left.remove(best)
         self.removed.append(best)
-        return without_blocks(self._dense, self.removed)
+        network = without_blocks(self._dense, self.removed)
+        self.measured = self._shares(network)
+        return network
 
     def _harm(self, block: ResidualBlock) -> float:
-        before = without_blocks(self._dense, self.removed)
         after = without_blocks(self._dense, [*self.removed, block])
-        saved = self._shares(before)[self._counted] - self._shares(after)[self._counted]
+        saved = self.measured[self._counted] - self._shares(after)[self._counted]
         return mean_divergence(self._logits, run_in_batches(after, self._images)) / max(saved, 1e-9)
 
 
