@@ -98,5 +98,5 @@ def test_errors(tmp_path: Path) -> None:
         ProgramSession(tmp_path / "absent.pt2")
     broken = tmp_path / "broken.pt2"
     broken.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="not a program that PyTorch can load"):
+    with pytest.raises(DataError, match="is not a program that torch.export.save"):
         ProgramSession(broken)

@@ -23,6 +23,7 @@ from mixmix.compression.method import Compressed
 from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import DataError, ExportError, InputError
 from mixmix.exporters.stand_ins import with_stand_ins
+from mixmix.zoo.sources.program_safety import check_program
 from mixmix.zoo.spec import ModelSpec
 
 __all__ = ["ProgramSession", "pt2e_bytes", "pt2e_program"]
@@ -198,12 +199,16 @@ class ProgramSession:
 
     Raises:
         InputError: if there is no such file.
-        DataError: if PyTorch cannot load it.
+        DataError: if PyTorch cannot load it, or if the file holds more than a program.
     """
 
     def __init__(self, program: str | Path | bytes) -> None:
-        if not isinstance(program, bytes) and not Path(program).is_file():
-            raise InputError(f"no exported program at {program}; give the path that export wrote")
+        if not isinstance(program, bytes):
+            if not Path(program).is_file():
+                raise InputError(
+                    f"no exported program at {program}; give the path that export wrote"
+                )
+            check_program(Path(program), quantized=True)
         self.name = "the exported program" if isinstance(program, bytes) else str(program)
         notes = {_SPEC: ""}
         try:

@@ -31,6 +31,7 @@ _OPERATIONS = re.compile(
     r"|_operator\.(getitem|add|sub|mul|neg|pow|floordiv|truediv|mod|and_|eq|ne|lt|le|gt|ge)"
     r"|math\.\w+|torch\.sym_\w+"
 )
+_QUANTIZED = re.compile(_OPERATIONS.pattern + r"|torch\.ops\.quantized_decomposed\.\w+\.\w+")
 _EXPRESSIONS = (
     *(ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword),
     *(ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare),
@@ -44,8 +45,12 @@ _FUNCTIONS = {
 }
 
 
-def check_program(path: Path) -> None:
+def check_program(path: Path, *, quantized: bool = False) -> None:
     """Refuse an archive that holds anything but a graph of PyTorch's operations and plain tensors.
+
+    Args:
+        path: of the archive.
+        quantized: whether the operations of quantized programs are allowed, too.
 
     Raises:
         DataError: saying what it holds.
@@ -59,7 +64,7 @@ def check_program(path: Path) -> None:
     try:
         # The reader that loads it later, so that both see the same entries.
         with PT2ArchiveReader(str(path)) as reader:
-            for problem in _problems(reader):
+            for problem in _problems(reader, _QUANTIZED if quantized else _OPERATIONS):
                 raise DataError(
                     f"{path} holds {problem}; only graphs of PyTorch's own operations and plain "
                     "tensors are loaded: export the float network itself with torch.export.save"
@@ -73,7 +78,7 @@ def check_program(path: Path) -> None:
         ) from error
 
 
-def _problems(reader: Any) -> Iterator[str]:
+def _problems(reader: Any, operations: re.Pattern[str]) -> Iterator[str]:
     names = reader.get_file_names()
     if len(set(names)) < len(names):
         yield "several entries of one name"
@@ -81,7 +86,7 @@ def _problems(reader: Any) -> Iterator[str]:
         if not _PLAIN_RECORDS.fullmatch(name):
             yield f"{name}, which is neither graph nor tensor"
         if name.startswith("models/"):
-            yield from _problems_of_graph(json.loads(reader.read_string(name)))
+            yield from _problems_of_graph(json.loads(reader.read_string(name)), operations)
         elif name.startswith("data/sample_inputs/"):
             yield from _problems_of_pickle(name, reader.read_bytes(name))
         elif re.fullmatch(r"data/(weights|constants)/[^/]*_config\.json", name):
@@ -105,10 +110,10 @@ def _problems_of_tensors(content: Any) -> Iterator[str]:
             yield f"the pickled object {name}"
 
 
-def _problems_of_graph(content: Any) -> Iterator[str]:
+def _problems_of_graph(content: Any, operations: re.Pattern[str]) -> Iterator[str]:
     for key, value in _entries(content):
         if key in ("target", "as_operator") and isinstance(value, str):
-            if not _OPERATIONS.fullmatch(value):
+            if not operations.fullmatch(value):
                 yield f"the operation {value!r}"
         elif key == "expr_str" and not _is_plain(str(value)):
             yield f"the expression {str(value)[:80]!r}"

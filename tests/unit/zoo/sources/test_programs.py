@@ -15,7 +15,7 @@ import torch
 from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
 from torch import nn
 
-from mixmix import Zoo
+from mixmix import Zoo, evaluate
 from mixmix.errors import DataError, InputError
 from mixmix.zoo import build_model, load_spec
 from mixmix.zoo.sources.program_safety import check_program
@@ -153,6 +153,8 @@ class TestSafety:
     def test_pickled_objects(self, path: Path, tmp_path: Path) -> None:
         changed(path, with_pickle(str(tmp_path / "made")))
         self.refused(path, "more than tensors in data/sample_inputs")
+        with pytest.raises(DataError, match="more than tensors in data/sample_inputs"):
+            evaluate(path, (torch.rand(2, *INPUT_SHAPE), torch.zeros(2, dtype=torch.long)))
         assert not (tmp_path / "made").exists()
 
     def test_weights_that_ask_for_pickle(self, path: Path) -> None:
