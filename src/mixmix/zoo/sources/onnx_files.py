@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from mixmix.errors import DataError, InputError
 from mixmix.zoo.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
 from mixmix.zoo.sources.onnx_layers import products_as_layers
 from mixmix.zoo.sources.onnx_lowering import lower
+from mixmix.zoo.sources.onnx_shapes import settle_shapes
 from mixmix.zoo.sources.source import Source, first_line, require
 from mixmix.zoo.spec import ModelSpec
 
@@ -51,17 +52,16 @@ class OnnxSource(Source):
         original = _read(Path(name))
         inputs, _ = _ends(name, original)
         converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
-        batch = _sizes(inputs)[0]
+        batch = _only_batch(inputs)
         try:
             lower(original)
-            model = converter.convert(original)
+            model = converter.convert(original).eval()
+            settle_shapes(model, spec.input_shape, batch)
         except Exception as error:  # of the converter, for operations that it lacks
             raise InputError(
                 f"{spec.name}: {name} cannot be converted to PyTorch: {first_line(error)}; export "
                 "the float network with opset 17 or lower, or use the PyTorch model itself"
             ) from error
-        assert isinstance(model, fx.GraphModule)
-        _fix_reshapes(model, batch)
         products_as_layers(model)
         model.eval().requires_grad_(False)
         _check_agreement(model, spec, name, batch)
@@ -103,38 +103,13 @@ def _sizes(value: Any) -> list[int | str]:
     ]
 
 
-def _fix_reshapes(model: fx.GraphModule, batch: int | str) -> None:
-    """Make reshapes to constant sizes plain calls, in place, and those of one batch of any."""
-    modules = dict(model.named_modules())
-    graph = model.graph
-    for node in list(graph.nodes):
-        called = modules.get(str(node.target)) if node.op == "call_module" else None
-        if type(called).__name__ != "OnnxReshape" or node.args[1].op != "get_attr":
-            continue
-        tensor: Any = model
-        for part in str(node.args[1].target).split("."):
-            tensor = getattr(tensor, part)
-        sizes = tensor.tolist()
-        source = node.args[0]
-        with graph.inserting_before(node):
-            if len(sizes) == 2 and (sizes[0] in (0, batch) or sizes[1] > 0 > sizes[0]):
-                shaped = graph.call_function(torch.flatten, (source, 1))
-            else:
-                if sizes[0] == batch:
-                    sizes[0] = 0
-                kept = [
-                    graph.call_method("size", (source, axis)) if size == 0 else size
-                    for axis, size in enumerate(sizes)
-                ]
-                shaped = graph.call_method("reshape", (source, *kept))
-        node.replace_all_uses_with(shaped)
-        graph.erase_node(node)
-    graph.eliminate_dead_code()
-    model.delete_all_unused_submodules()
-    model.recompile()
+def _only_batch(images: Any) -> int | None:
+    """The number of images that a file was written for, unless it takes any."""
+    size = _sizes(images)[0]
+    return size if isinstance(size, int) and size > 0 else None
 
 
-def _check_agreement(model: nn.Module, spec: ModelSpec, name: str, batch: int | str) -> None:
+def _check_agreement(model: nn.Module, spec: ModelSpec, name: str, batch: int | None) -> None:
     """The converted network gives what ONNX Runtime gives of the file.
 
     Raises:
@@ -143,7 +118,7 @@ def _check_agreement(model: nn.Module, spec: ModelSpec, name: str, batch: int | 
     from mixmix.exporters.session import OnnxSession
 
     generator = torch.Generator().manual_seed(0)
-    size = batch if isinstance(batch, int) and batch > 0 else 2
+    size = batch or 2
     images = torch.randn(size, *spec.input_shape, generator=generator)
     expected = OnnxSession(name).run(images)
     try:

@@ -22,7 +22,8 @@ def lower(model: Any) -> None:
     - Constants, and second names of weights, become weights: of a BatchNorm whose values are shared
       under a second name, the converter makes no layer.
     - Axes of reductions become attributes, as they were up to opset 17.
-    - ``Gelu`` becomes its definition, ``x / 2 * (1 + erf(x / sqrt(2)))``.
+    - ``Gelu`` becomes its definition, ``x / 2 * (1 + erf(x / sqrt(2)))``, or with ``tanh`` of
+      ``sqrt(2 / pi) * (x + 0.044715 * x**3)`` in place of ``erf``.
     - Attributes go that the converter does not know: numbers of equal parts, and what sizes of zero
       mean, which images do not have.
     """
@@ -48,7 +49,7 @@ def _rewritten(node: Any, graph: Any) -> Iterable[Any]:
         graph.initializer.append(value)
         graph.initializer[-1].name = node.output[0]
         return ()
-    if node.op_type == "Gelu" and all(entry.s == b"none" for entry in node.attribute):
+    if node.op_type == "Gelu":
         return _gelu(node, graph)
     if node.op_type.startswith("Reduce") and len(node.input) == 2 and node.op_type != "ReduceSum":
         _fix_axes(node, weights)
@@ -79,14 +80,27 @@ def _gelu(node: Any, graph: Any) -> list[Any]:
     from onnx import TensorProto, helper
 
     (source,), (target,) = node.input, node.output
-    for name, value in (("root", math.sqrt(2)), ("one", 1.0), ("half", 0.5)):
+    numbers = {"root": math.sqrt(2), "one": 1.0, "half": 0.5}
+    numbers |= {"slope": math.sqrt(2 / math.pi), "cubic": 0.044715}
+    for name, value in numbers.items():
         tensor = helper.make_tensor(f"{target}.{name}", TensorProto.FLOAT, (), [value])
         graph.initializer.append(tensor)
-    steps = (
-        ("Div", (source, f"{target}.root"), f"{target}.scaled"),
-        ("Erf", (f"{target}.scaled",), f"{target}.erf"),
-        ("Add", (f"{target}.erf", f"{target}.one"), f"{target}.gate"),
-        ("Mul", (source, f"{target}.gate"), f"{target}.double"),
-        ("Mul", (f"{target}.double", f"{target}.half"), target),
-    )
-    return [helper.make_node(kind, inputs, [output], output) for kind, inputs, output in steps]
+    inner = (("Div", "x", "root", "scaled"), ("Erf", "scaled", "gate"))
+    if any(entry.s == b"tanh" for entry in node.attribute):
+        inner = (
+            ("Mul", "x", "x", "square"),
+            ("Mul", "square", "cubic", "bend"),
+            ("Add", "bend", "one", "bent"),
+            ("Mul", "x", "slope", "sloped"),
+            ("Mul", "sloped", "bent", "scaled"),
+            ("Tanh", "scaled", "gate"),
+        )
+    outer = (("Add", "gate", "one", "open"), ("Mul", "x", "open", "double"))
+    steps = (*inner, *outer, ("Mul", "double", "half", "y"))
+    names = {"x": source, "y": target}
+    return [
+        helper.make_node(kind, inputs, [output], output)
+        for kind, *inputs, output in (
+            (kind, *(names.get(each, f"{target}.{each}") for each in of)) for kind, *of in steps
+        )
+    ]

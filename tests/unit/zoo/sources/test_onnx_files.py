@@ -119,12 +119,13 @@ def test_operations_newer_than_the_converter(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 
     batch = ["batch", *INPUT_SHAPE]
-    to = helper.make_tensor("value", TensorProto.INT64, (2,), [-1, 4])
+    to = helper.make_tensor("value", TensorProto.INT64, (2,), [-1, 6])
     graph = helper.make_graph(
         [
             helper.make_node("Split", ["x"], ["r", "g", "b"], axis=1, num_outputs=3),
             helper.make_node("Gelu", ["g"], ["gelu"], approximate="none"),
-            helper.make_node("Concat", ["b", "gelu"], ["both"], axis=1),
+            helper.make_node("Gelu", ["r"], ["tanh"], approximate="tanh"),
+            helper.make_node("Concat", ["b", "gelu", "tanh"], ["both"], axis=1),
             helper.make_node("ReduceMean", ["both", "axes"], ["mean"], keepdims=1),
             helper.make_node("Identity", ["axes"], ["again"]),
             helper.make_node("ReduceMax", ["both", "again"], ["max"], keepdims=1),
@@ -134,14 +135,15 @@ def test_operations_newer_than_the_converter(tmp_path: Path) -> None:
         ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, batch)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 6])],
         [helper.make_tensor("axes", TensorProto.INT64, (2,), [2, 3])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(model, tmp_path / "net.onnx")
     network = Zoo.load([spec_file(tmp_path / "x.json", tmp_path / "net.onnx")])[0].model
     inputs = torch.randn(5, *INPUT_SHAPE)
-    both = torch.stack([inputs[:, 2], nn.functional.gelu(inputs[:, 1])], 1)
+    gelus = [nn.functional.gelu(inputs[:, 1]), nn.functional.gelu(inputs[:, 0], approximate="tanh")]
+    both = torch.stack([inputs[:, 2], *gelus], 1)
     expected = torch.cat([both.mean((2, 3)), both.amax((2, 3))], 1)
     torch.testing.assert_close(network(inputs), expected)
     capture(network, inputs)
@@ -207,3 +209,59 @@ def test_products_with_constant_matrices_are_layers(tmp_path: Path) -> None:
     layers = [m for m in capture(teacher.model, images).modules() if isinstance(m, nn.Linear)]
     assert sorted(layer.weight.shape for layer in layers) == [(4, 8), (8, 12), (12, 8)]
     assert sorted(layer.bias is None for layer in layers) == [False, False, True]
+
+
+class Attention(nn.Module):
+    """Heads, a class token and positions: sizes that exporters compute while the graph runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.positions = nn.Parameter(torch.randn(1, 17, 8))
+        self.qkv = nn.Linear(8, 24)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        x = x.flatten(2).transpose(1, 2)
+        count, _, width = x.shape
+        x = torch.cat([self.token.expand(count, -1, -1), x], 1) + self.positions
+        q, k, v = self.qkv(x).reshape(count, -1, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).reshape(count, -1, width)
+        logits: torch.Tensor = self.head(x[:, 0])
+        return logits
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "one-image", "with-batch-norm"])
+def test_transformers_are_captured(exporter: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attention().eval()
+    path = write(tmp_path / "net.onnx", model, exporter=exporter)
+    network = Zoo.load([spec_file(tmp_path / "x.json", path)])[0].model
+    inputs = torch.randn(5, *INPUT_SHAPE)
+    torch.testing.assert_close(network(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+    captured = capture(network, inputs[:2])
+    torch.testing.assert_close(captured(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+    assert sum(isinstance(each, nn.Linear) for each in captured.modules()) == 2
+
+
+class Views(nn.Module):
+    """Sizes of every kind: cut out, picked, split, and halves of the batch's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count, channels, height, width = x.shape
+        left, right = x.split([2, width - 2], 3)
+        x = torch.cat([left.mean(3), right.mean(3)], 1).reshape(count * 2, channels, height)
+        x = x[:, :, : height // 2].unsqueeze(0).squeeze(0)
+        x = x.reshape(count, 2, -1)[:, -1]
+        return x[:, :4] / width**0.5
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "with-batch-norm"])
+def test_computed_sizes_are_settled(exporter: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", Views().eval(), exporter=exporter)
+    network = Zoo.load([spec_file(tmp_path / "x.json", path, num_classes=4)])[0].model
+    inputs = torch.randn(5, *INPUT_SHAPE)
+    torch.testing.assert_close(capture(network, inputs[:2])(inputs), Views()(inputs))

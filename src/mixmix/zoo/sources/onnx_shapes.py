@@ -1,0 +1,245 @@
+"""Sizes that an ONNX graph computes while it runs, settled once and for batches of any size.
+
+Exporters write what a network does with shapes as nodes between those that compute with images:
+sizes are read, cut out, multiplied and put together again. Of a network for images of one size all
+of this is constant but for the batch.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+__all__ = ["settle_shapes"]
+
+# Batches that tell what depends on the number of images; odd, so that halves of one are not whole.
+_BATCHES = (3, 5)
+
+
+def settle_shapes(model: fx.GraphModule, input_shape: Sequence[int], batch: int | None) -> None:
+    """Replace what onnx2torch computes from shapes by constants and plain calls, in place.
+
+    What is not understood stays as it is: whoever calls this has to compare what the model gives.
+
+    Args:
+        model: of onnx2torch, in eval mode; takes one batch of images.
+        input_shape: (C, H, W) of an image.
+        batch: the only number of images that the file was written for, unless any is taken.
+    """
+    sizes = _BATCHES if batch is None else (batch, batch)
+    runs = [_Run(model, torch.zeros(size, *input_shape)) for size in sizes]
+    settled = _Settled(model, runs, sizes)
+    for node in list(model.graph.nodes):
+        if node in runs[0].of_images and node.op != "placeholder":
+            settled.settle(node)
+    model.graph.eliminate_dead_code()
+    model.delete_all_unused_submodules()
+    model.recompile()
+
+
+class _Run(fx.Interpreter):
+    """What every node gives for one batch: its shape, and its value where no image is seen.
+
+    Attributes:
+        of_images: nodes that compute with images, not merely with their shapes.
+        values: of the others.
+        shapes: of all that give a tensor.
+    """
+
+    def __init__(self, model: fx.GraphModule, images: Tensor) -> None:
+        super().__init__(model)
+        self.of_images: set[fx.Node] = set()
+        self.values: dict[fx.Node, Any] = {}
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of onnx2torch's own modules, which are replaced
+            self.run(images)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        sees_images = any(each in self.of_images for each in n.all_input_nodes)
+        if n.op == "placeholder" or (sees_images and _kind(self.module, n) != "OnnxShape"):
+            self.of_images.add(n)
+        else:
+            self.values[n] = result
+        if isinstance(result, Tensor):
+            self.shapes[n] = tuple(result.shape)
+        return result
+
+
+class _Settled:
+    """Rewrites one node after another."""
+
+    def __init__(self, model: fx.GraphModule, runs: Sequence[_Run], sizes: Sequence[int]) -> None:
+        self._model, self._graph = model, model.graph
+        self._first, self._second = runs
+        self._sizes = tuple(sizes)
+        self._images = next(node for node in model.graph.nodes if node.op == "placeholder")
+        self._number: fx.Node | None = None
+        self._plain: dict[str, Callable[[fx.Node], fx.Node | None]] = {
+            "OnnxReshape": self._reshape,
+            "OnnxExpand": self._expand,
+            "OnnxSlice": self._slice,
+            "OnnxGather": self._gather,
+            "OnnxSplit13": self._split,
+            "OnnxSqueezeDynamicAxes": self._squeeze,
+            "OnnxUnsqueezeDynamicAxes": self._unsqueeze,
+        }
+
+    def settle(self, node: fx.Node) -> None:
+        plain = self._plain.get(_kind(self._model, node))
+        with self._graph.inserting_before(node):
+            new = None if plain is None else plain(node)
+            if new is None:
+                for given in node.all_input_nodes:
+                    if given not in self._first.of_images:
+                        self._fix_input(node, given)
+                return
+        node.replace_all_uses_with(new)
+        for run in (self._first, self._second):
+            run.of_images.add(new)
+            if node in run.shapes:
+                run.shapes[new] = run.shapes[node]
+        self._graph.erase_node(node)
+
+    def _fix_input(self, node: fx.Node, given: fx.Node) -> None:
+        """Put a constant, or a row of it for every image, into the place of what is computed."""
+        first, second = (run.values.get(given) for run in (self._first, self._second))
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+            return
+        by_image = first.ndim > 1 and _leads(first.shape, second.shape, self._sizes)
+        if by_image and self._joins_rows(node) and bool((first == first[:1]).all()):
+            row = self._constant(given, first[:1])
+            rest = [-1] * (first.ndim - 1)
+            rows = self._graph.call_method("expand", (row, self._batch(), *rest))
+            node.replace_input_with(given, rows)
+        elif given.op != "get_attr" and first.shape == second.shape and torch.equal(first, second):
+            node.replace_input_with(given, self._constant(given, first))
+
+    def _joins_rows(self, node: fx.Node) -> bool:
+        """Whether it puts tensors beside each other image by image, which has to be as many."""
+        if _kind(self._model, node) != "OnnxConcat":
+            return False
+        return getattr(self._model.get_submodule(str(node.target)), "axis", 0) != 0
+
+    def _constant(self, node: fx.Node, value: Tensor) -> fx.Node:
+        name = f"settled_{node.name}"
+        self._model.register_buffer(name, value.clone())
+        return self._graph.get_attr(name)
+
+    def _batch(self) -> fx.Node:
+        """The number of images, read at the beginning."""
+        if self._number is None:
+            with self._graph.inserting_after(self._images):
+                self._number = self._graph.call_method("size", (self._images, 0))
+        return self._number
+
+    def _fixed(self, node: fx.Node, index: int) -> Any:
+        """The list that an input of a node is whatever the batch, or None."""
+        given = node.args[index] if index < len(node.args) else None
+        if not isinstance(given, fx.Node) or given in self._first.of_images:
+            return None
+        first, second = (run.values.get(given) for run in (self._first, self._second))
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+            return None
+        return first.tolist() if torch.equal(first, second) else None
+
+    def _given(self, node: fx.Node) -> fx.Node | None:
+        """What a node computes with, where that is made of images."""
+        given = node.args[0]
+        return given if isinstance(given, fx.Node) and given in self._first.of_images else None
+
+    def _to_shape(self, node: fx.Node) -> list[int] | None:
+        """The shape that a node gives, with -1 in the one place where it varies with the batch."""
+        first, second = self._first.shapes[node], self._second.shapes[node]
+        varying = [axis for axis, size in enumerate(first) if size != second[axis]]
+        if self._sizes[0] == self._sizes[1]:
+            varying = [0] if len(first) == 1 or _leads(first, second, self._sizes) else []
+        shape = list(first)
+        for axis in varying:
+            shape[axis] = -1
+        return shape if len(varying) <= 1 else None
+
+    def _reshape(self, node: fx.Node) -> fx.Node | None:
+        source, shape = self._given(node), self._to_shape(node)
+        if source is None or shape is None:
+            return None
+        before = [run.shapes[source] for run in (self._first, self._second)]
+        if len(shape) == 2 and shape[0] == -1 and _leads(*before, self._sizes):
+            return self._graph.call_function(torch.flatten, (source, 1))
+        return self._graph.call_method("reshape", (source, *shape))
+
+    def _expand(self, node: fx.Node) -> fx.Node | None:
+        source, shape = self._given(node), self._to_shape(node)
+        if source is None or shape is None:
+            return None
+        return self._graph.call_method("expand", (source, *shape))
+
+    def _slice(self, node: fx.Node) -> fx.Node | None:
+        source, starts, ends = self._given(node), self._fixed(node, 1), self._fixed(node, 2)
+        if source is None or starts is None or ends is None:
+            return None
+        axes = self._fixed(node, 3) or list(range(len(starts)))
+        steps = self._fixed(node, 4) or [1] * len(starts)
+        if len(node.args) > 5 or min(steps) < 1:
+            return None
+        parts = [slice(None)] * len(self._first.shapes[source])
+        for axis, *bounds in zip(axes, starts, ends, steps, strict=True):
+            parts[axis] = slice(*bounds)
+        return self._graph.call_function(operator.getitem, (source, tuple(parts)))
+
+    def _gather(self, node: fx.Node) -> fx.Node | None:
+        source, index = self._given(node), self._fixed(node, 1)
+        axis = getattr(self._model.get_submodule(str(node.target)), "_axis", None)
+        if source is None or not isinstance(axis, int):
+            return None
+        if isinstance(index, int):
+            return self._graph.call_method("select", (source, axis, index))
+        return self._reshape(node) if self._keeps_order(node, axis) else None
+
+    def _keeps_order(self, node: fx.Node, axis: int) -> bool:
+        """Whether it takes every element of a row once and in order, as exporters write views."""
+        given = node.args[1]
+        return axis == 0 and all(
+            isinstance(run.values.get(given), Tensor)
+            and len(run.shapes[node.args[0]]) == 1
+            and torch.equal(run.values[given].flatten(), torch.arange(run.shapes[node.args[0]][0]))
+            for run in (self._first, self._second)
+        )
+
+    def _split(self, node: fx.Node) -> fx.Node | None:
+        source, parts = self._given(node), self._fixed(node, 1)
+        if source is None or parts is None:
+            return None
+        axis = self._model.get_submodule(str(node.target)).axis
+        return self._graph.call_function(torch.split, (source, parts), {"dim": axis})
+
+    def _squeeze(self, node: fx.Node) -> fx.Node | None:
+        return self._axis_by_axis(node, "squeeze", last_first=True)
+
+    def _unsqueeze(self, node: fx.Node) -> fx.Node | None:
+        return self._axis_by_axis(node, "unsqueeze", last_first=False)
+
+    def _axis_by_axis(self, node: fx.Node, method: str, *, last_first: bool) -> fx.Node | None:
+        source, axes = self._given(node), self._fixed(node, 1)
+        if source is None or not axes:
+            return None
+        dims = len(self._first.shapes[source if last_first else node])
+        for axis in sorted((each % dims for each in axes), reverse=last_first):
+            source = self._graph.call_method(method, (source, axis))
+        return source
+
+
+def _kind(model: nn.Module, node: fx.Node) -> str:
+    called = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return type(called).__name__
+
+
+def _leads(first: Sequence[int], second: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether shapes begin with the number of images."""
+    return bool(first) and (first[0], second[0]) == tuple(sizes)
