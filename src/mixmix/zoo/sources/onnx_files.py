@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from mixmix.errors import DataError, InputError
 from mixmix.zoo.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
@@ -55,7 +55,7 @@ class OnnxSource(Source):
         batch = _only_batch(inputs)
         try:
             lower(original)
-            model = converter.convert(original).eval()
+            model: fx.GraphModule = converter.convert(original).eval()
             settle_shapes(model, spec.input_shape, batch)
         except Exception as error:  # of the converter, for operations that it lacks
             raise InputError(

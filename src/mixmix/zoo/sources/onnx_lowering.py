@@ -85,6 +85,7 @@ def _gelu(node: Any, graph: Any) -> list[Any]:
     for name, value in numbers.items():
         tensor = helper.make_tensor(f"{target}.{name}", TensorProto.FLOAT, (), [value])
         graph.initializer.append(tensor)
+    inner: tuple[tuple[str, ...], ...]
     inner = (("Div", "x", "root", "scaled"), ("Erf", "scaled", "gate"))
     if any(entry.s == b"tanh" for entry in node.attribute):
         inner = (

@@ -53,6 +53,7 @@ class _Run(fx.Interpreter):
 
     def __init__(self, model: fx.GraphModule, images: Tensor) -> None:
         super().__init__(model)
+        self._model = model
         self.of_images: set[fx.Node] = set()
         self.values: dict[fx.Node, Any] = {}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
@@ -63,7 +64,7 @@ class _Run(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         sees_images = any(each in self.of_images for each in n.all_input_nodes)
-        if n.op == "placeholder" or (sees_images and _kind(self.module, n) != "OnnxShape"):
+        if n.op == "placeholder" or (sees_images and _kind(self._model, n) != "OnnxShape"):
             self.of_images.add(n)
         else:
             self.values[n] = result
@@ -77,7 +78,7 @@ class _Settled:
 
     def __init__(self, model: fx.GraphModule, runs: Sequence[_Run], sizes: Sequence[int]) -> None:
         self._model, self._graph = model, model.graph
-        self._first, self._second = runs
+        self._runs = self._first, self._second = runs
         self._sizes = tuple(sizes)
         self._images = next(node for node in model.graph.nodes if node.op == "placeholder")
         self._number: fx.Node | None = None
@@ -101,7 +102,7 @@ class _Settled:
                         self._fix_input(node, given)
                 return
         node.replace_all_uses_with(new)
-        for run in (self._first, self._second):
+        for run in self._runs:
             run.of_images.add(new)
             if node in run.shapes:
                 run.shapes[new] = run.shapes[node]
@@ -109,7 +110,7 @@ class _Settled:
 
     def _fix_input(self, node: fx.Node, given: fx.Node) -> None:
         """Put a constant, or a row of it for every image, into the place of what is computed."""
-        first, second = (run.values.get(given) for run in (self._first, self._second))
+        first, second = (run.values.get(given) for run in self._runs)
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return
         by_image = first.ndim > 1 and _leads(first.shape, second.shape, self._sizes)
@@ -123,9 +124,7 @@ class _Settled:
 
     def _joins_rows(self, node: fx.Node) -> bool:
         """Whether it puts tensors beside each other image by image, which has to be as many."""
-        if _kind(self._model, node) != "OnnxConcat":
-            return False
-        return getattr(self._model.get_submodule(str(node.target)), "axis", 0) != 0
+        return _kind(self._model, node) == "OnnxConcat" and self._axis_of(node, "axis") != 0
 
     def _constant(self, node: fx.Node, value: Tensor) -> fx.Node:
         name = f"settled_{node.name}"
@@ -139,15 +138,20 @@ class _Settled:
                 self._number = self._graph.call_method("size", (self._images, 0))
         return self._number
 
-    def _fixed(self, node: fx.Node, index: int) -> Any:
-        """The list that an input of a node is whatever the batch, or None."""
+    def _values(self, node: fx.Node, index: int) -> list[Any]:
+        """What an input of a node is in each run; None where images are seen."""
         given = node.args[index] if index < len(node.args) else None
-        if not isinstance(given, fx.Node) or given in self._first.of_images:
-            return None
-        first, second = (run.values.get(given) for run in (self._first, self._second))
+        return [run.values.get(given) if isinstance(given, fx.Node) else None for run in self._runs]
+
+    def _fixed(self, node: fx.Node, index: int) -> Any:
+        """The number or list that an input of a node is whatever the batch, or None."""
+        first, second = self._values(node, index)
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return None
         return first.tolist() if torch.equal(first, second) else None
+
+    def _axis_of(self, node: fx.Node, name: str) -> int:
+        return int(getattr(self._model.get_submodule(str(node.target)), name))
 
     def _given(self, node: fx.Node) -> fx.Node | None:
         """What a node computes with, where that is made of images."""
@@ -169,8 +173,8 @@ class _Settled:
         source, shape = self._given(node), self._to_shape(node)
         if source is None or shape is None:
             return None
-        before = [run.shapes[source] for run in (self._first, self._second)]
-        if len(shape) == 2 and shape[0] == -1 and _leads(*before, self._sizes):
+        before = [run.shapes[source] for run in self._runs]
+        if len(shape) == 2 and shape[0] == -1 and _leads(before[0], before[1], self._sizes):
             return self._graph.call_function(torch.flatten, (source, 1))
         return self._graph.call_method("reshape", (source, *shape))
 
@@ -194,30 +198,27 @@ class _Settled:
         return self._graph.call_function(operator.getitem, (source, tuple(parts)))
 
     def _gather(self, node: fx.Node) -> fx.Node | None:
-        source, index = self._given(node), self._fixed(node, 1)
-        axis = getattr(self._model.get_submodule(str(node.target)), "_axis", None)
-        if source is None or not isinstance(axis, int):
+        source, axis, index = self._given(node), self._axis_of(node, "_axis"), self._fixed(node, 1)
+        if source is None:
             return None
         if isinstance(index, int):
             return self._graph.call_method("select", (source, axis, index))
-        return self._reshape(node) if self._keeps_order(node, axis) else None
-
-    def _keeps_order(self, node: fx.Node, axis: int) -> bool:
-        """Whether it takes every element of a row once and in order, as exporters write views."""
-        given = node.args[1]
-        return axis == 0 and all(
-            isinstance(run.values.get(given), Tensor)
-            and len(run.shapes[node.args[0]]) == 1
-            and torch.equal(run.values[given].flatten(), torch.arange(run.shapes[node.args[0]][0]))
-            for run in (self._first, self._second)
+        places, lengths = self._values(node, 1), [run.shapes[source] for run in self._runs]
+        # Every element of a row once and in order, as exporters write views.
+        in_order = all(
+            isinstance(place, Tensor)
+            and len(length) == 1
+            and torch.equal(place.flatten(), torch.arange(length[0]))
+            for place, length in zip(places, lengths, strict=True)
         )
+        return self._reshape(node) if in_order else None
 
     def _split(self, node: fx.Node) -> fx.Node | None:
         source, parts = self._given(node), self._fixed(node, 1)
         if source is None or parts is None:
             return None
-        axis = self._model.get_submodule(str(node.target)).axis
-        return self._graph.call_function(torch.split, (source, parts), {"dim": axis})
+        axis = self._axis_of(node, "axis")
+        return self._graph.call_function(torch.split, (source, parts, axis))
 
     def _squeeze(self, node: fx.Node) -> fx.Node | None:
         return self._axis_by_axis(node, "squeeze", last_first=True)
@@ -236,6 +237,7 @@ class _Settled:
 
 
 def _kind(model: nn.Module, node: fx.Node) -> str:
+    """Name of the class of the module that a node calls."""
     called = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     return type(called).__name__
 
