@@ -19,6 +19,7 @@ from mixmix import (
     TrainingSettings,
     recover,
 )
+from mixmix.compression.recovery.fine_tuning import go_back_
 from mixmix.errors import InputError
 from mixmix.zoo.teacher import normalise
 
@@ -191,3 +192,21 @@ def test_masks_that_fit_no_weight_are_refused() -> None:
 def test_refuses_settings_out_of_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ReconstructFeatures(**options)  # type: ignore[arg-type]
+
+
+def test_result_lies_where_held_out_images_want_it() -> None:
+    torch.manual_seed(0)
+    wanted = nn.Linear(6, 4)
+    before, student = copy.deepcopy(wanted), copy.deepcopy(wanted)
+    change = torch.randn(4, 6)
+    with torch.no_grad():
+        before.weight.add_(change, alpha=0.75)
+        student.weight.sub_(change, alpha=0.25)
+    inputs = torch.randn(20, 6)
+    go_back_(student, dict(before.named_parameters()), inputs, wanted(inputs))
+    torch.testing.assert_close(student.weight, wanted.weight)
+
+
+def test_held_out_images_are_checked() -> None:
+    with pytest.raises(InputError, match="held_out must not be negative, got -1"):
+        FineTune(held_out=-1)

@@ -34,6 +34,8 @@ ALLOCATIONS = ("global", "uniform", "sensitivity")
 _SENSITIVITY_IMAGES = 64
 _LATENCY_STEPS = 6
 _CONFIRMING_ROUNDS = 15
+# Readings on a busy machine differ by a few percent, now and then by more.
+_NEAR = 0.15
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class ChannelPlan:
             # What is as large as it may be is enough if it is fast.
             tried = share if step == 0 and share < 1 else (low + high) / 2
             candidate = self._candidate(tried)
-            if meter.ratio(candidate.network) <= max_latency:
+            if _ratio_near(max_latency, candidate.network, meter) <= max_latency:
                 low = tried
                 fitting.append(candidate)
             else:
@@ -247,3 +249,10 @@ def _cumulative(scores: Tensor, options: Sequence[int]) -> list[float]:
 def num_parameters(model: nn.Module) -> int:
     """Parameters of a module, each counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _ratio_near(limit: float, network: nn.Module, meter: LatencyMeter) -> float:
+    """What share of the original's time it takes, read longer where that might be the limit."""
+    ratio = meter.ratio(network)
+    is_near = abs(ratio - limit) <= _NEAR * limit
+    return meter.ratio(network, rounds=_CONFIRMING_ROUNDS) if is_near else ratio

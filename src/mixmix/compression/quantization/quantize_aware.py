@@ -22,6 +22,7 @@ from mixmix.compression.quantization.learnable import (
 from mixmix.compression.quantization.lsq import StepSizeActivation, StepSizeLayer
 from mixmix.compression.quantization.quantize import Quantize, deploy_
 from mixmix.compression.training.augmentation import Augmentation
+from mixmix.compression.training.held_out import hold_out
 from mixmix.compression.training.image_source import MoreImages, source_of
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
@@ -45,8 +46,6 @@ _TRAINING = TrainingSettings(
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
 _SCALE_RATE = 0.1
-# At least so many images are trained on for each that is held out.
-_TRAINED_PER_HELD_OUT = 8
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class QuantizeAware:
             InputError: if it has no layer to quantize, if training diverges, or if the folder of
                 checkpoints holds another run.
         """
-        data, judged = self._hold_out(data)
+        data, judged = hold_out(data, self.held_out)
         calibrated = self.base.calibrate(model, data, seed=seed, on_progress=on_progress)
         graph_module = calibrated.graph_module
         base = deploy_(copy.deepcopy(graph_module))
@@ -144,11 +143,6 @@ class QuantizeAware:
             if found["trained"] > found["base"]:
                 result, records = base, calibrated.records
         return replace(model, model=result, records=records, settings=(*model.settings, settings))
-
-    def _hold_out(self, data: SyntheticDataset) -> tuple[SyntheticDataset, SyntheticDataset | None]:
-        """The images to train on, and those to judge by."""
-        count = min(self.held_out, len(data) // (_TRAINED_PER_HELD_OUT + 1))
-        return data.split(len(data) - count) if count else (data, None)
 
     def _pairs_with_original(
         self,
