@@ -36,7 +36,7 @@ SETTINGS = (
     "channels-70%",
     "unstructured-90%",
     "channels-50%-1.62x",
-    "blocks-50%-1.62x",
+    "blocks-50%-1.65x",
     "channels-50%",
     "2:4",
     "unstructured-80%",
