@@ -11,7 +11,9 @@ from mixmix import Compressed, Quantize, SyntheticDataset, compress
 from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import ExportError
+from mixmix.exporters import agreement
 from mixmix.exporters.agreement import check_agreement, own_error, probe_images
+from mixmix.zoo.teacher import Teacher
 
 IMAGES = torch.rand(64, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 
@@ -86,3 +88,26 @@ def test_probe_is_the_same_noise_every_time() -> None:
     spec = tiny_spec("plain")
     assert torch.equal(probe_images(spec), probe_images(spec))
     assert probe_images(spec).shape == (100, *INPUT_SHAPE)
+
+
+@pytest.mark.parametrize(("flipped", "agrees"), [(3, True), (8, False)])
+def test_as_many_classes_may_differ_as_under_the_nudge(
+    flipped: int, agrees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Compressed(tiny_network("residual"), tiny_spec("residual"))
+    wanted = Teacher(plain.model, plain.spec)(IMAGES)
+    clear = (wanted.amax(1) - wanted.amin(1)).argsort(descending=True)
+
+    def with_other_classes(first: int, count: int) -> Tensor:
+        moved, chosen = wanted.clone(), clear[first : first + count]
+        moved[chosen] = -moved[chosen]
+        return moved
+
+    monkeypatch.setattr(agreement, "_nudged", lambda *_: with_other_classes(0, 3))
+    got = iter(with_other_classes(1, flipped).split(25))
+    how = {"min_agreement": 98, "max_logit_error": 0.3}
+    if agrees:
+        check_agreement(lambda _: next(got), plain, IMAGES, **how)
+    else:
+        with pytest.raises(ExportError, match="does not agree"):
+            check_agreement(lambda _: next(got), plain, IMAGES, **how)
