@@ -27,8 +27,10 @@ from mixmix.storage import read_json, read_tensors, write_json
 
 __all__ = ["SOURCES", "Run", "rows_of"]
 
-# Of one network and of the zoo, a generator that goes on, and sets of optimised pixels.
-_GENERATED = {"mixmix-amortised": True, "amortised-single-network": False}
+# A generator that goes on, of the zoo or of the teacher alone; sets of pixels; and one after the
+# other, with the pixels of the name that is given.
+_GENERATED = {"mixmix-amortised": True, "mixmix-both": True, "amortised-single-network": False}
+_PIXELS = {"mixmix-both": "mixmix"}
 SOURCES = (*_GENERATED, "mixmix", "deepinversion", "real", "noise")
 
 
@@ -62,9 +64,10 @@ def rows_of(run: Run, budget: Budget) -> list[dict[str, Any]]:
     path = folder / "rows.json"
     if not path.exists():
         images, spent = None, Cost().rounded()
-        if run.source not in _GENERATED:
-            of_run = replace(budget, num_images=50_000) if run.source == "real" else budget
-            images, _ = images_of(run.source, run.teacher, of_run, seed=run.seed)
+        pixels = _PIXELS.get(run.source, None if run.source in _GENERATED else run.source)
+        if pixels is not None:
+            of_run = replace(budget, num_images=50_000) if pixels == "real" else budget
+            images, _ = images_of(pixels, run.teacher, of_run, seed=run.seed)
             cost = read_json(images / "cost.json")
             spent = {key: cost[key] for key in spent}
         in_fresh_process(_train, run, images, folder, budget)
