@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +14,6 @@ from harness.sources import ZOOS, Budget, images_of
 
 from mixmix import (
     Compressed,
-    FineTune,
     GeneratedImages,
     SyntheticDataset,
     Teacher,
@@ -24,8 +21,6 @@ from mixmix import (
     compress,
     evaluate,
     export,
-    load_sparse,
-    recover,
 )
 from mixmix.cifar10 import load_cifar10
 from mixmix.cost import compare_latency_ms
@@ -37,30 +32,15 @@ __all__ = ["row_of"]
 
 def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
     """The row of a cell, measured unless it was measured before."""
-    path = _path(cell, budget, ".json")
+    path = budget.work / "cells" / f"{cell.name}-{budget.num_images}.json"
     if not path.exists():
         float_row(cell.network, budget, task="prune")
-        if _goes_on(cell):
-            row_of(_before(cell), budget)
         source = _source_of_images(cell)
         folder, synthesis_seed = images_of(source, cell.network, budget, seed=cell.seed)
         found = in_fresh_process(_measure, cell, folder, budget)
         write_json(path, found | {"synthesis_seed": synthesis_seed})
     row: dict[str, Any] = read_json(path)
     return row
-
-
-def _path(cell: Cell, budget: Budget, ending: str) -> Path:
-    return budget.work / "cells" / f"{cell.name}-{budget.num_images}{ending}"
-
-
-def _goes_on(cell: Cell) -> bool:
-    """Whether it begins with what reconstruction gave, so that this is not done twice."""
-    return cell.recovery == "fine-tuning" and not cell.is_structured
-
-
-def _before(cell: Cell) -> Cell:
-    return replace(cell, recovery="reconstruction", source=_source_of_images(cell))
 
 
 def _source_of_images(cell: Cell) -> str:
@@ -80,15 +60,7 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
     target = Teacher(*load_network(cell.network, budget.weights_dir))
     data = SyntheticDataset.load(folder)
     with stopwatch() as cost:
-        if _goes_on(cell):
-            compressed = _fine_tuned(cell, target, data, budget)
-        else:
-            method = method_of(cell, _fresh(cell, budget))
-            compressed = compress(target, data, method, seed=cell.seed)
-    if _goes_on(cell):
-        before = row_of(_before(cell), budget)
-        cost.cpu_seconds += before["cpu_seconds"]
-        cost.wall_seconds += before["wall_seconds"]
+        compressed = compress(target, data, method_of(cell, _fresh(cell, budget)), seed=cell.seed)
     with TemporaryDirectory() as scratch:
         files = Path(scratch)
         dense = export(Compressed(target.model, target.spec), files / "dense.onnx")
@@ -101,8 +73,8 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
             ).values()
             latency = {"latency_ms": of_pruned, "speedup": of_dense / of_pruned}
         else:
-            sparse = _path(cell, budget, ".safetensors")
-            size_bytes = export(compressed, sparse, format="sparse").size_bytes
+            sparse = export(compressed, files / "pruned.safetensors", format="sparse")
+            size_bytes = sparse.size_bytes
         size_ratio = size_bytes / dense.size_bytes
     return (
         {
@@ -123,21 +95,3 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         | latency
         | cost.rounded()
     )
-
-
-def _fine_tuned(cell: Cell, target: Teacher, data: SyntheticDataset, budget: Budget) -> Compressed:
-    """What fine-tuning makes of the network that reconstruction left."""
-    state = load_sparse(_path(_before(cell), budget, ".safetensors"))
-    student = copy.deepcopy(target.model)
-    student.load_state_dict(state)
-    masks = {name: state[name] != 0 for name, p in student.named_parameters() if p.ndim > 1}
-    trained = recover(
-        student,
-        target.model,
-        data,
-        target.spec,
-        FineTune(fresh=_fresh(cell, budget)),
-        masks=masks,
-        seed=cell.seed,
-    )
-    return Compressed(trained, target.spec, masks=masks, original=target.model)
