@@ -34,7 +34,7 @@ from mixmix import (
     sparsity_of,
 )
 from mixmix.compression.distillation.ensemble import Ensemble
-from mixmix.compression.distillation.stages import attention_map, staged
+from mixmix.compression.distillation.stages import staged
 from mixmix.errors import CaptureError, InputError
 from mixmix.zoo.teacher import normalise
 
@@ -217,7 +217,7 @@ class TestTeachers:
     def test_stages_share_weights_and_give_the_same_logits(self, student: TinyStudent) -> None:
         teacher = tiny_network("residual").eval()
         inputs = normalise(tiny_images(3).images, tiny_spec("residual"))
-        pair = staged(student.eval(), teacher, inputs)
+        pair = staged(student.eval(), teacher, inputs, seed=0)
         for network, stages in zip((student, teacher), pair, strict=True):
             logits, features = stages(inputs)
             assert torch.allclose(logits, network(inputs), atol=1e-5)
@@ -225,10 +225,17 @@ class TestTeachers:
         shapes = [[f.shape for f in stages(inputs)[1]] for stages in pair]
         assert shapes[0] == shapes[1]
 
-    def test_attention_map_has_unit_length(self) -> None:
-        maps = attention_map(torch.randn(3, 5, 4, 4))
-        assert maps.shape == (3, 4, 4)
-        assert torch.allclose(maps.flatten(1).norm(dim=1), torch.ones(3), atol=1e-6)
+    def test_other_widths_are_projected(self, student: TinyStudent) -> None:
+        inputs = normalise(tiny_images(3).images, tiny_spec("residual"))
+        first, again = (
+            staged(student.eval(), tiny_network("residual").eval(), inputs, seed=0)[0]
+            for _ in range(2)
+        )
+        projections = list(first.projections.named_parameters())
+        assert projections
+        for name, parameter in projections:
+            assert parameter.requires_grad
+            assert torch.equal(parameter, again.projections.get_parameter(name))
 
 
 def python_spec() -> Any:

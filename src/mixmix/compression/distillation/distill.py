@@ -56,7 +56,7 @@ class Distill:
             with fresh weights; or a module, whose own weights training starts from.
         training: steps, rates, loss and augmentation. With a ``feature_weight``, what both networks
             give last at each resolution is compared too: channel by channel where they have equally
-            many, else by attention maps.
+            many, else behind a linear projection that is trained as well.
         fresh: makes more images during training, unless it is None.
         ensemble: the mean prediction of these networks is learnt in place of the model's own,
             unless it is None.
@@ -126,7 +126,7 @@ class Distill:
         pair = (student, teacher.eval())
         if self.training.feature_weight:
             try:
-                pair = staged(*pair, example)
+                pair = staged(*pair, example, seed=seed)
             except CaptureError as error:
                 raise CaptureError(
                     f"features cannot be compared: {error}. Or do without: feature_weight=0"

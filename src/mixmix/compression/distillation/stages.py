@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mixmix import seeding
 from mixmix.compression.shared_graph import share_graph
 from mixmix.compression.units import Unit
 
@@ -17,56 +17,60 @@ class StagedNetwork(nn.Module):
 
     Args:
         units: from the network's input to its logits; they share its weights.
-        shown: indices of the units whose outputs are given.
-        as_maps: for each of these, whether its channels are summed up (see ``attention_map``).
+        shown: by the index of a unit whose outputs are given, what they are put through.
     """
 
-    def __init__(self, units: list[Unit], shown: list[int], as_maps: list[bool]) -> None:
+    def __init__(self, units: list[Unit], shown: dict[int, nn.Module]) -> None:
         super().__init__()
         self.units = nn.ModuleList(unit.module for unit in units)
-        self._as_map = dict(zip(shown, as_maps, strict=True))
+        self.projections = nn.ModuleDict({str(index): module for index, module in shown.items()})
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         features = []
         for index, unit in enumerate(self.units):
             x = unit(x)
-            if index in self._as_map:
-                features.append(attention_map(x) if self._as_map[index] else x)
+            if str(index) in self.projections:
+                features.append(self.projections[str(index)](x))
         return x, tuple(features)
 
 
-def attention_map(features: Tensor) -> Tensor:
-    """Where features (N, C, H, W) are large: (N, H, W) of length 1 (Zagoruyko & Komodakis 2017)."""
-    maps = features.square().mean(1)
-    return F.normalize(maps.flatten(1), dim=1).view_as(maps)
-
-
 def staged(
-    student: nn.Module, teacher: nn.Module, example: Tensor
+    student: nn.Module, teacher: nn.Module, example: Tensor, *, seed: int
 ) -> tuple[StagedNetwork, StagedNetwork]:
     """Both networks with what they give last at every height and width that both have.
 
-    Where they have equally many channels these are compared one by one, else attention maps are.
-    Vectors behind the last pooling count as a size of their own, if they are equally long.
+    Where they have equally many channels these are compared one by one, else the student's are put
+    through a linear projection, which is trained as well (FitNets, Romero et al. 2015). Vectors
+    behind the last pooling count as a size of their own.
 
     Args:
         student: in eval mode; what it computes with is shared.
         teacher: likewise.
         example: (N, C, H, W) normalised images, N >= 2.
+        seed: of the projections.
 
     Raises:
         CaptureError: if one of them cannot be captured as a graph.
     """
     units = [share_graph(network, example).units() for network in (student, teacher)]
     mine, others = (_last_at_each_size(each, example) for each in units)
-    # Without places there is no map.
-    sizes = [s for s in mine if s in others and (s or mine[s][1] == others[s][1])]
-    as_maps = [mine[size][1] != others[size][1] for size in sizes]
-    first, second = (
-        StagedNetwork(each, [last[size][0] for size in sizes], as_maps)
-        for each, last in zip(units, (mine, others), strict=True)
-    )
-    return first, second
+    shown: tuple[dict[int, nn.Module], dict[int, nn.Module]] = ({}, {})
+    for size in mine:
+        if size in others:
+            (index, width), (other, wanted) = mine[size], others[size]
+            shown[0][index] = _projection(width, wanted, size, seed).to(example.device)
+            shown[1][other] = nn.Identity()
+    return StagedNetwork(units[0], shown[0]), StagedNetwork(units[1], shown[1])
+
+
+def _projection(width: int, wanted: int, size: tuple[int, ...], seed: int) -> nn.Module:
+    if width == wanted:
+        return nn.Identity()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.child_seed(seed, "projection", *size))
+        if size:
+            return nn.Conv2d(width, wanted, 1, bias=False)
+        return nn.Linear(width, wanted, bias=False)
 
 
 @torch.no_grad()
