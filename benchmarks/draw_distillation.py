@@ -26,7 +26,7 @@ def draw(record: Row) -> str:
     blocks = []
     for (teacher, student), curves in _pairs(record).items():
         last = max(minutes for curve in curves.values() for minutes, _ in curve)
-        marks = [m for m in (5, 10, 15, 30, 60, 90, 120, 180) if m <= last * 1.02]
+        marks = [m for m in (5, 10, 15, 20, 30, 60, 90, 120, 180) if m <= last * 1.02]
         rows = [
             [source, *(_text(_at(curve, mark)) for mark in marks), f"{curve[-1][1]:.2f}"]
             for source, curve in curves.items()
