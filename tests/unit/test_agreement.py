@@ -12,7 +12,7 @@ from mixmix.compression.quantization.quantized import QuantizedActivation, Quant
 from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 from mixmix.errors import ExportError
 from mixmix.exporters import agreement
-from mixmix.exporters.agreement import check_agreement, own_error, probe_images
+from mixmix.exporters.agreement import check_agreement, logit_error, nudged_logits, probe_images
 from mixmix.zoo.teacher import Teacher
 
 IMAGES = torch.rand(64, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
@@ -40,6 +40,12 @@ def nudged(model: nn.Module, share: float) -> nn.Module:
         if isinstance(module, QuantizedActivation):
             module.register_forward_pre_hook(nudge)
     return moved
+
+
+def own_error(compressed: Compressed, images: Tensor) -> float:
+    model = Teacher(compressed.model, compressed.spec)
+    wanted = torch.cat([model(batch) for batch in images.split(25)])
+    return logit_error(nudged_logits(compressed, images), wanted)
 
 
 def check(run: nn.Module, compressed: Compressed, max_logit_error: float) -> float:
@@ -103,7 +109,7 @@ def test_as_many_classes_may_differ_as_under_the_nudge(
         moved[chosen] = -moved[chosen]
         return moved
 
-    monkeypatch.setattr(agreement, "_nudged", lambda *_: with_other_classes(0, 3))
+    monkeypatch.setattr(agreement, "nudged_logits", lambda *_: with_other_classes(0, 3))
     got = iter(with_other_classes(1, flipped).split(25))
     how = {"min_agreement": 98, "max_logit_error": 0.3}
     if agrees:

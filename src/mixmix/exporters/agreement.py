@@ -15,7 +15,13 @@ from mixmix.seeding import generator
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import Teacher, normalise
 
-__all__ = ["MIN_PROBE_IMAGES", "check_agreement", "own_error", "probe_images"]
+__all__ = [
+    "MIN_PROBE_IMAGES",
+    "check_agreement",
+    "logit_error",
+    "nudged_logits",
+    "probe_images",
+]
 
 MIN_PROBE_IMAGES = 32
 _BATCH = 25
@@ -105,7 +111,7 @@ def check_agreement(
             f"gives {tuple(wanted.shape)}"
         )
     agreement = 100 * int((wanted.argmax(1) == got.argmax(1)).sum()) / len(got)
-    error = _relative_error(got, wanted)
+    error = logit_error(got, wanted)
 
     def checked(logits: Tensor, allowed: float) -> float:
         # Where an error of that size decides between two classes, the file is not to blame; a real
@@ -119,8 +125,8 @@ def check_agreement(
 
     allowed, least = max_logit_error, min_agreement
     if error > allowed or checked(got, allowed) < least:
-        nudged = _nudged(compressed, images)
-        allowed = max(allowed, _OWN_ERRORS * _relative_error(nudged, wanted))
+        nudged = nudged_logits(compressed, images)
+        allowed = max(allowed, _OWN_ERRORS * logit_error(nudged, wanted))
         # Errors of single images may be a multiple of their mean.
         least -= 100 - checked(nudged, allowed)
     if error > allowed or checked(got, allowed) < least:
@@ -135,24 +141,13 @@ def check_agreement(
 
 
 @torch.no_grad()
-def own_error(compressed: Compressed, images: Tensor) -> float:
-    """How far a model's logits move when all that it rounds moves by a hundredth of a step.
+def nudged_logits(compressed: Compressed, images: Tensor) -> Tensor:
+    """The model's logits (N, K) when all that it rounds moves by a hundredth of a step.
 
     Args:
         compressed: the model; it is not changed.
         images: (N, C, H, W) in [0, 1].
-
-    Returns:
-        Mean relative error of the logits; 0 without quantized activations.
     """
-    model = Teacher(compressed.model, compressed.spec)
-    wanted = torch.cat([model(batch) for batch in images.split(_BATCH)])
-    return _relative_error(_nudged(compressed, images), wanted)
-
-
-@torch.no_grad()
-def _nudged(compressed: Compressed, images: Tensor) -> Tensor:
-    """The model's logits (N, K) when all that it rounds moves by a hundredth of a step."""
     model = Teacher(compressed.model, compressed.spec)  # a copy
     draws = generator(0, "export nudge")
 
@@ -167,7 +162,8 @@ def _nudged(compressed: Compressed, images: Tensor) -> Tensor:
     return torch.cat([model(batch) for batch in images.split(_BATCH)])
 
 
-def _relative_error(logits: Tensor, wanted: Tensor) -> float:
+def logit_error(logits: Tensor, wanted: Tensor) -> float:
+    """Mean over images of the error of logits (N, K) over the length of those wanted."""
     centred = wanted - wanted.mean(1, keepdim=True)
     lengths = torch.linalg.vector_norm(centred, dim=1).clamp_min(1e-12)
     return float((torch.linalg.vector_norm(logits - wanted, dim=1) / lengths).mean())

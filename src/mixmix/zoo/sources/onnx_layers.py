@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from mixmix.zoo.sources.onnx_shapes import kind_of
+
 __all__ = ["products_as_layers"]
 
 
@@ -13,16 +15,15 @@ def products_as_layers(model: fx.GraphModule) -> None:
 
     What compresses layers finds them by that; transformers have hardly any others.
     """
-    modules = dict(model.named_modules())
     for node in list(model.graph.nodes):
-        if _kind(node, modules) != "OnnxMatMul":
+        if kind_of(model, node) != "OnnxMatMul":
             continue
         matrix = _constant(model, node.args[1])
         if matrix is None or matrix.ndim != 2:
             continue
         last, bias = node, None
         user = next(iter(node.users)) if len(node.users) == 1 else None
-        if user is not None and _adds(user, modules):
+        if user is not None and _adds(model, user):
             other = next((each for each in user.args if each is not node), None)
             found = _constant(model, other)
             if found is not None and found.shape == matrix.shape[1:]:
@@ -44,15 +45,11 @@ def products_as_layers(model: fx.GraphModule) -> None:
     model.recompile()
 
 
-def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    called = modules.get(str(node.target)) if node.op == "call_module" else None
-    return type(called).__name__
-
-
-def _adds(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if _kind(node, modules) != "OnnxBinaryMathOperation":
+def _adds(model: fx.GraphModule, node: fx.Node) -> bool:
+    if kind_of(model, node) != "OnnxBinaryMathOperation":
         return False
-    return getattr(modules[str(node.target)], "math_op_function", None) is torch.add
+    called = model.get_submodule(str(node.target))
+    return getattr(called, "math_op_function", None) is torch.add
 
 
 def _constant(model: fx.GraphModule, node: object) -> Tensor | None:

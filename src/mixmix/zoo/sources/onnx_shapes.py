@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-__all__ = ["settle_shapes"]
+__all__ = ["kind_of", "settle_shapes"]
 
 # Batches that tell what depends on the number of images; odd, so that halves of one are not whole.
 _BATCHES = (3, 5)
@@ -32,7 +32,8 @@ def settle_shapes(model: fx.GraphModule, input_shape: Sequence[int], batch: int 
         batch: the only number of images that the file was written for, unless any is taken.
     """
     sizes = _BATCHES if batch is None else (batch, batch)
-    runs = [_Run(model, torch.zeros(size, *input_shape)) for size in sizes]
+    by_size = {size: _Run(model, torch.zeros(size, *input_shape)) for size in sizes}
+    runs = [by_size[size] for size in sizes]
     settled = _Settled(model, runs, sizes)
     for node in list(model.graph.nodes):
         if node in runs[0].of_images and node.op != "placeholder":
@@ -64,7 +65,7 @@ class _Run(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         sees_images = any(each in self.of_images for each in n.all_input_nodes)
-        if n.op == "placeholder" or (sees_images and _kind(self._model, n) != "OnnxShape"):
+        if n.op == "placeholder" or (sees_images and kind_of(self._model, n) != "OnnxShape"):
             self.of_images.add(n)
         else:
             self.values[n] = result
@@ -93,7 +94,7 @@ class _Settled:
         }
 
     def settle(self, node: fx.Node) -> None:
-        plain = self._plain.get(_kind(self._model, node))
+        plain = self._plain.get(kind_of(self._model, node))
         with self._graph.inserting_before(node):
             new = None if plain is None else plain(node)
             if new is None:
@@ -124,7 +125,7 @@ class _Settled:
 
     def _joins_rows(self, node: fx.Node) -> bool:
         """Whether it puts tensors beside each other image by image, which has to be as many."""
-        return _kind(self._model, node) == "OnnxConcat" and self._axis_of(node, "axis") != 0
+        return kind_of(self._model, node) == "OnnxConcat" and self._axis_of(node, "axis") != 0
 
     def _constant(self, node: fx.Node, value: Tensor) -> fx.Node:
         name = f"settled_{node.name}"
@@ -236,7 +237,7 @@ class _Settled:
         return source
 
 
-def _kind(model: nn.Module, node: fx.Node) -> str:
+def kind_of(model: nn.Module, node: fx.Node) -> str:
     """Name of the class of the module that a node calls."""
     called = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     return type(called).__name__
