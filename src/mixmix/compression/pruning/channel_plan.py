@@ -33,9 +33,6 @@ ALLOCATIONS = ("global", "uniform", "sensitivity")
 # Each costs some forward passes for each group.
 _SENSITIVITY_IMAGES = 64
 _LATENCY_STEPS = 6
-_CONFIRMING_ROUNDS = 15
-# Readings on a busy machine differ by a few percent, now and then by more.
-_NEAR = 0.15
 
 
 @dataclass(frozen=True)
@@ -158,14 +155,14 @@ class ChannelPlan:
         """
         low, high = self._least, share
         smallest = self._candidate(min(low, share))
-        measured = meter.ratio(smallest.network)
+        measured = meter.ratio(smallest.network, max_latency)
         fitting = [smallest] if measured <= max_latency else []
         for step in range(_LATENCY_STEPS if fitting else 0):
             on_progress("measuring latency", step / _LATENCY_STEPS)
             # What is as large as it may be is enough if it is fast.
             tried = share if step == 0 and share < 1 else (low + high) / 2
             candidate = self._candidate(tried)
-            if _ratio_near(max_latency, candidate.network, meter) <= max_latency:
+            if meter.ratio(candidate.network, max_latency) <= max_latency:
                 low = tried
                 fitting.append(candidate)
             else:
@@ -174,7 +171,7 @@ class ChannelPlan:
                 break
         # A single reading may have been lucky.
         for candidate in reversed(fitting):
-            measured = meter.ratio(candidate.network, rounds=_CONFIRMING_ROUNDS)
+            measured = meter.ratio(candidate.network, max_latency)
             if measured <= max_latency:
                 on_progress("measuring latency", 1.0)
                 return replace(self._checked(candidate), latency_ratio=measured)
@@ -249,10 +246,3 @@ def _cumulative(scores: Tensor, options: Sequence[int]) -> list[float]:
 def num_parameters(model: nn.Module) -> int:
     """Parameters of a module, each counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _ratio_near(limit: float, network: nn.Module, meter: LatencyMeter) -> float:
-    """What share of the original's time it takes, read longer where that might be the limit."""
-    ratio = meter.ratio(network)
-    is_near = abs(ratio - limit) <= _NEAR * limit
-    return meter.ratio(network, rounds=_CONFIRMING_ROUNDS) if is_near else ratio
