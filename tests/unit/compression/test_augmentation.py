@@ -43,6 +43,36 @@ def test_views_are_shifted_and_flipped_each_for_itself() -> None:
     assert len(found) > 4
 
 
+def test_half_a_turn_is_exact() -> None:
+    turned = Augmentation(
+        shift=0, flip=False, mixing_share=0.0, warp_share=1.0, rotation=180, zoom=1.0, stretch=1.0
+    )
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.linspace(0, 1, 120).view(1, 1, 12, 10).expand(64, 3, -1, -1)
+    views = augment(smooth, smooth, turned, generator=generator).images
+    # Some of these are turned by almost 180 degrees: dark where they were bright.
+    assert (views - smooth.flip(2, 3)).abs().amax((1, 2, 3)).min() < 0.1
+    assert (views - smooth).abs().amax((1, 2, 3)).min() < 0.1
+
+
+def test_what_is_enlarged_shows_the_middle() -> None:
+    zoomed = Augmentation(
+        shift=0, flip=False, mixing_share=0.0, warp_share=1.0, rotation=0, zoom=4.0, stretch=1.0
+    )
+    dot = torch.zeros(64, 1, 12, 12)
+    dot[:, :, 4:8, 4:8] = 1
+    views = augment(dot, dot, zoomed, generator=torch.Generator().manual_seed(0)).images
+    share = views.mean((1, 2, 3))
+    assert share.max() > 0.8 and views.min() >= 0 and views.max() <= 1
+
+
+def test_some_are_warped_within_the_range_of_pixels() -> None:
+    images, _ = augmented(Augmentation(shift=0, flip=False, mixing_share=0.0, warp_share=0.5))
+    same = [torch.equal(one, other) for one, other in zip(images, draw(), strict=True)]
+    assert 0 < sum(same) < 8
+    assert images.min() >= 0 and images.max() <= 1
+
+
 def test_contrast_and_brightness_stay_in_range() -> None:
     images, _ = augmented(
         Augmentation(shift=0, flip=False, mixing_share=0.0, contrast=0.9, brightness=0.5)
@@ -72,7 +102,9 @@ def test_some_are_mixed() -> None:
 
 
 def test_ranks_share_the_batch_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Augmentation(contrast=0.2, brightness=0.1, mixing=("shrink", "cutmix", "mixup"))
+    settings = Augmentation(
+        warp_share=0.7, contrast=0.2, brightness=0.1, mixing=("shrink", "cutmix", "mixup")
+    )
     whole, share = augmented(settings, seed=3)
     for rank in range(2):
         for name, value in (("RANK", rank), ("WORLD_SIZE", 2), ("MASTER_ADDR", "localhost")):
@@ -95,6 +127,10 @@ def test_ranks_share_the_batch_of_one_process(monkeypatch: pytest.MonkeyPatch) -
         ({"mixing": ("blend",)}, "mixing must be some of shrink, cutmix, mixup"),
         ({"mixing_share": 1.5}, "mixing_share must be in"),
         ({"box_area": (0.5, 0.1)}, "box_area must be two increasing numbers"),
+        ({"warp_share": 2.0}, "warp_share must be in"),
+        ({"rotation": -1}, "rotation must be in"),
+        ({"zoom": 0.5}, "zoom must be a finite number >= 1"),
+        ({"stretch": 0.5}, "stretch must be a finite number >= 1"),
         ({"contrast": 1.0}, "contrast must be in"),
         ({"brightness": 2.0}, "brightness must be in"),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mixmix import distributed
 from mixmix.errors import InputError
@@ -24,6 +26,11 @@ class Augmentation:
         shift: largest shift in pixels each way, drawn for each image; what comes in at the border
             mirrors what is there.
         flip: flip each image horizontally with probability 1/2.
+        warp_share: share of the images that are warped: turned, enlarged or shrunk, and stretched.
+        rotation: largest angle in degrees each way.
+        zoom: largest factor, >= 1, by which an image is enlarged or shrunk; its mirror image
+            surrounds what has shrunk.
+        stretch: largest ratio, >= 1, of the factors of its height and width.
         contrast: largest change of an image's contrast, as a share: the distance of its pixels
             from their mean is multiplied by a number from 1 - contrast to 1 + contrast.
         brightness: largest amount, in [0, 1] pixel values, that is added to all of an image.
@@ -36,6 +43,10 @@ class Augmentation:
 
     shift: int = 4
     flip: bool = True
+    warp_share: float = 0.0
+    rotation: float = 20.0
+    zoom: float = 1.4
+    stretch: float = 1.35
     contrast: float = 0.0
     brightness: float = 0.0
     mixing: tuple[str, ...] = ("shrink",)
@@ -47,6 +58,10 @@ class Augmentation:
         object.__setattr__(self, "mixing", tuple(self.mixing))
         for name, valid, expected in (
             ("shift", isinstance(self.shift, int) and self.shift >= 0, "a whole number >= 0"),
+            ("warp_share", 0 <= self.warp_share <= 1, "in [0, 1]"),
+            ("rotation", 0 <= self.rotation <= 180, "in [0, 180]"),
+            ("zoom", 1 <= self.zoom < math.inf, "a finite number >= 1"),
+            ("stretch", 1 <= self.stretch < math.inf, "a finite number >= 1"),
             ("contrast", 0 <= self.contrast < 1, "in [0, 1)"),
             ("brightness", 0 <= self.brightness <= 1, "in [0, 1]"),
             (
@@ -110,7 +125,7 @@ def augment(
 
 
 def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Each image shifted, flipped, and changed in contrast and brightness, for itself."""
+    """Each image shifted, flipped, warped, and changed in contrast and brightness, for itself."""
     count = len(images) * distributed.world_size()
     height, width = images.shape[2:]
 
@@ -132,11 +147,38 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
+    if settings.warp_share:
+        views = _warped(views, settings, generator)
     if settings.contrast or settings.brightness:
         mean = views.mean((1, 2, 3), keepdim=True)
         views = (views - mean) * (1 + uniform(settings.contrast)) + mean
         views = (views + uniform(settings.brightness)).clamp(0, 1)
     return views
+
+
+def _warped(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Some of the images turned, enlarged or shrunk, and stretched about their centre."""
+    count = len(images) * distributed.world_size()
+    height, width = images.shape[2:]
+
+    def uniform(largest: float) -> Tensor:
+        return torch.empty(count).uniform_(-largest, largest, generator=generator)
+
+    angle = uniform(math.radians(settings.rotation))
+    size, ratio = uniform(math.log(settings.zoom)), uniform(math.log(settings.stretch) / 2)
+    chosen = torch.rand(count, generator=generator) < settings.warp_share
+    down, right = (size + ratio).exp(), (size - ratio).exp()
+    cosine, sine, none = angle.cos(), angle.sin(), torch.zeros(count)
+    # Where each pixel comes from, in halves of the height and of the width.
+    rows = torch.stack([right * cosine, -right * sine * height / width, none], 1)
+    columns = torch.stack([down * sine * width / height, down * cosine, none], 1)
+    matrix, chosen = (
+        distributed.slice_of_batch(t).to(images.device)
+        for t in (torch.stack([rows, columns], 1).to(images.dtype), chosen)
+    )
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    warped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return torch.where(chosen.view(-1, 1, 1, 1), warped, images)
 
 
 def _mirrored(index: Tensor, length: int) -> Tensor:
