@@ -30,7 +30,8 @@ from mixmix.zoo.zoo import Zoo
 __all__ = ["Distill"]
 
 # From single runs of 300 steps of a ResNet-20 under a ResNet-44, judged by images of the training
-# split: with features 71%, without 25%.
+# split: with features 71%, without 25%. Of 2,000 steps, share of the teacher's classes: 90.6% with
+# warped images, 90.3% if they are warped as much as in fine-tuning, 89.4% if not at all.
 _TRAINING = TrainingSettings(
     steps=6000,
     batch_size=128,
@@ -38,7 +39,7 @@ _TRAINING = TrainingSettings(
     learning_rate=0.1,
     weight_decay=5e-4,
     feature_weight=100.0,
-    augmentation=Augmentation(mixing=("shrink", "cutmix", "mixup")),
+    augmentation=Augmentation(warp_share=0.7, mixing=("shrink", "cutmix", "mixup")),
     ema_decay=0.998,
     max_gradient_norm=5.0,
 )

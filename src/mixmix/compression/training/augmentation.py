@@ -44,9 +44,9 @@ class Augmentation:
     shift: int = 4
     flip: bool = True
     warp_share: float = 0.0
-    rotation: float = 40.0
-    zoom: float = 1.75
-    stretch: float = 1.8
+    rotation: float = 20.0
+    zoom: float = 1.4
+    stretch: float = 1.35
     contrast: float = 0.0
     brightness: float = 0.0
     mixing: tuple[str, ...] = ("shrink",)
