@@ -169,12 +169,12 @@ def _warped(images: Tensor, settings: Augmentation, generator: torch.Generator) 
     chosen = torch.rand(count, generator=generator) < settings.warp_share
     down, right = (size + ratio).exp(), (size - ratio).exp()
     cosine, sine, none = angle.cos(), angle.sin(), torch.zeros(count)
-    # Where each pixel comes from, in halves of the height and of the width.
-    rows = torch.stack([right * cosine, -right * sine * height / width, none], 1)
-    columns = torch.stack([down * sine * width / height, down * cosine, none], 1)
+    # Where each pixel comes from: x and y, in halves of the width and of the height.
+    from_x = torch.stack([right * cosine, -right * sine * height / width, none], 1)
+    from_y = torch.stack([down * sine * width / height, down * cosine, none], 1)
     matrix, chosen = (
         distributed.slice_of_batch(t).to(images.device)
-        for t in (torch.stack([rows, columns], 1).to(images.dtype), chosen)
+        for t in (torch.stack([from_x, from_y], 1).to(images.dtype), chosen)
     )
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     warped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
