@@ -43,7 +43,7 @@ def test_views_are_shifted_and_flipped_each_for_itself() -> None:
     assert len(found) > 4
 
 
-def test_half_a_turn_is_exact() -> None:
+def test_images_are_turned_by_up_to_the_angle() -> None:
     turned = Augmentation(
         shift=0, flip=False, mixing_share=0.0, warp_share=1.0, rotation=180, zoom=1.0, stretch=1.0
     )

@@ -139,15 +139,12 @@ class ChannelPlan:
         """
         return self._checked(self._candidate(share))
 
-    def faster(
-        self, max_latency: float, share: float, meter: LatencyMeter, on_progress: Progress
-    ) -> Candidate:
+    def faster(self, share: float, meter: LatencyMeter, on_progress: Progress) -> Candidate:
         """The network at the largest share of the cost that is fast enough.
 
         Args:
-            max_latency: share of the original's latency, in (0, 1).
             share: of the cost that is not exceeded either, in (0, 1]; 1 is any.
-            meter: compares with the original.
+            meter: compares with the original, and knows the limit.
             on_progress: called with (what is being done, share done).
 
         Raises:
@@ -155,14 +152,14 @@ class ChannelPlan:
         """
         low, high = self._least, share
         smallest = self._candidate(min(low, share))
-        measured = meter.ratio(smallest.network, max_latency)
-        fitting = [smallest] if measured <= max_latency else []
+        measured = meter.ratio(smallest.network)
+        fitting = [smallest] if measured <= meter.limit else []
         for step in range(_LATENCY_STEPS if fitting else 0):
             on_progress("measuring latency", step / _LATENCY_STEPS)
             # What is as large as it may be is enough if it is fast.
             tried = share if step == 0 and share < 1 else (low + high) / 2
             candidate = self._candidate(tried)
-            if meter.ratio(candidate.network, max_latency) <= max_latency:
+            if meter.ratio(candidate.network) <= meter.limit:
                 low = tried
                 fitting.append(candidate)
             else:
@@ -171,12 +168,12 @@ class ChannelPlan:
                 break
         # A single reading may have been lucky.
         for candidate in reversed(fitting):
-            measured = meter.ratio(candidate.network, max_latency)
-            if measured <= max_latency:
+            measured = meter.confirmed_ratio(candidate.network)
+            if measured <= meter.limit:
                 on_progress("measuring latency", 1.0)
                 return replace(self._checked(candidate), latency_ratio=measured)
         raise InputError(
-            f"{self._spec.name} cannot be pruned to {max_latency:.2f} of its latency: round_to="
+            f"{self._spec.name} cannot be pruned to {meter.limit:.2f} of its latency: round_to="
             f"{self._settings.round_to} and min_share={self._settings.min_share:g} leave a network "
             f"that takes {measured:.2f} of it; raise the budget or lower those"
         )

@@ -141,7 +141,7 @@ class PruneBlocks:
         with ExitStack() as stack:
             meter = None
             if self.max_latency is not None:
-                meter = stack.enter_context(LatencyMeter(dense, model.spec))
+                meter = stack.enter_context(LatencyMeter(dense, model.spec, self.max_latency))
             measured: dict[str, float] = {}
             while order.left:
                 on_progress("choosing blocks", len(order.removed) / len(blocks))
@@ -151,8 +151,8 @@ class PruneBlocks:
                     continue
                 if measured["parameters_ratio"] > (self.max_parameters or 1):
                     continue
-                if meter is not None and self.max_latency is not None:
-                    measured["latency_ratio"] = meter.ratio(network, self.max_latency)
+                if meter is not None:
+                    measured["latency_ratio"] = meter.ratio(network)
                 if measured.get("latency_ratio", 0.0) <= (self.max_latency or 1):
                     return order.removed, measured
         names = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "latency_ratio": "latency"}

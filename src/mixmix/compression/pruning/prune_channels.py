@@ -211,10 +211,10 @@ class PruneChannels:
             (plan,) = plans
             return plan.within(share)
         candidates, errors = [], []
-        with LatencyMeter(model.model, model.spec) as meter:
+        with LatencyMeter(model.model, model.spec, self.max_latency) as meter:
             for plan in plans:
                 try:
-                    candidates.append(plan.faster(self.max_latency, share, meter, on_progress))
+                    candidates.append(plan.faster(share, meter, on_progress))
                 except InputError as error:
                     errors.append(error)
         if not candidates:

@@ -130,7 +130,7 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
     height, width = images.shape[2:]
 
     def uniform(largest: float) -> Tensor:
-        drawn = torch.empty(count).uniform_(-largest, largest, generator=generator)
+        drawn = _uniform(count, largest, generator)
         return distributed.slice_of_batch(drawn).to(images).view(-1, 1, 1, 1)
 
     shift = torch.randint(-settings.shift, settings.shift + 1, (2, count), generator=generator)
@@ -160,12 +160,9 @@ def _warped(images: Tensor, settings: Augmentation, generator: torch.Generator) 
     """Some of the images turned, enlarged or shrunk, and stretched about their centre."""
     count = len(images) * distributed.world_size()
     height, width = images.shape[2:]
-
-    def uniform(largest: float) -> Tensor:
-        return torch.empty(count).uniform_(-largest, largest, generator=generator)
-
-    angle = uniform(math.radians(settings.rotation))
-    size, ratio = uniform(math.log(settings.zoom)), uniform(math.log(settings.stretch) / 2)
+    angle = _uniform(count, math.radians(settings.rotation), generator)
+    size = _uniform(count, math.log(settings.zoom), generator)
+    ratio = _uniform(count, math.log(settings.stretch) / 2, generator)
     chosen = torch.rand(count, generator=generator) < settings.warp_share
     down, right = (size + ratio).exp(), (size - ratio).exp()
     cosine, sine, none = angle.cos(), angle.sin(), torch.zeros(count)
@@ -179,6 +176,11 @@ def _warped(images: Tensor, settings: Augmentation, generator: torch.Generator) 
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     warped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return torch.where(chosen.view(-1, 1, 1, 1), warped, images)
+
+
+def _uniform(count: int, largest: float, generator: torch.Generator) -> Tensor:
+    """(count,) numbers from -largest to largest."""
+    return torch.empty(count).uniform_(-largest, largest, generator=generator)
 
 
 def _mirrored(index: Tensor, length: int) -> Tensor:
