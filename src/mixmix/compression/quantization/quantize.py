@@ -70,7 +70,7 @@ class Quantize:
             whose error falls by it; None tries only those with a depthwise convolution, whose few
             weights for each channel shift it most.
         views: images that units are reconstructed on, where the data set has fewer: mixtures of
-            its images join them (see ``views``). 0 takes the images alone.
+            its images, most of them warped, join them (see ``views``). 0 takes the images alone.
         memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
             is mapped from temporary files, to the same result.
         reconstruction: settings of the reconstruction.

@@ -8,6 +8,7 @@ from torch import Tensor
 from mixmix import seeding
 from mixmix.synthesis.augment import jitter_and_flip
 from mixmix.synthesis.mixing import draw_boxes, mix_images
+from mixmix.synthesis.warping import draw_warps, warp_images
 
 __all__ = ["calibration_views"]
 
@@ -16,14 +17,16 @@ _JITTER = 2
 _BOX_AREA = (0.1, 0.5)
 # Images that are shifted and mirrored alike.
 _ALIKE = 8
+_WARPS = {"share": 0.9, "rotation": 40.0, "zoom": 1.75, "stretch": 1.8}  # as in fine-tuning
 
 
 def calibration_views(images: Tensor, count: int, *, seed: int) -> Tensor:
-    """The images, then mixtures of them in other places and mirrored until they are ``count``.
+    """The images, then mixtures of warped ones until they are ``count``.
 
-    Each mixture is an image with another shrunk into a box of it, as in synthesis (see
-    ``mixing``): the network's units are asked for what they give to other neighbourhoods, sizes and
-    pairs than the images have by themselves.
+    Images are shifted, mirrored and most of them warped (see ``warping``); each mixture is one with
+    another shrunk into a box of it, as in synthesis (see ``mixing``). The network's units are thus
+    asked for what they give to other neighbourhoods, sizes and pairs than the images have by
+    themselves.
 
     Args:
         images: (N, C, H, W) in [0, 1].
@@ -42,10 +45,10 @@ def calibration_views(images: Tensor, count: int, *, seed: int) -> Tensor:
                 for some in images.split(_ALIKE)
             ]
         )
+        size = (images.shape[2], images.shape[3])
+        views = warp_images(views, draw_warps(len(views), size, **_WARPS, generator=draws))
         partners = torch.randperm(len(images), generator=draws).to(images.device)
-        boxes = draw_boxes(
-            len(images), (images.shape[2], images.shape[3]), _BOX_AREA, generator=draws
-        )
+        boxes = draw_boxes(len(images), size, _BOX_AREA, generator=draws)
         parts.append(mix_images(views, views[partners], boxes)[:missing])
         missing -= len(parts[-1])
     return torch.cat(parts)

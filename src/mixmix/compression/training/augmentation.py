@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mixmix import distributed
 from mixmix.errors import InputError
 from mixmix.synthesis.mixing import Boxes, draw_boxes, mix_images
+from mixmix.synthesis.warping import Warps, draw_warps, warp_images
 
 __all__ = ["Augmentation", "Mixture", "augment"]
 
@@ -130,7 +130,7 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
     height, width = images.shape[2:]
 
     def uniform(largest: float) -> Tensor:
-        drawn = _uniform(count, largest, generator)
+        drawn = torch.empty(count).uniform_(-largest, largest, generator=generator)
         return distributed.slice_of_batch(drawn).to(images).view(-1, 1, 1, 1)
 
     shift = torch.randint(-settings.shift, settings.shift + 1, (2, count), generator=generator)
@@ -148,7 +148,7 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
         columns[:, None, None, :],
     ]
     if settings.warp_share:
-        views = _warped(views, settings, generator)
+        views = warp_images(views, _drawn_warps(views, settings, generator))
     if settings.contrast or settings.brightness:
         mean = views.mean((1, 2, 3), keepdim=True)
         views = (views - mean) * (1 + uniform(settings.contrast)) + mean
@@ -156,31 +156,18 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
     return views
 
 
-def _warped(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Some of the images turned, enlarged or shrunk, and stretched about their centre."""
-    count = len(images) * distributed.world_size()
-    height, width = images.shape[2:]
-    angle = _uniform(count, math.radians(settings.rotation), generator)
-    size = _uniform(count, math.log(settings.zoom), generator)
-    ratio = _uniform(count, math.log(settings.stretch) / 2, generator)
-    chosen = torch.rand(count, generator=generator) < settings.warp_share
-    down, right = (size + ratio).exp(), (size - ratio).exp()
-    cosine, sine, none = angle.cos(), angle.sin(), torch.zeros(count)
-    # Where each pixel comes from: x and y, in halves of the width and of the height.
-    from_x = torch.stack([right * cosine, -right * sine * height / width, none], 1)
-    from_y = torch.stack([down * sine * width / height, down * cosine, none], 1)
-    matrix, chosen = (
-        distributed.slice_of_batch(t).to(images.device)
-        for t in (torch.stack([from_x, from_y], 1).to(images.dtype), chosen)
+def _drawn_warps(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Warps:
+    """This process's part of the warps of a batch."""
+    warps = draw_warps(
+        len(images) * distributed.world_size(),
+        (images.shape[2], images.shape[3]),
+        share=settings.warp_share,
+        rotation=settings.rotation,
+        zoom=settings.zoom,
+        stretch=settings.stretch,
+        generator=generator,
     )
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    warped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return torch.where(chosen.view(-1, 1, 1, 1), warped, images)
-
-
-def _uniform(count: int, largest: float, generator: torch.Generator) -> Tensor:
-    """(count,) numbers from -largest to largest."""
-    return torch.empty(count).uniform_(-largest, largest, generator=generator)
+    return Warps(*(distributed.slice_of_batch(t) for t in warps))
 
 
 def _mirrored(index: Tensor, length: int) -> Tensor:
