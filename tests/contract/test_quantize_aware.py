@@ -74,7 +74,7 @@ def test_exports_to_a_file_that_agrees(family: str, tmp_path: Path) -> None:
 
 
 def test_training_brings_units_nearer() -> None:
-    few, many = (trained("residual", method("W2A3", steps=n)) for n in (1, 100))
+    few, many = (trained("residual", method("W2A3", steps=n)) for n in (1, 200))
     errors = [sum(r.error for r in c.records if r.error is not None) for c in (few, many)]
     assert errors[1] < 0.9 * errors[0]
 

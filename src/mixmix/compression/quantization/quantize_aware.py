@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from mixmix import distributed
 from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.compression.method import Compressed, LayerRecord, Progress
 from mixmix.compression.quantization.calibration import learnable_units
@@ -21,8 +22,8 @@ from mixmix.compression.quantization.learnable import (
 )
 from mixmix.compression.quantization.lsq import StepSizeActivation, StepSizeLayer
 from mixmix.compression.quantization.quantize import Quantize, deploy_
-from mixmix.compression.training.augmentation import Augmentation
-from mixmix.compression.training.held_out import hold_out
+from mixmix.compression.training.augmentation import WIDE_WARPS
+from mixmix.compression.training.held_out import hold_out, mixtures_of
 from mixmix.compression.training.image_source import MoreImages, source_of
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
@@ -41,7 +42,7 @@ _TRAINING = TrainingSettings(
     batch_size=32,
     learning_rate=1e-2,
     feature_weight=100.0,
-    augmentation=Augmentation(mixing_share=1.0),
+    augmentation=replace(WIDE_WARPS, mixing_share=1.0),
 )
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
@@ -58,9 +59,9 @@ class QuantizeAware:
     units then give the same at other scales; what was pruned stays zero.
 
     Where little is to be gained, training can do harm: it fits the images, and photographs are
-    others. So some images are held out, and where training has not brought the predictions for them
-    nearer to the teacher's (in mean Kullback-Leibler divergence), the result is that of ``base``.
-    Both divergences are in the settings of the result.
+    others. So some images are held out, and where training has not brought the predictions for
+    mixtures of them nearer to the teacher's (in mean Kullback-Leibler divergence), the result is
+    that of ``base``. Both divergences are in the settings of the result.
 
     Attributes:
         base: how the network is quantized; training starts from its result.
@@ -138,7 +139,11 @@ class QuantizeAware:
         result, settings = trained, self.to_dict()
         records = tuple(_with_error(record, errors) for record in calibrated.records)
         if judged is not None:
-            found = _divergences({"base": base, "trained": trained}, teacher, judged, model.spec)
+            images = mixtures_of(judged, self.training.augmentation, seed=seed)
+            students = {"base": base, "trained": trained}
+            found = distributed.from_main(
+                lambda: _divergences(students, teacher, images, model.spec)
+            )
             settings["divergence"] = found
             if found["trained"] > found["base"]:
                 result, records = base, calibrated.records
@@ -165,12 +170,12 @@ class QuantizeAware:
 def _divergences(
     students: Mapping[str, nn.Module],
     teacher: UnitChain,
-    data: SyntheticDataset,
+    images: Tensor,
     spec: ModelSpec,
 ) -> dict[str, float]:
     """Mean Kullback-Leibler divergence of each student's prediction from the teacher's."""
     device = next(teacher.parameters()).device
-    inputs = normalise(data.images.to(device), spec)
+    inputs = normalise(images.to(device), spec)
     wanted = run_in_batches(nn.Sequential(*teacher.units), inputs)
     return {
         name: mean_divergence(wanted, run_in_batches(student, inputs))

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from mixmix import seeding
+from mixmix.compression.training.augmentation import WIDE_WARPS
 from mixmix.synthesis.augment import jitter_and_flip
 from mixmix.synthesis.mixing import draw_boxes, mix_images
-from mixmix.synthesis.warping import draw_warps, warp_images
+from mixmix.synthesis.warping import warp_images
 
 __all__ = ["calibration_views"]
 
@@ -17,7 +18,6 @@ _JITTER = 2
 _BOX_AREA = (0.1, 0.5)
 # Images that are shifted and mirrored alike.
 _ALIKE = 8
-_WARPS = {"share": 0.9, "rotation": 40.0, "zoom": 1.75, "stretch": 1.8}  # as in fine-tuning
 
 
 def calibration_views(images: Tensor, count: int, *, seed: int) -> Tensor:
@@ -46,7 +46,7 @@ def calibration_views(images: Tensor, count: int, *, seed: int) -> Tensor:
             ]
         )
         size = (images.shape[2], images.shape[3])
-        views = warp_images(views, draw_warps(len(views), size, **_WARPS, generator=draws))
+        views = warp_images(views, WIDE_WARPS.draw_warps(len(views), size, generator=draws))
         partners = torch.randperm(len(images), generator=draws).to(images.device)
         boxes = draw_boxes(len(images), size, _BOX_AREA, generator=draws)
         parts.append(mix_images(views, views[partners], boxes)[:missing])

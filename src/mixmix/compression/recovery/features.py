@@ -223,6 +223,8 @@ def _teacher_outputs(
 ) -> Callable[[Tensor], Tensor] | None:
     """From what the teacher's layer gives to what the student's is to give; None if unknown."""
     layer = patient.student.layers[name]
+    if name not in visit.pair.teacher.layers:
+        return None
     theirs = visit.pair.teacher.module.get_submodule(name)
     channels = patient.kept_channels.get(name)
     axis = 1 if isinstance(layer, nn.Conv2d) else -1

@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix import distributed, seeding
+from mixmix import distributed
 from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import hold_masks
 from mixmix.compression.recovery.recover import Patient, sizes_of_parameters
-from mixmix.compression.training.augmentation import Augmentation, augment
-from mixmix.compression.training.held_out import hold_out
+from mixmix.compression.training.augmentation import WIDE_WARPS
+from mixmix.compression.training.held_out import hold_out, mixtures_of
 from mixmix.compression.training.image_source import MoreImages, source_of
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.train import train_
 from mixmix.compression.unit_pairs import chains_of
 from mixmix.errors import InputError
-from mixmix.synthesis.dataset import SyntheticDataset
 
 __all__ = ["FineTune", "go_back_"]
 
@@ -34,18 +33,10 @@ _TRAINING = TrainingSettings(
     batch_size=32,
     learning_rate=2e-2,
     feature_weight=300.0,
-    augmentation=Augmentation(
-        warp_share=0.9,
-        rotation=40,
-        zoom=1.75,
-        stretch=1.8,
-        mixing=("shrink", "cutmix", "mixup"),
-        mixing_share=0.75,
-    ),
+    augmentation=replace(WIDE_WARPS, mixing=("shrink", "cutmix", "mixup"), mixing_share=0.75),
 )
 # Shares of the way from the weights before training to those after it, the last of all first.
 _SHARES = tuple(share / 8 for share in range(8, -1, -1))
-_VIEWS = 8  # of each image that is held out
 
 
 @dataclass(frozen=True)
@@ -116,17 +107,11 @@ class FineTune:
         finally:
             module.requires_grad_(False)
         if judged is not None:
-            inputs = patient.prepared(self._mixtures(judged, patient.seed))
+            inputs = patient.prepared(
+                mixtures_of(judged, self.training.augmentation, seed=patient.seed)
+            )
             wanted = run_in_batches(nn.Sequential(*teacher.units), inputs)
             go_back_(module, before, inputs, wanted)
-
-    def _mixtures(self, judged: SyntheticDataset, seed: int) -> Tensor:
-        """Several mixed views of each image (N, C, H, W)."""
-        generator = seeding.generator(seed, "held-out mixtures")
-        images = judged.images.repeat(_VIEWS, 1, 1, 1)
-        others = images[torch.randperm(len(images), generator=generator)]
-        settings = replace(self.training.augmentation, mixing_share=1.0)
-        return augment(images, others, settings, generator=generator).images
 
 
 @torch.no_grad()

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mixmix import seeding
+from mixmix.compression.training.augmentation import Augmentation, augment
 from mixmix.synthesis.dataset import SyntheticDataset
 
-__all__ = ["hold_out"]
+__all__ = ["hold_out", "mixtures_of"]
 
 # At least so many images are trained on for each that is held out.
 _TRAINED_PER_HELD_OUT = 8
+_VIEWS = 8  # of each image that is held out
 
 
 def hold_out(
@@ -22,3 +30,16 @@ def hold_out(
     """
     count = min(num_images, len(data) // (_TRAINED_PER_HELD_OUT + 1))
     return data.split(len(data) - count) if count else (data, None)
+
+
+def mixtures_of(judged: SyntheticDataset, augmentation: Augmentation, *, seed: int) -> Tensor:
+    """Several mixed views (N, C, H, W) of each image that is held out, as in training.
+
+    Images by themselves are too easy to judge by: what was optimised as they were is predicted well
+    by networks that differ on photographs.
+    """
+    generator = seeding.generator(seed, "held-out mixtures")
+    images = judged.images.repeat(_VIEWS, 1, 1, 1)
+    others = images[torch.randperm(len(images), generator=generator)]
+    settings = replace(augmentation, mixing_share=1.0)
+    return augment(images, others, settings, generator=generator).images
