@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixmix.compression.quantization.views import calibration_views
+from mixmix.compression.views import with_mixtures
 
 IMAGES = torch.rand(10, 3, 12, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("count", [0, 9, 10])
 def test_enough_images_are_left_alone(count: int) -> None:
-    assert torch.equal(calibration_views(IMAGES, count, seed=0), IMAGES)
+    assert torch.equal(with_mixtures(IMAGES, count, seed=0), IMAGES)
 
 
 @pytest.mark.parametrize("count", [11, 20, 37])
 def test_mixtures_follow_the_images(count: int) -> None:
-    views = calibration_views(IMAGES, count, seed=0)
+    views = with_mixtures(IMAGES, count, seed=0)
     assert views.shape == (count, *IMAGES.shape[1:])
     assert torch.equal(views[:10], IMAGES)
     assert views.min() >= 0 and views.max() <= 1
@@ -27,7 +27,7 @@ def test_mixtures_follow_the_images(count: int) -> None:
 
 def test_a_mixture_shows_two_images() -> None:
     colours = IMAGES[:, :, :1, :1].expand(-1, -1, 12, 8)
-    for view in calibration_views(colours, 60, seed=0)[10:]:
+    for view in with_mixtures(colours, 60, seed=0)[10:]:
         shares = [torch.isclose(view, c, atol=1e-5).all(0).float().mean() for c in colours]
         first, second, *rest = sorted(map(float, shares), reverse=True)
         assert first >= 0.4
@@ -36,20 +36,20 @@ def test_a_mixture_shows_two_images() -> None:
 
 
 def test_most_views_are_warped() -> None:
-    views = calibration_views(IMAGES, 60, seed=0)[10:]
+    views = with_mixtures(IMAGES, 60, seed=0)[10:]
     known = [(views[:, None] == other).all(2).flatten(2).float().mean(2) for other in _moved()]
     most = torch.stack(known).amax((0, 2))  # of each view's pixels, from one image as it is
     assert 0 < int((most > 0.4).sum()) < len(views) / 3
 
 
 def test_seed_decides() -> None:
-    first, again, other = (calibration_views(IMAGES, 25, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (with_mixtures(IMAGES, 25, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_one_image_is_mixed_with_itself() -> None:
-    assert calibration_views(IMAGES[:1], 3, seed=0).shape == (3, 3, 12, 8)
+    assert with_mixtures(IMAGES[:1], 3, seed=0).shape == (3, 3, 12, 8)
 
 
 def _moved() -> list[torch.Tensor]:

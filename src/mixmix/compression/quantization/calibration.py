@@ -20,8 +20,8 @@ from mixmix.compression.quantization.learnable import (
 )
 from mixmix.compression.quantization.placement import Operands
 from mixmix.compression.quantization.reconstruction import ReconstructionSettings, reconstruct_unit
-from mixmix.compression.quantization.views import calibration_views
 from mixmix.compression.units import Unit, split_into_units
+from mixmix.compression.views import with_mixtures
 
 __all__ = ["calibrate_units", "learnable_units"]
 
@@ -93,7 +93,7 @@ def calibrate_units(
         on_progress(f"reconstructing {unit.name}", steps_done / total_steps)
 
     if low_bit:
-        images = calibration_views(images, views, seed=seed)
+        images = with_mixtures(images, views, seed=seed)
     float_inputs = quantized_inputs = store.run(prepare, images)
     for index, unit in enumerate(units):
         set_phase(unit.module, Phase.FLOAT)

@@ -41,6 +41,7 @@ __all__ = ["ReconstructFeatures"]
 # What hardly varies any more is not to be blown up.
 _SMALLEST_SHARE = 1e-2
 _TINY = 1e-12
+_LEAST_VIEWS = 1024
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class ReconstructFeatures:
         batch_size: most images in a step.
         places: most places (pixels of the larger of a unit's input and output, summed over images)
             in a step, as long as eight images are left.
+        views: images that units are fitted to, where the data set has fewer: mixtures of its
+            images, most of them warped, join them. None takes twice as many as the data set has,
+            and at least 1,024; 0 takes the images alone.
     """
 
     least_squares: int = 50
@@ -67,6 +71,7 @@ class ReconstructFeatures:
     learning_rate: float = 1e-2
     batch_size: int = 32
     places: int = 4096
+    views: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -79,6 +84,8 @@ class ReconstructFeatures:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+        if self.views is not None and self.views < 0:
+            raise InputError(f"views must not be negative, got {self.views}")
         if not 0 <= self.ridge < math.inf:
             raise InputError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
         if not 0 < self.learning_rate < math.inf:
@@ -92,8 +99,11 @@ class ReconstructFeatures:
         """Change the student's weights, biases and BatchNorm in place."""
         total = len(patient.pairs) * max(1, self.iterations)
         norms = patient.student.following_norms()
+        views = self.views
+        if views is None:
+            views = max(_LEAST_VIEWS, 2 * len(patient.data))
         with patient.store() as store:
-            for visit in visit_units(patient, store):
+            for visit in visit_units(patient, store, views=views):
                 what = f"reconstructing {visit.pair.student.name}"
                 steps = count(visit.index * max(1, self.iterations))
                 if self.least_squares:

@@ -25,6 +25,7 @@ from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import set_zeros
 from mixmix.compression.shared_graph import SharedGraph, share_graph
 from mixmix.compression.unit_pairs import UnitPair, pair_units, select_channels
+from mixmix.compression.views import with_mixtures
 from mixmix.errors import InputError
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
@@ -218,9 +219,13 @@ class Visit:
         return select_channels(self.teacher_outputs, self.pair.channels)
 
 
-def visit_units(patient: Patient, store: ActivationStore) -> Iterator[Visit]:
-    """Go from unit to unit; what the visitor changes in one is seen by those behind it."""
-    inputs = teacher_inputs = store.run(patient.prepared, patient.data.images)
+def visit_units(patient: Patient, store: ActivationStore, *, views: int = 0) -> Iterator[Visit]:
+    """Go from unit to unit; what the visitor changes in one is seen by those behind it.
+
+    Mixtures join the images until they are ``views``.
+    """
+    images = with_mixtures(patient.data.images, views, seed=patient.seed)
+    inputs = teacher_inputs = store.run(patient.prepared, images)
     for index, pair in enumerate(patient.pairs):
         teacher_outputs = store.run(pair.teacher.module, teacher_inputs)
         yield Visit(index, pair, inputs, teacher_inputs, teacher_outputs)

@@ -1,4 +1,4 @@
-"""Views of the images that a network is calibrated on: where images are few, mixtures join them."""
+"""Views of the images that units are fitted to: where images are few, mixtures join them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mixmix.synthesis.augment import jitter_and_flip
 from mixmix.synthesis.mixing import draw_boxes, mix_images
 from mixmix.synthesis.warping import warp_images
 
-__all__ = ["calibration_views"]
+__all__ = ["with_mixtures"]
 
 # As in synthesis, which made the network's statistics hold for such views.
 _JITTER = 2
@@ -20,7 +20,7 @@ _BOX_AREA = (0.1, 0.5)
 _ALIKE = 8
 
 
-def calibration_views(images: Tensor, count: int, *, seed: int) -> Tensor:
+def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
     """The images, then mixtures of warped ones until they are ``count``.
 
     Images are shifted, mirrored and most of them warped (see ``warping``); each mixture is one with
