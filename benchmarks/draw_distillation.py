@@ -53,14 +53,24 @@ def draw_curves(record: Row, path: Path) -> None:
 
 
 def _pairs(record: Row) -> dict[tuple[str, str], dict[str, Curve]]:
-    """By teacher and student: the curve of every source, of the first seed."""
+    """By teacher and student: the curve of every source, of the first seed.
+
+    A source that was trained with for several numbers of steps has a curve for each.
+    """
     found: dict[tuple[str, str], dict[str, Curve]] = {}
     runs = [row for row in record["rows"] if row["setting"] != "float"]
-    first = min(row["seed"] for row in runs)
+    runs = [row for row in runs if row["seed"] == min(row["seed"] for row in runs)]
+    lengths: dict[tuple[str, str, str], set[int]] = {}
     for row in runs:
-        if row["seed"] == first:
-            curves = found.setdefault((row["model"], row["setting"]), {})
-            curves.setdefault(row["images"], []).append((row["cpu_seconds"] / 60, row["top1"]))
+        lengths.setdefault((row["model"], row["setting"], row["images"]), set()).add(
+            row["of_steps"]
+        )
+    for row in runs:
+        name = row["images"]
+        if len(lengths[row["model"], row["setting"], name]) > 1:
+            name = f"{name}, {row['of_steps']:,} steps"
+        curves = found.setdefault((row["model"], row["setting"]), {})
+        curves.setdefault(name, []).append((row["cpu_seconds"] / 60, row["top1"]))
     return {
         pair: {source: sorted(curve) for source, curve in curves.items()}
         for pair, curves in found.items()

@@ -16,7 +16,9 @@ from mixmix import (
     Prune,
     PruneChannels,
     Quantize,
+    QuantizeAware,
     ReconstructFeatures,
+    TrainingSettings,
     compress,
     export,
     sparsity_of,
@@ -31,6 +33,7 @@ from mixmix.zoo.teacher import normalise
 
 # Torch-Pruning takes a shuffle for an elementwise operation, which is found out.
 PRUNABLE = sorted(set(NETWORKS) - {"shuffle"})
+DATA = tiny_images(128)
 families = pytest.mark.parametrize("family", PRUNABLE)
 
 
@@ -157,6 +160,50 @@ def test_recovery_knows_which_channels_are_left(family: str) -> None:
         for recovery in ((), steps)
     ]
     assert errors[1] < errors[0]
+
+
+@families
+def test_the_original_is_known_to_what_follows(family: str) -> None:
+    first = pruned(family)
+    assert first.original is not None
+    twice = PruneChannels(max_macs=0.9, round_to=1, recovery=())
+    then = Prune(0.3, recovery=(ReconstructFeatures(iterations=2),))
+    after = [
+        method.apply(first, tiny_images(), seed=0, on_progress=lambda what, share: None)
+        for method in (twice, then)
+    ]
+    inputs = normalise(tiny_images().images, tiny_spec(family))
+    whole = tiny_network(family)(inputs)
+    for result in (first, *after):
+        assert result.original is not None
+        assert torch.allclose(result.original(inputs), whole, atol=1e-5)
+        layers = dict(result.model.named_modules())
+        originals = dict(result.original.named_modules())
+        for name, kept in result.kept_channels.items():
+            assert int(kept.max()) < len(next(originals[name].parameters()))
+            assert len(kept) == len(next(layers[name].parameters()))
+            assert torch.equal(kept, kept.unique())
+    # What went before does not come back.
+    for name, kept in after[0].kept_channels.items():
+        assert set(kept.tolist()) <= set(first.kept_channels.get(name, kept).tolist())
+
+
+def test_quantization_aware_training_learns_from_the_original() -> None:
+    smaller = PruneChannels(max_macs=0.6, round_to=1, recovery=())
+    training = TrainingSettings(steps=200, batch_size=16)
+
+    def distance(*, from_original: bool) -> float:
+        first = compress((tiny_network("residual"), tiny_spec("residual")), DATA, smaller, seed=0)
+        if not from_original:
+            first = replace(first, original=None, kept_channels={})
+        aware = QuantizeAware(Quantize("W4A4"), training, held_out=0)
+        result = aware.apply(first, DATA, seed=0, on_progress=lambda what, share: None)
+        inputs = normalise(DATA.images, tiny_spec("residual"))
+        return float(
+            (result.model(inputs) - tiny_network("residual")(inputs)).detach().abs().mean()
+        )
+
+    assert distance(from_original=True) < 0.9 * distance(from_original=False)
 
 
 def test_single_weights_come_after_channels() -> None:

@@ -72,6 +72,8 @@ class Compressed:
             False is zero, and stays so in whatever follows.
         original: what a pruned model was made from, for methods that learn from it; None stands
             for ``model``. It takes and gives the same.
+        kept_channels: by the name of a layer or BatchNorm that is narrower than the original's:
+            which output channels of the original's it has, (kept,) in ascending order.
     """
 
     model: nn.Module
@@ -80,6 +82,7 @@ class Compressed:
     settings: tuple[dict[str, Any], ...] = field(default=())
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     original: nn.Module | None = None
+    kept_channels: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Method(Protocol):

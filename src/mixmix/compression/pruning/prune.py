@@ -144,8 +144,21 @@ class Prune:
         """
         refuse_quantized(model.model, model.spec.name)
         original = model.model if model.original is None else model.original
+        # What was pruned by weights before goes on with its first teacher. With fewer channels or
+        # blocks it is its own: from what it had with all of them it is too far.
+        teacher, kept_channels = (
+            (original, model.kept_channels) if model.masks else (model.model, None)
+        )
         student = copy.deepcopy(model.model).eval().requires_grad_(False)
-        patient = patient_of(student, original, data, model.spec, masks=model.masks, seed=seed)
+        patient = patient_of(
+            student,
+            teacher,
+            data,
+            model.spec,
+            masks=model.masks,
+            kept_channels=kept_channels,
+            seed=seed,
+        )
         check_layer_names(self.skip, list(patient.student.layers))
         pattern = Pattern.parse(self.pattern)
         names, reasons = prunable_layers(patient, pattern, skipped=self.skip)
@@ -157,7 +170,7 @@ class Prune:
         patient = run_stages(
             self._stages(patient, names, pattern, on_progress),
             patient,
-            original,
+            teacher,
             settings=self.to_dict(),
             out=self.checkpoints,
         )

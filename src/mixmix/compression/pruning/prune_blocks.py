@@ -117,6 +117,7 @@ class PruneBlocks:
             model=recovered,
             records=_records(model.model, blocks, removed),
             settings=(*model.settings, self.to_dict() | names | measured),
+            original=dense if model.original is None else model.original,
         )
 
     def _chosen(

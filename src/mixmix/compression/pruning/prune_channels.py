@@ -179,13 +179,14 @@ class PruneChannels:
         }
         if candidate.latency_ratio is not None:
             measured["latency_ratio"] = candidate.latency_ratio
+        kept = kept_output_channels(dense, groups, candidate.selection)
         recovered = recover(
             _laid_out_like(pruned, model.model),
             dense,
             data,
             model.spec,
             self.recovery,
-            kept_channels=kept_output_channels(dense, groups, candidate.selection),
+            kept_channels=kept,
             seed=seed,
             on_progress=on_progress,
         )
@@ -194,6 +195,8 @@ class PruneChannels:
             model=recovered,
             records=record_channels(model.model, pruned, groups, reasons),
             settings=(*model.settings, self.to_dict() | measured),
+            original=dense if model.original is None else model.original,
+            kept_channels=_kept_of_original(model.kept_channels, kept),
         )
 
     def _widths(self) -> tuple[int, ...]:
@@ -259,6 +262,13 @@ def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
             "allocation='sensitivity' go by predictions; use magnitude or bn-scale, and global or "
             "uniform"
         )
+
+
+def _kept_of_original(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Channels of the original that are left, from those left before and which of them are now."""
+    return dict(before) | {
+        name: before[name][kept] if name in before else kept for name, kept in now.items()
+    }
 
 
 def _laid_out_like(pruned: nn.Module, original: nn.Module) -> nn.Module:

@@ -116,7 +116,7 @@ class QuantizeAware:
         float_units = learnable_units(graph_module)
         pairs = [UnitPair(*pair) for pair in zip(units, float_units, strict=True)]
         if model.original is not None and not self.base.equalises:
-            pairs = self._pairs_with_original(model.original, trained, units, data, model.spec)
+            pairs = self._pairs_with_original(model, trained, units, data)
         student, teacher = chains_of(pairs)
         source = source_of(self.fresh, teacher, model.spec, seed=seed, on_progress=on_progress)
         train_(
@@ -151,20 +151,20 @@ class QuantizeAware:
 
     def _pairs_with_original(
         self,
-        original: nn.Module,
+        model: Compressed,
         trained: fx.GraphModule,
         units: list[Unit],
         data: SyntheticDataset,
-        spec: ModelSpec,
     ) -> list[UnitPair]:
         """Units that are trained beside those of the network before it was pruned, in floats."""
-        device = next(original.parameters()).device
-        example = normalise(data.images[:4].to(device), spec)
-        graph_module, _ = self.base.captured(original, example)
+        assert model.original is not None
+        device = next(model.original.parameters()).device
+        example = normalise(data.images[:4].to(device), model.spec)
+        graph_module, _ = self.base.captured(model.original, example)
         self.base.insert(graph_module)
         set_phase(graph_module, Phase.FLOAT)
         both = (units, learnable_units(graph_module))
-        return pair_units(trained, graph_module, both, example)
+        return pair_units(trained, graph_module, both, example, kept_channels=model.kept_channels)
 
 
 def _divergences(

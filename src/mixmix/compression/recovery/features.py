@@ -41,7 +41,7 @@ __all__ = ["ReconstructFeatures"]
 # What hardly varies any more is not to be blown up.
 _SMALLEST_SHARE = 1e-2
 _TINY = 1e-12
-_LEAST_VIEWS = 1024
+_LEAST_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ReconstructFeatures:
             in a step, as long as eight images are left.
         views: images that units are fitted to, where the data set has fewer: mixtures of its
             images, most of them warped, join them. None takes twice as many as the data set has,
-            and at least 1,024; 0 takes the images alone.
+            and at least 2^20 pixels (1,024 images of 32x32); 0 takes the images alone.
     """
 
     least_squares: int = 50
@@ -101,7 +101,8 @@ class ReconstructFeatures:
         norms = patient.student.following_norms()
         views = self.views
         if views is None:
-            views = max(_LEAST_VIEWS, 2 * len(patient.data))
+            pixels = math.prod(patient.data.images.shape[2:])
+            views = max(_LEAST_PIXELS // pixels, 2 * len(patient.data))
         with patient.store() as store:
             for visit in visit_units(patient, store, views=views):
                 what = f"reconstructing {visit.pair.student.name}"
