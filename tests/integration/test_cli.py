@@ -304,6 +304,7 @@ PRUNE = "prune -m small.json --data images --json --out pruned."
         ("safetensors --sparsity 0.6 --criterion wanda --recovery bn --recovery reconstruct", None),
         ("onnx --pattern 2:4 --recovery none --then-quantize W8A8 --held-out 4", 8),
         ("onnx --steps 3 --checkpoints steps --skip 0 --allocation uniform", None),
+        ("onnx --recovery none --then-quantize W8A8 --then-train 2 --checkpoints steps", 8),
     ],
 )
 def test_pruning(
@@ -328,6 +329,7 @@ def test_pruning(
         ("onnx --pattern 2:4 --sparsity 0.5", "leave out --sparsity"),
         ("onnx --recovery bn --steps 3", "is for fine-tuning"),
         ("onnx --recovery bn --max-macs 0.5 --checkpoints c", "add --recovery fine-tune"),
+        ("onnx --then-train 3", "give its bits by --then-quantize"),
         ("onnx --recovery rest", "--recovery must be none or bn, reconstruct, fine-tune"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mixmix.compression.method import Compressed, LayerRecord
+    from mixmix.compression.quantization.quantize import Quantize
+    from mixmix.compression.quantization.quantize_aware import QuantizeAware
     from mixmix.estimation import Estimate
     from mixmix.evaluation import Model
     from mixmix.exporters import Artifact
     from mixmix.synthesis import SyntheticDataset
 
-__all__ = ["DataOption", "HeldOutOption", "Images", "format_of", "option", "report_file"]
+__all__ = [
+    "DataOption",
+    "HeldOutOption",
+    "Images",
+    "format_of",
+    "option",
+    "quantization",
+    "report_file",
+]
 
 _PROBE_IMAGES = 256
 
@@ -49,6 +59,22 @@ def format_of(out: Path, formats: Mapping[str, str]) -> str:
     if out.suffix not in formats:
         raise InputError(f"--out must name a file that ends in {', '.join(formats)}, got {out}")
     return formats[out.suffix]
+
+
+def quantization(base: Quantize, steps: int, checkpoints: Path | None) -> Quantize | QuantizeAware:
+    """Quantization alone, or with so many steps of training behind it.
+
+    Args:
+        base: how to quantize.
+        steps: of training; 0 for none.
+        checkpoints: folder that training goes on from.
+    """
+    from mixmix.compression.quantization.quantize_aware import QuantizeAware
+
+    if not steps:
+        return base
+    training = replace(QuantizeAware().training, steps=steps)
+    return QuantizeAware(base, training, checkpoints=checkpoints)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from mixmix.cli.compressing import (
     Images,
     format_of,
     option,
+    quantization,
     report_file,
 )
 from mixmix.errors import InputError
@@ -106,6 +107,14 @@ def prune(
     then_quantize: Annotated[
         str | None, typer.Option(help="Bits such as W8A8, to quantize to afterwards.")
     ] = None,
+    then_train: Annotated[
+        int,
+        typer.Option(
+            help="Steps of quantization-aware training behind --then-quantize; its teacher is the "
+            "network before it was pruned.",
+            min=0,
+        ),
+    ] = 0,
     held_out: HeldOutOption = 0,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -141,7 +150,10 @@ def prune(
     )
     methods: list[Method] = [method]
     if then_quantize is not None:
-        methods.append(Quantize(then_quantize))
+        folder = checkpoints and checkpoints / "quantization-aware"
+        methods.append(quantization(Quantize(then_quantize), then_train, folder))
+    elif then_train:
+        raise InputError("--then-train is for what is quantized; give its bits by --then-quantize")
     images = Images.load(data, held_out=held_out)
     teacher = Zoo.load([model], device=device)[0]
     with progress_bar("pruning") as advance:

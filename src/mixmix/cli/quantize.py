@@ -24,6 +24,7 @@ from mixmix.cli.compressing import (
     Images,
     format_of,
     option,
+    quantization,
     report_file,
 )
 from mixmix.errors import InputError
@@ -174,10 +175,7 @@ def _method(
     train: int,
     checkpoints: Path | None,
 ) -> Method:
-    from dataclasses import replace
-
     from mixmix.compression.quantization.mixed_precision import MixedPrecision
-    from mixmix.compression.quantization.quantize_aware import QuantizeAware
 
     mixed = any(value is not None for value in budget.values())
     if mixed and train:
@@ -194,10 +192,7 @@ def _method(
     if mixed:
         chosen = {} if choices is None else {"choices": tuple(choices.split(","))}
         return MixedPrecision(**budget, **chosen, quantize=base)  # type: ignore[arg-type]
-    if train:
-        training = replace(QuantizeAware().training, steps=train)
-        return QuantizeAware(base, training, checkpoints=checkpoints)
-    return base
+    return quantization(base, train, checkpoints)
 
 
 def _show_sensitivity(compressed: Compressed, path: Path | None, *, as_json: bool) -> None:
