@@ -59,7 +59,8 @@ def _pairs(record: Row) -> dict[tuple[str, str], dict[str, Curve]]:
     """
     found: dict[tuple[str, str], dict[str, Curve]] = {}
     runs = [row for row in record["rows"] if row["setting"] != "float"]
-    runs = [row for row in runs if row["seed"] == min(row["seed"] for row in runs)]
+    first = min(row["seed"] for row in runs)
+    runs = [row for row in runs if row["seed"] == first]
     lengths: dict[tuple[str, str, str], set[int]] = {}
     for row in runs:
         lengths.setdefault((row["model"], row["setting"], row["images"]), set()).add(

@@ -69,10 +69,10 @@ def quantization(base: Quantize, steps: int, checkpoints: Path | None) -> Quanti
         steps: of training; 0 for none.
         checkpoints: folder that training goes on from.
     """
-    from mixmix.compression.quantization.quantize_aware import QuantizeAware
-
     if not steps:
         return base
+    from mixmix.compression.quantization.quantize_aware import QuantizeAware
+
     training = replace(QuantizeAware().training, steps=steps)
     return QuantizeAware(base, training, checkpoints=checkpoints)
 

@@ -37,6 +37,7 @@ def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
         (max(N, count), C, H, W).
     """
     draws = seeding.generator(seed, "views")
+    size = (images.shape[2], images.shape[3])
     parts, missing = [images], count - len(images)
     while missing > 0:
         views = torch.cat(
@@ -45,7 +46,6 @@ def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
                 for some in images.split(_ALIKE)
             ]
         )
-        size = (images.shape[2], images.shape[3])
         views = warp_images(views, WIDE_WARPS.draw_warps(len(views), size, generator=draws))
         partners = torch.randperm(len(images), generator=draws).to(images.device)
         boxes = draw_boxes(len(images), size, _BOX_AREA, generator=draws)

@@ -144,11 +144,9 @@ class Prune:
         """
         refuse_quantized(model.model, model.spec.name)
         original = model.model if model.original is None else model.original
-        # What was pruned by weights before goes on with its first teacher. With fewer channels or
-        # blocks it is its own: from what it had with all of them it is too far.
-        teacher, kept_channels = (
-            (original, model.kept_channels) if model.masks else (model.model, None)
-        )
+        # Behind channels or blocks that were removed a network is its own teacher, which did better
+        # than the whole one. Where weights were pruned before, the whole one is.
+        teacher = original if model.masks else model.model
         student = copy.deepcopy(model.model).eval().requires_grad_(False)
         patient = patient_of(
             student,
@@ -156,7 +154,7 @@ class Prune:
             data,
             model.spec,
             masks=model.masks,
-            kept_channels=kept_channels,
+            kept_channels=model.kept_channels if model.masks else None,
             seed=seed,
         )
         check_layer_names(self.skip, list(patient.student.layers))
