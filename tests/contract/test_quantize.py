@@ -192,6 +192,12 @@ def test_refuses_unknown_bits(bits: str) -> None:
         Quantize(bits)
 
 
+@pytest.mark.parametrize("views", (-1, 0.5))
+def test_refuses_views_that_are_no_count(views: float) -> None:
+    with pytest.raises(InputError, match="views must be a whole number >= 0"):
+        Quantize(views=views)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", ("W8A8", "W2A4"))

@@ -103,8 +103,8 @@ class Quantize:
             value = getattr(self, name)
             if value is not None and not 2 <= value <= 8:
                 raise InputError(f"{name} must be 2 to 8 or None, got {value}")
-        if self.views < 0:
-            raise InputError(f"views must not be negative, got {self.views}")
+        if not isinstance(self.views, int) or self.views < 0:
+            raise InputError(f"views must be a whole number >= 0, got {self.views!r}")
         if self.memory_gib is not None and not self.memory_gib > 0:
             raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
 

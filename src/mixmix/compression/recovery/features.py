@@ -84,8 +84,8 @@ class ReconstructFeatures:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-        if self.views is not None and self.views < 0:
-            raise InputError(f"views must not be negative, got {self.views}")
+        if self.views is not None and not (isinstance(self.views, int) and self.views >= 0):
+            raise InputError(f"views must be a whole number >= 0 or None, got {self.views!r}")
         if not 0 <= self.ridge < math.inf:
             raise InputError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
         if not 0 < self.learning_rate < math.inf:
