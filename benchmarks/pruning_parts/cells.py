@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from mixmix import (
     Recovery,
     ReestimateBatchNorm,
 )
+from pruning_parts.plain import PruneAndTrain
 
 __all__ = [
     "GENERATED",
@@ -50,7 +52,11 @@ _RECOVERIES: dict[str, tuple[Recovery, ...]] = {
     "reconstruction": (ReconstructFeatures(),),
     "fine-tuning": (ReconstructFeatures(), FineTune()),
 }
-RECOVERIES = tuple(_RECOVERIES)
+# What is done without mixmix, on the same images; see ``PruneAndTrain``. It trains on as many views
+# of images as ``Prune`` does in all of its rounds, and twice as many as ``PruneChannels``.
+PLAIN = "plain"
+_PLAIN_EPOCHS = 75
+RECOVERIES = (*_RECOVERIES, PLAIN)
 
 
 @dataclass(frozen=True)
@@ -98,25 +104,36 @@ def all_cells(
             for setting in settings:
                 for network in networks:
                     for source in sources:
-                        if source != GENERATED or recovery == "fine-tuning":
-                            yield Cell(network, setting, source, recovery, seed)
+                        cell = Cell(network, setting, source, recovery, seed)
+                        if _is_possible(cell):
+                            yield cell
+
+
+def _is_possible(cell: Cell) -> bool:
+    """Images are made on the way only where training is; plain pruning knows shares alone."""
+    if cell.recovery == PLAIN and not re.fullmatch(r"(unstructured|channels)-\d+%", cell.setting):
+        return False
+    return cell.source != GENERATED or cell.recovery == "fine-tuning"
 
 
 def method_of(cell: Cell, fresh: GeneratedImages | None) -> Method:
-    """How a cell's network is pruned and recovered, at the defaults of the library.
+    """How a cell's network is pruned and recovered: at the defaults of the library, or without it.
 
     Args:
         cell: of the table.
         fresh: what goes on making images while it is fine-tuned.
     """
+    _, share, faster = (*cell.setting.split("-"), "", "")[:3]
+    removed = float(share.rstrip("%")) / 100 if share else None
+    if cell.recovery == PLAIN:
+        assert removed is not None
+        return PruneAndTrain(removed, structured=cell.is_structured, epochs=_PLAIN_EPOCHS)
     recovery = tuple(
         replace(step, fresh=fresh) if isinstance(step, FineTune) else step
         for step in _RECOVERIES[cell.recovery]
     )
-    _, share, faster = (*cell.setting.split("-"), "", "")[:3]
-    if not share:
+    if removed is None:
         return Prune(pattern=cell.setting, recovery=recovery)
-    removed = float(share.rstrip("%")) / 100
     if not cell.is_structured:
         return Prune(removed, recovery=recovery)
     latency = 1 / float(faster.rstrip("x")) if faster else None

@@ -1,0 +1,151 @@
+"""What is done without mixmix: weights or channels of the smallest size go, all at once; then the
+network is trained for the logits that it gave, in the way of Torch-Pruning's own benchmarks.
+
+Channels are chosen and removed by Torch-Pruning itself, as its defaults have it. Training is SGD
+with momentum and weight decay, half a cosine, on shifted and mirrored images; BatchNorm learns
+statistics.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixmix import Compressed, ModelSpec, SyntheticDataset
+from mixmix.compression.method import Progress
+from mixmix.cost import count_macs
+from mixmix.seeding import generator
+from mixmix.zoo.teacher import normalise
+
+__all__ = ["PruneAndTrain"]
+
+_SHIFT = 4
+
+
+@dataclass(frozen=True)
+class PruneAndTrain:
+    """A method for ``compress``.
+
+    Attributes:
+        removed: share of the weights, or of the multiplications, that go.
+        structured: remove channels; else set weights to zero.
+        epochs: passes over the images.
+        batch_size: images in a step.
+        learning_rate: at its peak.
+        temperature: of the distillation of logits (Hinton et al. 2015).
+    """
+
+    removed: float
+    structured: bool
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 1e-2
+    temperature: float = 4.0
+
+    def apply(
+        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        if self.structured:
+            student, masks = _without_channels(model.model, model.spec, 1 - self.removed), {}
+        else:
+            student = copy.deepcopy(model.model)
+            masks = _without_small_weights(student, self.removed)
+        images = normalise(data.images, model.spec)
+        self._train(student, model.model, images, masks, seed)
+        settings: dict[str, Any] = {"method": "prune-and-train", "removed": self.removed}
+        return Compressed(student, model.spec, settings=(settings,), masks=masks)
+
+    def _train(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        images: Tensor,
+        masks: Mapping[str, Tensor],
+        seed: int,
+    ) -> None:
+        draws = generator(seed, "plain training")
+        student.train().requires_grad_(True)
+        optimizer = torch.optim.SGD(
+            student.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=5e-4
+        )
+        steps = self.epochs * math.ceil(len(images) / self.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        weights = dict(student.named_parameters())
+        for _ in range(self.epochs):
+            order = torch.randperm(len(images), generator=draws)
+            for chosen in order.split(self.batch_size):
+                batch = _shifted_and_mirrored(images[chosen], draws)
+                with torch.no_grad():
+                    wanted = F.log_softmax(teacher(batch) / self.temperature, 1)
+                found = F.log_softmax(student(batch) / self.temperature, 1)
+                loss = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+                optimizer.zero_grad()
+                (loss * self.temperature**2).backward()
+                optimizer.step()
+                schedule.step()
+                with torch.no_grad():
+                    for name, kept in masks.items():
+                        weights[name].mul_(kept)
+        student.eval().requires_grad_(False)
+
+
+def _without_channels(model: nn.Module, spec: ModelSpec, max_macs: float) -> nn.Module:
+    """By Torch-Pruning: as small a share of every layer's channels goes as meets the budget."""
+    limit = max_macs * count_macs(model, spec.input_shape)
+    too_little, enough = 0.0, 1.0
+    for _ in range(8):
+        ratio = (too_little + enough) / 2
+        if count_macs(_pruned_by(model, spec, ratio), spec.input_shape) <= limit:
+            enough = ratio
+        else:
+            too_little = ratio
+    return _pruned_by(model, spec, enough)
+
+
+def _pruned_by(model: nn.Module, spec: ModelSpec, ratio: float) -> nn.Module:
+    pruned = copy.deepcopy(model).requires_grad_(True)
+    classifiers = [m for m in pruned.modules() if isinstance(m, nn.Linear)]
+    torch_pruning.pruner.BasePruner(
+        pruned,
+        torch.zeros(1, *spec.input_shape),
+        torch_pruning.importance.GroupMagnitudeImportance(),
+        pruning_ratio=ratio,
+        max_pruning_ratio=0.95,
+        ignored_layers=classifiers[-1:],
+    ).step()
+    return pruned
+
+
+@torch.no_grad()
+def _without_small_weights(student: nn.Module, share: float) -> dict[str, Tensor]:
+    """Set the smallest weights of all convolutions and linear layers to zero; what is kept."""
+    weights = {
+        f"{name}.weight": module.weight
+        for name, module in student.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    }
+    sizes = torch.cat([weight.abs().flatten() for weight in weights.values()])
+    threshold = sizes.kthvalue(max(1, round(share * len(sizes)))).values
+    masks = {name: weight.abs() > threshold for name, weight in weights.items()}
+    for name, kept in masks.items():
+        weights[name].mul_(kept)
+    return masks
+
+
+def _shifted_and_mirrored(images: Tensor, draws: torch.Generator) -> Tensor:
+    padded = F.pad(images, (_SHIFT,) * 4, mode="reflect")
+    height, width = images.shape[2:]
+    views = []
+    for image in padded:
+        down, right = torch.randint(2 * _SHIFT + 1, (2,), generator=draws).tolist()
+        view = image[:, down : down + height, right : right + width]
+        views.append(view.flip(2) if torch.rand((), generator=draws) < 0.5 else view)
+    return torch.stack(views)
