@@ -1,0 +1,51 @@
+"""``benchmarks/pruning.py``: which cells there are, and what pruning without mixmix leaves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import tiny_images, tiny_teacher
+
+from mixmix import compress
+from mixmix.cost import count_macs
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_images_are_made_on_the_way_only_where_training_is():
+    from pruning_parts.cells import GENERATED, PLAIN, RECOVERIES, SETTINGS, SOURCES, all_cells
+
+    cells = list(
+        all_cells(
+            networks=("resnet44",),
+            settings=SETTINGS,
+            recoveries=RECOVERIES,
+            sources=SOURCES,
+            seeds=(0,),
+        )
+    )
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert {cell.recovery for cell in cells if cell.source == GENERATED} == {"fine-tuning"}
+    plain = {cell.setting for cell in cells if cell.recovery == PLAIN}
+    assert "channels-50%" in plain
+    assert not plain & {"2:4", "channels-50%-1.62x", "blocks-50%-1.65x"}
+
+
+def test_without_mixmix_budgets_are_met_and_zeros_stay():
+    from pruning_parts.plain import PruneAndTrain
+
+    teacher = tiny_teacher("plain")
+    zeros = compress(teacher, tiny_images(), PruneAndTrain(0.5, structured=False, epochs=2), seed=0)
+    kept = torch.cat([mask.flatten() for mask in zeros.masks.values()])
+    assert kept.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    for name, mask in zeros.masks.items():
+        assert not zeros.model.get_parameter(name)[~mask].any()
+
+    small = compress(teacher, tiny_images(), PruneAndTrain(0.5, structured=True, epochs=1), seed=0)
+    shape = teacher.spec.input_shape
+    assert count_macs(small.model, shape) <= 0.5 * count_macs(teacher.model, shape)
