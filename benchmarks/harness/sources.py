@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from harness import mct
 from harness.clocks import Cost, in_fresh_process, stopwatch
 from harness.networks import load_network
-from mixmix import SyntheticDataset, Zoo, recipe, synthesize
+from mixmix import SyntheticDataset, Zoo, generate, recipe, synthesize
 from mixmix.cifar10 import load_calibration_pack, load_cifar10
 from mixmix.seeding import generator
 from mixmix.storage import read_json, write_json
@@ -63,6 +63,8 @@ def images_of(source: str, network: str, budget: Budget, *, seed: int) -> tuple[
         seed = 0
     if source == "mixmix" and network not in ZOOS[budget.zoo]:
         return _refined(network, budget, seed=seed), seed
+    if source == "mixmix-half-generated":
+        return _half_generated(network, budget, seed=seed), seed
     if source == "mixmix-unrefined":
         source = "mixmix"
     of = budget.zoo if source in _OF_THE_ZOO else "none" if source in _OF_NO_NETWORK else network
@@ -98,6 +100,27 @@ def _refine(network: str, before: Path, folder: Path, budget: Budget, seed: int)
     write_json(
         folder / "cost.json", earlier | total | {"refined": {"iterations": settings.iterations}}
     )
+
+
+def _half_generated(network: str, budget: Budget, *, seed: int) -> Path:
+    """Half of them pixels of ``mixmix``, half generated from the zoo and the network itself."""
+    half = replace(budget, num_images=budget.num_images // 2)
+    pixels, _ = images_of("mixmix", network, half, seed=seed)
+    folder = pixels.with_name(f"{pixels.name}-and-generated-for-{network.replace(':', '-')}")
+    if not (folder / "cost.json").exists():
+        in_fresh_process(_add_generated, network, pixels, folder, half, seed)
+    return folder
+
+
+def _add_generated(network: str, pixels: Path, folder: Path, budget: Budget, seed: int) -> None:
+    names = dict.fromkeys((network, *ZOOS[budget.zoo]))
+    zoo = Zoo.load([load_network(name, budget.weights_dir) for name in names])
+    with stopwatch() as cost:
+        generated = generate(zoo, num_images=budget.num_images, seed=seed)
+    SyntheticDataset.join([SyntheticDataset.load(pixels), generated]).save(folder)
+    spent, earlier = cost.rounded(), read_json(pixels / "cost.json")
+    total = {key: round(value + earlier[key], 2) for key, value in spent.items()}
+    write_json(folder / "cost.json", earlier | total | {"generated": len(generated)})
 
 
 def _make(source: str, network: str, folder: Path, budget: Budget, seed: int) -> None:

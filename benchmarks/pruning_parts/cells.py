@@ -44,8 +44,17 @@ SETTINGS = (
     "unstructured-80%",
     "channels-30%",
 )
-# The second goes on making images while the network is fine-tuned; see ``GENERATED``.
-SOURCES = ("mixmix", "mixmix-generated", "real", "deepinversion", "zeroq", "noise")
+# The second has as many images, half of them generated; the third, ``GENERATED``, goes on making
+# images while the network is fine-tuned.
+SOURCES = (
+    "mixmix",
+    "mixmix-half-generated",
+    "mixmix-generated",
+    "real",
+    "deepinversion",
+    "zeroq",
+    "noise",
+)
 GENERATED = "mixmix-generated"
 _RECOVERIES: dict[str, tuple[Recovery, ...]] = {
     "bn": (ReestimateBatchNorm(),),

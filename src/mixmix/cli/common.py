@@ -78,14 +78,15 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
         raise InputError(f"device {device!r} cannot be used: {reason}; use --device cpu") from error
 
 
-def load_images(folder: Path) -> SyntheticDataset:
-    """The images of a folder; shards that cannot be read are left out with a warning."""
+def load_images(*folders: Path) -> SyntheticDataset:
+    """The images of all folders; shards that cannot be read are left out with a warning."""
     from mixmix.synthesis import SyntheticDataset
 
-    data = SyntheticDataset.load(folder)
-    for reason in data.refused.values():
-        print(f"warning: left out: {reason}", file=sys.stderr)
-    return data
+    loaded = [SyntheticDataset.load(folder) for folder in folders]
+    for data in loaded:
+        for reason in data.refused.values():
+            print(f"warning: left out: {reason}", file=sys.stderr)
+    return loaded[0] if len(loaded) == 1 else SyntheticDataset.join(loaded)
 
 
 @contextmanager

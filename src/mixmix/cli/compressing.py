@@ -35,7 +35,10 @@ __all__ = [
 
 _PROBE_IMAGES = 256
 
-DataOption = Annotated[Path, typer.Option(help="Folder made by 'mixmix synthesize'.")]
+DataOption = Annotated[
+    list[Path],
+    typer.Option(help="Folder made by 'mixmix synthesize' or 'mixmix generate'; repeat to join."),
+]
 HeldOutOption = Annotated[
     int, typer.Option(help="Images kept back, on which the accuracy lost is estimated.", min=0)
 ]
@@ -79,7 +82,7 @@ def quantization(base: Quantize, steps: int, checkpoints: Path | None) -> Quanti
 
 @dataclass(frozen=True)
 class Images:
-    """A folder's images, shared out.
+    """The images of one folder or several, shared out.
 
     Attributes:
         used: to compress with.
@@ -92,11 +95,11 @@ class Images:
     probe: Tensor | None
 
     @classmethod
-    def load(cls, folder: Path, *, held_out: int) -> Images:
-        """Read a folder, and hold out the last images."""
+    def load(cls, folders: Sequence[Path], *, held_out: int) -> Images:
+        """Read the folders, and hold out the last images, of each as large a share."""
         from mixmix.exporters.agreement import MIN_PROBE_IMAGES
 
-        used, judged = load_images(folder), None
+        used, judged = load_images(*folders), None
         # A check on too few would refuse, when all is done, what noise can check as well.
         probe = used.images[:_PROBE_IMAGES] if len(used) >= MIN_PROBE_IMAGES else None
         if held_out:

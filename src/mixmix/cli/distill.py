@@ -43,7 +43,8 @@ def distill(
         ),
     ] = None,
     data: Annotated[
-        Path | None, option("Folder made by 'mixmix synthesize', to begin with.", panel=_IMAGES)
+        list[Path] | None,
+        option("Folder of images to begin with; repeat to join.", panel=_IMAGES),
     ] = None,
     every_steps: Annotated[
         int | None,
@@ -125,7 +126,7 @@ def distill(
     )
     changes = {name: value for name, value in given.items() if value is not None}
     method = replace(method, training=replace(method.training, **changes))
-    images = None if data is None else load_images(data)
+    images = None if data is None else load_images(*data)
     teacher = Zoo.load([model], device=device)[0]
     with progress_bar("distilling") as advance:
         compressed = compress(teacher, images, method, seed=seed, on_progress=advance)

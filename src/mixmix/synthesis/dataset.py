@@ -164,6 +164,46 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"{folder}: {reasons}; run the same 'mixmix synthesize' again")
         return cls.from_shards(shards, manifest, refused=refused, path=folder)
 
+    @classmethod
+    def join(cls, parts: Sequence[SyntheticDataset]) -> SyntheticDataset:
+        """One data set of several, such as images of ``synthesize`` and ``generate``.
+
+        Those of each stay in order and are spread evenly, so that ``split`` takes as large a share
+        of each.
+
+        Its manifest has the models and classes of all and, as ``parts``, the manifest of each.
+
+        Raises:
+            InputError: if there is none, or their images or classes do not fit each other.
+        """
+        if not parts:
+            raise InputError("join needs at least one data set")
+        shapes = {(tuple(p.images.shape[1:]), p.soft_labels.shape[1]) for p in parts}
+        if len(shapes) > 1:
+            told = "; ".join(f"images {size}, {count} classes" for size, count in sorted(shapes))
+            raise InputError(
+                f"data sets of different images or classes cannot be joined ({told}); make all of "
+                "them from networks of the same input and classes"
+            )
+        manifests = [part.manifest for part in parts]
+        models = {
+            model.get("sha256") or model["name"]: model
+            for manifest in manifests
+            for model in manifest.get("models", ())
+        }
+        places = torch.cat([(torch.arange(len(part)) + 0.5) / len(part) for part in parts])
+        order = places.argsort(stable=True)
+        return cls(
+            torch.cat([part.images for part in parts])[order],
+            torch.cat([part.labels for part in parts])[order],
+            torch.cat([part.soft_labels for part in parts])[order],
+            {
+                "models": list(models.values()),
+                "classes": next((m["classes"] for m in manifests if m.get("classes")), []),
+                "parts": manifests,
+            },
+        )
+
     def __len__(self) -> int:
         return len(self.images)
 
