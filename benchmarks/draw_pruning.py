@@ -12,6 +12,8 @@ from draw_quantization import how_it_was_made, sources_by_settings
 from draw_table import draw_into_document
 
 Row = dict[str, Any]
+# Recoveries whose name does not say what they are.
+_WORDS = {"plain": "without mixmix (Torch-Pruning, or the smallest weights; training on logits)"}
 
 
 def draw(record: Row) -> str:
@@ -25,7 +27,8 @@ def draw(record: Row) -> str:
             groups.setdefault(key, []).append(row)
     blocks = []
     for (model, recovery, num_images), mine in groups.items():
-        title = f"**{model}**, {recovery}, {num_images} images, {floats[model]:.2f} before"
+        how = _WORDS.get(recovery, recovery)
+        title = f"**{model}**, {how}, {num_images} images, {floats[model]:.2f} before"
         blocks.append(f"{title}\n\n{sources_by_settings(mine)}")
     return "\n\n".join([*blocks, how_it_was_made(record)])
 

@@ -187,7 +187,7 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
             )
         manifests = [part.manifest for part in parts]
         models = {
-            model.get("sha256") or model["name"]: model
+            model.get("sha256") or model.get("name"): model
             for manifest in manifests
             for model in manifest.get("models", ())
         }

@@ -42,6 +42,36 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+class TestJoin:
+    def test_parts_keep_their_order_and_are_spread_evenly(self, folder: Path) -> None:
+        data = SyntheticDataset.load(folder)
+        few, many = data.split(4)
+        joined = SyntheticDataset.join([many, few])
+        assert torch.equal(joined.images[1::3], few.images)
+        rest = [index for index in range(12) if index % 3 != 1]
+        assert torch.equal(joined.images[rest], many.images)
+        assert torch.equal(joined.labels[1::3], few.labels)
+        assert torch.equal(joined.soft_labels[1::3], few.soft_labels)
+
+    def test_result_is_saved_with_the_manifests_of_its_parts(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        data = SyntheticDataset.load(folder)
+        joined = SyntheticDataset.join([data, data])
+        again = SyntheticDataset.load(joined.save(tmp_path / "joined"))
+        assert again.manifest["parts"] == [data.manifest, data.manifest]
+        assert again.classes == data.classes
+        assert len(again.manifest["models"]) == 1
+
+    def test_other_shapes_are_refused(self, folder: Path) -> None:
+        data = SyntheticDataset.load(folder)
+        grey = SyntheticDataset(data.images[:, :1], data.labels, data.soft_labels, {})
+        with pytest.raises(InputError, match="different images or classes cannot be joined"):
+            SyntheticDataset.join([data, grey])
+        with pytest.raises(InputError, match="at least one data set"):
+            SyntheticDataset.join([])
+
+
 class TestSplit:
     def test_parts_are_the_whole_and_say_which_part(self, folder: Path) -> None:
         data = SyntheticDataset.load(folder)
