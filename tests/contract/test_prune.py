@@ -18,6 +18,7 @@ from mixmix import (
     FineTune,
     Method,
     Prune,
+    PruneChannels,
     Quantize,
     QuantizeAware,
     ReconstructFeatures,
@@ -245,6 +246,17 @@ def test_pruning_again_keeps_what_is_zero() -> None:
         else next(iter(twice.original.state_dict().values())),
         next(iter(tiny_network("residual").state_dict().values())),
     )
+
+
+def test_teacher_of_every_prune_is_the_network_without_its_channels() -> None:
+    channels = PruneChannels(max_macs=0.7, round_to=1, recovery=())
+    narrow = pruned("residual", channels)
+    zeros = (Prune(0.3, recovery=()), Prune(0.5, recovery=RECOVERY))
+    twice = pruned("residual", channels, *zeros)
+    assert twice.dense is not None
+    wanted = narrow.model.state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in twice.dense.state_dict().items())
+    assert_masks_hold(twice)
 
 
 @pytest.mark.parametrize("second", [Prune(0.5, recovery=()), FAST])

@@ -74,6 +74,8 @@ class Compressed:
             for ``model``. It takes and gives the same.
         kept_channels: by the name of a layer or BatchNorm that is narrower than the original's:
             which output channels of the original's it has, (kept,) in ascending order.
+        dense: the model as it was before any weights were set to zero, whose channels and blocks
+            are those of ``model``; None stands for ``model``.
     """
 
     model: nn.Module
@@ -83,6 +85,7 @@ class Compressed:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     original: nn.Module | None = None
     kept_channels: Mapping[str, Tensor] = field(default_factory=dict)
+    dense: nn.Module | None = None
 
 
 class Method(Protocol):

@@ -143,20 +143,11 @@ class Prune:
             InputError: if it is quantized, or has no layer that can be pruned.
         """
         refuse_quantized(model.model, model.spec.name)
-        original = model.model if model.original is None else model.original
         # Behind channels or blocks that were removed a network is its own teacher, which did better
-        # than the whole one. Where weights were pruned before, the whole one is.
-        teacher = original if model.masks else model.model
+        # than the whole one.
+        teacher = model.model if model.dense is None else model.dense
         student = copy.deepcopy(model.model).eval().requires_grad_(False)
-        patient = patient_of(
-            student,
-            teacher,
-            data,
-            model.spec,
-            masks=model.masks,
-            kept_channels=model.kept_channels if model.masks else None,
-            seed=seed,
-        )
+        patient = patient_of(student, teacher, data, model.spec, masks=model.masks, seed=seed)
         check_layer_names(self.skip, list(patient.student.layers))
         pattern = Pattern.parse(self.pattern)
         names, reasons = prunable_layers(patient, pattern, skipped=self.skip)
@@ -180,7 +171,8 @@ class Prune:
             records=records,
             settings=(*model.settings, self.to_dict() | {"layer_sparsity": pruned}),
             masks=patient.masks,
-            original=original,
+            original=model.model if model.original is None else model.original,
+            dense=teacher,
         )
 
     def _stages(
