@@ -94,12 +94,14 @@ def _refine(network: str, before: Path, folder: Path, budget: Budget, seed: int)
     zoo = Zoo.load([load_network(network, budget.weights_dir)])
     with stopwatch() as cost:
         synthesize(zoo, settings, seed=seed, start=start, out=folder)
-    spent = cost.rounded()
+    _write_total(folder, before, cost, refined={"iterations": settings.iterations})
+
+
+def _write_total(folder: Path, before: Path, cost: Cost, **about: Any) -> None:
+    """What a folder cost: that of the images that it was made from, and what was added."""
     earlier = read_json(before / "cost.json")
-    total = {key: round(value + earlier[key], 2) for key, value in spent.items()}
-    write_json(
-        folder / "cost.json", earlier | total | {"refined": {"iterations": settings.iterations}}
-    )
+    total = {key: round(value + earlier[key], 2) for key, value in cost.rounded().items()}
+    write_json(folder / "cost.json", earlier | total | about)
 
 
 def _half_generated(network: str, budget: Budget, *, seed: int) -> Path:
@@ -118,9 +120,7 @@ def _add_generated(network: str, pixels: Path, folder: Path, budget: Budget, see
     with stopwatch() as cost:
         generated = generate(zoo, num_images=budget.num_images, seed=seed)
     SyntheticDataset.join([SyntheticDataset.load(pixels), generated]).save(folder)
-    spent, earlier = cost.rounded(), read_json(pixels / "cost.json")
-    total = {key: round(value + earlier[key], 2) for key, value in spent.items()}
-    write_json(folder / "cost.json", earlier | total | {"generated": len(generated)})
+    _write_total(folder, pixels, cost, generated=len(generated))
 
 
 def _make(source: str, network: str, folder: Path, budget: Budget, seed: int) -> None:
