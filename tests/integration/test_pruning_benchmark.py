@@ -1,7 +1,5 @@
 """``benchmarks/pruning.py``: which cells there are, and what pruning without mixmix leaves."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from tiny_networks import tiny_images, tiny_teacher
@@ -9,12 +7,7 @@ from tiny_networks import tiny_images, tiny_teacher
 from mixmix import compress
 from mixmix.cost import count_macs
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+pytestmark = pytest.mark.usefixtures("importable_benchmarks")
 
 
 def test_images_are_made_on_the_way_only_where_training_is():

@@ -1,15 +1,8 @@
 """``benchmarks/quantization.py``: which cells come first, and what is drawn of them."""
 
-from pathlib import Path
-
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+pytestmark = pytest.mark.usefixtures("importable_benchmarks")
 
 
 def test_hard_settings_come_first_and_other_networks_once():

@@ -1,7 +1,5 @@
 """The contenders of ``benchmarks/speed.py`` do the same job, and interrupted ones go on."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,13 +9,8 @@ from mixmix.storage import read_json
 from mixmix.synthesis.terms import bn_statistics_loss, total_variation_loss
 from mixmix.zoo.teacher import normalise
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+pytestmark = pytest.mark.usefixtures("importable_benchmarks")
 SPEC = ModelSpec("net", "module", (3, 8, 8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 4)
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.fixture
