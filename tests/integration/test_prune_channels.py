@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixmix import (
     Compressed,
     ModelSpec,
     PruneChannels,
     Quantize,
+    ReconstructFeatures,
     ReestimateBatchNorm,
     SyntheticDataset,
     Zoo,
@@ -85,17 +86,29 @@ def test_statistics_of_what_is_left_are_measured_anew() -> None:
     assert not any(bool(torch.isin(after[name], before[name]).all()) for name in means)
 
 
+def divergence_after(name: str, images: Tensor, **options: object) -> float:
+    """Of the pruned network from what it was."""
+    teacher = Zoo.load([f"bundled:{name}"])[0]
+    x = normalise(images, teacher.spec)
+    with torch.no_grad():
+        return mean_divergence(teacher.model(x), pruned(name, **options).model(x))
+
+
 def test_importance_by_the_prediction_keeps_it_best() -> None:
-    teacher = Zoo.load(["bundled:resnet"])[0]
-    images = normalise(data().images, teacher.spec)
-
-    @torch.no_grad()
-    def divergence(importance: str) -> float:
-        compressed = pruned("resnet", importance=importance)
-        return mean_divergence(teacher.model(images), compressed.model(images))
-
-    found = {name: divergence(name) for name in ("taylor", "magnitude", "bn-scale")}
+    images = data().images
+    names = ("taylor", "magnitude", "bn-scale")
+    found = {name: divergence_after("resnet", images, importance=name) for name in names}
     assert min(found, key=lambda name: found[name]) == "taylor"
+    assert divergence_after("resnet", images) == found["taylor"]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet"])
+def test_what_others_can_stand_in_for_goes_where_they_are_adapted(name: str) -> None:
+    options = {"max_macs": 0.4, "recovery": ReconstructFeatures(iterations=0)}
+    unseen = load_calibration_pack()[len(data()) :]
+    adapted = divergence_after(name, unseen, **options)
+    assert adapted < divergence_after(name, unseen, importance="taylor", **options)
+    assert adapted == divergence_after(name, unseen, importance="obs", **options)
 
 
 @pytest.mark.parametrize(

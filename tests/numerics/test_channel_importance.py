@@ -11,6 +11,7 @@ from mixmix.compression.pruning.channel_discovery import find_groups
 from mixmix.compression.pruning.channel_importance import (
     bn_scale_importance,
     magnitude_importance,
+    read_covariances,
     taylor_importance,
 )
 from mixmix.compression.pruning.channel_removal import silence_channels_
@@ -90,3 +91,13 @@ def test_bn_scale_is_the_size_of_its_factors() -> None:
     torch.testing.assert_close(score, torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0]))
     folded = plain(norm=False)
     assert bn_scale_importance(folded, find_groups(folded, IMAGES)[0]) == [None]
+
+
+def test_covariances_are_those_of_what_is_read() -> None:
+    model = plain()
+    groups, _ = find_groups(model, IMAGES)
+    (found,) = read_covariances(model, groups, IMAGES)
+    with torch.no_grad():
+        wanted = model[:5](IMAGES).T.double().cov(correction=0)
+    torch.testing.assert_close(found, wanted / wanted.diagonal().mean(), rtol=1e-4, atol=1e-6)
+    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -88,7 +88,7 @@ def prune(
     ] = False,
     importance: Annotated[
         str | None,
-        option("taylor, magnitude or bn-scale (default: the method's).", panel=_CHANNELS),
+        option("obs, taylor, magnitude or bn-scale (default: the method's).", panel=_CHANNELS),
     ] = None,
     recovery: Annotated[
         list[str] | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,12 @@ from torch.nn.modules.conv import _ConvNd
 from mixmix.compression.pruning.channel_groups import ChannelGroup, Part
 from mixmix.compression.quantization.importance import fisher_directions
 
-__all__ = ["bn_scale_importance", "magnitude_importance", "taylor_importance"]
+__all__ = [
+    "bn_scale_importance",
+    "magnitude_importance",
+    "read_covariances",
+    "taylor_importance",
+]
 
 
 @torch.no_grad()
@@ -102,7 +108,7 @@ def taylor_importance(
     def gate(name: str) -> Callable[[nn.Module, Any], Any]:
         def hook(module: nn.Module, inputs: Any) -> Any:
             x = inputs[0]
-            axis = x.ndim - 1 if isinstance(module, nn.Linear) else 1
+            axis = _channel_axis(module, x)
             shape = [x.shape[0], *(1,) * (x.ndim - 1)]
             shape[axis] = x.shape[axis]
             factor = torch.ones(shape, device=x.device, requires_grad=True)
@@ -142,6 +148,77 @@ def taylor_importance(
         for handle in hooks:
             handle.remove()
     return [(total / (2 * num_directions * len(images))).float() for total in totals]
+
+
+@torch.no_grad()
+def read_covariances(
+    model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor
+) -> list[Tensor]:
+    """Covariances of the channels of each group, as the layers that read them see them.
+
+    Args:
+        model: the dense network, in eval mode.
+        groups: of its channels; where an element is several channels these are so many places.
+        images: (N, C, H, W) normalised.
+
+    Returns:
+        For each group, (elements, elements) on the CPU: the mean over the layers, each relative to
+        the mean variance there, so that one choice of channels serves them all.
+    """
+    modules = dict(model.named_modules())
+    parts = [[(part, _Moments()) for part in group.consumers] for group in groups]
+    readers: dict[str, list[tuple[Tensor, _Moments]]] = {}
+    for part, moments in (pair for own in parts for pair in own):
+        readers.setdefault(part.layer, []).append((torch.tensor(part.indices), moments))
+
+    def hook(name: str) -> Callable[[nn.Module, Any], None]:
+        def measure(module: nn.Module, inputs: Any) -> None:
+            x = inputs[0].detach()
+            channels = x.movedim(_channel_axis(module, x), 0).flatten(1)
+            for indices, moments in readers[name]:
+                moments.add(channels[indices.to(x.device)].flatten(1))
+
+        return measure
+
+    hooks = [modules[name].register_forward_pre_hook(hook(name)) for name in readers]
+    try:
+        for batch in images.split(_batch_size(images)):
+            model(batch)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return [
+        torch.stack([_relative_covariance(moments) for _, moments in own]).mean(0) for own in parts
+    ]
+
+
+@dataclass
+class _Moments:
+    """Sums over places of channels less ``centre``, which is near their mean, and of products."""
+
+    count: int = 0
+    centre: Tensor | None = None
+    total: Tensor | float = 0.0
+    products: Tensor | float = 0.0
+
+    def add(self, channels: Tensor) -> None:
+        """Go on with (elements, places)."""
+        if self.centre is None:
+            self.centre = channels.mean(1, keepdim=True)
+        channels = channels - self.centre
+        self.count += channels.shape[1]
+        self.total = self.total + channels.sum(1).cpu().double()
+        self.products = self.products + (channels @ channels.T).cpu().double()
+
+
+def _relative_covariance(moments: _Moments) -> Tensor:
+    mean = torch.as_tensor(moments.total) / moments.count
+    covariance = torch.as_tensor(moments.products) / moments.count - torch.outer(mean, mean)
+    return covariance / covariance.diagonal().mean().clamp_min(1e-30)
+
+
+def _channel_axis(module: nn.Module, x: Tensor) -> int:
+    return x.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
 def _batch_size(images: Tensor) -> int:

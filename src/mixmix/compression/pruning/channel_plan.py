@@ -20,6 +20,7 @@ from mixmix.compression.pruning.channel_allocation import (
 from mixmix.compression.pruning.channel_costs import ChannelCosts
 from mixmix.compression.pruning.channel_groups import ChannelGroup, Selection
 from mixmix.compression.pruning.channel_latency import LatencyMeter
+from mixmix.compression.pruning.channel_ranking import Ranking
 from mixmix.compression.pruning.channel_removal import check_removal, remove_channels
 from mixmix.compression.pruning.channel_sensitivity import lowest_channels, measure_channel_harms
 from mixmix.cost import count_macs
@@ -42,7 +43,7 @@ class PlanSettings:
     Attributes:
         counts_parameters: the cost is parameters, else multiplications.
         allocation: one of ``ALLOCATIONS``; see ``PruneChannels``.
-        adds_up: whether scores of different groups are in one unit, so that harm can be weighed
+        adds_up: whether the harms of different groups are in one unit, so that harm can be weighed
             against cost; else it is weighed against the number of channels.
         round_to: channels kept are a multiple of it, unless all are.
         min_share: of its channels that each group keeps at least.
@@ -62,7 +63,7 @@ class Candidate:
     Attributes:
         network: in eval mode.
         selection: from the roots of groups to the output channels that were removed there.
-        harm: that the scores or sensitivities of what was removed add up to.
+        harm: that rankings or sensitivities say of what was removed, all groups together.
         latency_ratio: time relative to that of the original, where it was measured.
     """
 
@@ -80,7 +81,7 @@ class ChannelPlan:
         original: what cost and latency are relative to; it gives what ``dense`` does.
         spec: of the network.
         groups: of its channels.
-        scores: (elements,) of each group; the lowest go first.
+        rankings: of the elements of each group.
         images: (N, C, H, W) normalised.
         settings: how channels are shared out.
         on_progress: called with (what is being done, share done).
@@ -92,7 +93,7 @@ class ChannelPlan:
         original: nn.Module,
         spec: ModelSpec,
         groups: Sequence[ChannelGroup],
-        scores: Sequence[Tensor],
+        rankings: Sequence[Ranking],
         images: Tensor,
         settings: PlanSettings,
         *,
@@ -102,7 +103,7 @@ class ChannelPlan:
         self._dense, self._spec = dense, spec
         self._settings = settings
         self._whole = self._measured_cost(original)
-        self._groups, self._scores, self._example = groups, scores, images[:4]
+        self._groups, self._rankings, self._example = groups, rankings, images[:4]
         self._options = [
             kept_options(
                 len(group.elements),
@@ -116,14 +117,15 @@ class ChannelPlan:
             self._harms = measure_channel_harms(
                 dense,
                 groups,
-                scores,
+                rankings,
                 self._options,
                 images[:_SENSITIVITY_IMAGES],
                 on_progress=partial(on_progress, "measuring sensitivity"),
             )
         else:
             self._harms = [
-                _cumulative(score, own) for score, own in zip(scores, self._options, strict=True)
+                ranking.harms[own[0] - torch.tensor(own)].tolist()
+                for ranking, own in zip(rankings, self._options, strict=True)
             ]
 
     @property
@@ -186,8 +188,8 @@ class ChannelPlan:
             if kept is None:
                 raise InputError(self._too_little(share))
             selection = {
-                group.root: lowest_channels(group, score, count)
-                for group, score, count in zip(self._groups, self._scores, kept, strict=True)
+                group.root: lowest_channels(group, ranking, count)
+                for group, ranking, count in zip(self._groups, self._rankings, kept, strict=True)
             }
             pruned = remove_channels(self._dense, self._example, selection)
             excess = self._measured_cost(pruned) - allowed
@@ -232,12 +234,6 @@ class ChannelPlan:
             f"{self._settings.round_to} and min_share={self._settings.min_share:g} leave at least "
             f"{least:.4f}; raise the budget or lower those"
         )
-
-
-def _cumulative(scores: Tensor, options: Sequence[int]) -> list[float]:
-    """Sum of the lowest scores that go, for each option."""
-    sums = torch.cat([torch.zeros(1), scores.sort().values.cumsum(0)]).tolist()
-    return [float(sums[len(scores) - count]) for count in options]
 
 
 def num_parameters(model: nn.Module) -> int:

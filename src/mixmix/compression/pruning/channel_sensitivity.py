@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.compression.pruning.channel_groups import ChannelGroup
+from mixmix.compression.pruning.channel_ranking import Ranking
 from mixmix.compression.pruning.channel_removal import silence_channels_
 
 __all__ = ["lowest_channels", "measure_channel_harms"]
@@ -18,15 +19,9 @@ __all__ = ["lowest_channels", "measure_channel_harms"]
 _NUM_SHARES = 4
 
 
-def lowest_channels(group: ChannelGroup, scores: Tensor, kept: int) -> list[int]:
-    """Output channels of the root that go where so many elements are kept.
-
-    Args:
-        group: whose channels they are.
-        scores: (elements,) of importance.
-        kept: number of elements.
-    """
-    removed = scores.argsort(stable=True)[: len(group.elements) - kept].tolist()
+def lowest_channels(group: ChannelGroup, ranking: Ranking, kept: int) -> list[int]:
+    """Output channels of the root that go where so many elements are kept."""
+    removed = ranking.order[: len(group.elements) - kept].tolist()
     return sorted(channel for element in removed for channel in group.elements[element])
 
 
@@ -34,7 +29,7 @@ def lowest_channels(group: ChannelGroup, scores: Tensor, kept: int) -> list[int]
 def measure_channel_harms(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
-    scores: Sequence[Tensor],
+    rankings: Sequence[Ranking],
     options: Sequence[Sequence[int]],
     images: Tensor,
     *,
@@ -48,7 +43,7 @@ def measure_channel_harms(
     Args:
         model: the dense network, in eval mode; it is not changed.
         groups: of its channels.
-        scores: (elements,) of each group; the lowest go first.
+        rankings: of the elements of each group.
         options: for each group how many elements it may keep, from all of them downwards.
         images: (N, C, H, W) normalised.
         on_progress: called with the share done.
@@ -58,12 +53,12 @@ def measure_channel_harms(
     """
     logits = run_in_batches(model, images)
     harms = []
-    for index, (group, own_scores, own) in enumerate(zip(groups, scores, options, strict=True)):
+    for index, (group, ranking, own) in enumerate(zip(groups, rankings, options, strict=True)):
         places = sorted(set(np.linspace(0, len(own) - 1, _NUM_SHARES).round().astype(int).tolist()))
         measured = [0.0]
         for place in places[1:]:
             pruned = copy.deepcopy(model)
-            chosen = lowest_channels(group, own_scores, own[place])
+            chosen = lowest_channels(group, ranking, own[place])
             silence_channels_(pruned, [group], {group.root: chosen})
             measured.append(mean_divergence(logits, run_in_batches(pruned, images)))
         rising = np.maximum.accumulate(measured)

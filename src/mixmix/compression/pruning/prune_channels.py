@@ -18,6 +18,7 @@ from mixmix.compression.pruning.channel_groups import ChannelGroup
 from mixmix.compression.pruning.channel_importance import (
     bn_scale_importance,
     magnitude_importance,
+    read_covariances,
     taylor_importance,
 )
 from mixmix.compression.pruning.channel_latency import LatencyMeter
@@ -28,6 +29,11 @@ from mixmix.compression.pruning.channel_plan import (
     ChannelPlan,
     PlanSettings,
     num_parameters,
+)
+from mixmix.compression.pruning.channel_ranking import (
+    Ranking,
+    rank_by_scores,
+    rank_with_compensation,
 )
 from mixmix.compression.pruning.channel_records import record_channels
 from mixmix.compression.pruning.channel_removal import kept_output_channels
@@ -42,7 +48,9 @@ from mixmix.zoo.teacher import normalise
 
 __all__ = ["PruneChannels"]
 
-_IMPORTANCES = ("magnitude", "taylor", "bn-scale")
+_IMPORTANCES = ("obs", "taylor", "magnitude", "bn-scale")
+# Those in nats of the prediction, which need one.
+_OF_THE_PREDICTION = ("obs", "taylor")
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
 # block costs as much as the whole.
@@ -62,13 +70,15 @@ class PruneChannels:
         max_parameters: parameters likewise; not together with ``max_macs``.
         max_latency: time of one image in ONNX Runtime on one thread likewise, measured here and
             now; the most multiplications (or parameters) are searched for that meet it.
-        importance: which channels of a group go first. ``taylor``: those whose loss moves the
-            prediction least, to second order; ``magnitude``: those with the smallest weights;
-            ``bn-scale``: those with the smallest factors of BatchNorm.
+        importance: which channels of a group go first. ``obs``: those whose loss moves the
+            prediction least, to second order, if the channels that are left stand in for them as
+            far as they can; ``taylor``: the same if they do not; ``magnitude``: those with the
+            smallest weights; ``bn-scale``: those with the smallest factors of BatchNorm. None
+            takes ``obs`` where ``recovery`` adapts weights, else ``taylor``.
         allocation: how many channels each group loses. ``global``: all channels are ranked together
-            (``taylor`` by what a multiplication or parameter saved costs, the others relative to
-            the mean of their layer); ``uniform``: the same share everywhere; ``sensitivity``: by
-            how far the prediction moves when a group is pruned alone.
+            (``obs`` and ``taylor`` by what a multiplication or parameter saved costs, the others
+            relative to the mean of their layer); ``uniform``: the same share everywhere;
+            ``sensitivity``: by how far the prediction moves when a group is pruned alone.
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
             compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
             harm.
@@ -80,7 +90,7 @@ class PruneChannels:
     max_macs: float | None = None
     max_parameters: float | None = None
     max_latency: float | None = None
-    importance: str = "taylor"
+    importance: str | None = None
     allocation: str = "global"
     round_to: int | None = None
     min_share: float = 0.1
@@ -91,11 +101,12 @@ class PruneChannels:
         check_budgets(self)
         if self.max_macs is not None and self.max_parameters is not None:
             raise InputError("give max_macs or max_parameters, not both")
-        for name, known in (("importance", _IMPORTANCES), ("allocation", ALLOCATIONS)):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
-                )
+        for name, given, known in (
+            ("importance", self._importance, _IMPORTANCES),
+            ("allocation", self.allocation, ALLOCATIONS),
+        ):
+            if given not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}; got {given!r}")
         if self.round_to is not None and self.round_to < 1:
             raise InputError(f"round_to must be at least 1 or None, got {self.round_to}")
         if not 0 < self.min_share <= 1:
@@ -113,7 +124,9 @@ class PruneChannels:
         """Plain JSON types."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         steps = [step.to_dict() for step in as_recoveries(self.recovery)]
-        return {"method": "prune-channels"} | own | {"recovery": steps}
+        return (
+            {"method": "prune-channels"} | own | {"importance": self._importance, "recovery": steps}
+        )
 
     def apply(
         self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
@@ -137,11 +150,11 @@ class PruneChannels:
         groups, reasons = find_groups(
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
-        scores = self._scores(dense, groups, images, seed=seed, on_progress=on_progress)
-        for group, score in zip(groups, scores, strict=True):
-            if score is None:
+        rankings = self._rankings(dense, groups, images, seed=seed, on_progress=on_progress)
+        for group, ranking in zip(groups, rankings, strict=True):
+            if ranking is None:
                 reasons[group.root] = "no BatchNorm has its channels"
-        known = {g.root: s for g, s in zip(groups, scores, strict=True) if s is not None}
+        known = {g.root: r for g, r in zip(groups, rankings, strict=True) if r is not None}
         groups = [group for group in groups if group.root in known]
         if not groups:
             raise InputError(
@@ -160,7 +173,8 @@ class PruneChannels:
                         counts_parameters=self.max_parameters is not None,
                         allocation=self.allocation,
                         # Scores relative to the mean of a layer do not say what would be missed.
-                        adds_up=self.importance == "taylor" or self.allocation == "sensitivity",
+                        adds_up=self._importance in _OF_THE_PREDICTION
+                        or self.allocation == "sensitivity",
                         round_to=round_to,
                         min_share=self.min_share,
                     ),
@@ -199,6 +213,15 @@ class PruneChannels:
             kept_channels=_kept_of_original(model.kept_channels, kept),
         )
 
+    @property
+    def _importance(self) -> str:
+        if self.importance is not None:
+            return self.importance
+        # Weights that nobody adapts do not make up for anything.
+        steps = as_recoveries(self.recovery)
+        adapts = any(isinstance(step, ReconstructFeatures | FineTune) for step in steps)
+        return "obs" if adapts else "taylor"
+
     def _widths(self) -> tuple[int, ...]:
         """What the numbers of channels may be multiples of."""
         if self.round_to is not None:
@@ -224,7 +247,7 @@ class PruneChannels:
             raise errors[0]
         return min(candidates, key=lambda candidate: candidate.harm)
 
-    def _scores(
+    def _rankings(
         self,
         dense: nn.Module,
         groups: Sequence[ChannelGroup],
@@ -232,20 +255,31 @@ class PruneChannels:
         *,
         seed: int,
         on_progress: Progress,
-    ) -> Sequence[Tensor | None]:
-        if self.importance == "magnitude":
-            return magnitude_importance(dense, groups)
-        if self.importance == "bn-scale":
-            return bn_scale_importance(dense, groups)
+    ) -> list[Ranking | None]:
         if not groups:
             return []
-        return taylor_importance(
+        importance = self._importance
+        if importance == "magnitude":
+            return [rank_by_scores(score) for score in magnitude_importance(dense, groups)]
+        if importance == "bn-scale":
+            return [
+                None if score is None else rank_by_scores(score)
+                for score in bn_scale_importance(dense, groups)
+            ]
+        scores = taylor_importance(
             dense,
             groups,
             images,
             generator=seeding.generator(seed, "channel importance"),
             on_progress=partial(on_progress, "measuring channels"),
         )
+        if importance == "taylor":
+            return [rank_by_scores(score) for score in scores]
+        covariances = read_covariances(dense, groups, images)
+        return [
+            rank_with_compensation(score, covariance)
+            for score, covariance in zip(scores, covariances, strict=True)
+        ]
 
 
 def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
@@ -255,11 +289,13 @@ def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
             f"single weights of {model.spec.name} are pruned already, and what they were chosen by "
             "changes with its channels; give PruneChannels before Prune"
         )
-    needs_logits = settings.importance == "taylor" or settings.allocation == "sensitivity"
+    needs_logits = (
+        settings._importance in _OF_THE_PREDICTION or settings.allocation == "sensitivity"
+    )
     if needs_logits and model.spec.num_classes < 1:
         raise InputError(
-            f"{model.spec.name} has no label head, and importance='taylor' and "
-            "allocation='sensitivity' go by predictions; use magnitude or bn-scale, and global or "
+            f"{model.spec.name} has no label head, and importance 'obs' and 'taylor' and "
+            "allocation 'sensitivity' go by predictions; use magnitude or bn-scale, and global or "
             "uniform"
         )
 
