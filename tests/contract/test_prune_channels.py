@@ -231,6 +231,17 @@ def test_impossible_budgets_are_refused_with_the_smallest() -> None:
         pruned("plain", max_macs=0.2, round_to=None)
 
 
+def test_groups_keep_less_than_a_quarter_only_where_the_budget_asks_for_it() -> None:
+    with pytest.raises(InputError, match=r"min_share=0\.25") as error:
+        pruned("plain", max_macs=0.01, min_share=0.25)
+    least = float(str(error.value).partition("leave at least ")[2].partition(";")[0])
+    quarter, less = (pruned("plain", max_macs=share) for share in (least, 0.9 * least))
+    assert quarter.settings[0]["macs_ratio"] <= least
+    assert less.settings[0]["macs_ratio"] <= 0.9 * least
+    with pytest.raises(InputError, match=r"min_share=0\.1"):
+        pruned("plain", max_macs=0.01)
+
+
 def test_quantized_networks_and_backbones_are_refused() -> None:
     methods = [Quantize("W8A8"), PruneChannels(max_macs=0.6)]
     with pytest.raises(InputError, match="is quantized already"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
@@ -52,6 +53,10 @@ _IMPORTANCES = ("obs", "taylor", "magnitude", "bn-scale")
 # Those in nats of the prediction, which need one.
 _OF_THE_PREDICTION = ("obs", "taylor")
 
+# Of its channels, that a group keeps at least; the second where the first leaves too much. Few
+# channels in a layer are worse than the harm of each alone tells.
+_LEAST_SHARES = (0.25, 0.1)
+
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
 # block costs as much as the whole.
 _BLOCKS = (8, 16)
@@ -82,7 +87,8 @@ class PruneChannels:
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
             compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
             harm.
-        min_share: of its channels that each group keeps at least, in (0, 1].
+        min_share: of its channels that each group keeps at least, in (0, 1]. None takes a quarter,
+            and a tenth where the budget cannot be met with that.
         num_images: images that importance is measured on.
         recovery: one, or several to apply in order; ``()`` for none.
     """
@@ -93,7 +99,7 @@ class PruneChannels:
     importance: str | None = None
     allocation: str = "global"
     round_to: int | None = None
-    min_share: float = 0.1
+    min_share: float | None = None
     num_images: int = 256
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
@@ -109,7 +115,7 @@ class PruneChannels:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {given!r}")
         if self.round_to is not None and self.round_to < 1:
             raise InputError(f"round_to must be at least 1 or None, got {self.round_to}")
-        if not 0 < self.min_share <= 1:
+        if self.min_share is not None and not 0 < self.min_share <= 1:
             raise InputError(f"min_share must be above 0 and at most 1, got {self.min_share}")
         if self.num_images < 2:
             raise InputError(f"num_images must be at least 2, got {self.num_images}")
@@ -160,31 +166,28 @@ class PruneChannels:
             raise InputError(
                 f"{model.spec.name} has no channels that can be pruned: {_listed(reasons)}"
             )
-        candidate = self._chosen(
-            [
-                ChannelPlan(
-                    dense,
-                    model.model,
-                    model.spec,
-                    groups,
-                    list(known.values()),
-                    images,
-                    PlanSettings(
-                        counts_parameters=self.max_parameters is not None,
-                        allocation=self.allocation,
-                        # Scores relative to the mean of a layer do not say what would be missed.
-                        adds_up=self._importance in _OF_THE_PREDICTION
-                        or self.allocation == "sensitivity",
-                        round_to=round_to,
-                        min_share=self.min_share,
-                    ),
-                    on_progress=on_progress,
-                )
-                for round_to in self._widths()
-            ],
-            model,
-            on_progress,
-        )
+
+        def plan(round_to: int, min_share: float) -> ChannelPlan:
+            return ChannelPlan(
+                dense,
+                model.model,
+                model.spec,
+                groups,
+                list(known.values()),
+                images,
+                PlanSettings(
+                    counts_parameters=self.max_parameters is not None,
+                    allocation=self.allocation,
+                    # Scores relative to the mean of a layer do not say what would be missed.
+                    adds_up=self._importance in _OF_THE_PREDICTION
+                    or self.allocation == "sensitivity",
+                    round_to=round_to,
+                    min_share=min_share,
+                ),
+                on_progress=on_progress,
+            )
+
+        candidate = self._within_budgets(plan, model, on_progress)
         shape = model.spec.input_shape
         pruned = candidate.network
         measured = {
@@ -227,6 +230,18 @@ class PruneChannels:
         if self.round_to is not None:
             return (self.round_to,)
         return _BLOCKS[:1] if self.max_latency is None else _BLOCKS
+
+    def _within_budgets(
+        self, plan: Callable[[int, float], ChannelPlan], model: Compressed, on_progress: Progress
+    ) -> Candidate:
+        """What is chosen with the largest of the least shares that the budgets can be met with."""
+        *larger, last = _LEAST_SHARES if self.min_share is None else (self.min_share,)
+        for share in larger:
+            with suppress(InputError):
+                return self._chosen(
+                    [plan(width, share) for width in self._widths()], model, on_progress
+                )
+        return self._chosen([plan(width, last) for width in self._widths()], model, on_progress)
 
     def _chosen(
         self, plans: Sequence[ChannelPlan], model: Compressed, on_progress: Progress
