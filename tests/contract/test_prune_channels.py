@@ -55,7 +55,12 @@ def logits(model: nn.Module, family: str) -> Tensor:
 @families
 @pytest.mark.parametrize(
     ("importance", "allocation"),
-    [("taylor", "global"), ("magnitude", "uniform"), ("bn-scale", "sensitivity")],
+    [
+        ("obs", "global"),
+        ("taylor", "uniform"),
+        ("magnitude", "uniform"),
+        ("bn-scale", "sensitivity"),
+    ],
 )
 def test_what_is_left_is_within_the_budget(family: str, importance: str, allocation: str) -> None:
     if family == "no-batch-norm" and importance == "bn-scale":
