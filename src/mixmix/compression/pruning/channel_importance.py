@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,15 +12,76 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from mixmix import seeding
+from mixmix.compression.method import Progress
 from mixmix.compression.pruning.channel_groups import ChannelGroup, Part
+from mixmix.compression.pruning.channel_ranking import (
+    Ranking,
+    rank_by_scores,
+    rank_with_compensation,
+)
 from mixmix.compression.quantization.importance import fisher_directions
 
 __all__ = [
+    "IMPORTANCES",
+    "OF_THE_PREDICTION",
     "bn_scale_importance",
     "magnitude_importance",
+    "rank_channels",
     "read_covariances",
     "taylor_importance",
 ]
+
+
+IMPORTANCES = ("obs", "taylor", "magnitude", "bn-scale")
+# Those in nats of the prediction, which need one.
+OF_THE_PREDICTION = ("obs", "taylor")
+
+
+def rank_channels(
+    importance: str,
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    images: Tensor,
+    *,
+    seed: int,
+    on_progress: Progress,
+) -> list[Ranking | None]:
+    """In which order the elements of each group go, and what has been lost by then.
+
+    Args:
+        importance: one of ``IMPORTANCES``; see ``PruneChannels``.
+        model: the dense network, in eval mode.
+        groups: of its channels.
+        images: (N, C, H, W) normalised.
+        seed: of random directions.
+        on_progress: called with (what is being done, share done).
+
+    Returns:
+        For each group a ranking, or None where it cannot be ranked so.
+    """
+    if not groups:
+        return []
+    if importance == "magnitude":
+        return [rank_by_scores(score) for score in magnitude_importance(model, groups)]
+    if importance == "bn-scale":
+        return [
+            None if score is None else rank_by_scores(score)
+            for score in bn_scale_importance(model, groups)
+        ]
+    scores = taylor_importance(
+        model,
+        groups,
+        images,
+        generator=seeding.generator(seed, "channel importance"),
+        on_progress=partial(on_progress, "measuring channels"),
+    )
+    if importance == "taylor":
+        return [rank_by_scores(score) for score in scores]
+    return [
+        rank_with_compensation(score, covariance)
+        for score, covariance in zip(scores, read_covariances(model, groups, images), strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["Ranking", "rank_by_scores", "rank_with_compensation"]
 
-# Of the variances, that are added to them: what two images in a thousand could tell apart is noise.
+# Of the mean variance, that is added to all: weights that could only tell less apart are noise.
 _RIDGE = 1e-3
 # Elements, and share of those left, among which the next to go are looked for together.
 _CANDIDATES = (32, 0.25)

@@ -15,12 +15,10 @@ from mixmix import seeding
 from mixmix.compression.method import Compressed, Progress
 from mixmix.compression.pruning.budgets import check_budgets, given_budgets, in_words
 from mixmix.compression.pruning.channel_discovery import find_groups
-from mixmix.compression.pruning.channel_groups import ChannelGroup
 from mixmix.compression.pruning.channel_importance import (
-    bn_scale_importance,
-    magnitude_importance,
-    read_covariances,
-    taylor_importance,
+    IMPORTANCES,
+    OF_THE_PREDICTION,
+    rank_channels,
 )
 from mixmix.compression.pruning.channel_latency import LatencyMeter
 from mixmix.compression.pruning.channel_pads import pads_as_layers
@@ -31,14 +29,10 @@ from mixmix.compression.pruning.channel_plan import (
     PlanSettings,
     num_parameters,
 )
-from mixmix.compression.pruning.channel_ranking import (
-    Ranking,
-    rank_by_scores,
-    rank_with_compensation,
-)
 from mixmix.compression.pruning.channel_records import record_channels
 from mixmix.compression.pruning.channel_removal import kept_output_channels
 from mixmix.compression.pruning.sparsity import refuse_quantized
+from mixmix.compression.recovery.batch_norm import ReestimateBatchNorm
 from mixmix.compression.recovery.features import ReconstructFeatures
 from mixmix.compression.recovery.fine_tuning import FineTune
 from mixmix.compression.recovery.recover import Recovery, as_recoveries, recover
@@ -48,10 +42,6 @@ from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["PruneChannels"]
-
-_IMPORTANCES = ("obs", "taylor", "magnitude", "bn-scale")
-# Those in nats of the prediction, which need one.
-_OF_THE_PREDICTION = ("obs", "taylor")
 
 # Of its channels, that a group keeps at least; the second where the first leaves too much. Few
 # channels in a layer are worse than the harm of each alone tells.
@@ -108,7 +98,7 @@ class PruneChannels:
         if self.max_macs is not None and self.max_parameters is not None:
             raise InputError("give max_macs or max_parameters, not both")
         for name, given, known in (
-            ("importance", self._importance, _IMPORTANCES),
+            ("importance", self._importance, IMPORTANCES),
             ("allocation", self.allocation, ALLOCATIONS),
         ):
             if given not in known:
@@ -156,7 +146,9 @@ class PruneChannels:
         groups, reasons = find_groups(
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
-        rankings = self._rankings(dense, groups, images, seed=seed, on_progress=on_progress)
+        rankings = rank_channels(
+            self._importance, dense, groups, images, seed=seed, on_progress=on_progress
+        )
         for group, ranking in zip(groups, rankings, strict=True):
             if ranking is None:
                 reasons[group.root] = "no BatchNorm has its channels"
@@ -179,7 +171,7 @@ class PruneChannels:
                     counts_parameters=self.max_parameters is not None,
                     allocation=self.allocation,
                     # Scores relative to the mean of a layer do not say what would be missed.
-                    adds_up=self._importance in _OF_THE_PREDICTION
+                    adds_up=self._importance in OF_THE_PREDICTION
                     or self.allocation == "sensitivity",
                     round_to=round_to,
                     min_share=min_share,
@@ -222,8 +214,8 @@ class PruneChannels:
             return self.importance
         # Weights that nobody adapts do not make up for anything.
         steps = as_recoveries(self.recovery)
-        adapts = any(isinstance(step, ReconstructFeatures | FineTune) for step in steps)
-        return "obs" if adapts else "taylor"
+        adapted = any(not isinstance(step, ReestimateBatchNorm) for step in steps)
+        return "obs" if adapted else "taylor"
 
     def _widths(self) -> tuple[int, ...]:
         """What the numbers of channels may be multiples of."""
@@ -262,40 +254,6 @@ class PruneChannels:
             raise errors[0]
         return min(candidates, key=lambda candidate: candidate.harm)
 
-    def _rankings(
-        self,
-        dense: nn.Module,
-        groups: Sequence[ChannelGroup],
-        images: Tensor,
-        *,
-        seed: int,
-        on_progress: Progress,
-    ) -> list[Ranking | None]:
-        if not groups:
-            return []
-        importance = self._importance
-        if importance == "magnitude":
-            return [rank_by_scores(score) for score in magnitude_importance(dense, groups)]
-        if importance == "bn-scale":
-            return [
-                None if score is None else rank_by_scores(score)
-                for score in bn_scale_importance(dense, groups)
-            ]
-        scores = taylor_importance(
-            dense,
-            groups,
-            images,
-            generator=seeding.generator(seed, "channel importance"),
-            on_progress=partial(on_progress, "measuring channels"),
-        )
-        if importance == "taylor":
-            return [rank_by_scores(score) for score in scores]
-        covariances = read_covariances(dense, groups, images)
-        return [
-            rank_with_compensation(score, covariance)
-            for score, covariance in zip(scores, covariances, strict=True)
-        ]
-
 
 def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
     refuse_quantized(model.model, model.spec.name)
@@ -304,9 +262,7 @@ def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
             f"single weights of {model.spec.name} are pruned already, and what they were chosen by "
             "changes with its channels; give PruneChannels before Prune"
         )
-    needs_logits = (
-        settings._importance in _OF_THE_PREDICTION or settings.allocation == "sensitivity"
-    )
+    needs_logits = settings._importance in OF_THE_PREDICTION or settings.allocation == "sensitivity"
     if needs_logits and model.spec.num_classes < 1:
         raise InputError(
             f"{model.spec.name} has no label head, and importance 'obs' and 'taylor' and "
