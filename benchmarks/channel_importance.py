@@ -25,6 +25,7 @@ from mixmix import (
     FineTune,
     PruneChannels,
     ReconstructFeatures,
+    ReestimateBatchNorm,
     SyntheticDataset,
     Teacher,
     compress,
@@ -46,6 +47,7 @@ NETWORKS = (
     "resnet44",
 )
 RECOVERIES = {
+    "bn": (ReestimateBatchNorm(),),
     "reconstruction": (ReconstructFeatures(),),
     "fine-tuning": (ReconstructFeatures(), FineTune()),
 }
