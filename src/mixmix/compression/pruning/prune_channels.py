@@ -44,7 +44,7 @@ from mixmix.zoo.teacher import normalise
 __all__ = ["PruneChannels"]
 
 # Of its channels, that a group keeps at least; the second where the first leaves too much. Few
-# channels in a layer are worse than the harm of each alone tells.
+# channels in a layer are worse than the harm of each alone tells, and give little to adapt.
 _LEAST_SHARES = (0.25, 0.1)
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
@@ -77,8 +77,9 @@ class PruneChannels:
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
             compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
             harm.
-        min_share: of its channels that each group keeps at least, in (0, 1]. None takes a quarter,
-            and a tenth where the budget cannot be met with that.
+        min_share: of its channels that each group keeps at least, in (0, 1]. None takes a quarter
+            where ``recovery`` adapts weights, and a tenth where it does not, or where the budget
+            cannot be met with a quarter.
         num_images: images that importance is measured on.
         recovery: one, or several to apply in order; ``()`` for none.
     """
@@ -209,13 +210,21 @@ class PruneChannels:
         )
 
     @property
-    def _importance(self) -> str:
-        if self.importance is not None:
-            return self.importance
-        # Weights that nobody adapts do not make up for anything.
+    def _adapted(self) -> bool:
+        """Whether weights make up for channels that went, and not statistics alone."""
         steps = as_recoveries(self.recovery)
-        adapted = any(not isinstance(step, ReestimateBatchNorm) for step in steps)
-        return "obs" if adapted else "taylor"
+        return any(not isinstance(step, ReestimateBatchNorm) for step in steps)
+
+    @property
+    def _importance(self) -> str:
+        return self.importance or ("obs" if self._adapted else "taylor")
+
+    @property
+    def _least_shares(self) -> tuple[float, ...]:
+        """To be tried in turn."""
+        if self.min_share is not None:
+            return (self.min_share,)
+        return _LEAST_SHARES if self._adapted else _LEAST_SHARES[-1:]
 
     def _widths(self) -> tuple[int, ...]:
         """What the numbers of channels may be multiples of."""
@@ -227,7 +236,7 @@ class PruneChannels:
         self, plan: Callable[[int, float], ChannelPlan], model: Compressed, on_progress: Progress
     ) -> Candidate:
         """What is chosen with the largest of the least shares that the budgets can be met with."""
-        *larger, last = _LEAST_SHARES if self.min_share is None else (self.min_share,)
+        *larger, last = self._least_shares
         for share in larger:
             with suppress(InputError):
                 return self._chosen(
