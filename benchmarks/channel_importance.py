@@ -19,18 +19,10 @@ from harness.cells import budget_of, budget_parser, numbers
 from harness.clocks import in_fresh_process, stopwatch
 from harness.networks import load_network
 from harness.record import Record
-from harness.sources import Budget, images_of
+from harness.sources import ZOOS, Budget, images_of
+from pruning_parts.cells import RECOVERY_STEPS
 
-from mixmix import (
-    FineTune,
-    PruneChannels,
-    ReconstructFeatures,
-    ReestimateBatchNorm,
-    SyntheticDataset,
-    Teacher,
-    compress,
-    seeding,
-)
+from mixmix import PruneChannels, SyntheticDataset, Teacher, compress, seeding
 from mixmix.cifar10 import load_cifar10
 from mixmix.compression.divergence import mean_divergence, run_in_batches
 from mixmix.storage import read_json
@@ -38,19 +30,6 @@ from mixmix.zoo.teacher import normalise
 
 QUESTION = "Which channels should go, and how many has a layer to keep?"
 KEY = ("model", "setting", "recovery", "importance", "min_share", "images", "seed")
-NETWORKS = (
-    "bundled:mobilenetv2",
-    "bundled:resnet",
-    "bundled:vgg",
-    "bundled:vovnet",
-    "resnet20",
-    "resnet44",
-)
-RECOVERIES = {
-    "bn": (ReestimateBatchNorm(),),
-    "reconstruction": (ReconstructFeatures(),),
-    "fine-tuning": (ReconstructFeatures(), FineTune()),
-}
 NUM_PHOTOGRAPHS = 3000
 
 
@@ -84,7 +63,7 @@ def measure(
 
 def main() -> None:
     parser = budget_parser(__doc__, sources=("mixmix",), num_images=1024, seeds="0")
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default=",".join(ZOOS["zoo"]))
     parser.add_argument("--max-macs", default="0.3,0.5")
     parser.add_argument("--recoveries", default="reconstruction")
     parser.add_argument("--importances", default="obs,taylor,magnitude")
@@ -121,7 +100,7 @@ def main() -> None:
             max_macs=macs,
             importance=importance,
             min_share=min_share,
-            recovery=RECOVERIES[recovery],
+            recovery=RECOVERY_STEPS[recovery],
         )
         folder, _ = images_of(source, network, budget, seed=seed)
         found = in_fresh_process(measure, row, network, method, folder, budget, seed)

@@ -6,16 +6,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.sources import ZOOS
+
 __all__ = ["MEMBERS", "TARGETS", "Cell", "all_cells", "zoo_of"]
 
-MEMBERS = (
-    "bundled:mobilenetv2",
-    "bundled:resnet",
-    "bundled:vgg",
-    "bundled:vovnet",
-    "resnet20",
-    "resnet44",
-)
+MEMBERS = ZOOS["zoo"]
 # Networks without BatchNorm cannot be inverted by themselves; they are served by the others.
 TARGETS = (*MEMBERS, "bundled:vit", "bundled:convnext")
 _ALL, _WITHOUT, _UNBALANCED = "all", "all but ", "all, unbalanced"

@@ -23,6 +23,7 @@ __all__ = [
     "GENERATED",
     "NETWORKS",
     "RECOVERIES",
+    "RECOVERY_STEPS",
     "SETTINGS",
     "SOURCES",
     "Cell",
@@ -56,7 +57,7 @@ SOURCES = (
     "noise",
 )
 GENERATED = "mixmix-generated"
-_RECOVERIES: dict[str, tuple[Recovery, ...]] = {
+RECOVERY_STEPS: dict[str, tuple[Recovery, ...]] = {
     "bn": (ReestimateBatchNorm(),),
     "reconstruction": (ReconstructFeatures(),),
     "fine-tuning": (ReconstructFeatures(), FineTune()),
@@ -65,7 +66,7 @@ _RECOVERIES: dict[str, tuple[Recovery, ...]] = {
 # of images as ``Prune`` does in all of its rounds, and twice as many as ``PruneChannels``.
 PLAIN = "plain"
 _PLAIN_EPOCHS = 75
-RECOVERIES = (*_RECOVERIES, PLAIN)
+RECOVERIES = (*RECOVERY_STEPS, PLAIN)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def method_of(cell: Cell, fresh: GeneratedImages | None) -> Method:
         return PruneAndTrain(removed, structured=cell.is_structured, epochs=_PLAIN_EPOCHS)
     recovery = tuple(
         replace(step, fresh=fresh) if isinstance(step, FineTune) else step
-        for step in _RECOVERIES[cell.recovery]
+        for step in RECOVERY_STEPS[cell.recovery]
     )
     if removed is None:
         return Prune(pattern=cell.setting, recovery=recovery)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -228,7 +227,7 @@ def read_covariances(
         the mean variance there, so that one choice of channels serves them all.
     """
     modules = dict(model.named_modules())
-    parts = [[(part, _Moments()) for part in group.consumers] for group in groups]
+    parts = [[(part, _Moments(len(part.indices))) for part in group.consumers] for group in groups]
     readers: dict[str, list[tuple[Tensor, _Moments]]] = {}
     for part, moments in (pair for own in parts for pair in own):
         readers.setdefault(part.layer, []).append((torch.tensor(part.indices), moments))
@@ -250,33 +249,33 @@ def read_covariances(
         for handle in hooks:
             handle.remove()
     return [
-        torch.stack([_relative_covariance(moments) for _, moments in own]).mean(0) for own in parts
+        torch.stack([moments.relative_covariance() for _, moments in own]).mean(0) for own in parts
     ]
 
 
-@dataclass
 class _Moments:
-    """Sums over places of channels less ``centre``, which is near their mean, and of products."""
+    """Sums over places of elements, less what was near their mean, and of products of these."""
 
-    count: int = 0
-    centre: Tensor | None = None
-    total: Tensor | float = 0.0
-    products: Tensor | float = 0.0
+    def __init__(self, num_elements: int) -> None:
+        self._count = 0
+        self._centre: Tensor | None = None
+        self._total = torch.zeros(num_elements, dtype=torch.float64)
+        self._products = torch.zeros(num_elements, num_elements, dtype=torch.float64)
 
     def add(self, channels: Tensor) -> None:
         """Go on with (elements, places)."""
-        if self.centre is None:
-            self.centre = channels.mean(1, keepdim=True)
-        channels = channels - self.centre
-        self.count += channels.shape[1]
-        self.total = self.total + channels.sum(1).cpu().double()
-        self.products = self.products + (channels @ channels.T).cpu().double()
+        if self._centre is None:
+            self._centre = channels.mean(1, keepdim=True)
+        channels = channels - self._centre
+        self._count += channels.shape[1]
+        self._total += channels.sum(1).cpu().double()
+        self._products += (channels @ channels.T).cpu().double()
 
-
-def _relative_covariance(moments: _Moments) -> Tensor:
-    mean = torch.as_tensor(moments.total) / moments.count
-    covariance = torch.as_tensor(moments.products) / moments.count - torch.outer(mean, mean)
-    return covariance / covariance.diagonal().mean().clamp_min(1e-30)
+    def relative_covariance(self) -> Tensor:
+        """(elements, elements) of mean variance 1."""
+        mean = self._total / self._count
+        covariance = self._products / self._count - torch.outer(mean, mean)
+        return covariance / covariance.diagonal().mean().clamp_min(1e-30)
 
 
 def _channel_axis(module: nn.Module, x: Tensor) -> int:

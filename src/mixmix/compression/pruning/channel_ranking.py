@@ -32,7 +32,7 @@ class Ranking:
 def rank_by_scores(scores: Tensor) -> Ranking:
     """Elements by score (elements,), the lowest first; what several cost adds up."""
     order = scores.argsort(stable=True)
-    return Ranking(order, _from_zero(scores[order]))
+    return Ranking(order, torch.cat([scores.new_zeros(1), scores[order].cumsum(0)]))
 
 
 def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
@@ -43,7 +43,7 @@ def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
     is lost. With the Hessian of a layer as a Kronecker product of what enters it and of what the
     loss asks of its outputs, that share is the ratio of the costs of removing an input with and
     without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi & Stork
-    1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM", eq. 2). The element of least cost
+    1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM"). The element of least cost
     goes, and the shares of all others rise with it, until none is left.
 
     Args:
@@ -112,7 +112,3 @@ def _order(scores: Tensor, covariance: Tensor) -> Tensor:
         precision = precision[stays][:, stays] - across @ inner
         left = left[stays]
     return torch.tensor(order)
-
-
-def _from_zero(increments: Tensor) -> Tensor:
-    return torch.cat([increments.new_zeros(1), increments.cumsum(0)])

@@ -160,27 +160,30 @@ class PruneChannels:
                 f"{model.spec.name} has no channels that can be pruned: {_listed(reasons)}"
             )
 
-        def plan(round_to: int, min_share: float) -> ChannelPlan:
-            return ChannelPlan(
-                dense,
-                model.model,
-                model.spec,
-                groups,
-                list(known.values()),
-                images,
-                PlanSettings(
-                    counts_parameters=self.max_parameters is not None,
-                    allocation=self.allocation,
-                    # Scores relative to the mean of a layer do not say what would be missed.
-                    adds_up=self._importance in OF_THE_PREDICTION
-                    or self.allocation == "sensitivity",
-                    round_to=round_to,
-                    min_share=min_share,
-                ),
-                on_progress=on_progress,
-            )
+        def plans(min_share: float) -> list[ChannelPlan]:
+            return [
+                ChannelPlan(
+                    dense,
+                    model.model,
+                    model.spec,
+                    groups,
+                    list(known.values()),
+                    images,
+                    PlanSettings(
+                        counts_parameters=self.max_parameters is not None,
+                        allocation=self.allocation,
+                        # Scores relative to the mean of a layer do not say what would be missed.
+                        adds_up=self._importance in OF_THE_PREDICTION
+                        or self.allocation == "sensitivity",
+                        round_to=round_to,
+                        min_share=min_share,
+                    ),
+                    on_progress=on_progress,
+                )
+                for round_to in self._widths()
+            ]
 
-        candidate = self._within_budgets(plan, model, on_progress)
+        candidate = self._within_budgets(plans, model, on_progress)
         shape = model.spec.input_shape
         pruned = candidate.network
         measured = {
@@ -233,16 +236,17 @@ class PruneChannels:
         return _BLOCKS[:1] if self.max_latency is None else _BLOCKS
 
     def _within_budgets(
-        self, plan: Callable[[int, float], ChannelPlan], model: Compressed, on_progress: Progress
+        self,
+        plans: Callable[[float], Sequence[ChannelPlan]],
+        model: Compressed,
+        on_progress: Progress,
     ) -> Candidate:
         """What is chosen with the largest of the least shares that the budgets can be met with."""
         *larger, last = self._least_shares
         for share in larger:
             with suppress(InputError):
-                return self._chosen(
-                    [plan(width, share) for width in self._widths()], model, on_progress
-                )
-        return self._chosen([plan(width, last) for width in self._widths()], model, on_progress)
+                return self._chosen(plans(share), model, on_progress)
+        return self._chosen(plans(last), model, on_progress)
 
     def _chosen(
         self, plans: Sequence[ChannelPlan], model: Compressed, on_progress: Progress
