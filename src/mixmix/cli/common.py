@@ -83,10 +83,10 @@ def load_images(*folders: Path) -> SyntheticDataset:
     from mixmix.synthesis import SyntheticDataset
 
     loaded = [SyntheticDataset.load(folder) for folder in folders]
-    for data in loaded:
-        for reason in data.refused.values():
-            print(f"warning: left out: {reason}", file=sys.stderr)
-    return loaded[0] if len(loaded) == 1 else SyntheticDataset.join(loaded)
+    images = loaded[0] if len(loaded) == 1 else SyntheticDataset.join(loaded)
+    for reason in images.refused.values():
+        print(f"warning: left out: {reason}", file=sys.stderr)
+    return images
 
 
 @contextmanager

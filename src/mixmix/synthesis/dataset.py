@@ -171,7 +171,8 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
         Those of each stay in order and are spread evenly, so that ``split`` takes as large a share
         of each.
 
-        Its manifest has the models and classes of all and, as ``parts``, the manifest of each.
+        Its manifest has the models and classes of all and, as ``parts``, the manifest of each. What
+        was left out of them is named by its path.
 
         Raises:
             InputError: if there is none, or their images or classes do not fit each other.
@@ -201,6 +202,11 @@ class SyntheticDataset(Dataset[tuple[Tensor, Tensor]]):
                 "models": list(models.values()),
                 "classes": next((m["classes"] for m in manifests if m.get("classes")), []),
                 "parts": manifests,
+            },
+            refused={
+                str(Path(part.path or "") / name): reason
+                for part in parts
+                for name, reason in part.refused.items()
             },
         )
 

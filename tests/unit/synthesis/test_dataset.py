@@ -63,6 +63,15 @@ class TestJoin:
         assert again.classes == data.classes
         assert len(again.manifest["models"]) == 1
 
+    def test_what_its_parts_left_out_is_named_by_path(self, folder: Path) -> None:
+        whole = SyntheticDataset.load(folder)
+        name = "shard-00001.safetensors"
+        (folder / name).write_bytes(b"not a shard")
+        part = SyntheticDataset.load(folder)
+        joined = SyntheticDataset.join([whole, part])
+        assert len(joined) == 20
+        assert joined.refused == {str(folder / name): part.refused[name]}
+
     def test_other_shapes_are_refused(self, folder: Path) -> None:
         data = SyntheticDataset.load(folder)
         grey = SyntheticDataset(data.images[:, :1], data.labels, data.soft_labels, {})
