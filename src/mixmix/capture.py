@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mixmix.errors import CaptureError
+from mixmix.quiet import quiet
 from mixmix.tracing_failure import FailurePlace, find_failure
 
 __all__ = ["capture", "fold_batch_norms", "is_call_to", "lift_layers", "module_of"]
@@ -105,8 +106,9 @@ def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 def _trace_export(model: nn.Module, example: Tensor) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1)
-    # Not strict: the modules' own code runs, so that a failure tells where it was.
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
+    with quiet():
+        # Not strict: the modules' own code runs, so that a failure tells where it was.
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     return lift_layers(graph_module)

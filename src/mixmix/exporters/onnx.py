@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -29,6 +25,7 @@ from mixmix.exporters.onnx_integers import (
 )
 from mixmix.exporters.saturation import prefer_signed_weights
 from mixmix.exporters.stand_ins import with_stand_ins
+from mixmix.quiet import quiet
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["onnx_bytes"]
@@ -195,7 +192,7 @@ def onnx_bytes(
         activation=partial(_Activation, fast=fast),
         layer=partial(_Layer, signed=bool(signed_weights), fast=fast),
     )
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 module,
@@ -235,20 +232,3 @@ def onnx_bytes(
         },
     )
     return bytes(model.SerializeToString(deterministic=True))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress, hints and warnings from the terminal."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

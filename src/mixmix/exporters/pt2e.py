@@ -23,6 +23,7 @@ from mixmix.compression.method import Compressed
 from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.errors import DataError, ExportError, InputError
 from mixmix.exporters.stand_ins import with_stand_ins
+from mixmix.quiet import quiet
 from mixmix.zoo.sources.program_safety import check_program
 from mixmix.zoo.spec import ModelSpec
 
@@ -107,7 +108,7 @@ def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
     example = torch.zeros(2, *compressed.spec.input_shape)
     batch = torch.export.Dim("batch", min=1)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
             graph_module = program.module(check_guards=False)
             assert isinstance(graph_module, fx.GraphModule)

@@ -89,9 +89,12 @@ class Shaped(nn.Module):
         return x if x.shape[1] == 4 else -x
 
 
-def test_dependence_on_values_is_refused_with_both_reasons() -> None:
+def test_dependence_on_values_is_refused_with_both_reasons(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(CaptureError, match="Branching cannot be captured.*torch.fx.*torch.export"):
         capture(Branching(), EXAMPLE)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("kind", [Branching, Counting, Leaving])
