@@ -187,7 +187,7 @@ def test_groups_hold_everywhere(family: str, criterion: str, pattern: str) -> No
 
 
 @families
-@pytest.mark.parametrize("allocation", ["global", "uniform", "lamp", "sensitivity"])
+@pytest.mark.parametrize("allocation", ["global", "uniform", "lamp", "sqrt-lamp", "sensitivity"])
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "obs"])
 def test_every_allocation_keeps_to_the_budget(family: str, criterion: str, allocation: str) -> None:
     method = Prune(0.6, criterion=criterion, allocation=allocation, recovery=())
@@ -198,6 +198,20 @@ def test_every_allocation_keeps_to_the_budget(family: str, criterion: str, alloc
     # Rounding is up to half a weight for each layer, or one for each block of columns.
     assert kept == pytest.approx(0.4 * total, rel=0.03)
     assert all(kept.any() for kept in compressed.masks.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "allocation"),
+    [
+        ({}, "global"),
+        ({"rounds": 1}, "sqrt-lamp"),
+        ({"recovery": ReestimateBatchNorm()}, "sqrt-lamp"),
+        ({"recovery": ReestimateBatchNorm(), "rounds": 2}, "global"),
+        ({"rounds": 1, "allocation": "uniform"}, "uniform"),
+    ],
+)
+def test_default_allocation_is_told(options: dict[str, Any], allocation: str) -> None:
+    assert Prune(0.9, **options).to_dict()["allocation"] == allocation
 
 
 @families

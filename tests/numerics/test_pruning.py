@@ -129,12 +129,13 @@ def test_groups_are_input_channels_at_one_place_of_a_kernel() -> None:
     assert Pattern(2, 4).holds(kept) and not Pattern(1, 4).holds(kept)
 
 
-def test_lamp_scores_follow_their_formula() -> None:
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_lamp_scores_follow_their_formula(power: float) -> None:
     weights = draw(3, 4)
-    scores = lamp_scores(weights.abs())
+    scores = lamp_scores(weights.abs(), power=power)
     for weight, score in zip(weights.flatten(), scores.flatten(), strict=True):
-        larger = weights[weights.abs() >= weight.abs()]
-        assert float(score) == pytest.approx(float(weight**2 / larger.square().sum()), rel=1e-5)
+        left = weights[weights.abs() >= weight.abs()].square().sum()
+        assert float(score) == pytest.approx(float(weight**2 / left**power), rel=1e-5)
 
 
 def test_ranks_are_of_all_layers_and_leave_each_output_a_weight() -> None:

@@ -61,7 +61,7 @@ def prune(
     allocation: Annotated[
         str | None,
         option(
-            "global, uniform or sensitivity; lamp for weights (default: the method's).",
+            "global, uniform, sensitivity; lamp, sqrt-lamp for weights (default: the method's).",
             panel=_WEIGHTS,
         ),
     ] = None,

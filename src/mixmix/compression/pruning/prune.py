@@ -63,8 +63,10 @@ class Prune:
             the same share. ``global``: those above one threshold for all layers; of scores that
             are relative to the spread of a layer's outputs, unless they are magnitudes. ``lamp``:
             the same for scores relative to what is left of their layer (Lee et al. 2021).
-            ``sensitivity``: as many as leave the predictions as they are, by the divergence that
-            each layer causes when it is pruned alone.
+            ``sqrt-lamp``: for the geometric mean of both. ``sensitivity``: as many as leave the
+            predictions as they are, by the divergence that each layer causes when it is pruned
+            alone. None takes ``global`` in rounds, where what is left of a layer grows as it
+            makes up for the rest, and ``sqrt-lamp`` at once.
         skip: names of layers that stay dense and do not count.
         damping: of the Hessian, relative to the mean of its diagonal, for ``obs``.
         rounds: steps in which the zeros become more; what goes late is chosen among weights that
@@ -83,7 +85,7 @@ class Prune:
     sparsity: float = 0.8
     pattern: str = "unstructured"
     criterion: str = "magnitude"
-    allocation: str = "global"
+    allocation: str | None = None
     skip: tuple[str, ...] = ()
     damping: float = 1e-2
     rounds: int | None = None
@@ -97,11 +99,12 @@ class Prune:
             object.__setattr__(self, "sparsity", pattern.sparsity)
         if not 0 < self.sparsity < 1:
             raise InputError(f"sparsity must be in (0, 1), got {self.sparsity!r}")
-        for name, known in (("criterion", CRITERIA), ("allocation", ALLOCATIONS)):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+        for name, known, given in (
+            ("criterion", CRITERIA, self.criterion),
+            ("allocation", ALLOCATIONS, self.allocation or ALLOCATIONS[0]),
+        ):
+            if given not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}, got {given!r}")
         if not self.damping > 0:
             raise InputError(f"damping must be positive, got {self.damping!r}")
         if self.rounds is not None and not (isinstance(self.rounds, int) and self.rounds >= 1):
@@ -125,7 +128,7 @@ class Prune:
             "sparsity": self.sparsity,
             "pattern": self.pattern,
             "criterion": self.criterion,
-            "allocation": self.allocation,
+            "allocation": self._allocation,
             "skip": list(self.skip),
             "damping": self.damping,
             "rounds": self.rounds,
@@ -188,6 +191,17 @@ class Prune:
             stages.extend(partial(_recover, recovery=r, on_progress=tell) for r in recoveries)
         return stages
 
+    @property
+    def _in_rounds(self) -> bool:
+        """Whether zeros become more while the others make up for them, and not at once."""
+        if self.rounds is not None:
+            return self.rounds > 1
+        return any(isinstance(step, ReconstructFeatures) for step in as_recoveries(self.recovery))
+
+    @property
+    def _allocation(self) -> str:
+        return self.allocation or ("global" if self._in_rounds else "sqrt-lamp")
+
     def _between(self) -> tuple[Recovery, ...]:
         """What follows on every round but the last."""
         if self.between is not None:
@@ -202,9 +216,7 @@ class Prune:
         density = 1 - self.sparsity
         ratio = min(1.0, density / left)
         rounds = self.rounds or 1
-        if self.rounds is None and any(
-            isinstance(step, ReconstructFeatures) for step in as_recoveries(self.recovery)
-        ):
+        if self.rounds is None and self._in_rounds:
             rounds = max(1, math.ceil(math.log(ratio) / math.log(_LEFT_BY_ROUND) - 1e-9))
         kept = pattern.m
         for number in range(1, rounds + 1):
@@ -218,7 +230,7 @@ class Prune:
                 now,
                 replace(pattern, n=kept) if pattern.is_grouped else pattern,
                 self.criterion,
-                self.allocation,
+                self._allocation,
                 self.damping,
             )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["ALLOCATIONS", "allocate_by_harm", "allocate_by_rank", "allocate_evenly", "lamp_scores"]
 
-ALLOCATIONS = ("global", "uniform", "lamp", "sensitivity")
+ALLOCATIONS = ("global", "uniform", "lamp", "sqrt-lamp", "sensitivity")
 _NUM_BISECTIONS = 100
 _TINY = 1e-30
 
@@ -40,11 +40,12 @@ def allocate_by_rank(scores: Mapping[str, Tensor], density: float) -> dict[str, 
     return {name: max(1, count) for name, count in zip(ranked, counts, strict=True)}
 
 
-def lamp_scores(scores: Tensor) -> Tensor:
+def lamp_scores(scores: Tensor, *, power: float = 1.0) -> Tensor:
     """Scores (any shape) relative to what is left of a layer when only larger ones are.
 
     Lee et al. 2021, Layer-adaptive sparsity for the magnitude-based pruning, eq. 2:
-    ``s_u**2 / sum of s_v**2 over all v with s_v >= s_u``.
+    ``s_u**2 / sum of s_v**2 over all v with s_v >= s_u``. The sum is raised to ``power``: 0 ranks
+    the scores themselves, and 0.5 is the geometric mean of both.
     """
     squares = (
         scores.flatten().double().square()
@@ -54,7 +55,7 @@ def lamp_scores(scores: Tensor) -> Tensor:
     order = squares.argsort()
     remaining = squares[order].flip(0).cumsum(0).flip(0).clamp_min(_TINY)
     result = torch.empty_like(squares)
-    result[order] = squares[order] / remaining
+    result[order] = squares[order] / remaining**power
     return result.view(scores.shape).float()
 
 

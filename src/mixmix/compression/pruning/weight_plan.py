@@ -35,6 +35,7 @@ _TINY = 1e-12
 # Most places of all images that moments are taken of, and images that harms are measured on.
 _PLACES = 2**17
 _JUDGES = 128
+_LAMP_POWERS = {"lamp": 1.0, "sqrt-lamp": 0.5}
 _DENSITIES = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
 
 
@@ -193,8 +194,9 @@ def _counts(
         return allocate_evenly(sizes, plan.density)
     if plan.allocation == "global":
         return allocate_by_rank(scores, plan.density)
-    if plan.allocation == "lamp":
-        alike = {name: lamp_scores(score.clamp_min(0)) for name, score in scores.items()}
+    if plan.allocation in _LAMP_POWERS:
+        power = _LAMP_POWERS[plan.allocation]
+        alike = {n: lamp_scores(score.clamp_min(0), power=power) for n, score in scores.items()}
         return allocate_by_rank(alike, plan.density)
     harms = _measure_harms(patient, scores, on_progress=on_progress)
     return allocate_by_harm(harms, _DENSITIES, sizes, plan.density)

@@ -1,8 +1,7 @@
-"""Draw the tables of a record of ``channel_importance.py`` into a Markdown file, between its marks.
+"""Draw the tables of a record of choices into a Markdown file, between its marks.
 
-``python benchmarks/draw_channel_importance.py
-benchmarks/records/DATE_channel_importance/result.json
-benchmarks/records/DATE_channel_importance/README.md``
+``python benchmarks/draw_choices.py RECORD/result.json RECORD/README.md``, with a record of
+``channel_importance.py`` or ``weight_allocation.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ def draw(record: Row) -> str:
             for target in dict.fromkeys(_target(row) for row in mine)
         )
         header = " | ".join(["network", "setting", "images", *choices])
-        blocks.append(f"**{recovery}**: divergence (same class), parameters left\n\n")
+        left = ", parameters left" if "parameters_ratio" in mine[0] else ""
+        blocks.append(f"**{recovery}**: divergence (same class){left}\n\n")
         blocks[-1] += table(header, body)
     return "\n\n".join([*blocks, how_it_was_made(record)])
 
@@ -38,13 +38,15 @@ def _target(row: Row) -> tuple[str, str, str]:
 
 
 def _choice(row: Row) -> str:
+    if "allocation" in row:
+        return f"{row['criterion']}, {row['allocation']}"
     return f"{row['importance']}, at least {row['min_share']:g}"
 
 
 def _measured(row: Row) -> str:
-    return (
-        f"{row['divergence']:.3f} ({row['agreement']:.1f}%), {100 * row['parameters_ratio']:.0f}%"
-    )
+    text = f"{row['divergence']:.3f} ({row['agreement']:.1f}%)"
+    ratio = row.get("parameters_ratio")
+    return text if ratio is None else f"{text}, {100 * ratio:.0f}%"
 
 
 if __name__ == "__main__":
