@@ -42,3 +42,30 @@ def test_without_mixmix_budgets_are_met_and_zeros_stay():
     small = compress(teacher, tiny_images(), PruneAndTrain(0.5, structured=True, epochs=1), seed=0)
     shape = teacher.spec.input_shape
     assert count_macs(small.model, shape) <= 0.5 * count_macs(teacher.model, shape)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "header", "cell"),
+    [
+        ({"criterion": "obs", "allocation": "lamp"}, "obs, lamp", "0.250 (90.0%)"),
+        (
+            {"importance": "taylor", "min_share": 0.1, "parameters_ratio": 0.4},
+            "taylor, at least 0.1",
+            "0.250 (90.0%), 40%",
+        ),
+    ],
+)
+def test_choices_are_drawn_side_by_side(chosen, header, cell):
+    from draw_choices import draw
+
+    row = {"model": "vgg", "setting": "half", "images": "mixmix", "recovery": "bn"}
+    measured = {"divergence": 0.25, "agreement": 90.0}
+    record = {
+        "rows": [row | chosen | measured],
+        "commands": ["python x.py"],
+        "date": "2026-01-01",
+        "machine": {"cpu": "a CPU", "cores": 2},
+    }
+    lines = draw(record).splitlines()
+    assert lines[2] == f"| network | setting | images | {header} |"
+    assert lines[4] == f"| vgg | half | mixmix | {cell} |"
