@@ -20,7 +20,6 @@ from harness.threads import limit_threads
 
 from mixmix import Quantize, SyntheticDataset, Zoo, compress, evaluate, export, recipe, synthesize
 from mixmix.cifar10 import load_cifar10
-from mixmix.storage import read_json
 from mixmix.zoo import bundled_members
 
 QUESTION = "How well do images of networks with BatchNorm serve networks that have none?"
@@ -57,21 +56,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     limit_threads(arguments.threads)
-    path = arguments.out / "result.json"
-    rows = read_json(path)["rows"] if path.exists() else []
-    done = {tuple(row.get(name) for name in KEY) for row in rows}
-    record = Record(path, QUESTION, KEY)
+    record = Record(arguments.out / "result.json", QUESTION, KEY)
     test = load_cifar10(arguments.data, split="test")
     for network in arguments.networks.split(","):
         target = Zoo.load([f"bundled:{network}"])[0]
         common = {"model": network, "task": "quantize", "num_test": len(test[1])}
-        if (network, "float", "float", 0) not in done:
-            top1 = evaluate(target, test).top1
-            record.add(common | {"setting": "float", "images": "float", "seed": 0, "top1": top1})
+        untouched = common | {"setting": "float", "images": "float", "seed": 0}
+        if untouched not in record:
+            record.add(untouched | {"top1": evaluate(target, test).top1})
         for seed in map(int, arguments.seeds.split(",")):
             for setting in arguments.settings.split(","):
                 for source in arguments.sources.split(","):
-                    if (network, setting, source, seed) in done:
+                    cell = common | {"setting": setting, "images": source, "seed": seed}
+                    if cell in record:
                         continue
                     data, names = images_of(source, seed, arguments.data, arguments.work)
                     started = time.process_time()
@@ -82,18 +79,15 @@ def main() -> None:
                             compressed, Path(folder) / "model.onnx", probe=data.images[:100]
                         )
                         evaluation = evaluate(artifact, test, reference=target)
-                    row = {
-                        "setting": setting,
-                        "images": source,
+                    row = cell | {
                         "num_images": len(data),
                         "zoo": names,
-                        "seed": seed,
                         "top1": evaluation.top1,
                         "agreement": evaluation.agreement,
                         "cpu_seconds": round(seconds, 1),
                         "size_bytes": artifact.size_bytes,
                     }
-                    record.add(common | row)
+                    record.add(row)
                     print(network, setting, source, seed, f"{evaluation.top1:.2f}", flush=True)
 
 

@@ -29,8 +29,15 @@ class Record:
         self._join(earlier["rows"])
         self._commands = dict.fromkeys([*earlier["commands"], f"python {shlex.join(sys.argv)}"])
 
+    def __contains__(self, row: dict[str, Any]) -> bool:
+        """Whether there is a row with the same key."""
+        return self._key_of(row) in self._rows
+
+    def _key_of(self, row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(name) for name in self._key)
+
     def _join(self, rows: list[dict[str, Any]]) -> None:
-        self._rows |= {tuple(row.get(name) for name in self._key): row for row in rows}
+        self._rows |= {self._key_of(row): row for row in rows}
 
     def add(self, *rows: dict[str, Any]) -> None:
         self._join(list(rows))

@@ -23,7 +23,6 @@ from harness.sources import ZOOS, Budget, images_of
 from mixmix import Method, SyntheticDataset, Teacher, compress, seeding
 from mixmix.cifar10 import load_cifar10
 from mixmix.compression.divergence import mean_divergence, run_in_batches
-from mixmix.storage import read_json
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["Choice", "choice_parser", "compare"]
@@ -61,10 +60,7 @@ def compare(question: str, choices: Iterable[Choice], arguments: argparse.Namesp
     columns = tuple(dict.fromkeys(name for choice in choices for name in choice.chosen))
     key = ("model", "setting", "recovery", *columns, "images", "seed")
     budget = budget_of(arguments, zoo="zoo-without-resnet44")
-    path = arguments.out / "result.json"
-    rows = read_json(path)["rows"] if path.exists() else []
-    done = {tuple(row[name] for name in key) for row in rows}
-    record = Record(path, question, key)
+    record = Record(arguments.out / "result.json", question, key)
     for network, choice, source, seed in itertools.product(
         arguments.networks.split(","),
         choices,
@@ -81,7 +77,7 @@ def compare(question: str, choices: Iterable[Choice], arguments: argparse.Namesp
             "num_images": budget.num_images,
             "seed": seed,
         }
-        if tuple(row[name] for name in key) in done:
+        if row in record:
             continue
         folder, _ = images_of(source, network, budget, seed=seed)
         found = in_fresh_process(_measure, row, choice.method, folder, budget)

@@ -99,16 +99,16 @@ class Prune:
             object.__setattr__(self, "sparsity", pattern.sparsity)
         if not 0 < self.sparsity < 1:
             raise InputError(f"sparsity must be in (0, 1), got {self.sparsity!r}")
-        for name, known, given in (
-            ("criterion", CRITERIA, self.criterion),
-            ("allocation", ALLOCATIONS, self.allocation or ALLOCATIONS[0]),
-        ):
-            if given not in known:
-                raise InputError(f"{name} must be one of {', '.join(known)}, got {given!r}")
         if not self.damping > 0:
             raise InputError(f"damping must be positive, got {self.damping!r}")
         if self.rounds is not None and not (isinstance(self.rounds, int) and self.rounds >= 1):
             raise InputError(f"rounds must be a whole number >= 1 or None, got {self.rounds!r}")
+        for name, given, known in (
+            ("criterion", self.criterion, CRITERIA),
+            ("allocation", self._allocation, ALLOCATIONS),
+        ):
+            if given not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}, got {given!r}")
         object.__setattr__(self, "skip", tuple(self.skip))
         object.__setattr__(self, "recovery", as_recoveries(self.recovery))
         if self.between is not None:
