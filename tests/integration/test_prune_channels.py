@@ -130,3 +130,18 @@ def test_networks_of_timm(name: str, side: int) -> None:
     compressed = compress((model, spec), data(16), method, seed=0)
     assert 0.4 < compressed.settings[0]["macs_ratio"] <= 0.5
     assert compressed.model(torch.zeros(2, 3, side, side)).shape == (2, NUM_CLASSES)
+
+
+def test_channels_within_shuffled_blocks_go() -> None:
+    models = pytest.importorskip("torchvision.models")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = models.shufflenet_v2_x0_5(num_classes=NUM_CLASSES).eval()
+    spec = ModelSpec("shuffle", "module", (3, 64, 64), (0.5,) * 3, (0.25,) * 3, NUM_CLASSES)
+    method = PruneChannels(max_macs=0.5, num_images=16, recovery=())
+    compressed = compress((model, spec), data(16), method, seed=0)
+    records = {record.name: record for record in compressed.records}
+    assert compressed.settings[0]["macs_ratio"] <= 0.5
+    inner, outer = records["stage4.1.branch2.0"], records["stage4.1.branch2.5"]
+    assert inner.out_channels and inner.out_channels[0] > inner.out_channels[1]
+    assert outer.out_channels and len(set(outer.out_channels)) == 1  # shuffled behind it

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mixmix.compression.pruning.channel_graph import (
     dependency_graph,
+    dependent_channels,
     first_line,
     torch_pruning_name,
     trainable_copy,
@@ -52,14 +53,16 @@ def find_groups(
     names = {module: name for name, module in copied.named_modules()}
     names |= dict(graph._param_to_name)
     groups, reasons = [], {}
-    try:
-        found = list(graph.get_all_groups())
-    except Exception as failure:  # of whatever kind Torch-Pruning stumbles over
-        raise untraceable(model, failure) from failure
+    found = list(dependent_channels(graph))
     if not found:
         raise untraceable(model, RuntimeError("its outputs have no gradient by any layer"))
-    for group in reversed(found):  # it is followed from the output to the input
-        root = names[group[0].dep.target.module]
+    for layer, group in reversed(found):  # it is followed from the output to the input
+        root = names[layer]
+        if isinstance(group, Exception):
+            reasons[root] = (
+                f"{torch_pruning_name()} cannot follow its channels ({first_line(group)})"
+            )
+            continue
         described = _describe(graph, group, root, names)
         if isinstance(described, str):
             reasons[root] = described
