@@ -98,12 +98,17 @@ class _HiddenShapes(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not (isinstance(result, Tensor) and args and isinstance(args[0], Tensor)):
+        given = kwargs or {}
+        result = func(*args, **given)
+        tensors = [value for value in (*args, *given.values()) if isinstance(value, Tensor)]
+        # Where there are several, the part of the others would be hidden as well.
+        if len(tensors) != 1 or not isinstance(args[0] if args else None, Tensor):
             return result
-        if not args[0].requires_grad or {args[0].dim(), result.dim()} != {4, 5}:
+        if not isinstance(result, Tensor) or not result.requires_grad:
             return result
-        return _Hidden.apply(args[0], lambda x: func(x, *args[1:], **(kwargs or {})))
+        if {args[0].dim(), result.dim()} != {4, 5}:
+            return result
+        return _Hidden.apply(args[0], lambda x: func(x, *args[1:], **given))
 
 
 def _forward_with_hidden_shapes(model: nn.Module, example: Tensor) -> Any:
