@@ -232,8 +232,21 @@ def test_impossible_budgets_are_refused_with_the_smallest() -> None:
         pruned("plain", max_macs=0.01)
     least = float(str(error.value).partition("leave at least ")[2].partition(";")[0])
     assert pruned("plain", max_macs=least).settings[0]["macs_ratio"] <= least
-    with pytest.raises(InputError, match="round_to=8"):
-        pruned("plain", max_macs=0.2, round_to=None)
+
+
+def test_widths_are_parts_of_a_block_only_where_the_budget_asks_for_it() -> None:
+    with pytest.raises(InputError, match="round_to=8") as error:
+        pruned("plain", max_macs=0.01, round_to=8)
+    least = float(str(error.value).partition("leave at least ")[2].partition(";")[0])
+
+    def widths(share: float) -> set[int]:
+        records = pruned("plain", max_macs=share, round_to=None).records
+        return {record.out_channels[1] for record in records[:-1] if record.out_channels}
+
+    assert all(width % 8 == 0 for width in widths(least))
+    assert any(width % 8 for width in widths(0.9 * least))
+    with pytest.raises(InputError, match="round_to=1 "):
+        pruned("plain", max_macs=0.01, round_to=None)
 
 
 def test_groups_keep_less_than_a_quarter_only_where_the_budget_asks_for_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -103,7 +103,8 @@ class ChannelPlan:
         self._dense, self._spec = dense, spec
         self._settings = settings
         self._whole = self._measured_cost(original)
-        self._groups, self._rankings, self._example = groups, rankings, images[:4]
+        self._groups, self._rankings = groups, rankings
+        self._example, self._sensitivity_images = images[:4], images[:_SENSITIVITY_IMAGES]
         self._options = [
             kept_options(
                 len(group.elements),
@@ -113,20 +114,24 @@ class ChannelPlan:
             )
             for group in groups
         ]
-        if settings.allocation == "sensitivity":
-            self._harms = measure_channel_harms(
-                dense,
-                groups,
-                rankings,
+        self._on_progress = on_progress
+
+    @cached_property
+    def _harms(self) -> list[list[float]]:
+        """Of each option of each group; measured late, as a plan that cannot be has no need."""
+        if self._settings.allocation == "sensitivity":
+            return measure_channel_harms(
+                self._dense,
+                self._groups,
+                self._rankings,
                 self._options,
-                images[:_SENSITIVITY_IMAGES],
-                on_progress=partial(on_progress, "measuring sensitivity"),
+                self._sensitivity_images,
+                on_progress=partial(self._on_progress, "measuring sensitivity"),
             )
-        else:
-            self._harms = [
-                ranking.harms[own[0] - torch.tensor(own)].tolist()
-                for ranking, own in zip(rankings, self._options, strict=True)
-            ]
+        return [
+            ranking.harms[own[0] - torch.tensor(own)].tolist()
+            for ranking, own in zip(self._rankings, self._options, strict=True)
+        ]
 
     @property
     def _least(self) -> float:
@@ -181,6 +186,8 @@ class ChannelPlan:
         )
 
     def _candidate(self, share: float) -> Candidate:
+        if self._least > share:
+            raise InputError(self._too_little(share))
         # Costs are whole numbers, and rounding must not make them look larger.
         limit = allowed = math.floor(share * self._whole + 1e-6)
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -48,8 +49,9 @@ __all__ = ["PruneChannels"]
 _LEAST_SHARES = (0.25, 0.1)
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
-# block costs as much as the whole.
+# block costs as much as the whole. Parts of a block are for networks too narrow for whole ones.
 _BLOCKS = (8, 16)
+_PARTS_OF_BLOCKS = (4, 1)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class PruneChannels:
             ``sensitivity``: by how far the prediction moves when a group is pruned alone.
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
             compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
-            harm.
+            harm; without it, 4 or 1 where the budget cannot be met with 8.
         min_share: of its channels that each group keeps at least, in (0, 1]. None takes a quarter
             where ``recovery`` adapts weights, and a tenth where it does not, or where the budget
             cannot be met with a quarter.
@@ -160,7 +162,7 @@ class PruneChannels:
                 f"{model.spec.name} has no channels that can be pruned: {_listed(reasons)}"
             )
 
-        def plans(min_share: float) -> list[ChannelPlan]:
+        def plans(widths: Sequence[int], min_share: float) -> list[ChannelPlan]:
             return [
                 ChannelPlan(
                     dense,
@@ -180,7 +182,7 @@ class PruneChannels:
                     ),
                     on_progress=on_progress,
                 )
-                for round_to in self._widths()
+                for round_to in widths
             ]
 
         candidate = self._within_budgets(plans, model, on_progress)
@@ -223,30 +225,32 @@ class PruneChannels:
         return self.importance or ("obs" if self._adapted else "taylor")
 
     @property
-    def _least_shares(self) -> tuple[float, ...]:
-        """To be tried in turn."""
-        if self.min_share is not None:
-            return (self.min_share,)
-        return _LEAST_SHARES if self._adapted else _LEAST_SHARES[-1:]
-
-    def _widths(self) -> tuple[int, ...]:
-        """What the numbers of channels may be multiples of."""
+    def _attempts(self) -> list[tuple[tuple[int, ...], float]]:
+        """What widths may be multiples of, and the least share: the first that will do is taken."""
         if self.round_to is not None:
-            return (self.round_to,)
-        return _BLOCKS[:1] if self.max_latency is None else _BLOCKS
+            widths: list[tuple[int, ...]] = [(self.round_to,)]
+        elif self.max_latency is not None:
+            widths = [_BLOCKS]
+        else:
+            widths = [(width,) for width in (_BLOCKS[0], *_PARTS_OF_BLOCKS)]
+        if self.min_share is not None:
+            shares: Sequence[float] = [self.min_share]
+        else:
+            shares = _LEAST_SHARES if self._adapted else _LEAST_SHARES[-1:]
+        return list(itertools.product(widths, shares))
 
     def _within_budgets(
         self,
-        plans: Callable[[float], Sequence[ChannelPlan]],
+        plans: Callable[[Sequence[int], float], Sequence[ChannelPlan]],
         model: Compressed,
         on_progress: Progress,
     ) -> Candidate:
-        """What is chosen with the largest of the least shares that the budgets can be met with."""
-        *larger, last = self._least_shares
-        for share in larger:
+        """What is chosen by the first attempt that meets the budgets."""
+        *others, last = self._attempts
+        for attempt in others:
             with suppress(InputError):
-                return self._chosen(plans(share), model, on_progress)
-        return self._chosen(plans(last), model, on_progress)
+                return self._chosen(plans(*attempt), model, on_progress)
+        return self._chosen(plans(*last), model, on_progress)
 
     def _chosen(
         self, plans: Sequence[ChannelPlan], model: Compressed, on_progress: Progress
