@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from mixmix.compression.divergence import mean_divergence
+from mixmix.compression.pruning.channel_covariance import read_covariances, ridge_by_halves
 from mixmix.compression.pruning.channel_discovery import find_groups
 from mixmix.compression.pruning.channel_importance import (
     bn_scale_importance,
     magnitude_importance,
-    read_covariances,
     taylor_importance,
 )
 from mixmix.compression.pruning.channel_removal import silence_channels_
@@ -99,5 +99,40 @@ def test_covariances_are_those_of_what_is_read() -> None:
     (found,) = read_covariances(model, groups, IMAGES)
     with torch.no_grad():
         wanted = model[:5](IMAGES).T.double().cov(correction=0)
-    torch.testing.assert_close(found, wanted / wanted.diagonal().mean(), rtol=1e-4, atol=1e-6)
+    wanted /= wanted.diagonal().mean()
+    added = (found - wanted).diagonal()
+    assert float(added.min()) > -1e-6  # the same for each: how much, the halves of the images say
+    torch.testing.assert_close(
+        found, wanted + added.mean() * torch.eye(6).double(), rtol=1e-4, atol=1e-6
+    )
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def halves(places: int, channels: int, *, repeated: bool) -> list[torch.Tensor]:
+    """Covariances of two draws of channels, each of which has a twin or stands alone."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(2, places, channels, generator=generator, dtype=torch.float64)
+    if repeated:
+        draws[..., channels // 2 :] = (
+            draws[..., : channels // 2] + 0.1 * draws[..., channels // 2 :]
+        )
+    return [draw.T.cov(correction=0) for draw in draws]
+
+
+@pytest.mark.parametrize(("places", "least"), [(4096, 1e-3), (48, 1.0)])
+def test_channels_that_stand_alone_are_not_predicted_where_images_are_few(
+    places: int, least: float
+) -> None:
+    assert ridge_by_halves(halves(places, 64, repeated=False)) >= least
+
+
+def test_channels_that_repeat_are_predicted_by_their_twins() -> None:
+    assert ridge_by_halves(halves(4096, 64, repeated=True)) <= 1e-2
+    assert ridge_by_halves(halves(48, 64, repeated=True)) < 1.0
+
+
+def test_halves_that_say_nothing_explain_nothing() -> None:
+    nothing = torch.zeros(3, 3, dtype=torch.float64)
+    assert ridge_by_halves([nothing, nothing]) >= 1
+    (found,) = read_covariances(plain(), find_groups(plain(), IMAGES)[0], IMAGES[:1])
+    assert bool(found.isfinite().all())

@@ -13,6 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from mixmix import seeding
 from mixmix.compression.method import Progress
+from mixmix.compression.pruning.channel_covariance import (
+    channel_axis,
+    in_batches,
+    read_covariances,
+)
 from mixmix.compression.pruning.channel_groups import ChannelGroup, Part
 from mixmix.compression.pruning.channel_ranking import (
     Ranking,
@@ -27,7 +32,6 @@ __all__ = [
     "bn_scale_importance",
     "magnitude_importance",
     "rank_channels",
-    "read_covariances",
     "taylor_importance",
 ]
 
@@ -169,7 +173,7 @@ def taylor_importance(
     def gate(name: str) -> Callable[[nn.Module, Any], Any]:
         def hook(module: nn.Module, inputs: Any) -> Any:
             x = inputs[0]
-            axis = _channel_axis(module, x)
+            axis = channel_axis(module, x)
             shape = [x.shape[0], *(1,) * (x.ndim - 1)]
             shape[axis] = x.shape[axis]
             factor = torch.ones(shape, device=x.device, requires_grad=True)
@@ -185,7 +189,7 @@ def taylor_importance(
     hooks = [modules[name].register_forward_pre_hook(gate(name)) for name in consumers]
     done = 0
     try:
-        for batch in images.split(_batch_size(images)):
+        for batch in in_batches(images):
             gates.clear()
             with torch.enable_grad():
                 logits = model(batch)
@@ -209,82 +213,6 @@ def taylor_importance(
         for handle in hooks:
             handle.remove()
     return [(total / (2 * num_directions * len(images))).float() for total in totals]
-
-
-@torch.no_grad()
-def read_covariances(
-    model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor
-) -> list[Tensor]:
-    """Covariances of the channels of each group, as the layers that read them see them.
-
-    Args:
-        model: the dense network, in eval mode.
-        groups: of its channels; where an element is several channels these are so many places.
-        images: (N, C, H, W) normalised.
-
-    Returns:
-        For each group, (elements, elements) on the CPU: the mean over the layers, each relative to
-        the mean variance there, so that one choice of channels serves them all.
-    """
-    modules = dict(model.named_modules())
-    parts = [[(part, _Moments(len(part.indices))) for part in group.consumers] for group in groups]
-    readers: dict[str, list[tuple[Tensor, _Moments]]] = {}
-    for part, moments in (pair for own in parts for pair in own):
-        readers.setdefault(part.layer, []).append((torch.tensor(part.indices), moments))
-
-    def hook(name: str) -> Callable[[nn.Module, Any], None]:
-        def measure(module: nn.Module, inputs: Any) -> None:
-            x = inputs[0].detach()
-            channels = x.movedim(_channel_axis(module, x), 0).flatten(1)
-            for indices, moments in readers[name]:
-                moments.add(channels[indices.to(x.device)].flatten(1))
-
-        return measure
-
-    hooks = [modules[name].register_forward_pre_hook(hook(name)) for name in readers]
-    try:
-        for batch in images.split(_batch_size(images)):
-            model(batch)
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return [
-        torch.stack([moments.relative_covariance() for _, moments in own]).mean(0) for own in parts
-    ]
-
-
-class _Moments:
-    """Sums over places of elements, less what was near their mean, and of products of these."""
-
-    def __init__(self, num_elements: int) -> None:
-        self._count = 0
-        self._centre: Tensor | None = None
-        self._total = torch.zeros(num_elements, dtype=torch.float64)
-        self._products = torch.zeros(num_elements, num_elements, dtype=torch.float64)
-
-    def add(self, channels: Tensor) -> None:
-        """Go on with (elements, places)."""
-        if self._centre is None:
-            self._centre = channels.mean(1, keepdim=True)
-        channels = channels - self._centre
-        self._count += channels.shape[1]
-        self._total += channels.sum(1).cpu().double()
-        self._products += (channels @ channels.T).cpu().double()
-
-    def relative_covariance(self) -> Tensor:
-        """(elements, elements) of mean variance 1."""
-        mean = self._total / self._count
-        covariance = self._products / self._count - torch.outer(mean, mean)
-        return covariance / covariance.diagonal().mean().clamp_min(1e-30)
-
-
-def _channel_axis(module: nn.Module, x: Tensor) -> int:
-    return x.ndim - 1 if isinstance(module, nn.Linear) else 1
-
-
-def _batch_size(images: Tensor) -> int:
-    """All activations are kept for the gradient: as many as 64 images of 32 x 32 pixels have."""
-    return max(4, min(64, 65536 // (images.shape[2] * images.shape[3])))
 
 
 def _of_elements(values: Tensor, part: Part) -> Tensor:

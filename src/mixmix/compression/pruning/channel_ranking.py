@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Ranking", "rank_by_scores", "rank_with_compensation"]
+__all__ = ["RIDGE", "Ranking", "rank_by_scores", "rank_with_compensation"]
 
 # Of the mean variance, that is added to all: weights that could only tell less apart are noise.
-_RIDGE = 1e-3
+RIDGE = 1e-3
 # Elements, and share of those left, among which the next to go are looked for together.
 _CANDIDATES = (32, 0.25)
 
@@ -55,7 +55,7 @@ def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
     """
     wanted = scores.cpu().double()
     covariance = covariance.cpu().double()
-    ridge = _RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
+    ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
     covariance = covariance + ridge * torch.eye(len(covariance), dtype=torch.float64)
     order = _order(wanted, covariance)
     # Going backwards, those that are left become more: row i of the Cholesky factor holds what of
