@@ -72,6 +72,21 @@ def test_contract(family: str, name: str) -> None:
         assert error(found, family) < error(student, family)
 
 
+def test_weights_stay_where_images_are_too_few_to_fit_them() -> None:
+    student, masks = damaged("plain")
+    name = next(name for name, weight in student.named_parameters() if weight.ndim == 2)
+    recovery = ReconstructFeatures(iterations=0, views=0)
+
+    def fitted(num_images: int) -> Tensor:
+        teacher, data = tiny_network("plain"), images(num_images)
+        found = recover(student, teacher, data, tiny_spec("plain"), recovery, masks=masks, seed=0)
+        return found.get_parameter(name)
+
+    # A row keeps 8 of 16 weights, and every image is one place.
+    assert torch.equal(fitted(12), student.get_parameter(name))
+    assert not torch.equal(fitted(32), student.get_parameter(name))
+
+
 @families
 def test_statistics_of_an_unchanged_network_stay(family: str) -> None:
     teacher = tiny_network(family)

@@ -40,6 +40,8 @@ __all__ = ["ReconstructFeatures"]
 
 # What hardly varies any more is not to be blown up.
 _SMALLEST_SHARE = 1e-2
+# For each weight of a row: in fewer places, least squares would fit what is there by chance.
+_LEAST_PLACES = 2
 _TINY = 1e-12
 _LEAST_PIXELS = 2**20
 
@@ -50,7 +52,8 @@ class ReconstructFeatures:
 
     Attributes:
         least_squares: iterations of conjugate gradients by which the weights that are left are
-            fitted to each layer's outputs, in closed form but for rounding; 0 leaves it out.
+            fitted to each layer's outputs, in closed form but for rounding; 0 leaves it out. Only
+            means and spreads are fitted where a row has more weights than half of the places.
         ridge: of least squares, relative to the mean square of a layer's inputs.
         fitted_places: most places (pixels of a layer's output, over all images) that a layer is
             fitted to.
@@ -144,13 +147,14 @@ class ReconstructFeatures:
         kept = patient.masks.get(patient.student.weight_names[name])
         rows = grouped_rows(layer, layer.weight)
         support = torch.ones_like(rows) if kept is None else grouped_rows(layer, kept)
+        is_determined = moments.num_places >= _LEAST_PLACES * float(support.float().sum(-1).mean())
         solved = masked_least_squares(
             rows,
             support.bool().to(rows.device),
             used.gram,
             used.cross,
             ridge=self.ridge,
-            iterations=self.least_squares,
+            iterations=self.least_squares if is_determined else 0,
         )
         with torch.no_grad():
             layer.weight.copy_(from_grouped_rows(layer, solved))
