@@ -52,7 +52,7 @@ def read_covariances(
 
     hooks = [modules[name].register_forward_pre_hook(hook(name)) for name in readers]
     try:
-        for index, batch in enumerate(in_batches(images)):
+        for index, batch in enumerate(in_batches(images, least=2)):
             half = index % 2
             model(batch)
     finally:
@@ -94,13 +94,13 @@ def channel_axis(module: nn.Module, x: Tensor) -> int:
     return x.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
-def in_batches(images: Tensor) -> Sequence[Tensor]:
-    """Two at least, each of at most as many pixels as 64 images of 32 x 32 have.
+def in_batches(images: Tensor, *, least: int = 1) -> Sequence[Tensor]:
+    """So many at least, each of at most as many pixels as 64 images of 32 x 32 have.
 
     All of their activations are kept where gradients are measured.
     """
     most = max(4, min(64, 65536 // (images.shape[2] * images.shape[3])))
-    batches: Sequence[Tensor] = images.split(min(most, -(-len(images) // 2)))
+    batches: Sequence[Tensor] = images.split(min(most, -(-len(images) // least)))
     return batches
 
 
