@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixmix.compression.pruning.channel_groups import ChannelGroup
 from mixmix.compression.pruning.channel_ranking import RIDGE
 
-__all__ = ["channel_axis", "in_batches", "read_covariances", "ridge_by_halves"]
+__all__ = ["in_batches", "input_axis", "read_covariances", "ridge_by_halves"]
 
 # Relative to the mean variance; with the last, nothing explains anything.
 _RIDGES = (RIDGE, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -44,7 +44,7 @@ def read_covariances(
     def hook(name: str) -> Callable[[nn.Module, Any], None]:
         def measure(module: nn.Module, inputs: Any) -> None:
             x = inputs[0].detach()
-            channels = x.movedim(channel_axis(module, x), 0).flatten(1)
+            channels = x.movedim(input_axis(module, x), 0).flatten(1)
             for indices, moments in readers[name]:
                 moments.add(channels[indices.to(x.device)].flatten(1), half=half)
 
@@ -82,14 +82,15 @@ def ridge_by_halves(halves: Sequence[Tensor]) -> float:
         alive = variance > RIDGE * variance.mean()
         if not bool(alive.any()):  # a single image, or nothing that varies
             return _RIDGES[-1]
+        identity = torch.eye(len(ours)).to(ours)
         for index, ridge in enumerate(_RIDGES):
-            precision = torch.linalg.inv(ours + ridge * scale * torch.eye(len(ours)).to(ours))
+            precision = torch.linalg.inv(ours + ridge * scale * identity)
             left = ((precision @ theirs) * precision).sum(1) / precision.diagonal().square()
             errors[index] += (left / variance.clamp_min(_TINY))[alive].mean()
     return _RIDGES[int(errors.argmin())]
 
 
-def channel_axis(module: nn.Module, x: Tensor) -> int:
+def input_axis(module: nn.Module, x: Tensor) -> int:
     """Which axis of a layer's input has its channels."""
     return x.ndim - 1 if isinstance(module, nn.Linear) else 1
 

@@ -101,14 +101,11 @@ class _HiddenShapes(TorchFunctionMode):
         given = kwargs or {}
         result = func(*args, **given)
         tensors = [value for value in (*args, *given.values()) if isinstance(value, Tensor)]
-        # Where there are several, the part of the others would be hidden as well.
-        if len(tensors) != 1 or not isinstance(args[0] if args else None, Tensor):
-            return result
-        if not isinstance(result, Tensor) or not result.requires_grad:
-            return result
-        if {args[0].dim(), result.dim()} != {4, 5}:
-            return result
-        return _Hidden.apply(args[0], lambda x: func(x, *args[1:], **given))
+        ranks = {value.dim() for value in (*args[:1], result) if isinstance(value, Tensor)}
+        # Where several tensors go in, the part of the others would be hidden as well.
+        if len(tensors) == 1 and ranks == {4, 5} and result.requires_grad:
+            return _Hidden.apply(args[0], lambda x: func(x, *args[1:], **given))
+        return result
 
 
 def _forward_with_hidden_shapes(model: nn.Module, example: Tensor) -> Any:

@@ -14,8 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from mixmix import seeding
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.channel_covariance import (
-    channel_axis,
     in_batches,
+    input_axis,
     read_covariances,
 )
 from mixmix.compression.pruning.channel_groups import ChannelGroup, Part
@@ -173,7 +173,7 @@ def taylor_importance(
     def gate(name: str) -> Callable[[nn.Module, Any], Any]:
         def hook(module: nn.Module, inputs: Any) -> Any:
             x = inputs[0]
-            axis = channel_axis(module, x)
+            axis = input_axis(module, x)
             shape = [x.shape[0], *(1,) * (x.ndim - 1)]
             shape[axis] = x.shape[axis]
             factor = torch.ones(shape, device=x.device, requires_grad=True)

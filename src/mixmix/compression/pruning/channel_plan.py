@@ -82,6 +82,7 @@ class ChannelPlan:
         spec: of the network.
         groups: of its channels.
         rankings: of the elements of each group.
+        costs: of the network with fewer elements of each.
         images: (N, C, H, W) normalised.
         settings: how channels are shared out.
         on_progress: called with (what is being done, share done).
@@ -94,17 +95,18 @@ class ChannelPlan:
         spec: ModelSpec,
         groups: Sequence[ChannelGroup],
         rankings: Sequence[Ranking],
+        costs: ChannelCosts,
         images: Tensor,
         settings: PlanSettings,
         *,
         on_progress: Progress,
     ) -> None:
-        self._costs = ChannelCosts(dense, spec.input_shape, groups)
+        self._costs = costs
         self._dense, self._spec = dense, spec
         self._settings = settings
         self._whole = self._measured_cost(original)
         self._groups, self._rankings = groups, rankings
-        self._example, self._sensitivity_images = images[:4], images[:_SENSITIVITY_IMAGES]
+        self._images, self._example = images, images[:4]
         self._options = [
             kept_options(
                 len(group.elements),
@@ -125,7 +127,7 @@ class ChannelPlan:
                 self._groups,
                 self._rankings,
                 self._options,
-                self._sensitivity_images,
+                self._images[:_SENSITIVITY_IMAGES],
                 on_progress=partial(self._on_progress, "measuring sensitivity"),
             )
         return [

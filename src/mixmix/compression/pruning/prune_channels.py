@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mixmix import seeding
 from mixmix.compression.method import Compressed, Progress
 from mixmix.compression.pruning.budgets import check_budgets, given_budgets, in_words
+from mixmix.compression.pruning.channel_costs import ChannelCosts
 from mixmix.compression.pruning.channel_discovery import find_groups
 from mixmix.compression.pruning.channel_importance import (
     IMPORTANCES,
@@ -162,6 +163,8 @@ class PruneChannels:
                 f"{model.spec.name} has no channels that can be pruned: {_listed(reasons)}"
             )
 
+        costs = ChannelCosts(dense, model.spec.input_shape, groups)
+
         def plans(widths: Sequence[int], min_share: float) -> list[ChannelPlan]:
             return [
                 ChannelPlan(
@@ -170,6 +173,7 @@ class PruneChannels:
                     model.spec,
                     groups,
                     list(known.values()),
+                    costs,
                     images,
                     PlanSettings(
                         counts_parameters=self.max_parameters is not None,
