@@ -44,7 +44,7 @@ def draw(record: Row) -> str:
         header = (
             "images from | n | seed | top-1 % (95% interval) | to full precision | agreement % | "
             f"only right here : only with {_BASE} (p) | minutes of synthesis | "
-            "CPU-minutes of quantization | file"
+            "CPU-minutes of compression | file"
         )
         blocks.append(f"**{setting}**\n\n{table(header, lines)}")
     return "\n\n".join([*blocks, how_it_was_made(record)])

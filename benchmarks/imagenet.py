@@ -1,5 +1,7 @@
 """Do images of other networks serve EfficientNet-Lite0 on ImageNet as well as its own?
 
+It is quantized; or pruned, with ``--settings channels-20%:reconstruction`` and the like.
+
 ``python benchmarks/imagenet.py --photographs FOLDER --work WORK
 --out benchmarks/records/DATE_imagenet``
 
@@ -36,7 +38,8 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--scales", default="0.5,1.0")
-    parser.add_argument("--reconstruction", type=int, help="iterations for each block")
+    parser.add_argument("--reconstruction", type=int, help="iterations for each block, quantized")
+    parser.add_argument("--steps", type=int, help="of fine-tuning, pruned")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--minutes", type=float, help="start no cell after this time")
     arguments = parser.parse_args()
@@ -49,15 +52,19 @@ def main() -> None:
         arguments.iterations,
         tuple(float(scale) for scale in arguments.scales.split(",")),
         arguments.reconstruction,
+        arguments.steps,
     )
     record = Record(arguments.out / "result.json", QUESTION, KEY)
-    record.add(float_row(run))
+    cells = list(
+        all_cells(
+            settings=arguments.settings.split(","),
+            sources=arguments.sources.split(","),
+            seeds=numbers(arguments.seeds),
+        )
+    )
+    record.add(*(float_row(run, task=task) for task in {cell.task for cell in cells}))
     started = time.monotonic()
-    for cell in all_cells(
-        settings=arguments.settings.split(","),
-        sources=arguments.sources.split(","),
-        seeds=numbers(arguments.seeds),
-    ):
+    for cell in cells:
         if arguments.minutes and time.monotonic() - started > 60 * arguments.minutes:
             print("time is up", flush=True)
             break

@@ -1,14 +1,19 @@
-"""What is measured: EfficientNet-Lite0 with few bits, on images of other networks and of itself."""
+"""What is measured: EfficientNet-Lite0 quantized or pruned, on images of others and of itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["SETTINGS", "SOURCES", "TARGET", "Cell", "all_cells"]
+from pruning_parts import cells as pruning
+
+from mixmix import FineTune, Method, Quantize, ReconstructionSettings
+
+__all__ = ["SETTINGS", "SOURCES", "TARGET", "Cell", "all_cells", "method_of"]
 
 TARGET = "imagenet:efficientnet_lite0"
 _OTHERS = ("imagenet:efficientnet_lite1", "imagenet:efficientnet_lite2")
+# Bits, or what is pruned and how that is recovered from, as in ``pruning_parts.cells``.
 SETTINGS = ("W4A8", "W8A8", "W4A4")
 # The networks that images are made from; none for noise.
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -24,14 +29,24 @@ class Cell:
     """One number of the table.
 
     Attributes:
-        setting: bits of ``TARGET``.
+        setting: bits of ``TARGET``, or for example ``channels-20%:reconstruction``.
         source: one of ``SOURCES``.
-        seed: of synthesis and of quantization.
+        seed: of synthesis and of compression.
     """
 
     setting: str
     source: str
     seed: int
+
+    @property
+    def pruned(self) -> str | None:
+        """What is pruned, if anything is."""
+        what, _, recovery = self.setting.partition(":")
+        return what if recovery else None
+
+    @property
+    def task(self) -> str:
+        return "prune" if self.pruned else "quantize"
 
     @property
     def name(self) -> str:
@@ -46,3 +61,22 @@ def all_cells(
         for source in sources:
             for setting in settings:
                 yield Cell(setting, source, seed)
+
+
+def method_of(cell: Cell, *, reconstruction: int | None, steps: int | None) -> Method:
+    """How ``TARGET`` is compressed: at the defaults of the library, but for what is given.
+
+    Args:
+        cell: of the table.
+        reconstruction: iterations for each block of a quantized network.
+        steps: of fine-tuning a pruned one.
+    """
+    what, _, recovery = cell.setting.partition(":")
+    if recovery:
+        training = FineTune().training
+        if steps is not None:
+            training = replace(training, steps=steps)
+        return pruning.method_of(what, recovery, training=training)
+    if reconstruction is None:
+        return Quantize(what)
+    return Quantize(what, reconstruction=ReconstructionSettings(iterations=reconstruction))

@@ -1,4 +1,4 @@
-"""A cell's row: images, quantize, export, evaluate the file on photographs."""
+"""A cell's row: images, compress, export, evaluate the file on photographs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from harness.clocks import in_fresh_process, stopwatch
+from pruning_parts.cells import is_structured
 
-from imagenet_parts.cells import SOURCES, TARGET, Cell
+from imagenet_parts.cells import SOURCES, TARGET, Cell, method_of
 from imagenet_parts.images import load_photographs
 from mixmix import (
-    Quantize,
-    ReconstructionSettings,
     SyntheticDataset,
     Zoo,
     compress,
@@ -38,7 +37,8 @@ class Run:
         num_images: of every source; one batch.
         iterations: of synthesis.
         scales: see ``SynthesisSettings.scales``.
-        reconstruction: iterations for each block; None for the library's default.
+        reconstruction: iterations for each block of quantized networks; None for the default.
+        steps: of fine-tuning pruned networks; None for the default.
     """
 
     photographs: Path
@@ -47,22 +47,22 @@ class Run:
     iterations: int
     scales: tuple[float, ...]
     reconstruction: int | None
+    steps: int | None
 
 
-def float_row(run: Run) -> dict[str, Any]:
-    """The untouched network."""
+def float_row(run: Run, *, task: str) -> dict[str, Any]:
+    """The untouched network, for the table of a task."""
     path = run.work / "cells" / "float.json"
     if not path.exists():
         in_fresh_process(_measure_float, run, path)
-    row: dict[str, Any] = read_json(path)
-    return row
+    return read_json(path) | {"task": task}
 
 
 def row_of(cell: Cell, run: Run) -> dict[str, Any]:
     """The row of a cell, measured unless it was measured before."""
     path = run.work / "cells" / f"{cell.name}-{run.num_images}.json"
     if not path.exists():
-        float_row(run)
+        float_row(run, task=cell.task)
         folder = run.work / "images" / f"{cell.source.replace(' ', '')}-{cell.seed}"
         if not (folder / "cost.json").exists():
             in_fresh_process(_make, cell, folder, run)
@@ -93,17 +93,14 @@ def _measure_float(run: Run, path: Path) -> None:
     target = Zoo.load([TARGET])[0]
     evaluation = evaluate(target, load_photographs(run.photographs, target.spec.input_shape[1]))
     write_tensors(_predictions_path(path), {"predictions": evaluation.predictions})
-    row = {"model": TARGET, "task": "quantize", "setting": "float", "images": "float", "seed": 0}
+    row = {"model": TARGET, "setting": "float", "images": "float", "seed": 0}
     write_json(path, row | {"top1": evaluation.top1, "num_test": evaluation.num_images})
 
 
 def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
     target = Zoo.load([TARGET])[0]
     data = SyntheticDataset.load(folder)
-    method = Quantize(cell.setting)
-    if run.reconstruction is not None:
-        settings = ReconstructionSettings(iterations=run.reconstruction)
-        method = Quantize(cell.setting, reconstruction=settings)
+    method = method_of(cell, reconstruction=run.reconstruction, steps=run.steps)
     with stopwatch() as cost:
         compressed = compress(target, data, method, seed=cell.seed)
     photographs, labels = load_photographs(run.photographs, target.spec.input_shape[1])
@@ -111,6 +108,9 @@ def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:64])
         evaluation = evaluate(artifact, (photographs, labels))
         size_bytes = artifact.size_bytes
+        if cell.pruned and not is_structured(cell.pruned):
+            sparse = export(compressed, Path(scratch) / "model.safetensors", format="sparse")
+            size_bytes = sparse.size_bytes
     write_tensors(
         _predictions_path(path), {"predictions": evaluation.predictions, "labels": labels}
     )
@@ -119,7 +119,7 @@ def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
     spent = read_json(folder / "cost.json")
     row = {
         "model": TARGET,
-        "task": "quantize",
+        "task": cell.task,
         "setting": cell.setting,
         "images": cell.source,
         "zoo": list(SOURCES[cell.source]),
@@ -127,6 +127,7 @@ def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
         "iterations": run.iterations,
         "scales": list(run.scales),
         "reconstruction_iterations": run.reconstruction,
+        "fine_tuning_steps": run.steps,
         "seed": cell.seed,
         "top1": evaluation.top1,
         "agreement": 100 * float(same.float().mean()),

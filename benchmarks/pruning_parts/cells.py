@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mixmix import (
     FineTune,
-    GeneratedImages,
     Method,
     Prune,
     PruneBlocks,
@@ -28,6 +28,7 @@ __all__ = [
     "SOURCES",
     "Cell",
     "all_cells",
+    "is_structured",
     "method_of",
 ]
 
@@ -88,10 +89,6 @@ class Cell:
     seed: int
 
     @property
-    def is_structured(self) -> bool:
-        return self.setting.startswith(("channels", "blocks"))
-
-    @property
     def name(self) -> str:
         network, setting = self.network.replace(":", "-"), self.setting.replace(":", "-")
         return f"{network}-{setting}-{self.recovery}-{self.source}-seed{self.seed}"
@@ -126,26 +123,32 @@ def _is_possible(cell: Cell) -> bool:
     return cell.source != GENERATED or cell.recovery == "fine-tuning"
 
 
-def method_of(cell: Cell, fresh: GeneratedImages | None) -> Method:
-    """How a cell's network is pruned and recovered: at the defaults of the library, or without it.
+def method_of(setting: str, recovery: str, **fine_tuning: Any) -> Method:
+    """How a network is pruned and recovers: at the defaults of the library, or without it.
 
     Args:
-        cell: of the table.
-        fresh: what goes on making images while it is fine-tuned.
+        setting: a pattern, or what goes and its share: one of ``SETTINGS`` or another such.
+        recovery: one of ``RECOVERIES``.
+        fine_tuning: settings of ``FineTune`` that are not its defaults, where there is any.
     """
-    _, share, faster = (*cell.setting.split("-"), "", "")[:3]
+    what, share, faster = (*setting.split("-"), "", "")[:3]
     removed = float(share.rstrip("%")) / 100 if share else None
-    if cell.recovery == PLAIN:
+    if recovery == PLAIN:
         assert removed is not None
-        return PruneAndTrain(removed, structured=cell.is_structured, epochs=_PLAIN_EPOCHS)
-    recovery = tuple(
-        replace(step, fresh=fresh) if isinstance(step, FineTune) else step
-        for step in RECOVERY_STEPS[cell.recovery]
+        return PruneAndTrain(removed, structured=is_structured(setting), epochs=_PLAIN_EPOCHS)
+    steps = tuple(
+        replace(step, **fine_tuning) if isinstance(step, FineTune) else step
+        for step in RECOVERY_STEPS[recovery]
     )
     if removed is None:
-        return Prune(pattern=cell.setting, recovery=recovery)
-    if not cell.is_structured:
-        return Prune(removed, recovery=recovery)
+        return Prune(pattern=setting, recovery=steps)
+    if not is_structured(setting):
+        return Prune(removed, recovery=steps)
     latency = 1 / float(faster.rstrip("x")) if faster else None
-    structured = PruneBlocks if cell.setting.startswith("blocks") else PruneChannels
-    return structured(max_macs=1 - removed, max_latency=latency, recovery=recovery)
+    structured = PruneBlocks if what == "blocks" else PruneChannels
+    return structured(max_macs=1 - removed, max_latency=latency, recovery=steps)
+
+
+def is_structured(setting: str) -> bool:
+    """Whether a smaller dense network is left."""
+    return setting.startswith(("channels", "blocks"))

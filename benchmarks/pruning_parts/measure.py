@@ -25,7 +25,7 @@ from mixmix import (
 from mixmix.cifar10 import load_cifar10
 from mixmix.cost import compare_latency_ms
 from mixmix.storage import read_json, write_json
-from pruning_parts.cells import GENERATED, Cell, method_of
+from pruning_parts.cells import GENERATED, Cell, is_structured, method_of
 
 __all__ = ["row_of"]
 
@@ -59,15 +59,16 @@ def _fresh(cell: Cell, budget: Budget) -> GeneratedImages | None:
 def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
     target = Teacher(*load_network(cell.network, budget.weights_dir))
     data = SyntheticDataset.load(folder)
+    method = method_of(cell.setting, cell.recovery, fresh=_fresh(cell, budget))
     with stopwatch() as cost:
-        compressed = compress(target, data, method_of(cell, _fresh(cell, budget)), seed=cell.seed)
+        compressed = compress(target, data, method, seed=cell.seed)
     with TemporaryDirectory() as scratch:
         files = Path(scratch)
         dense = export(Compressed(target.model, target.spec), files / "dense.onnx")
         artifact = export(compressed, files / "pruned.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
         size_bytes, latency = artifact.size_bytes, {}
-        if cell.is_structured:
+        if is_structured(cell.setting):
             of_dense, of_pruned = compare_latency_ms(
                 [dense.path, artifact.path], rounds=15, quantile=0.1
             ).values()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_networks import tiny_images, tiny_teacher
 
-from mixmix import compress
+from mixmix import PruneChannels, Quantize, compress
 from mixmix.cost import count_macs
 
 pytestmark = pytest.mark.usefixtures("importable_benchmarks")
@@ -27,6 +27,22 @@ def test_images_are_made_on_the_way_only_where_training_is():
     plain = {cell.setting for cell in cells if cell.recovery == PLAIN}
     assert "channels-50%" in plain
     assert not plain & {"2:4", "channels-50%-1.62x", "blocks-50%-1.65x"}
+
+
+def test_imagenet_settings_say_what_is_pruned_and_how_it_recovers():
+    from imagenet_parts.cells import Cell, method_of
+
+    settings = {"reconstruction": None, "steps": 150}
+    channels = Cell("channels-20%:fine-tuning", "noise", 0)
+    method = method_of(channels, **settings)
+    assert (channels.task, channels.pruned) == ("prune", "channels-20%")
+    assert isinstance(method, PruneChannels)
+    assert method.max_macs == pytest.approx(0.8)
+    assert method.recovery[-1].training.steps == 150
+
+    few_bits = Cell("W4A8", "noise", 0)
+    assert (few_bits.task, few_bits.pruned) == ("quantize", None)
+    assert isinstance(method_of(few_bits, **settings), Quantize)
 
 
 def test_without_mixmix_budgets_are_met_and_zeros_stay():
