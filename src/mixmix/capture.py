@@ -36,6 +36,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         CaptureError: naming the module that could not be followed, and what to do.
     """
     original = copy.deepcopy(model).eval()
+    example = example.contiguous()  # a model's own views may need that
     reasons = []
     place = FailurePlace("", type(model).__name__, "")
     for name, trace in (("torch.fx", _trace_fx), ("torch.export", _trace_export)):
@@ -51,6 +52,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
             continue
         if error <= FOLD_TOLERANCE:
             _flatten_constants(graph_module)
+            _reshape_views(graph_module)
             return graph_module
         reasons.append(f"{name}: the captured graph gives other outputs (by {error:.1%})")
     raise CaptureError(
@@ -80,6 +82,16 @@ def _flatten_constants(graph_module: fx.GraphModule) -> None:
         graph_module.graph.erase_node(node)
     for name in large:
         delattr(graph_module, name)
+    graph_module.recompile()
+
+
+def _reshape_views(graph_module: fx.GraphModule) -> None:
+    """Let views of shapes be reshapes, in place: these take any order of memory."""
+    for node in graph_module.graph.nodes:
+        if is_call_to(node, "view") and not any(isinstance(a, torch.dtype) for a in node.args):
+            node.target = "reshape"
+        elif node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
     graph_module.recompile()
 
 

@@ -17,9 +17,9 @@ from types import TracebackType
 import torch
 from torch import Tensor, fx
 
-from mixmix.compression.quantization.dropping import memory_layout
 from mixmix.errors import InputError
 from mixmix.machine import memory_bytes
+from mixmix.memory_layout import memory_layout
 
 __all__ = ["ActivationStore", "default_memory_gib", "images_at_a_time"]
 

@@ -63,8 +63,6 @@ class Teacher:
                 )
         # Images are float32, and half precision is too coarse to optimise them through.
         self.model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
-        if spec.input_shape[0] > 1:
-            self.model = self.model.to(memory_format=torch.channels_last)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
         self.batch_norms: tuple[_BatchNorm, ...] = tuple(
@@ -75,6 +73,9 @@ class Teacher:
         # By share of its own resolution.
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}
+        self._wants_contiguous = False
+        if spec.input_shape[0] > 1:
+            self._use_channels_last()
         self._check_output()
 
     @property
@@ -93,7 +94,7 @@ class Teacher:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
-        logits: Tensor = self.model(normalise(images, self.spec))
+        logits: Tensor = self.model(self._prepared(images))
         return logits
 
     def observe(
@@ -117,7 +118,7 @@ class Teacher:
             tokens: whether to return what LayerNorm layers see, too.
         """
         scale = scale if scale == 1 or self.takes(scale) else 1.0
-        inputs = normalise(images, self.spec, scale=scale)
+        inputs = self._prepared(images, scale=scale)
         if precision == "bfloat16" or (precision == "auto" and _is_built_for_bfloat16(self.device)):
             with torch.autocast(self.device.type, torch.bfloat16):
                 return self._hooked.observe(inputs, tokens=tokens)
@@ -136,15 +137,20 @@ class Teacher:
         if scale not in self._taken:
             images = torch.full((2, *self.spec.input_shape), 0.5, device=self.device)
             with torch.no_grad():
-                expected = self.model(normalise(images, self.spec))
+                expected = self(images)
                 try:
-                    found = self.model(normalise(images, self.spec, scale=scale))
+                    found = self.model(self._prepared(images, scale=scale))
                 except Exception:  # whatever the network's own code raises
                     self._taken[scale] = False
                 else:
                     # Those without a label head give a map of features, which shrinks.
                     self._taken[scale] = not self.has_label_head or found.shape == expected.shape
         return self._taken[scale]
+
+    def _prepared(self, images: Tensor, *, scale: float = 1.0) -> Tensor:
+        """As the network takes them."""
+        inputs = normalise(images, self.spec, scale=scale)
+        return inputs.contiguous() if self._wants_contiguous else inputs
 
     @cached_property
     def _hooked(self) -> HookedNetwork:
@@ -162,12 +168,22 @@ class Teacher:
             return None
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(4, *self.spec.input_shape, generator=generator)
-        inputs = normalise(images, self.spec, scale=scale)
+        inputs = self._prepared(images, scale=scale)
         try:
             fused = FusedNetwork(self.model, inputs)
         except CaptureError:
             return None
         return fused if fused.agrees_with(self._hooked.observe(inputs), inputs) else None
+
+    @torch.no_grad()
+    def _use_channels_last(self) -> None:
+        """The order of memory that is faster, unless views in the network's own code forbid it."""
+        self.model = self.model.to(memory_format=torch.channels_last)
+        try:
+            self(torch.full((2, *self.spec.input_shape), 0.5, device=self.device))
+        except Exception:  # whatever the caller's own module raises
+            self.model = self.model.to(memory_format=torch.contiguous_format)
+            self._wants_contiguous = True
 
     @torch.no_grad()
     def _check_output(self) -> None:

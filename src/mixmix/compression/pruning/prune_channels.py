@@ -40,6 +40,7 @@ from mixmix.compression.recovery.fine_tuning import FineTune
 from mixmix.compression.recovery.recover import Recovery, as_recoveries, recover
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
+from mixmix.memory_layout import layout_of_model
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.teacher import normalise
 
@@ -301,12 +302,7 @@ def _kept_of_original(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -
 
 def _laid_out_like(pruned: nn.Module, original: nn.Module) -> nn.Module:
     """In the order of memory of the original's weights, which indexing does not keep."""
-    innermost = any(
-        parameter.ndim == 4
-        and parameter.is_contiguous(memory_format=torch.channels_last)
-        and not parameter.is_contiguous()
-        for parameter in original.parameters()
-    )
+    innermost = layout_of_model(original) is torch.channels_last
     return pruned.to(memory_format=torch.channels_last) if innermost else pruned
 
 

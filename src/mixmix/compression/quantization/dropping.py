@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mixmix.compiled import flat_view, is_compilable, row_view
 from mixmix.compression.quantization import kernels
+from mixmix.memory_layout import memory_layout
 
-__all__ = ["fake_quantize", "memory_layout", "mix_inputs", "random_mask"]
+__all__ = ["fake_quantize", "mix_inputs", "random_mask"]
 
 
 def fake_quantize(
@@ -101,16 +102,6 @@ def mix_inputs(
         mask = random_mask(inputs, keep_probability)
         inputs = torch.lerp(float_inputs[chosen], inputs, mask)
     return inputs
-
-
-def memory_layout(tensor: Tensor) -> torch.memory_format:
-    """Channels-last for tensors that are in that order alone, contiguous for all others."""
-    channels_last = (
-        tensor.ndim == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-        and not tensor.is_contiguous()
-    )
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def random_mask(

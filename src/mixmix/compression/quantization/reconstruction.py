@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mixmix.compiled import is_compilable, row_view
 from mixmix.compression.quantization import kernels
-from mixmix.compression.quantization.dropping import memory_layout, mix_inputs
+from mixmix.compression.quantization.dropping import mix_inputs
 from mixmix.compression.quantization.importance import LOSSES
 from mixmix.compression.quantization.learnable import (
     LearnableActivation,
@@ -27,6 +27,7 @@ from mixmix.compression.quantization.learnable import (
 from mixmix.compression.quantization.rounding import Moments, RoundingRates
 from mixmix.compression.units import Unit, channel_axis
 from mixmix.errors import InputError
+from mixmix.memory_layout import memory_layout
 
 __all__ = [
     "ReconstructionSettings",

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mixmix.compiled import flat_view, is_compilable, row_view
 from mixmix.compression.quantization import kernels
-from mixmix.compression.quantization.dropping import memory_layout
 from mixmix.compression.quantization.quantizers import WeightGrid
+from mixmix.memory_layout import memory_layout
 
 __all__ = ["Moments", "RoundingRates", "SoftRounding"]
 

@@ -26,7 +26,6 @@ from mixmix.compression.layer_moments import (
 )
 from mixmix.compression.method import Progress
 from mixmix.compression.pruning.sparsity import hold_masks
-from mixmix.compression.quantization.dropping import memory_layout
 from mixmix.compression.quantization.reconstruction import (
     cosine_decay,
     draw_batches,
@@ -35,6 +34,7 @@ from mixmix.compression.quantization.reconstruction import (
 from mixmix.compression.recovery.masked_least_squares import masked_least_squares
 from mixmix.compression.recovery.recover import Patient, Visit, sizes_of_parameters, visit_units
 from mixmix.errors import InputError
+from mixmix.memory_layout import memory_layout
 
 __all__ = ["ReconstructFeatures"]
 

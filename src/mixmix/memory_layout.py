@@ -1,0 +1,24 @@
+"""In which order the values of images and features lie in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["layout_of_model", "memory_layout"]
+
+
+def memory_layout(tensor: Tensor) -> torch.memory_format:
+    """Channels-last for tensors that are in that order alone, contiguous for all others."""
+    channels_last = (
+        tensor.ndim == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def layout_of_model(model: nn.Module) -> torch.memory_format:
+    """That of its weights, which inputs are to have as well: channels-last if one is like that."""
+    layouts = {memory_layout(parameter) for parameter in model.parameters()}
+    return torch.channels_last if torch.channels_last in layouts else torch.contiguous_format
