@@ -91,6 +91,27 @@ def without_batch_norm() -> nn.Module:
     )
 
 
+class Viewed(nn.Module):
+    """Its code flattens by ``view`` and a number, as many classifiers do: contiguous alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 12, 3, padding=1, bias=False),
+            nn.BatchNorm2d(12),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(4),
+        )
+        self.classifier = nn.Linear(12 * 2 * 2, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x).view(-1, 12 * 2 * 2))
+        return logits
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: Vgg(8, (8, 16), depth=1, num_classes=NUM_CLASSES),
     "residual": lambda: ResNet((8, 16), (1, 1), stem_width=8, num_classes=NUM_CLASSES),
@@ -101,6 +122,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "grouped-excitation": grouped_with_excitation,
     "shuffle": shuffled,
     "no-batch-norm": without_batch_norm,
+    "viewed": Viewed,
 }
 
 

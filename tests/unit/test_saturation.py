@@ -83,3 +83,28 @@ def test_only_layers_that_saturate_keep_unsigned_weights(tmp_path: Path) -> None
     artifact = export(Compressed(model, spec), tmp_path / "m.onnx", probe=images)
     weights = [t for t in onnx.load(artifact.path).graph.initializer if len(t.dims) == 4]
     assert [t.data_type for t in weights] == [TensorProto.UINT8, TensorProto.INT8]
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "groups", "dtype"),
+    [
+        (1, 4, 1, TensorProto.UINT8),  # a grey image, whose neighbours are the pairs
+        (4, 8, 4, TensorProto.UINT8),
+        (4, 4, 4, TensorProto.INT8),  # depthwise, which has kernels of its own
+    ],
+)
+def test_single_channels_are_not_always_depthwise(
+    tmp_path: Path, channels: int, filters: int, groups: int, dtype: int
+) -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec("grey", "module", (channels, 8, 8), (0.0,) * channels, (1.0,) * channels, 8)
+    plain = nn.Conv2d(channels, filters, 3, padding=1, groups=groups)
+    integers = 127 * torch.randn(filters, 1, 3, 3).sign()
+    quantized = QuantizedLayer(plain, integers, torch.full((filters,), 1e-3), 8)
+    quantizer = QuantizedActivation(torch.tensor(1 / 255), torch.tensor(0), 8)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(filters, 8))
+    model = nn.Sequential(quantizer, quantized, head).eval()
+    images = torch.rand(32, channels, 8, 8).add(1).div(2)
+    artifact = export(Compressed(model, spec), tmp_path / "m.onnx", probe=images)
+    (weight,) = (t for t in onnx.load(artifact.path).graph.initializer if len(t.dims) == 4)
+    assert weight.data_type == dtype

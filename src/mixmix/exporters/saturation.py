@@ -106,7 +106,7 @@ def saturation_error(
         levels, weight = levels[:, :, None, None], weight[:, :, None, None]
     top, left, bottom, right = pads
     padded = F.pad(levels, (left, right, top, bottom), value=zero_point)
-    if weight.shape[1] == 1:
+    if weight.shape[1] == 1 and len(weight) == groups:
         return 0.0  # kernels of depthwise convolutions add single products in 32 bits
     exact, lost = [], []
     for inputs, filters in zip(padded.chunk(groups, 1), weight.chunk(groups), strict=True):

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from mixmix.compression.pruning.channel_costs import ChannelCosts
 from mixmix.compression.pruning.channel_discovery import find_groups
-from mixmix.compression.pruning.channel_pads import pads_as_layers
 from mixmix.compression.pruning.channel_removal import (
     check_removal,
     remove_channels,
     silence_channels_,
 )
+from mixmix.compression.pruning.fixed_widths import without_fixed_widths
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 
@@ -167,7 +167,7 @@ def test_pruned_networks_compute_what_silenced_ones_do(name: str) -> None:
 def test_padded_shortcuts_leave_both_widths_free() -> None:
     model = PaddedShortcut().eval()
     assert not find_groups(model, EXAMPLE)[0]
-    rewritten = pads_as_layers(model, EXAMPLE)
+    rewritten = without_fixed_widths(model, EXAMPLE)
     torch.testing.assert_close(rewritten(EXAMPLE), model(EXAMPLE))
     groups, _ = find_groups(rewritten, EXAMPLE)
     assert {group.root for group in groups} & {"stem"}
@@ -177,9 +177,20 @@ def test_padded_shortcuts_leave_both_widths_free() -> None:
     assert (pruned.stem.out_channels, pruned.conv.out_channels) == (5, 13)
 
 
+def test_flattening_to_a_number_leaves_the_width_free() -> None:
+    model = tiny_network("viewed")
+    refused = find_groups(model, EXAMPLE)[1]
+    assert "does not run with fewer" in refused["features.3"]
+    rewritten = without_fixed_widths(model, EXAMPLE)
+    torch.testing.assert_close(rewritten(EXAMPLE), model(EXAMPLE))
+    assert {"features.0", "features.3"} == {
+        group.root for group in find_groups(rewritten, EXAMPLE)[0]
+    }
+
+
 def test_networks_without_pads_stay_of_their_class() -> None:
     model = tiny_network("residual")
-    copied = pads_as_layers(model, EXAMPLE)
+    copied = without_fixed_widths(model, EXAMPLE)
     assert type(copied) is type(model) and copied is not model
 
 

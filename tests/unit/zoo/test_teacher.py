@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mixmix import Teacher
 from mixmix.errors import InputError
 from mixmix.storage import sha256_of_tensors
+from mixmix.zoo.teacher import normalise
 
 
 def images(*shape: int) -> Tensor:
@@ -135,3 +136,12 @@ def test_model_that_does_not_fit_its_spec(
 ) -> None:
     with pytest.raises(InputError, match=message):
         Teacher(model or tiny_network("plain"), tiny_spec("plain", **changes))
+
+
+def test_views_in_a_networks_own_code_find_contiguous_features() -> None:
+    teacher = tiny_teacher("viewed")
+    batch = images(4, *INPUT_SHAPE)
+    wanted = tiny_network("viewed")(normalise(batch, teacher.spec))
+    for given in (batch, batch.contiguous(memory_format=torch.channels_last)):
+        torch.testing.assert_close(teacher(given), wanted)
+        torch.testing.assert_close(teacher.observe(given).logits, wanted, atol=1e-5, rtol=1e-4)

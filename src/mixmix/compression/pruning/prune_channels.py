@@ -23,7 +23,6 @@ from mixmix.compression.pruning.channel_importance import (
     rank_channels,
 )
 from mixmix.compression.pruning.channel_latency import LatencyMeter
-from mixmix.compression.pruning.channel_pads import pads_as_layers
 from mixmix.compression.pruning.channel_plan import (
     ALLOCATIONS,
     Candidate,
@@ -33,6 +32,7 @@ from mixmix.compression.pruning.channel_plan import (
 )
 from mixmix.compression.pruning.channel_records import record_channels
 from mixmix.compression.pruning.channel_removal import kept_output_channels
+from mixmix.compression.pruning.fixed_widths import without_fixed_widths
 from mixmix.compression.pruning.sparsity import refuse_quantized
 from mixmix.compression.recovery.batch_norm import ReestimateBatchNorm
 from mixmix.compression.recovery.features import ReconstructFeatures
@@ -135,9 +135,10 @@ class PruneChannels:
         """Prune a copy of the model.
 
         Returns:
-            The smaller network. Where the original pads channels with zeros it is a graph in which
-            a convolution does so. The settings say what share is left of multiplications and
-            parameters, and of the time if that was the budget.
+            The smaller network. Where the original's code pads channels with zeros, or names the
+            number of features that it flattens, it is a graph that does without. The settings say
+            what share is left of multiplications and parameters, and of the time if that was the
+            budget.
 
         Raises:
             InputError: if the network cannot be traced, nothing of it can be pruned, it is
@@ -147,7 +148,7 @@ class PruneChannels:
         device = next(model.model.parameters()).device
         order = torch.randperm(len(data), generator=seeding.generator(seed, "channels"))
         images = normalise(data.images[order[: self.num_images]], model.spec).to(device)
-        dense = pads_as_layers(model.model, images[:4])
+        dense = without_fixed_widths(model.model, images[:4])
         groups, reasons = find_groups(
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )

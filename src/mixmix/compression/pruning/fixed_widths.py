@@ -1,8 +1,9 @@
-"""Zero padding of channels as a layer, so that the channels on either side of it can differ."""
+"""Numbers of channels that a network's own code fixes, and how it does without them."""
 
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -12,36 +13,44 @@ from torch.nn import functional as F
 
 from mixmix.capture import is_call_to, relative_error
 
-__all__ = ["pads_as_layers"]
+__all__ = ["without_fixed_widths"]
 
 _TOLERANCE = 1e-3
+_RESHAPES = ("view", "reshape", torch.reshape)
 
 
-def pads_as_layers(model: nn.Module, example: Tensor) -> nn.Module:
-    """A copy in which channels that are padded with zeros come from 1x1 convolutions.
+def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy that runs with fewer channels where the code of the original names their number.
 
     Shortcuts without parameters (option A of He et al. 2016, section 4.2) widen the stream by
-    zeros, whose number is fixed in the code. A convolution whose weights are zeros and ones does
-    the same, subsampling included, and any of its channels can be removed.
+    zeros. A convolution whose weights are zeros and ones does the same, subsampling included, and
+    any of its channels can be removed. And ``x.view(-1, 400)`` before a classifier is ``flatten``.
 
     Args:
         model: it is not changed.
         example: (N, C, H, W) normalised images.
 
     Returns:
-        The copy; it is of the model's own class where nothing is padded, or where torch.fx cannot
+        The copy; it is of the model's own class where no number is fixed, or where torch.fx cannot
         follow the model.
     """
     copied = copy.deepcopy(model)
     try:
         graph_module = fx.symbolic_trace(copied)
         pads = [node for node in graph_module.graph.nodes if _pads_channels(node)]
-        if not pads:
+        reshapes = [node for node in graph_module.graph.nodes if is_call_to(node, *_RESHAPES)]
+        if not pads and not reshapes:
             return copied
         # Shapes are noted in the graph; the example is no part of it.
         ShapeProp(graph_module).propagate(example)
+        flattenings = [node for node in reshapes if _flattens_to_a_number(node)]
+        if not pads and not flattenings:
+            return copied
         for index, node in enumerate(pads):
             _replace_pad(graph_module, node, f"channel_pad_{index}")
+        for node in flattenings:
+            node.op, node.target = "call_function", torch.flatten
+            node.args, node.kwargs = (node.args[0], 1), {}
         graph_module.graph.eliminate_dead_code()
         graph_module.recompile()
         with torch.no_grad():
@@ -49,6 +58,16 @@ def pads_as_layers(model: nn.Module, example: Tensor) -> nn.Module:
     except Exception:  # tracers raise whatever the model's own code raises
         return copied
     return graph_module.to(example.device).eval() if error <= _TOLERANCE else copied
+
+
+def _flattens_to_a_number(node: fx.Node) -> bool:
+    """Whether a node makes rows (N, values) of images' features, and names how many values."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return False
+    before, after = (n.meta["tensor_meta"].shape for n in (source, node))
+    named = node.args[-1][-1] if isinstance(node.args[-1], (tuple, list)) else node.args[-1]
+    return len(before) >= 2 and after == (before[0], math.prod(before[1:])) and named == after[1]
 
 
 def _padding(node: fx.Node) -> tuple[int, int] | None:
