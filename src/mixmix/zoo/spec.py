@@ -81,6 +81,13 @@ class ModelSpec:
             raise InputError(
                 f"{self.name}: num_classes must be a whole number >= 0, got {self.num_classes!r}"
             )
+        if self.num_classes == 1:
+            raise InputError(
+                f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
+                "wrap the network in a module that returns two, "
+                "torch.cat([torch.zeros_like(z), z], 1), whose softmax has the sigmoid of z, and "
+                "give num_classes = 2"
+            )
         if self.classes and len(self.classes) != self.num_classes:
             raise InputError(
                 f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes"

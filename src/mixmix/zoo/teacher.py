@@ -49,7 +49,8 @@ class Teacher:
         device: where to run it.
 
     Raises:
-        InputError: if weights are not finite, or the logits do not fit the spec.
+        InputError: if weights are not finite, or what the network gives are no logits that fit the
+            spec.
     """
 
     def __init__(
@@ -204,6 +205,16 @@ class Teacher:
                 f"{self.spec.name} gives outputs of shape {tuple(logits.shape)} for 2 images, "
                 f"expected (2, {self.spec.num_classes}); check num_classes"
             )
+        if self.has_label_head and _are_probabilities(logits):
+            raise InputError(
+                f"{self.spec.name} gives probabilities, whose sum is 1 for each image, expected "
+                "logits; leave out its softmax, or wrap it in a module that returns their logarithm"
+            )
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    sums = outputs.sum(1)
+    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def _is_built_for_bfloat16(device: torch.device) -> bool:
