@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 import torch
@@ -24,6 +25,9 @@ else:
     import tomli as tomllib
 
 __all__ = ["build_model", "load_model", "load_spec", "load_state_dict"]
+
+# Of a network's state dict in a checkpoint of more than that.
+_USUAL_KEYS = ("state_dict", "model", "model_state_dict", "net")
 
 
 def load_spec(reference: str | Path | ModelSpec) -> ModelSpec:
@@ -163,24 +167,59 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             f"cannot load {path} as a checkpoint of plain tensors: {first_line(error)}; "
             "save it as safetensors"
         ) from error
-    if isinstance(content, dict):
-        for key in ("state_dict", "model"):
-            if isinstance(content.get(key), dict):
-                content = content[key]
-                break
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
+    if _is_state_dict(content):
+        return dict(content)
+    found = _state_dicts_in(content)
+    if len(found) != 1:
+        several = f"several state dicts ({', '.join(found)})"
         raise DataError(
-            f"{path} holds no state dict (names to tensors); save model.state_dict(), on its own "
-            "or under the key 'state_dict' or 'model'"
+            f"{path} holds {several if found else 'no state dict (names to tensors)'}; save "
+            "model.state_dict(), on its own or under the key 'state_dict' or 'model'"
         )
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return next(iter(found.values()))
+
+
+def _is_state_dict(content: object) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+
+
+def _state_dicts_in(content: object) -> dict[str, dict[str, Tensor]]:
+    """Those that a checkpoint holds, by key; the only one that has a usual name, if one has."""
+    if not isinstance(content, dict):
+        return {}
+    found = {str(key): value for key, value in content.items() if value and _is_state_dict(value)}
+    usual = next((key for key in _USUAL_KEYS if key in found), None)
+    return found if usual is None else {usual: found[usual]}
+
+
+def _unwrapped(state: dict[str, Tensor], required: Set[str]) -> dict[str, Tensor]:
+    """Without the prefix that names have in the state of a module around the network.
+
+    ``module.`` of data parallelism, ``model.`` of a trainer's module, ``_orig_mod.`` of compiled
+    ones. What else such a module has is left out.
+    """
+    if required <= set(state):
+        return state
+    some = min(required)
+    prefixes = {name.removesuffix(some) for name in state if name.endswith(f".{some}")}
+    inner = [
+        {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        for prefix in sorted(prefixes)
+    ]
+    whole = [own for own in inner if required <= set(own)]
+    return whole[0] if len(whole) == 1 else state
 
 
 def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> None:
     expected = model.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    state = _unwrapped(state, set(expected) - optional)
     missing = sorted(set(expected) - set(state) - optional)
     unexpected = sorted(set(state) - set(expected))
     misshapen = [

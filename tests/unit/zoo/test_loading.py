@@ -78,13 +78,33 @@ class TestGoodForms:
         assert same_weights(model, state)
         assert not model.training
 
-    @pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "data_parallel"])
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            "plain",
+            "state_dict",
+            "model",
+            "tutorial",
+            "unusual",
+            "data_parallel",
+            "trainer",
+            "average",
+        ],
+    )
     def test_torch_checkpoints(self, wrap: str, tmp_path: Path, state: dict[str, Tensor]) -> None:
         content: dict[str, Any] = {
             "plain": state,
             "state_dict": {"state_dict": state, "epoch": 3},
             "model": {"model": state, "optimizer": {"lr": 0.1}},
+            "tutorial": {"model_state_dict": state, "ema_state_dict": state, "loss": 0.1},
+            "unusual": {"weights": state, "optimizer": {"state": {}, "param_groups": []}},
             "data_parallel": {f"module.{name}": value for name, value in state.items()},
+            "trainer": {
+                "state_dict": {f"model._orig_mod.{name}": value for name, value in state.items()}
+                | {"criterion.weight": torch.ones(4)}
+            },
+            "average": {f"module.{name}": value for name, value in state.items()}
+            | {"n_averaged": torch.tensor(3)},
         }[wrap]
         torch.save(content, tmp_path / "w.pth")
         assert same_weights(load_model(spec_for(tmp_path / "w.pth")), state)
@@ -278,6 +298,13 @@ class TestBadWeights:
     def test_whole_pickled_module_is_refused(self, tmp_path: Path) -> None:
         torch.save(tiny_network("plain"), tmp_path / "w.pth")
         with pytest.raises(DataError, match="save it as safetensors"):
+            load_state_dict(tmp_path / "w.pth")
+
+    def test_checkpoint_with_several_state_dicts(
+        self, tmp_path: Path, state: dict[str, Tensor]
+    ) -> None:
+        torch.save({"generator": state, "critic": state}, tmp_path / "w.pth")
+        with pytest.raises(DataError, match=r"several state dicts \(generator, critic\)"):
             load_state_dict(tmp_path / "w.pth")
 
     @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {0: torch.zeros(1)}, torch.zeros(2)])
