@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -17,6 +16,7 @@ from mixmix.storage import sha256_of_tensors
 from mixmix.zoo.fused import FusedNetwork
 from mixmix.zoo.hooked import HookedNetwork
 from mixmix.zoo.observation import Observation, has_statistics
+from mixmix.zoo.plain_copy import plain_copy, unwrapped
 from mixmix.zoo.spec import ModelSpec
 
 __all__ = ["Teacher", "normalise"]
@@ -44,18 +44,20 @@ class Teacher:
     The caller's module is copied, never changed.
 
     Args:
-        model: a classifier of normalised images (N, C, H, W) to logits (N, K).
+        model: a classifier of normalised images (N, C, H, W) to logits (N, K); it may be inside
+            data parallelism, averaging of weights or ``torch.compile``.
         spec: its input shape, normalisation and classes.
         device: where to run it.
 
     Raises:
-        InputError: if weights are not finite, or what the network gives are no logits that fit the
-            spec.
+        InputError: if it is a TorchScript module, weights are not finite, or what the network gives
+            are no logits that fit the spec.
     """
 
     def __init__(
         self, model: nn.Module, spec: ModelSpec, *, device: str | torch.device = "cpu"
     ) -> None:
+        model = unwrapped(model)
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InputError(
@@ -63,7 +65,7 @@ class Teacher:
                     "or the training diverged"
                 )
         # Images are float32, and half precision is too coarse to optimise them through.
-        self.model = copy.deepcopy(model).to(device).float().eval().requires_grad_(False)
+        self.model = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
         self.batch_norms: tuple[_BatchNorm, ...] = tuple(
