@@ -53,6 +53,7 @@ class OnnxSource(Source):
         inputs, _ = _ends(name, original)
         converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
         batch = _only_batch(inputs)
+        had_softmax = _drop_softmax(original)
         try:
             lower(original)
             model: fx.GraphModule = converter.convert(original).eval()
@@ -64,7 +65,8 @@ class OnnxSource(Source):
             ) from error
         products_as_layers(model)
         model.eval().requires_grad_(False)
-        _check_agreement(model, spec, name, batch)
+        given = nn.Sequential(model, nn.Softmax(1)) if had_softmax else model
+        _check_agreement(given, spec, name, batch)
         check_any_batch(model, spec)
         return model
 
@@ -101,6 +103,19 @@ def _sizes(value: Any) -> list[int | str]:
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param
         for dim in value.type.tensor_type.shape.dim
     ]
+
+
+def _drop_softmax(model: Any) -> bool:
+    """Let a file give logits, in place, where it ends in their softmax; whether it did."""
+    (output,) = model.graph.output
+    last = next((node for node in model.graph.node if output.name in node.output), None)
+    if last is None or last.op_type != "Softmax" or len(_sizes(output)) != 2:
+        return False
+    if {entry.name: entry.i for entry in last.attribute}.get("axis", -1) not in (1, -1):
+        return False
+    model.graph.node.remove(last)
+    output.name = last.input[0]
+    return True
 
 
 def _only_batch(images: Any) -> int | None:

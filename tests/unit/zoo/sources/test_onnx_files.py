@@ -76,6 +76,17 @@ def test_same_logits(name: str, exporter: str, tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
 
 
+@pytest.mark.parametrize("exporter", ["dynamo", "one-image"])
+def test_a_softmax_at_the_end_is_left_out(exporter: str, tmp_path: Path) -> None:
+    model = tiny_network("plain")
+    path = write(
+        tmp_path / "net.onnx", nn.Sequential(model, nn.Softmax(1)).eval(), exporter=exporter
+    )
+    teacher = Zoo.load([spec_file(tmp_path / "x.json", path)])[0]
+    inputs = torch.randn(5, *INPUT_SHAPE)
+    torch.testing.assert_close(teacher.model(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
 def test_zoo_synthesises_and_quantizes_it(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", tiny_network("residual"), exporter="one-image")
     member = (tiny_network("plain"), tiny_spec("plain"))
