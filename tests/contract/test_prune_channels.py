@@ -291,6 +291,9 @@ def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.3 < both["macs_ratio"] <= 0.4
     both = pruned("residual", max_macs=0.7, max_latency=0.4).settings[0]
     assert 0.3 < both["latency_ratio"] <= 0.4
+    # Too narrow for blocks of 8.
+    narrow = pruned("residual", max_macs=None, max_latency=0.2, round_to=None).settings[0]
+    assert narrow["latency_ratio"] <= 0.2
 
 
 def test_settings_are_checked_and_hash() -> None:

@@ -80,7 +80,7 @@ class PruneChannels:
             ``sensitivity``: by how far the prediction moves when a group is pruned alone.
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
             compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
-            harm; without it, 4 or 1 where the budget cannot be met with 8.
+            harm; 4 or 1 where the budgets cannot be met with those.
         min_share: of its channels that each group keeps at least, in (0, 1]. None takes a quarter
             where ``recovery`` adapts weights, and a tenth where it does not, or where the budget
             cannot be met with a quarter.
@@ -235,10 +235,9 @@ class PruneChannels:
         """What widths may be multiples of, and the least share: the first that will do is taken."""
         if self.round_to is not None:
             widths: list[tuple[int, ...]] = [(self.round_to,)]
-        elif self.max_latency is not None:
-            widths = [_BLOCKS]
         else:
-            widths = [(width,) for width in (_BLOCKS[0], *_PARTS_OF_BLOCKS)]
+            blocks = _BLOCKS if self.max_latency is not None else _BLOCKS[:1]
+            widths = [blocks, *((width,) for width in _PARTS_OF_BLOCKS)]
         if self.min_share is not None:
             shares: Sequence[float] = [self.min_share]
         else:
