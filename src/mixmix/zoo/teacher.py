@@ -181,10 +181,10 @@ class Teacher:
     @torch.no_grad()
     def _use_channels_last(self) -> None:
         """The order of memory that is faster, unless views in the network's own code forbid it."""
-        self.model = self.model.to(memory_format=torch.channels_last)
         try:
+            self.model = self.model.to(memory_format=torch.channels_last)
             self(torch.full((2, *self.spec.input_shape), 0.5, device=self.device))
-        except Exception:  # whatever the caller's own module raises
+        except Exception:  # of weights with more axes, or whatever the module itself raises
             self.model = self.model.to(memory_format=torch.contiguous_format)
             self._wants_contiguous = True
 
