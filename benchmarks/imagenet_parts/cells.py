@@ -39,14 +39,18 @@ class Cell:
     seed: int
 
     @property
-    def pruned(self) -> str | None:
-        """What is pruned, if anything is."""
-        what, _, recovery = self.setting.partition(":")
-        return what if recovery else None
+    def what(self) -> str:
+        """Bits, or what is pruned."""
+        return self.setting.partition(":")[0]
+
+    @property
+    def recovery(self) -> str:
+        """From pruning; empty where it is quantized."""
+        return self.setting.partition(":")[2]
 
     @property
     def task(self) -> str:
-        return "prune" if self.pruned else "quantize"
+        return "prune" if self.recovery else "quantize"
 
     @property
     def name(self) -> str:
@@ -71,12 +75,11 @@ def method_of(cell: Cell, *, reconstruction: int | None, steps: int | None) -> M
         reconstruction: iterations for each block of a quantized network.
         steps: of fine-tuning a pruned one.
     """
-    what, _, recovery = cell.setting.partition(":")
-    if recovery:
+    if cell.recovery:
         training = FineTune().training
         if steps is not None:
             training = replace(training, steps=steps)
-        return pruning.method_of(what, recovery, training=training)
+        return pruning.method_of(cell.what, cell.recovery, training=training)
     if reconstruction is None:
-        return Quantize(what)
-    return Quantize(what, reconstruction=ReconstructionSettings(iterations=reconstruction))
+        return Quantize(cell.what)
+    return Quantize(cell.what, reconstruction=ReconstructionSettings(iterations=reconstruction))

@@ -108,7 +108,7 @@ def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:64])
         evaluation = evaluate(artifact, (photographs, labels))
         size_bytes = artifact.size_bytes
-        if cell.pruned and not is_structured(cell.pruned):
+        if cell.recovery and not is_structured(cell.what):
             sparse = export(compressed, Path(scratch) / "model.safetensors", format="sparse")
             size_bytes = sparse.size_bytes
     write_tensors(

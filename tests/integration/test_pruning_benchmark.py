@@ -35,13 +35,13 @@ def test_imagenet_settings_say_what_is_pruned_and_how_it_recovers():
     settings = {"reconstruction": None, "steps": 150}
     channels = Cell("channels-20%:fine-tuning", "noise", 0)
     method = method_of(channels, **settings)
-    assert (channels.task, channels.pruned) == ("prune", "channels-20%")
+    assert (channels.task, channels.what) == ("prune", "channels-20%")
     assert isinstance(method, PruneChannels)
     assert method.max_macs == pytest.approx(0.8)
     assert method.recovery[-1].training.steps == 150
 
     few_bits = Cell("W4A8", "noise", 0)
-    assert (few_bits.task, few_bits.pruned) == ("quantize", None)
+    assert (few_bits.task, few_bits.recovery) == ("quantize", "")
     assert isinstance(method_of(few_bits, **settings), Quantize)
 
 

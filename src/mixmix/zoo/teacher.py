@@ -77,9 +77,7 @@ class Teacher:
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}
         self._wants_contiguous = False
-        if spec.input_shape[0] > 1:
-            self._use_channels_last()
-        self._check_output()
+        self._check_output(self._first_output())
 
     @property
     def has_label_head(self) -> bool:
@@ -179,24 +177,28 @@ class Teacher:
         return fused if fused.agrees_with(self._hooked.observe(inputs), inputs) else None
 
     @torch.no_grad()
-    def _use_channels_last(self) -> None:
-        """The order of memory that is faster, unless views in the network's own code forbid it."""
-        try:
-            self.model = self.model.to(memory_format=torch.channels_last)
-            self(torch.full((2, *self.spec.input_shape), 0.5, device=self.device))
-        except Exception:  # of weights with more axes, or whatever the module itself raises
-            self.model = self.model.to(memory_format=torch.contiguous_format)
-            self._wants_contiguous = True
+    def _first_output(self) -> object:
+        """What two images give, in the order of memory that is faster.
 
-    @torch.no_grad()
-    def _check_output(self) -> None:
+        That is channels-last, unless views in the network's own code forbid it.
+        """
         shape = self.spec.input_shape
+        images = torch.full((2, *shape), 0.5, device=self.device)
+        if shape[0] > 1:
+            try:
+                self.model = self.model.to(memory_format=torch.channels_last)
+                return self(images)
+            except Exception:  # of weights with more axes, or whatever the module itself raises
+                self.model = self.model.to(memory_format=torch.contiguous_format)
+                self._wants_contiguous = True
         try:
-            logits = self(torch.full((2, *shape), 0.5, device=self.device))
+            return self(images)
         except Exception as error:  # whatever the caller's own module raises
             raise InputError(
                 f"{self.spec.name} cannot take images of {shape}: {error}; check input_shape"
             ) from error
+
+    def _check_output(self, logits: object) -> None:
         if not isinstance(logits, Tensor):
             raise InputError(
                 f"{self.spec.name} gives a {type(logits).__name__}, expected a tensor of logits; "
