@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["layout_of_model", "memory_layout"]
+__all__ = ["in_faster_layout", "layout_of_model", "memory_layout"]
 
 
 def memory_layout(tensor: Tensor) -> torch.memory_format:
@@ -18,7 +18,13 @@ def memory_layout(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
+def in_faster_layout(images: Tensor) -> Tensor:
+    """As convolutions are faster: channels-last, unless there is one channel alone."""
+    layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
+    return images.contiguous(memory_format=layout)
+
+
 def layout_of_model(model: nn.Module) -> torch.memory_format:
-    """That of its weights, which inputs are to have as well: channels-last if one is like that."""
+    """That of its weights: channels-last if one is like that."""
     layouts = {memory_layout(parameter) for parameter in model.parameters()}
     return torch.channels_last if torch.channels_last in layouts else torch.contiguous_format

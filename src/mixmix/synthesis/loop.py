@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixmix.errors import InputError
+from mixmix.memory_layout import in_faster_layout
 from mixmix.synthesis.initial import initial_images
 from mixmix.synthesis.objective import Student, check_terms, is_mixed, losses_of
 from mixmix.synthesis.settings import SynthesisSettings
@@ -108,9 +109,7 @@ def _begin(
 ) -> tuple[Tensor, torch.optim.Adam]:
     """Images at a share of the full size to be optimised, and their optimiser."""
     images = _resized(start.detach(), _size(zoo, scale)).to(zoo.device, copy=True)
-    if zoo.input_shape[0] > 1:
-        images = images.contiguous(memory_format=torch.channels_last)
-    images.requires_grad_(True)
+    images = in_faster_layout(images).requires_grad_(True)
     return images, torch.optim.Adam([images], lr=settings.learning_rate, betas=(0.5, 0.9))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from mixmix.capture import capture, fold_batch_norms
@@ -26,8 +25,8 @@ from mixmix.compression.quantization.reconstruction import ReconstructionSetting
 from mixmix.compression.quantization.records import record_layers, with_channels
 from mixmix.compression.quantization.simplification import drop_identities, write_out_silu
 from mixmix.errors import InputError
+from mixmix.memory_layout import in_faster_layout
 from mixmix.synthesis.dataset import SyntheticDataset
-from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
 
 __all__ = ["Calibrated", "Quantize", "deploy_"]
@@ -190,7 +189,7 @@ class Quantize:
         """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
         refuse_quantized(model.model, model.spec.name)
         device = next(model.model.parameters()).device
-        example = _normalised(data.images[:4].to(device), model.spec)
+        example = in_faster_layout(normalise(data.images[:4].to(device), model.spec))
         graph_module, folded = self.captured(model.model, example)
         kept = layer_masks(graph_module, model.masks)
         input_bits = self.insert(graph_module, kept)
@@ -204,7 +203,7 @@ class Quantize:
                 data.images,
                 self.reconstruction,
                 views=self.views,
-                prepare=lambda images: _normalised(images, model.spec),
+                prepare=lambda images: in_faster_layout(normalise(images, model.spec)),
                 store=store,
                 correct_bias=self.correct_bias,
                 seed=seed,
@@ -212,13 +211,6 @@ class Quantize:
             )
         records = record_layers(model.model, graph_module, folded, input_bits, errors, kept)
         return Calibrated(graph_module, with_channels(records, model.records))
-
-
-def _normalised(images: Tensor, spec: ModelSpec) -> Tensor:
-    """As the model takes them, in the order of memory of a teacher's weights."""
-    images = normalise(images, spec)
-    layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
-    return images.contiguous(memory_format=layout)
 
 
 def deploy_(graph_module: fx.GraphModule) -> fx.GraphModule:

@@ -26,6 +26,7 @@ from mixmix.compression.training.objective import feature_loss, kl_loss
 from mixmix.compression.training.settings import TrainingSettings
 from mixmix.compression.training.state import TrainingState
 from mixmix.errors import InputError
+from mixmix.memory_layout import in_faster_layout
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms import mixed_cross_entropy_loss
@@ -213,9 +214,7 @@ class _Trainer:
             settings.augmentation,
             generator=seeding.generator(self._seed, "augmentation", number),
         )
-        inputs = normalise(mixture.images, self._spec)
-        if inputs.shape[1] > 1:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = in_faster_layout(normalise(mixture.images, self._spec))
         with torch.no_grad():
             wanted = outputs_of(self._teacher, inputs)
         found = outputs_of(self._student, inputs)
