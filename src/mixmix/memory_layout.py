@@ -25,6 +25,6 @@ def in_faster_layout(images: Tensor) -> Tensor:
 
 
 def layout_of_model(model: nn.Module) -> torch.memory_format:
-    """That of its weights: channels-last if one is like that."""
+    """That of its weights, which inputs are to have as well: channels-last if one is like that."""
     layouts = {memory_layout(parameter) for parameter in model.parameters()}
     return torch.channels_last if torch.channels_last in layouts else torch.contiguous_format

@@ -27,7 +27,7 @@ from mixmix.compression.shared_graph import SharedGraph, share_graph
 from mixmix.compression.unit_pairs import UnitPair, pair_units, select_channels
 from mixmix.compression.views import with_mixtures
 from mixmix.errors import InputError
-from mixmix.memory_layout import in_faster_layout
+from mixmix.memory_layout import layout_of_model
 from mixmix.synthesis.dataset import SyntheticDataset
 from mixmix.zoo.spec import ModelSpec
 from mixmix.zoo.teacher import normalise
@@ -73,8 +73,9 @@ class Patient:
         return next(self.student.module.parameters()).device
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images as the networks take them."""
-        return in_faster_layout(normalise(images.to(self.device), self.spec))
+        """Images as the networks' own code takes them: in the order of memory of the weights."""
+        images = normalise(images.to(self.device), self.spec)
+        return images.contiguous(memory_format=layout_of_model(self.student.module))
 
     def store(self) -> ActivationStore:
         """Room for what enters and leaves the units."""
