@@ -47,8 +47,8 @@ def test_example_imports_what_the_package_exports() -> None:
 def test_continuous_integration_runs_the_commands_of_the_readme() -> None:
     text = README.read_text(encoding="utf-8")
     script = (README.parent / ".ci" / "run").read_text(encoding="utf-8")
-    commands = re.search(r"\.venv/bin/(pip install -e \S+) && \.venv/bin/(pytest)\n", text)
+    commands = re.search(r"\.venv/bin/(pip install -e \S+) && \.venv/bin/(pytest) (.+)\n", text)
     assert commands is not None
-    install, test = commands.groups()
+    install, test, options = commands.groups()
     assert install.replace("pip install", 'pip" install --quiet') in script
-    assert script.rstrip().endswith(f'bin/{test}"')
+    assert script.rstrip().endswith(f'bin/{test}" {options}')
