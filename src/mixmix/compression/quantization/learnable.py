@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixmix.compression.pointwise import convolve
 from mixmix.compression.quantization.dropping import fake_quantize
 from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.quantization.quantizers import (
@@ -101,15 +102,7 @@ class LearnableLayer(nn.Module):
         layer = self.layer
         if isinstance(layer, nn.Linear):
             return F.linear(x, self.weight(), self.bias())
-        return F.conv2d(
-            x,
-            self.weight(),
-            self.bias(),
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-        )
+        return convolve(layer, x, self.weight(), self.bias())
 
     def deployed(self) -> QuantizedLayer:
         """The layer with its integers, as in the ``QUANTIZED`` phase."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixmix.compression.pointwise import convolve
 from mixmix.compression.quantization.dropping import fake_quantize
 from mixmix.compression.quantization.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
@@ -104,7 +105,7 @@ class StepSizeLayer(nn.Module):
         layer = self._layer[0]
         if isinstance(layer, nn.Linear):
             return F.linear(x, weight, bias)
-        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return convolve(layer, x, weight, bias)
 
     @torch.no_grad()
     def deployed(self) -> QuantizedLayer:

@@ -25,6 +25,7 @@ from mixmix.compression.layer_moments import (
     measure_moments,
 )
 from mixmix.compression.method import Progress
+from mixmix.compression.pointwise import safe_gradients
 from mixmix.compression.pruning.sparsity import hold_masks
 from mixmix.compression.quantization.reconstruction import (
     cosine_decay,
@@ -191,7 +192,7 @@ class ReconstructFeatures:
         for parameter in parameters:
             parameter.requires_grad_(True)
         try:
-            with hold_masks(patient.student.module, masks):
+            with hold_masks(patient.student.module, masks), safe_gradients(unit):
                 for step, chosen in zip(range(self.iterations), batches, strict=False):
                     for group in optimizer.param_groups:
                         decay = cosine_decay(step / self.iterations)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mixmix import distributed, seeding
 from mixmix.allocator import keep_freed_memory
 from mixmix.compression.method import Progress
+from mixmix.compression.pointwise import safe_gradients
 from mixmix.compression.training.augmentation import augment
 from mixmix.compression.training.checkpoint import Checkpoint
 from mixmix.compression.training.image_source import ImageSource, SameImages
@@ -113,7 +114,7 @@ def train_(
     trainer = _Trainer(state, parallel, teacher, data, spec, settings, seed)
     draws = _draws(len(data), settings, seed, since=since, first=state.steps_done)
     steps: list[Step] = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), safe_gradients(student):
         for number in range(state.steps_done, settings.steps):
             # Every random state follows from the number of the step, so that none has to be kept.
             torch.manual_seed(seeding.child_seed(seed, "layers", number, distributed.rank()))

@@ -1,0 +1,62 @@
+"""A way around oneDNN for 1x1 convolutions with a stride and few input channels.
+
+In channels-last order, their gradient for the weights writes past its workspace if the input
+channels do not fill one vector (https://github.com/uxlfoundation/oneDNN/issues/6035): the process
+crashes, hangs, or learns nonsense. What such a convolution does not read is therefore left out
+before it, and its stride with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["convolve", "safe_gradients"]
+
+_WIDEST_VECTOR = 16  # float32 values, with AVX-512
+
+
+def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What ``layer`` gives for x (N, C, H, W) with other weights; its padding is zeros."""
+    stride = layer.stride
+    if _is_affected(layer):
+        x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
+    return F.conv2d(x, weight, bias, stride, layer.padding, layer.dilation, layer.groups)
+
+
+@contextmanager
+def safe_gradients(module: nn.Module) -> Iterator[None]:
+    """The weights of every ``nn.Conv2d`` in it can be trained meanwhile."""
+    affected = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv2d)
+        and type(layer).forward is nn.Conv2d.forward
+        and type(layer)._conv_forward is nn.Conv2d._conv_forward
+        and "forward" not in vars(layer)
+        and _is_affected(layer)
+    ]
+    for layer in affected:
+        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in affected:
+            del layer.forward
+
+
+def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return convolve(layer, x, layer.weight, layer.bias)
+
+
+def _is_affected(layer: nn.Conv2d) -> bool:
+    return (
+        layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.padding in ((0, 0), "valid")
+        and layer.in_channels // layer.groups < _WIDEST_VECTOR
+    )
