@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixmix.compression.divergence import mean_divergence
 from mixmix.compression.pruning.channel_covariance import read_covariances, ridge_by_halves
@@ -41,6 +41,37 @@ def test_taylor_is_half_the_fisher_information_of_a_gate() -> None:
     with torch.no_grad():
         features = model[:5](IMAGES)
         moved = features[:, :, None] * model[5].weight.t()  # (N, channels, classes)
+        p = model(IMAGES).softmax(1)[:, None]
+        fisher = (p * moved.square()).sum(2) - (p * moved).sum(2).square()
+    torch.testing.assert_close(score, fisher.mean(0) / 2, rtol=0.05, atol=0)
+
+
+class ReadTwice(nn.Module):
+    """Its channels are read once for each image, and once for each place of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.whole = nn.Linear(6, 4)
+        self.places = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x).relu()
+        places = self.places(features.permute(0, 2, 3, 1).flatten(0, 2))
+        logits: Tensor = self.whole(features.mean((2, 3))) + places.view(len(x), -1, 4).mean(1)
+        return logits
+
+
+def test_taylor_takes_the_places_of_an_image_together() -> None:
+    torch.manual_seed(0)
+    model = ReadTwice().eval()
+    groups, _ = find_groups(model, IMAGES)
+    (score,) = taylor_importance(
+        model, groups, IMAGES, generator=torch.Generator().manual_seed(1), num_directions=4000
+    )
+    with torch.no_grad():
+        features = model.conv(IMAGES).relu().mean((2, 3))
+        moved = features[:, :, None] * (model.whole.weight + model.places.weight).t()
         p = model(IMAGES).softmax(1)[:, None]
         fisher = (p * moved.square()).sum(2) - (p * moved).sum(2).square()
     torch.testing.assert_close(score, fisher.mean(0) / 2, rtol=0.05, atol=0)

@@ -63,6 +63,28 @@ def test_functional_layers_become_modules() -> None:
     assert torch.allclose(graph_module(other), model(other), atol=1e-5)
 
 
+class Asking(nn.Module):
+    """Reads a weight beside its layer, as positional encodings do to find the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = torch.ones(4).to(self.conv.weight.device)
+        logits: Tensor = self.conv(x).mean((2, 3)) * ones
+        return logits
+
+
+def test_layers_can_be_replaced_where_their_weights_are_read_elsewhere() -> None:
+    model = Asking().eval()
+    graph_module = capture(model, EXAMPLE)
+    assert layers(graph_module, nn.Conv2d) == ["conv"]
+    expected = graph_module(EXAMPLE)
+    graph_module.conv = nn.Sequential(graph_module.conv)
+    torch.testing.assert_close(graph_module(EXAMPLE), expected)
+
+
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if float(x.sum()) > 0 else -x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -199,7 +200,7 @@ def taylor_importance(
                 directions = fisher_directions(logits.detach(), signs)
                 found = iter(torch.autograd.grad(logits, flat, directions, retain_graph=True))
                 gradients = {
-                    name: sum(next(found).flatten(1) for _ in gates[name]).cpu()  # type: ignore[union-attr]
+                    name: sum(_per_image(next(found), len(batch)) for _ in gates[name]).cpu()  # type: ignore[union-attr]
                     for name in consumers
                 }
                 for total, parts in zip(totals, indices, strict=True):
@@ -213,6 +214,18 @@ def taylor_importance(
         for handle in hooks:
             handle.remove()
     return [(total / (2 * num_directions * len(images))).float() for total in totals]
+
+
+def _per_image(gradient: Tensor, num_images: int) -> Tensor:
+    """(num_images, C) of rows (num_images * n, ...), such as the patches or windows of images.
+
+    Where rows are no parts of images, each image gets an equal share of the whole: the directions
+    of images are independent, so the squares have the same sum on average.
+    """
+    rows = gradient.flatten(1)
+    if len(rows) % num_images:
+        return rows.sum(0).expand(num_images, -1) / math.sqrt(num_images)
+    return rows.view(num_images, -1, rows.shape[1]).sum(1)
 
 
 def _of_elements(values: Tensor, part: Part) -> Tensor:
