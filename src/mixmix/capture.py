@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mixmix.errors import CaptureError
+from mixmix.exported_contexts import inline_contexts_
 from mixmix.quiet import quiet
 from mixmix.tracing_failure import FailurePlace, find_failure
 
@@ -130,7 +131,11 @@ def _trace_export(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 
 def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
-    """Turn the exported calls of convolutions, linear layers and BatchNorm back into modules."""
+    """Turn the exported calls of convolutions, linear layers and BatchNorm back into modules.
+
+    The exported module is changed, too.
+    """
+    inline_contexts_(exported)
     aten = torch.ops.aten
     root = nn.Module()
     graph = fx.Graph()

@@ -85,6 +85,36 @@ def test_layers_can_be_replaced_where_their_weights_are_read_elsewhere() -> None
     torch.testing.assert_close(graph_module(EXAMPLE), expected)
 
 
+class InContexts(nn.Module):
+    """Layers and constants inside contexts, one of them inside another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.classifier = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x)
+        with torch.no_grad():
+            largest = features.amax((2, 3))
+        with torch.autocast(x.device.type, enabled=False):
+            scaled = self.classifier(largest.float()) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+            with torch.no_grad():
+                total = scaled.sum(1, keepdim=True)
+        if x.ndim != 4:
+            raise ValueError(x.shape)
+        return scaled + total
+
+
+def test_what_is_done_in_contexts_is_in_the_graph() -> None:
+    model = InContexts().eval()
+    graph_module = capture(model, EXAMPLE)
+    assert layers(graph_module, nn.Conv2d) == ["conv"]
+    assert layers(graph_module, nn.Linear) == ["classifier"]
+    other = torch.randn(3, *INPUT_SHAPE)
+    torch.testing.assert_close(graph_module(other), model(other))
+
+
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if float(x.sum()) > 0 else -x
