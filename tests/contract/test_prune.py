@@ -35,7 +35,7 @@ from mixmix.errors import InputError
 families = pytest.mark.parametrize("family", sorted(NETWORKS))
 RECOVERY = (
     ReestimateBatchNorm(),
-    ReconstructFeatures(iterations=3, batch_size=8),
+    ReconstructFeatures(iterations=3, batch_size=8, views=64),
     FineTune(TrainingSettings(steps=3, batch_size=8)),
 )
 FAST = Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=4, batch_size=8))

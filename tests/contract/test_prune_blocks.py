@@ -24,7 +24,10 @@ from mixmix.compression.pruning.residual_blocks import find_residual_blocks, wit
 from mixmix.cost import count_macs
 from mixmix.errors import InputError
 
-QUICK = (ReconstructFeatures(iterations=4), FineTune(TrainingSettings(steps=4, batch_size=8)))
+QUICK = (
+    ReconstructFeatures(iterations=4, views=64),
+    FineTune(TrainingSettings(steps=4, batch_size=8)),
+)
 
 
 class Block(nn.Module):

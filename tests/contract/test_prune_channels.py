@@ -159,7 +159,7 @@ def test_what_is_left_can_be_quantized(family: str) -> None:
 def test_recovery_knows_which_channels_are_left(family: str) -> None:
     teacher = tiny_network(family)
     wanted = logits(teacher, family)
-    steps = (ReconstructFeatures(iterations=30, batch_size=8),)
+    steps = (ReconstructFeatures(iterations=30, batch_size=8, views=64),)
     errors = [
         (logits(pruned(family, recovery=recovery).model, family) - wanted).square().mean()
         for recovery in ((), steps)
@@ -172,7 +172,7 @@ def test_the_original_is_known_to_what_follows(family: str) -> None:
     first = pruned(family)
     assert first.original is not None
     twice = PruneChannels(max_macs=0.9, round_to=1, recovery=())
-    then = Prune(0.3, recovery=(ReconstructFeatures(iterations=2),))
+    then = Prune(0.3, recovery=(ReconstructFeatures(iterations=2, views=64),))
     after = [
         method.apply(first, tiny_images(), seed=0, on_progress=lambda what, share: None)
         for method in (twice, then)

@@ -26,7 +26,7 @@ from mixmix.zoo.teacher import normalise
 families = pytest.mark.parametrize("family", sorted(NETWORKS))
 RECOVERIES: dict[str, Recovery] = {
     "batch-norm": ReestimateBatchNorm(),
-    "reconstruct": ReconstructFeatures(iterations=20, batch_size=8),
+    "reconstruct": ReconstructFeatures(iterations=20, batch_size=8, views=64),
     "fine-tune": FineTune(TrainingSettings(steps=20, batch_size=8)),
 }
 

@@ -37,7 +37,7 @@ networks = pytest.mark.parametrize("name", NAMES)
 TRAINING = TrainingSettings(steps=2, batch_size=8)
 RECOVERY = (
     ReestimateBatchNorm(),
-    ReconstructFeatures(iterations=2, batch_size=8),
+    ReconstructFeatures(iterations=2, batch_size=8, views=64),
     FineTune(training=TRAINING),
 )
 

@@ -24,7 +24,7 @@ from mixmix.compression.pointwise import safe_gradients
 from mixmix.compression.quantization.reconstruction import ReconstructionSettings
 
 TRAINING = TrainingSettings(steps=2, batch_size=8)
-RECOVERY = (ReconstructFeatures(iterations=3, batch_size=8), FineTune(TRAINING))
+RECOVERY = (ReconstructFeatures(iterations=3, batch_size=8, views=64), FineTune(TRAINING))
 QUANTIZE = Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=3, batch_size=8))
 
 
