@@ -114,8 +114,9 @@ def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
         called = module_of(node, modules)
         if called is not None and next(called.children(), None) is not None:
             raise CaptureError(f"{node.target} ({type(called).__name__}) holds layers of its own")
+    for node in graph_module.graph.find_nodes(op="get_attr"):
         owner = modules.get(str(node.target).rpartition(".")[0])
-        if node.op == "get_attr" and isinstance(owner, nn.Conv2d | nn.Linear):
+        if isinstance(owner, nn.Conv2d | nn.Linear):
             raise CaptureError(f"{node.target} is read outside of its layer")
     return graph_module
 

@@ -18,7 +18,10 @@ _BODIES = {
 
 
 def inline_contexts_(graph_module: fx.GraphModule) -> None:
-    """Put what is done inside such contexts in their place, in the graph's own precision."""
+    """Put what is done inside such contexts in their place, in the graph's own precision.
+
+    All tensors are inputs of such a graph: torch.export gives weights and constants to it.
+    """
     graph = graph_module.graph
     for node in list(graph.nodes):
         if node.op != "call_function" or node.target not in _BODIES:
@@ -27,8 +30,6 @@ def inline_contexts_(graph_module: fx.GraphModule) -> None:
         body = graph_module.get_submodule(attribute.target)
         assert isinstance(body, fx.GraphModule)
         inline_contexts_(body)
-        for constant in body.graph.find_nodes(op="get_attr"):
-            constant.target = f"{attribute.target}.{constant.target}"
         values = dict(zip(body.graph.find_nodes(op="placeholder"), inputs, strict=True))
         with graph.inserting_before(node):
             outputs: Any = graph.graph_copy(body.graph, values)

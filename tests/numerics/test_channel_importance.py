@@ -32,6 +32,14 @@ def plain(*, norm: bool = True) -> nn.Sequential:
         ).eval()
 
 
+@torch.no_grad()
+def half_fisher(model: nn.Module, moved: Tensor) -> Tensor:
+    """(channels,) of how far losing each moves the logits (N, channels, classes)."""
+    p = model(IMAGES).softmax(1)[:, None]
+    fisher = (p * moved.square()).sum(2) - (p * moved).sum(2).square()
+    return fisher.mean(0) / 2
+
+
 def test_taylor_is_half_the_fisher_information_of_a_gate() -> None:
     model = plain()
     groups, _ = find_groups(model, IMAGES)
@@ -41,9 +49,7 @@ def test_taylor_is_half_the_fisher_information_of_a_gate() -> None:
     with torch.no_grad():
         features = model[:5](IMAGES)
         moved = features[:, :, None] * model[5].weight.t()  # (N, channels, classes)
-        p = model(IMAGES).softmax(1)[:, None]
-        fisher = (p * moved.square()).sum(2) - (p * moved).sum(2).square()
-    torch.testing.assert_close(score, fisher.mean(0) / 2, rtol=0.05, atol=0)
+    torch.testing.assert_close(score, half_fisher(model, moved), rtol=0.05, atol=0)
 
 
 class ReadTwice(nn.Module):
@@ -72,9 +78,34 @@ def test_taylor_takes_the_places_of_an_image_together() -> None:
     with torch.no_grad():
         features = model.conv(IMAGES).relu().mean((2, 3))
         moved = features[:, :, None] * (model.whole.weight + model.places.weight).t()
-        p = model(IMAGES).softmax(1)[:, None]
-        fisher = (p * moved.square()).sum(2) - (p * moved).sum(2).square()
-    torch.testing.assert_close(score, fisher.mean(0) / 2, rtol=0.05, atol=0)
+    torch.testing.assert_close(score, half_fisher(model, moved), rtol=0.05, atol=0)
+
+
+class PlacesFirst(nn.Module):
+    """Its channels are read with the places of all images before the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.classifier = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x).relu().flatten(2).permute(2, 0, 1)
+        logits: Tensor = self.classifier(features).mean(0)
+        return logits
+
+
+def test_taylor_keeps_its_mean_where_rows_are_no_parts_of_images() -> None:
+    torch.manual_seed(0)
+    model = PlacesFirst().eval()
+    groups, _ = find_groups(model, IMAGES)
+    (score,) = taylor_importance(
+        model, groups, IMAGES, generator=torch.Generator().manual_seed(1), num_directions=4000
+    )
+    with torch.no_grad():
+        features = model.conv(IMAGES).relu().mean((2, 3))
+        moved = features[:, :, None] * model.classifier.weight.t()
+    torch.testing.assert_close(score, half_fisher(model, moved), rtol=0.1, atol=0)
 
 
 def test_taylor_predicts_the_divergence_where_a_channel_matters_little() -> None:

@@ -15,13 +15,17 @@ from types import MethodType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["convolve", "safe_gradients"]
+__all__ = ["apply_layer", "safe_gradients"]
 
 _WIDEST_VECTOR = 16  # float32 values, with AVX-512
 
 
-def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``layer`` gives for x (N, C, H, W) with other weights; its padding is zeros."""
+def apply_layer(
+    layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """What a layer gives with other weights; the padding of a convolution is zeros."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, bias)
     stride = layer.stride
     if _is_affected(layer):
         x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
@@ -50,7 +54,7 @@ def safe_gradients(module: nn.Module) -> Iterator[None]:
 
 
 def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    return convolve(layer, x, layer.weight, layer.bias)
+    return apply_layer(layer, x, layer.weight, layer.bias)
 
 
 def _is_affected(layer: nn.Conv2d) -> bool:

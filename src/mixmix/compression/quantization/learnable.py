@@ -6,9 +6,8 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mixmix.compression.pointwise import convolve
+from mixmix.compression.pointwise import apply_layer
 from mixmix.compression.quantization.dropping import fake_quantize
 from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.compression.quantization.quantizers import (
@@ -99,10 +98,7 @@ class LearnableLayer(nn.Module):
         return correction if bias is None else bias + correction
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self.layer
-        if isinstance(layer, nn.Linear):
-            return F.linear(x, self.weight(), self.bias())
-        return convolve(layer, x, self.weight(), self.bias())
+        return apply_layer(self.layer, x, self.weight(), self.bias())
 
     def deployed(self) -> QuantizedLayer:
         """The layer with its integers, as in the ``QUANTIZED`` phase."""

@@ -12,9 +12,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mixmix.compression.pointwise import convolve
+from mixmix.compression.pointwise import apply_layer
 from mixmix.compression.quantization.dropping import fake_quantize
 from mixmix.compression.quantization.learnable import LearnableActivation, LearnableLayer
 from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
@@ -102,10 +101,7 @@ class StepSizeLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = quantize_weight(self._whole_weight(), self.grid())
         bias = None if self.bias is None else self.bias * self._bias_unit()
-        layer = self._layer[0]
-        if isinstance(layer, nn.Linear):
-            return F.linear(x, weight, bias)
-        return convolve(layer, x, weight, bias)
+        return apply_layer(self._layer[0], x, weight, bias)
 
     @torch.no_grad()
     def deployed(self) -> QuantizedLayer:
