@@ -52,60 +52,40 @@ def test_taylor_is_half_the_fisher_information_of_a_gate() -> None:
     torch.testing.assert_close(score, half_fisher(model, moved), rtol=0.05, atol=0)
 
 
-class ReadTwice(nn.Module):
-    """Its channels are read once for each image, and once for each place of it."""
+class Places(nn.Module):
+    """Its channels are read at each place: image by image, or at one place of all images first."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, images_first: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 3)
         self.whole = nn.Linear(6, 4)
         self.places = nn.Linear(6, 4)
+        self.images_first = images_first
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.conv(x).relu()
+        if not self.images_first:
+            logits: Tensor = self.places(features.flatten(2).permute(2, 0, 1)).mean(0)
+            return logits
         places = self.places(features.permute(0, 2, 3, 1).flatten(0, 2))
-        logits: Tensor = self.whole(features.mean((2, 3))) + places.view(len(x), -1, 4).mean(1)
+        # Read once for each image as well.
+        logits = self.whole(features.mean((2, 3))) + places.view(len(x), -1, 4).mean(1)
         return logits
 
 
-def test_taylor_takes_the_places_of_an_image_together() -> None:
+@pytest.mark.parametrize(("images_first", "tolerance"), [(True, 0.05), (False, 0.1)])
+def test_taylor_takes_the_places_of_an_image_together(images_first: bool, tolerance: float) -> None:
     torch.manual_seed(0)
-    model = ReadTwice().eval()
+    model = Places(images_first=images_first).eval()
     groups, _ = find_groups(model, IMAGES)
     (score,) = taylor_importance(
         model, groups, IMAGES, generator=torch.Generator().manual_seed(1), num_directions=4000
     )
     with torch.no_grad():
         features = model.conv(IMAGES).relu().mean((2, 3))
-        moved = features[:, :, None] * (model.whole.weight + model.places.weight).t()
-    torch.testing.assert_close(score, half_fisher(model, moved), rtol=0.05, atol=0)
-
-
-class PlacesFirst(nn.Module):
-    """Its channels are read with the places of all images before the images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.classifier = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.conv(x).relu().flatten(2).permute(2, 0, 1)
-        logits: Tensor = self.classifier(features).mean(0)
-        return logits
-
-
-def test_taylor_keeps_its_mean_where_rows_are_no_parts_of_images() -> None:
-    torch.manual_seed(0)
-    model = PlacesFirst().eval()
-    groups, _ = find_groups(model, IMAGES)
-    (score,) = taylor_importance(
-        model, groups, IMAGES, generator=torch.Generator().manual_seed(1), num_directions=4000
-    )
-    with torch.no_grad():
-        features = model.conv(IMAGES).relu().mean((2, 3))
-        moved = features[:, :, None] * model.classifier.weight.t()
-    torch.testing.assert_close(score, half_fisher(model, moved), rtol=0.1, atol=0)
+        read_by = [model.places.weight, *([model.whole.weight] if images_first else [])]
+        moved = features[:, :, None] * sum(read_by).t()
+    torch.testing.assert_close(score, half_fisher(model, moved), rtol=tolerance, atol=0)
 
 
 def test_taylor_predicts_the_divergence_where_a_channel_matters_little() -> None:
