@@ -65,7 +65,7 @@ def assert_masks_hold(compressed: Compressed) -> None:
 def test_contract(family: str) -> None:
     model = tiny_network(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    method = Prune(0.7, recovery=RECOVERY)
+    method = Prune(0.7, recovery=RECOVERY, between=RECOVERY[1])
     told: list[str] = []
     compressed = compress(
         (model, tiny_spec(family)),
@@ -172,7 +172,8 @@ def test_rounds_are_for_recoveries_that_change_weights_unless_asked_for() -> Non
     [("magnitude", "2:4"), ("wanda", "2:4"), ("obs", "2:4"), ("magnitude", "1:2")],
 )
 def test_groups_hold_everywhere(family: str, criterion: str, pattern: str) -> None:
-    compressed = pruned(family, Prune(pattern=pattern, criterion=criterion, recovery=RECOVERY[1:]))
+    steps = {"recovery": RECOVERY[1:], "between": RECOVERY[1]}
+    compressed = pruned(family, Prune(pattern=pattern, criterion=criterion, **steps))
     assert_masks_hold(compressed)
     parsed = Pattern.parse(pattern)
     layers = prunable(family)
