@@ -21,19 +21,19 @@ from harness.threads import limit_threads
 
 from mixmix import (
     Compressed,
+    ImageSet,
+    Model,
     Quantize,
     ReconstructionSettings,
-    SyntheticDataset,
-    Teacher,
     compress,
     evaluate,
     export,
 )
-from mixmix.cifar10 import load_cifar10
-from mixmix.cost import compare_latency_ms
-from mixmix.exporters.profile import kernel_profile
-from mixmix.reporting import benchmark_record
-from mixmix.storage import write_json
+from mixmix.demo.cifar10 import load_cifar10
+from mixmix.export.profile import kernel_profile
+from mixmix.report import benchmark_record
+from mixmix.runtime.storage import write_json
+from mixmix.runtimes.latency import compare_latency_ms
 
 QUESTION = (
     "Do exported files run as integers, how small and how fast are they, and do they compute "
@@ -50,7 +50,7 @@ NETWORKS = (
     "torchvision:efficientnet_b0@224",
     "torchvision:shufflenet_v2_x0_5@224",
 )
-# Bits, and what the file is optimised for.
+# Bits, and what the file is optimized for.
 SETTINGS = ("W8A8-size", "W4A8-size", "W4A8-speed", "W4A4-speed")
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     if arguments.threads:
         limit_threads(arguments.threads)
-    data = SyntheticDataset.load(arguments.images)
+    data = ImageSet.load(arguments.images)
     path = arguments.out / "result.json"
     rows: list[dict[str, Any]] = []
     for name in arguments.networks.split(","):
@@ -71,9 +71,9 @@ def main() -> None:
 
 
 def _rows(
-    name: str, settings: list[str], data: SyntheticDataset, arguments: argparse.Namespace
+    name: str, settings: list[str], data: ImageSet, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    target = Teacher(*load_network(name, arguments.weights_dir))
+    target = Model(*load_network(name, arguments.weights_dir))
     is_trained = not name.startswith(("torchvision:", "timm:"))
     test = load_cifar10(arguments.data, split="test") if is_trained else None
     if not is_trained:
@@ -89,7 +89,7 @@ def _rows(
             artifact = export(
                 compressed,
                 Path(scratch) / f"{setting}.onnx",
-                optimise_for=aim,
+                optimize_for=aim,
                 probe=data.images[:64],
                 min_agreement=0.0,
                 max_logit_error=float("inf"),
@@ -100,7 +100,7 @@ def _rows(
                 "model": name,
                 "task": "quantize",
                 "setting": bits,
-                "optimise_for": aim,
+                "optimize_for": aim,
                 "images": "mixmix",
                 "num_images": len(data),
                 "seed": 0,

@@ -21,7 +21,7 @@ def draw(record: dict[str, Any]) -> str:
         [
             row["model"],
             row["setting"],
-            row["optimise_for"],
+            row["optimize_for"],
             f"{row['size_bytes'] / 1e6:.2f} MB",
             f"{row['size_ratio']:.3f}",
             f"{row['integer_mac_share']:.0%}",

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from mixmix.storage import read_json
+from mixmix.runtime.storage import read_json
 
 Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ def _draw(rows: list[Row], floats: dict[str, float]) -> Figure:
         real = [floats[model] - row["top1"] for row in mine]
         axes.errorbar(real, predicted, yerr=spread, fmt="o", ms=3, lw=0.6, label=model)
     highest = max(axes.get_xlim()[1], axes.get_ylim()[1])
-    axes.plot([0, highest], [0, highest], color="grey", lw=0.8)
+    axes.plot([0, highest], [0, highest], color="gray", lw=0.8)
     axes.set_xscale("symlog", linthresh=1)
     axes.set_yscale("symlog", linthresh=1)
     axes.set_xlabel("accuracy lost on the test split (points)")

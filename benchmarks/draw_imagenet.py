@@ -12,7 +12,7 @@ from draw_quantization import how_it_was_made
 from draw_table import draw_into_document, table
 from scipy.stats import binomtest
 
-from mixmix.intervals import wilson_interval
+from mixmix.evaluate.intervals import wilson_interval
 
 Row = dict[str, Any]
 _BASE = "all three"

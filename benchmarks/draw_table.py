@@ -9,8 +9,8 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from mixmix.reporting.rows import format_rows
-from mixmix.storage import read_json
+from mixmix.report.rows import format_rows
+from mixmix.runtime.storage import read_json
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import mixmix
 from mixmix import (
-    AmortisedSettings,
+    AmortizedSettings,
     Compressed,
     Distill,
     FineTune,
@@ -85,7 +85,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, Callable[[], str]]]:
         "all terms, several members, scales",
         lambda: digest_of_tensors([("images", _all_terms(zoo).images)]),
     )
-    yield "zoo", "amortised", lambda: digest_of_tensors([("images", _amortised(zoo).images)])
+    yield "zoo", "amortized", lambda: digest_of_tensors([("images", _amortized(zoo).images)])
 
     def file(compressed: Compressed, name: str, **options: Any) -> str:
         artifact = export(compressed, folder / f"{name}.onnx", probe=images.images, **options)
@@ -104,7 +104,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, Callable[[], str]]]:
         "vovnet",
         "mixed precision",
         lambda: file(
-            compress("bundled:vovnet", few, MixedPrecision(max_size=0.15), seed=0), "mixed"
+            compress("bundled:vovnet", few, MixedPrecision(max_size_ratio=0.15), seed=0), "mixed"
         ),
     )
     recovery = (ReconstructFeatures(iterations=4), FineTune(_SHORT))
@@ -123,7 +123,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, Callable[[], str]]]:
         )
 
 
-def _all_terms(zoo: Zoo) -> mixmix.SyntheticDataset:
+def _all_terms(zoo: Zoo) -> mixmix.ImageSet:
     settings = recipe(
         "mixmix",
         num_images=32,
@@ -138,8 +138,8 @@ def _all_terms(zoo: Zoo) -> mixmix.SyntheticDataset:
     return synthesize(zoo, settings, seed=2)
 
 
-def _amortised(zoo: Zoo) -> mixmix.SyntheticDataset:
-    settings = AmortisedSettings(objective=recipe("mixmix", batch_size=16, iterations=3))
+def _amortized(zoo: Zoo) -> mixmix.ImageSet:
+    settings = AmortizedSettings(objective=recipe("mixmix", batch_size=16, iterations=3))
     return generate(zoo, settings, num_images=32, seed=0, warmup_rounds=1)
 
 
@@ -163,8 +163,8 @@ def main() -> None:
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    from mixmix.reporting import benchmark_record
-    from mixmix.storage import write_json
+    from mixmix.report import benchmark_record
+    from mixmix.runtime.storage import write_json
 
     command = f"python {shlex.join(sys.argv)}"
     question = "Does a change of the code's structure change its results?"
@@ -172,7 +172,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def compare(folder: Path, rows: list[dict[str, Any]]) -> int:
-    from mixmix.storage import read_json
+    from mixmix.runtime.storage import read_json
 
     earlier = {(r["model"], r["setting"]): r for r in read_json(folder / "result.json")["rows"]}
     differing = [r for r in rows if earlier[r["model"], r["setting"]]["sha256"] != r["sha256"]]

@@ -26,8 +26,8 @@ from typing import Any
 from harness.threads import limit_threads
 from speed_parts.options import Options
 
-from mixmix.reporting import benchmark_record
-from mixmix.storage import read_json, write_json
+from mixmix.report import benchmark_record
+from mixmix.runtime.storage import read_json, write_json
 
 QUESTION = "How fast are synthesis and reconstruction, against the ways in use?"
 PARTS = {"a": "iteration", "b": "accuracy", "c": "growth", "d": "reconstruction"}

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from harness.record import Record
 from harness.threads import limit_threads
 
-from mixmix import Quantize, SyntheticDataset, Zoo, compress, evaluate, export, recipe, synthesize
-from mixmix.cifar10 import load_cifar10
-from mixmix.zoo import bundled_members
+from mixmix import ImageSet, Quantize, Zoo, compress, evaluate, export, recipe, synthesize
+from mixmix.demo.bundled import bundled_members
+from mixmix.demo.cifar10 import load_cifar10
 
 QUESTION = "How well do images of networks with BatchNorm serve networks that have none?"
 KEY = ("model", "setting", "images", "seed")
@@ -29,7 +29,7 @@ SOURCES = ("mixmix", "deepinversion", "zeroq", "real")
 SETTINGS = ("W8A8", "W4A8", "W4A4")
 
 
-def images_of(source: str, seed: int, data: Path, work: Path) -> tuple[SyntheticDataset, list[str]]:
+def images_of(source: str, seed: int, data: Path, work: Path) -> tuple[ImageSet, list[str]]:
     """As many images as all others, and the names of the networks that they are made from."""
     if source == "real":
         images, labels = load_cifar10(data, split="train")
@@ -37,7 +37,7 @@ def images_of(source: str, seed: int, data: Path, work: Path) -> tuple[Synthetic
         chosen = slice(first, first + NUM_IMAGES)
         soft = labels[chosen, None] == labels.new_tensor(range(10))
         pixels = images[chosen].float() / 255
-        return SyntheticDataset(pixels, labels[chosen], soft.float(), {}), []
+        return ImageSet(pixels, labels[chosen], soft.float(), {}), []
     names = list(bundled_members()) if source == "mixmix" else ["resnet"]
     zoo = Zoo.load([f"bundled:{name}" for name in names])
     settings = recipe(source, num_images=NUM_IMAGES)

@@ -8,9 +8,9 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from mixmix import SyntheticDataset
-from mixmix.zoo import ModelSpec, Teacher
-from mixmix.zoo.architectures import MobileNetV2, ResNet, Vgg, VovNet
+from mixmix import ImageSet
+from mixmix.demo.architectures import MobileNetV2, ResNet, Vgg, VovNet
+from mixmix.models import Model, ModelSpec
 
 NUM_CLASSES = 4
 INPUT_SHAPE = (3, 16, 16)
@@ -79,7 +79,7 @@ def shuffled() -> nn.Module:
 
 
 def without_batch_norm() -> nn.Module:
-    """Convolutions with biases and no normalisation at all."""
+    """Convolutions with biases and no normalization at all."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
         nn.ReLU(),
@@ -127,7 +127,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def tiny_spec(name: str, **changes: object) -> ModelSpec:
-    """The spec of a tiny network; every family has its own normalisation."""
+    """The spec of a tiny network; every family has its own normalization."""
     shift = 0.02 * sorted(NETWORKS).index(name)
     fields: dict[str, object] = {
         "name": name,
@@ -160,16 +160,16 @@ def tiny_network(name: str) -> nn.Module:
     return model.eval()
 
 
-def tiny_teacher(name: str) -> Teacher:
+def tiny_teacher(name: str) -> Model:
     """A tiny network as the member of a zoo."""
-    return Teacher(tiny_network(name), tiny_spec(name))
+    return Model(tiny_network(name), tiny_spec(name))
 
 
-def tiny_images(count: int = 32) -> SyntheticDataset:
+def tiny_images(count: int = 32) -> ImageSet:
     """Noise in the shape of a data set, always the same."""
     pixels = torch.rand(count, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % NUM_CLASSES
-    return SyntheticDataset(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
+    return ImageSet(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
 
 
 class TinyStudent(nn.Sequential):

@@ -15,10 +15,11 @@ from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tin
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix import SynthesisSettings, SyntheticDataset, Zoo, distributed, synthesize
-from mixmix.compression.training.settings import TrainingSettings
-from mixmix.compression.training.train import train_
+from mixmix import ImageSet, SynthesisSettings, Zoo, synthesize
+from mixmix.compress.train.settings import TrainingSettings
+from mixmix.compress.train.train import train_
 from mixmix.errors import InputError, RankError
+from mixmix.runtime import distributed
 
 SETTINGS = SynthesisSettings(num_images=24, batch_size=4, iterations=3)
 # One for each of two processes.
@@ -45,7 +46,7 @@ def tiny_zoo() -> Zoo:
 
 
 def lose_a_process(out: str) -> None:
-    """Synthesise; the second process dies in its second shard."""
+    """Synthesize; the second process dies in its second shard."""
 
     def on_progress(done: int, total: int) -> None:
         if distributed.rank() == 1 and done > SETTINGS.iterations:
@@ -73,7 +74,7 @@ def distilled_weights() -> dict[str, Tensor]:
     """A tiny network that learned from another, in as many processes as there are."""
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(12, *INPUT_SHAPE, generator=generator)
-    data = SyntheticDataset(images, torch.arange(12) % NUM_CLASSES, torch.zeros(12, 4), {})
+    data = ImageSet(images, torch.arange(12) % NUM_CLASSES, torch.zeros(12, 4), {})
     student = tiny_network("plain").requires_grad_(True)
     settings = TrainingSettings(steps=4, batch_size=8, optimizer="sgd", learning_rate=0.01)
     train_(student, tiny_network("residual"), data, tiny_spec("plain"), settings, seed=0)

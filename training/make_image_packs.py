@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from mixmix.cifar10 import CIFAR10_CLASSES, load_cifar10
-from mixmix.storage import write_atomic
+from mixmix.demo.cifar10 import CIFAR10_CLASSES, load_cifar10
+from mixmix.runtime.storage import write_atomic
 
 NUM_PER_CLASS = 100
 NUM_CALIBRATION = 256

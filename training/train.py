@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix.allocator import keep_freed_memory
-from mixmix.cifar10 import CIFAR10_CLASSES, load_cifar10
-from mixmix.zoo.architectures import build_architecture
-from mixmix.zoo.catalog import load_bundled
+from mixmix.demo.architectures import build_architecture
+from mixmix.demo.bundled import load_bundled
+from mixmix.demo.cifar10 import CIFAR10_CLASSES, load_cifar10
+from mixmix.runtime.allocator import keep_freed_memory
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
@@ -122,7 +122,7 @@ def augment(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     return padded[index, channel, rows, columns]
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     mean = torch.tensor(MEAN)[:, None, None]
     std = torch.tensor(STD)[:, None, None]
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -132,7 +132,7 @@ def normalise(images: Tensor) -> Tensor:
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
     hits = sum(
-        int((model(normalise(x.float() / 255)).argmax(1) == y).sum())
+        int((model(normalize(x.float() / 255)).argmax(1) == y).sum())
         for x, y in zip(images.split(500), labels.split(500), strict=True)
     )
     return hits / len(labels)
@@ -181,7 +181,7 @@ def loss_of(
     model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, size: int, recipe: Recipe
 ) -> Tensor:
     """Loss on images ``x`` (N, 3, 32, 32) in [0, 1], which the model sees at ``size`` pixels."""
-    x = normalise(x)
+    x = normalize(x)
     small = x
     if size != x.shape[2]:
         small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)

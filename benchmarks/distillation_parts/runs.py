@@ -16,20 +16,20 @@ from harness.sources import ZOOS, Budget, images_of
 from mixmix import (
     Distill,
     GeneratedImages,
-    SyntheticDataset,
-    Teacher,
+    ImageSet,
+    Model,
     Zoo,
     compress,
     evaluate,
 )
-from mixmix.cifar10 import load_cifar10
-from mixmix.storage import read_json, read_tensors, write_json
+from mixmix.demo.cifar10 import load_cifar10
+from mixmix.runtime.storage import read_json, read_tensors, write_json
 
 __all__ = ["SOURCES", "Run", "rows_of"]
 
 # A generator that goes on, of the zoo or of the teacher alone; sets of pixels; and one after the
 # other, with the pixels of the name that is given.
-_GENERATED = {"mixmix-amortised": True, "mixmix-both": True, "amortised-single-network": False}
+_GENERATED = {"mixmix-amortized": True, "mixmix-both": True, "amortized-single-network": False}
 _PIXELS = {"mixmix-both": "mixmix"}
 SOURCES = (*_GENERATED, "mixmix", "deepinversion", "real", "noise")
 
@@ -78,8 +78,8 @@ def rows_of(run: Run, budget: Budget) -> list[dict[str, Any]]:
 
 def _train(run: Run, images: Path | None, folder: Path, budget: Budget) -> None:
     """Train, and keep the student of every checkpoint with what was spent until then."""
-    teacher = Teacher(*load_network(run.teacher, budget.weights_dir))
-    fresh, data = None, None if images is None else SyntheticDataset.load(images)
+    teacher = Model(*load_network(run.teacher, budget.weights_dir))
+    fresh, data = None, None if images is None else ImageSet.load(images)
     if run.source in _GENERATED:
         names = ZOOS[budget.zoo] if _GENERATED[run.source] else (run.teacher,)
         zoo = Zoo.load([load_network(name, budget.weights_dir) for name in names])
@@ -110,7 +110,7 @@ def _train(run: Run, images: Path | None, folder: Path, budget: Budget) -> None:
 
 @torch.no_grad()
 def _evaluate(run: Run, spent: dict[str, float], folder: Path, budget: Budget) -> None:
-    teacher = Teacher(*load_network(run.teacher, budget.weights_dir))
+    teacher = Model(*load_network(run.teacher, budget.weights_dir))
     test = load_cifar10(budget.data, split="test")
     rows = []
     for path in sorted(folder.glob("point-*.json")):
@@ -118,7 +118,7 @@ def _evaluate(run: Run, spent: dict[str, float], folder: Path, budget: Budget) -
         state, _ = read_tensors(path.with_suffix(".safetensors"))
         student = fresh_network(run.student, seed=run.seed)
         student.load_state_dict(state)
-        evaluation = evaluate(Teacher(student, replace(teacher.spec, sha256="")), test)
+        evaluation = evaluate(Model(student, replace(teacher.spec, sha256="")), test)
         rows.append(
             {
                 "model": run.teacher,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixmix.allocator import keep_freed_memory
+from mixmix.runtime.allocator import keep_freed_memory
 
 __all__ = ["Cost", "Worker", "in_fresh_process", "peak_memory_mb", "stopwatch"]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from harness.clocks import in_fresh_process
 from harness.networks import load_network
 from harness.sources import Budget
-from mixmix import Teacher, evaluate
-from mixmix.cifar10 import load_cifar10
-from mixmix.storage import read_json, read_tensors, write_json, write_tensors
+from mixmix import Model, evaluate
+from mixmix.demo.cifar10 import load_cifar10
+from mixmix.runtime.storage import read_json, read_tensors, write_json, write_tensors
 
 __all__ = ["agreement_with_floats", "float_row"]
 
@@ -42,7 +42,7 @@ def _path(network: str, budget: Budget) -> Path:
 
 
 def _measure(network: str, budget: Budget) -> None:
-    target = Teacher(*load_network(network, budget.weights_dir))
+    target = Model(*load_network(network, budget.weights_dir))
     evaluation = evaluate(target, load_cifar10(budget.data, split="test"))
     row = {
         "model": network,

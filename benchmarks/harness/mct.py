@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mixmix.storage import read_tensors
+from mixmix.runtime.storage import read_tensors
 
 __all__ = ["make_images", "read_images"]
 

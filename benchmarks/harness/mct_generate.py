@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness.clocks import stopwatch
 from harness.networks import load_network
-from mixmix.storage import write_json, write_tensors
+from mixmix.runtime.storage import write_json, write_tensors
 
 
 def main() -> None:
@@ -45,9 +45,9 @@ def main() -> None:
             output_image_size=spec.input_shape[1:],
             data_generation_config=config,
         )
-    normalised = torch.cat([b.detach().cpu().reshape(-1, *spec.input_shape) for b in batches])
+    normalized = torch.cat([b.detach().cpu().reshape(-1, *spec.input_shape) for b in batches])
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
-    pixels = (normalised * std + mean).clamp(0, 1).float().contiguous()
+    pixels = (normalized * std + mean).clamp(0, 1).float().contiguous()
     about = {
         "cpu_seconds": cost.cpu_seconds,
         "wall_seconds": cost.wall_seconds,

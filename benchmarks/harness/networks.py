@@ -8,8 +8,8 @@ import torch
 from cifar_resnet import CifarResNet, load_resnet
 from torch import nn
 
-from mixmix import ModelSpec, Teacher
-from mixmix.zoo import build_model, load_model, load_spec
+from mixmix import Model, ModelSpec
+from mixmix.models import build_model, load_model, load_spec
 
 __all__ = ["fresh_network", "load_network", "load_target"]
 
@@ -35,9 +35,9 @@ def fresh_network(name: str, *, seed: int) -> nn.Module:
     return CifarResNet(int(name.removeprefix("resnet")))
 
 
-def load_target(weights_dir: Path) -> Teacher:
+def load_target(weights_dir: Path) -> Model:
     """The network that the images have to serve."""
-    return Teacher(*load_network("resnet20", weights_dir))
+    return Model(*load_network("resnet20", weights_dir))
 
 
 def _random(text: str) -> tuple[nn.Module, ModelSpec]:

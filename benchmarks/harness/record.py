@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mixmix.reporting import benchmark_record
-from mixmix.storage import read_json, write_json
+from mixmix.report import benchmark_record
+from mixmix.runtime.storage import read_json, write_json
 
 __all__ = ["Record"]
 

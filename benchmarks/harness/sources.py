@@ -11,10 +11,10 @@ import torch
 from harness import mct
 from harness.clocks import Cost, in_fresh_process, stopwatch
 from harness.networks import load_network
-from mixmix import SyntheticDataset, Zoo, generate, recipe, synthesize
-from mixmix.cifar10 import load_calibration_pack, load_cifar10
-from mixmix.seeding import generator
-from mixmix.storage import read_json, write_json
+from mixmix import ImageSet, Zoo, generate, recipe, synthesize
+from mixmix.demo.cifar10 import load_calibration_pack, load_cifar10
+from mixmix.runtime.seeding import generator
+from mixmix.runtime.storage import read_json, write_json
 
 __all__ = ["ZOOS", "Budget", "images_of"]
 
@@ -90,7 +90,7 @@ def _refined(network: str, budget: Budget, *, seed: int) -> Path:
 
 
 def _refine(network: str, before: Path, folder: Path, budget: Budget, seed: int) -> None:
-    start, settings = SyntheticDataset.load(before), recipe("refine")
+    start, settings = ImageSet.load(before), recipe("refine")
     zoo = Zoo.load([load_network(network, budget.weights_dir)])
     with stopwatch() as cost:
         synthesize(zoo, settings, seed=seed, start=start, out=folder)
@@ -119,7 +119,7 @@ def _add_generated(network: str, pixels: Path, folder: Path, budget: Budget, see
     zoo = Zoo.load([load_network(name, budget.weights_dir) for name in names])
     with stopwatch() as cost:
         generated = generate(zoo, num_images=budget.num_images, seed=seed)
-    SyntheticDataset.join([SyntheticDataset.load(pixels), generated]).save(folder)
+    ImageSet.join([ImageSet.load(pixels), generated]).save(folder)
     _write_total(folder, pixels, cost, generated=len(generated))
 
 
@@ -167,9 +167,9 @@ def _generate_with_mct(folder: Path, network: str, budget: Budget, seed: int) ->
     write_json(folder / "cost.json", read_json(path.with_suffix(".json")))
 
 
-def _as_dataset(images: torch.Tensor) -> SyntheticDataset:
+def _as_dataset(images: torch.Tensor) -> ImageSet:
     """Without labels, which post-training quantization does not look at."""
     count = len(images)
-    return SyntheticDataset(
+    return ImageSet(
         images, torch.zeros(count, dtype=torch.long), torch.zeros(count, 0), {"models": []}
     )

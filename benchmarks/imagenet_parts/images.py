@@ -1,4 +1,4 @@
-"""Labelled photographs of ImageNet, for evaluation alone."""
+"""Labeled photographs of ImageNet, for evaluation alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["load_photographs"]
 
 
 def load_photographs(folder: Path, side: int) -> tuple[Tensor, Tensor]:
-    """Every JPEG of a folder as EfficientNet sees it: bicubic resize, centre crop.
+    """Every JPEG of a folder as EfficientNet sees it: bicubic resize, center crop.
 
     Args:
         folder: names begin with the index of the class.

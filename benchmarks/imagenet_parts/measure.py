@@ -14,7 +14,7 @@ from pruning_parts.cells import is_structured
 from imagenet_parts.cells import SOURCES, TARGET, Cell, method_of
 from imagenet_parts.images import load_photographs
 from mixmix import (
-    SyntheticDataset,
+    ImageSet,
     Zoo,
     compress,
     evaluate,
@@ -22,7 +22,7 @@ from mixmix import (
     recipe,
     synthesize,
 )
-from mixmix.storage import read_json, read_tensors, write_json, write_tensors
+from mixmix.runtime.storage import read_json, read_tensors, write_json, write_tensors
 
 __all__ = ["Run", "float_row", "row_of"]
 
@@ -99,7 +99,7 @@ def _measure_float(run: Run, path: Path) -> None:
 
 def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
     target = Zoo.load([TARGET])[0]
-    data = SyntheticDataset.load(folder)
+    data = ImageSet.load(folder)
     method = method_of(cell, reconstruction=run.reconstruction, steps=run.steps)
     with stopwatch() as cost:
         compressed = compress(target, data, method, seed=cell.seed)

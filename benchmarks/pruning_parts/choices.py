@@ -20,10 +20,11 @@ from harness.networks import load_network
 from harness.record import Record
 from harness.sources import ZOOS, Budget, images_of
 
-from mixmix import Method, SyntheticDataset, Teacher, compress, seeding
-from mixmix.cifar10 import load_cifar10
-from mixmix.compression.divergence import mean_divergence, run_in_batches
-from mixmix.zoo.teacher import normalise
+from mixmix import ImageSet, Method, Model, compress
+from mixmix.compress.divergence import mean_divergence, run_in_batches
+from mixmix.demo.cifar10 import load_cifar10
+from mixmix.models.model import normalize
+from mixmix.runtime import seeding
 
 __all__ = ["Choice", "choice_parser", "compare"]
 
@@ -88,12 +89,12 @@ def compare(question: str, choices: Iterable[Choice], arguments: argparse.Namesp
 
 def _measure(row: dict[str, Any], method: Method, folder: Path, budget: Budget) -> dict[str, Any]:
     """A row, with what was measured."""
-    target = Teacher(*load_network(row["model"], budget.weights_dir))
+    target = Model(*load_network(row["model"], budget.weights_dir))
     photographs, _ = load_cifar10(budget.data, split="train")
     order = torch.randperm(len(photographs), generator=seeding.generator(0, "photographs"))
-    images = normalise(photographs[order[:_NUM_PHOTOGRAPHS]].float() / 255, target.spec)
+    images = normalize(photographs[order[:_NUM_PHOTOGRAPHS]].float() / 255, target.spec)
     with stopwatch() as cost:
-        compressed = compress(target, SyntheticDataset.load(folder), method, seed=row["seed"])
+        compressed = compress(target, ImageSet.load(folder), method, seed=row["seed"])
     wanted, found = (run_in_batches(m, images) for m in (target.model, compressed.model))
     measured = {
         "divergence": mean_divergence(wanted, found),

@@ -15,16 +15,16 @@ from harness.sources import ZOOS, Budget, images_of
 from mixmix import (
     Compressed,
     GeneratedImages,
-    SyntheticDataset,
-    Teacher,
+    ImageSet,
+    Model,
     Zoo,
     compress,
     evaluate,
     export,
 )
-from mixmix.cifar10 import load_cifar10
-from mixmix.cost import compare_latency_ms
-from mixmix.storage import read_json, write_json
+from mixmix.demo.cifar10 import load_cifar10
+from mixmix.runtime.storage import read_json, write_json
+from mixmix.runtimes.latency import compare_latency_ms
 from pruning_parts.cells import GENERATED, Cell, is_structured, method_of
 
 __all__ = ["row_of"]
@@ -57,8 +57,8 @@ def _fresh(cell: Cell, budget: Budget) -> GeneratedImages | None:
 
 
 def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
-    target = Teacher(*load_network(cell.network, budget.weights_dir))
-    data = SyntheticDataset.load(folder)
+    target = Model(*load_network(cell.network, budget.weights_dir))
+    data = ImageSet.load(folder)
     method = method_of(cell.setting, cell.recovery, fresh=_fresh(cell, budget))
     with stopwatch() as cost:
         compressed = compress(target, data, method, seed=cell.seed)

@@ -19,13 +19,13 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix import Compressed, ModelSpec, SyntheticDataset
-from mixmix.compression.method import Progress
-from mixmix.compression.pruning.sparsity import hold_masks
-from mixmix.compression.training.objective import kl_loss
-from mixmix.cost import count_macs
-from mixmix.seeding import generator
-from mixmix.zoo.teacher import normalise
+from mixmix import Compressed, ImageSet, ModelSpec
+from mixmix.compress.method import Progress
+from mixmix.compress.train.objective import kl_loss
+from mixmix.graph.costs import count_macs
+from mixmix.graph.masks import hold_masks
+from mixmix.models.model import normalize
+from mixmix.runtime.seeding import generator
 
 __all__ = ["PruneAndTrain"]
 
@@ -53,14 +53,14 @@ class PruneAndTrain:
     temperature: float = 4.0
 
     def apply(
-        self, model: Compressed, data: SyntheticDataset, *, seed: int, on_progress: Progress
+        self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
         if self.structured:
             student, masks = _without_channels(model.model, model.spec, 1 - self.removed), {}
         else:
             student = copy.deepcopy(model.model)
             masks = _without_small_weights(student, self.removed)
-        images = normalise(data.images, model.spec)
+        images = normalize(data.images, model.spec)
         self._train(student, model.model, images, masks, seed)
         settings: dict[str, Any] = {"method": "prune-and-train", "removed": self.removed}
         return Compressed(student, model.spec, settings=(settings,), masks=masks)

@@ -13,20 +13,20 @@ from harness.networks import load_network
 from harness.sources import Budget, images_of
 
 from mixmix import (
+    ImageSet,
     Method,
     MixedPrecision,
+    Model,
     Quantize,
     QuantizeAware,
-    SyntheticDataset,
-    Teacher,
     compress,
     estimate_accuracy,
     evaluate,
     export,
     measure_sensitivity,
 )
-from mixmix.cifar10 import load_cifar10
-from mixmix.storage import read_json, write_json
+from mixmix.demo.cifar10 import load_cifar10
+from mixmix.runtime.storage import read_json, write_json
 from quantization_parts.cells import Cell
 
 __all__ = ["row_of"]
@@ -56,14 +56,14 @@ def row_of(cell: Cell, budget: Budget) -> dict[str, Any]:
 
 
 def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[str, Any]:
-    target = Teacher(*load_network(cell.network, budget.weights_dir))
-    data = SyntheticDataset.load(folder)
+    target = Model(*load_network(cell.network, budget.weights_dir))
+    data = ImageSet.load(folder)
     with stopwatch() as cost:
         compressed = compress(target, data, _method(cell, target, data), seed=cell.seed)
     with TemporaryDirectory() as scratch:
         artifact = export(compressed, Path(scratch) / "model.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
-    estimate = estimate_accuracy(compressed, target, SyntheticDataset.load(held_out))
+    estimate = estimate_accuracy(compressed, target, ImageSet.load(held_out))
     return {
         "model": cell.network,
         "task": cell.task,
@@ -81,7 +81,7 @@ def _measure(cell: Cell, folder: Path, held_out: Path, budget: Budget) -> dict[s
     } | cost.rounded()
 
 
-def _method(cell: Cell, target: Teacher, data: SyntheticDataset) -> Method:
+def _method(cell: Cell, target: Model, data: ImageSet) -> Method:
     if cell.task == "qat":
         return QuantizeAware(Quantize(cell.setting, first_last_bits=None))
     if cell.task == "mixed":
@@ -93,7 +93,7 @@ def _method(cell: Cell, target: Teacher, data: SyntheticDataset) -> Method:
     return Quantize(cell.setting)
 
 
-def _uniform_size_bytes(bits: str, target: Teacher, data: SyntheticDataset) -> int:
+def _uniform_size_bytes(bits: str, target: Model, data: ImageSet) -> int:
     """Size of the network with these bits, but for its first and last layer."""
     table = measure_sensitivity(target, data, choices=(bits,), num_images=2, seed=0)
     return table.size_bytes({layer.name: next(iter(layer.divergence)) for layer in table.layers})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mixmix.storage import read_json, read_tensors
+from mixmix.runtime.storage import read_json, read_tensors
 from speed_parts.images import CLIPPED, KINDS, images_of, path_of
 from speed_parts.options import Options
 from speed_parts.quantized import quantized

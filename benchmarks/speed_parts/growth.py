@@ -11,7 +11,7 @@ from typing import Any
 from harness.clocks import in_fresh_process, peak_memory_mb, stopwatch
 
 from mixmix import SynthesisSettings, Zoo, synthesize
-from mixmix.zoo import load_model, load_spec
+from mixmix.models import load_model, load_spec
 from speed_parts.options import Options
 
 __all__ = ["rows"]
@@ -127,7 +127,7 @@ def _time(against: str, value: int, repeats: int, quick: bool) -> dict[str, floa
 
 
 def _peak_memory(against: str, value: int, quick: bool) -> dict[str, float]:
-    """Peak of a process that synthesises, and how much of it the synthesis added."""
+    """Peak of a process that synthesizes, and how much of it the synthesis added."""
     bare = peak_memory_mb()
     zoo = _zoo(against, value)
     loaded = peak_memory_mb()

@@ -12,10 +12,10 @@ from harness.clocks import Cost, in_fresh_process, stopwatch
 from harness.networks import load_network
 from torch import Tensor
 
-from mixmix import SyntheticDataset, Teacher, Zoo, recipe, synthesize
-from mixmix.cifar10 import load_calibration_pack
-from mixmix.storage import read_json, read_tensors, write_json, write_tensors
-from mixmix.zoo import bundled_members
+from mixmix import ImageSet, Model, Zoo, recipe, synthesize
+from mixmix.demo.bundled import bundled_members
+from mixmix.demo.cifar10 import load_calibration_pack
+from mixmix.runtime.storage import read_json, read_tensors, write_json, write_tensors
 from speed_parts.options import Options
 from speed_parts.peers import PEERS, generate
 
@@ -76,12 +76,12 @@ def path_of(kind: str, options: Options, *, seed: int, iterations: int | None = 
     return options.work / "images" / f"{kind}{steps}{count}-seed{seed}{quick}.safetensors"
 
 
-def as_dataset(path: Path, target: Teacher) -> SyntheticDataset:
+def as_dataset(path: Path, target: Model) -> ImageSet:
     """Images with the target's own labels, which quantization does not look at."""
     images = read_tensors(path)[0]["images"]
     with torch.no_grad():
         soft_labels = torch.cat([target(batch).softmax(1) for batch in images.split(256)])
-    return SyntheticDataset(images, soft_labels.argmax(1), soft_labels, {})
+    return ImageSet(images, soft_labels.argmax(1), soft_labels, {})
 
 
 def _clip(origin: Path, path: Path) -> None:

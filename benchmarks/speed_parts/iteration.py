@@ -14,9 +14,9 @@ import torch
 from harness.clocks import Worker, in_fresh_process
 from harness.networks import load_network
 
-from mixmix import SynthesisSettings, Teacher, Zoo, recipe, synthesize
-from mixmix.cost import count_macs
-from mixmix.zoo import bundled_members
+from mixmix import Model, SynthesisSettings, Zoo, recipe, synthesize
+from mixmix.demo.bundled import bundled_members
+from mixmix.graph.costs import count_macs
 from speed_parts.options import Options
 from speed_parts.plain_loop import invert_plainly
 
@@ -122,7 +122,7 @@ def _settings(batch_size: int, iterations: int) -> SynthesisSettings:
 
 @cache
 def _zoo(name: str, weights_dir: Path) -> Zoo:
-    return Zoo([Teacher(*load_network(name, weights_dir))])
+    return Zoo([Model(*load_network(name, weights_dir))])
 
 
 def _time_mixmix(name: str, weights_dir: Path, batch_size: int, short: int, long: int) -> float:

@@ -1,7 +1,7 @@
 """Peers with their published settings, as plain loops that go on where they were interrupted.
 
-Each method is written anew from what its paper and public code say it does. Images are optimised
-in the normalised space of the network and not clipped, as there.
+Each method is written anew from what its paper and public code say it does. Images are optimized
+in the normalized space of the network and not clipped, as there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import ModelSpec
-from mixmix.storage import read_tensors, write_tensors
+from mixmix.runtime.storage import read_tensors, write_tensors
 from speed_parts.plain_loop import observed_copy
 
 __all__ = ["PEERS", "DeepInversion", "Genie", "Peer", "ZeroQ", "generate"]
@@ -26,7 +26,7 @@ _EPSILON = 1e-6
 
 
 class Peer(ABC):
-    """One batch of images and all that its optimisation needs.
+    """One batch of images and all that its optimization needs.
 
     Attributes:
         batch_size: published number of images in a batch.
@@ -43,13 +43,13 @@ class Peer(ABC):
         self.schedulers: list[Any] = []
         self.modules: list[nn.Module] = []
         self.leaves: list[Tensor] = []
-        # The normalised images as they are now.
+        # The normalized images as they are now.
         self.images: Tensor
         self.prepare()
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what is optimised, and the optimisers."""
+        """Make what is optimized, and the optimizers."""
 
     @abstractmethod
     def step(self, iteration: int) -> None:
@@ -117,7 +117,7 @@ class ZeroQ(Peer):
 
     def prepare(self) -> None:
         noise = torch.randint(255, (self.count, *self.spec.input_shape)).float()
-        # The published start: close to grey.
+        # The published start: close to gray.
         self._start_from((noise - 127.5) / 5418.75, self.rate)
         self.schedulers = [_on_plateau(self.optimizers[0])]
 
@@ -204,7 +204,7 @@ def generate(
         if not path.exists():
             torch.manual_seed(1000 * seed + index)
             batch = kind(model, spec, count)
-            cost = _optimise(batch, iterations or kind.iterations, path.with_suffix(".state"))
+            cost = _optimize(batch, iterations or kind.iterations, path.with_suffix(".state"))
             about = {"cpu": str(cost.cpu_seconds), "wall": str(cost.wall_seconds)}
             write_tensors(path, {"images": batch.images}, about)
             path.with_suffix(".state").unlink(missing_ok=True)
@@ -216,7 +216,7 @@ def generate(
     return torch.cat(images) * std + mean, total
 
 
-def _optimise(batch: Peer, iterations: int, checkpoint: Path) -> Cost:
+def _optimize(batch: Peer, iterations: int, checkpoint: Path) -> Cost:
     """All steps; the cost includes what was done before an interruption."""
     done, total = 0, Cost()
     if checkpoint.exists():

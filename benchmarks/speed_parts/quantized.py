@@ -12,9 +12,9 @@ from harness.clocks import in_fresh_process, stopwatch
 from harness.networks import load_target
 
 from mixmix import Quantize, compress, evaluate, export
-from mixmix.cifar10 import load_cifar10
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.storage import read_json, sha256_of_file, write_json
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.demo.cifar10 import load_cifar10
+from mixmix.runtime.storage import read_json, sha256_of_file, write_json
 from speed_parts.images import as_dataset
 from speed_parts.options import Options
 

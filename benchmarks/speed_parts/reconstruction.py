@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.clocks import stopwatch
 
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.storage import read_json
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.runtime.storage import read_json
 from speed_parts.images import images_of
 from speed_parts.options import Options
 from speed_parts.quantized import quantized

@@ -1,51 +1,51 @@
 """Data-free compression of pretrained vision models by feature and data mixing.
 
-``ModelSpec`` -> ``Zoo`` -> ``synthesize`` -> ``SyntheticDataset`` -> ``compress`` -> ``export`` ->
+``ModelSpec`` -> ``Zoo`` -> ``synthesize`` -> ``ImageSet`` -> ``compress`` -> ``export`` ->
 ``evaluate``: every stage takes what the one before it gives.
 """
 
-from mixmix import openmp  # noqa: F401  (before anything that imports torch)
+from mixmix.runtime import openmp  # noqa: F401  (before anything that imports torch)
 
 # isort: split
-from mixmix import calibration, errors
-from mixmix.cifar10 import load_evaluation_pack
-from mixmix.compression.distillation.distill import Distill
-from mixmix.compression.method import Compressed, LayerRecord, Method, compress
-from mixmix.compression.pruning.prune import Prune
-from mixmix.compression.pruning.prune_blocks import PruneBlocks
-from mixmix.compression.pruning.prune_channels import PruneChannels
-from mixmix.compression.pruning.sparsity import Sparsity, sparsity_of
-from mixmix.compression.quantization.mixed_precision import MixedPrecision
-from mixmix.compression.quantization.quantize import Quantize
-from mixmix.compression.quantization.quantize_aware import QuantizeAware
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.compression.quantization.sensitivity import measure_sensitivity
-from mixmix.compression.quantization.sensitivity_table import SensitivityTable
-from mixmix.compression.recovery.batch_norm import ReestimateBatchNorm
-from mixmix.compression.recovery.features import ReconstructFeatures
-from mixmix.compression.recovery.fine_tuning import FineTune
-from mixmix.compression.recovery.recover import Recovery, recover
-from mixmix.compression.training.augmentation import Augmentation
-from mixmix.compression.training.fresh_images import FreshImages
-from mixmix.compression.training.generated_images import GeneratedImages
-from mixmix.compression.training.settings import TrainingSettings
-from mixmix.estimation import Estimate, estimate_accuracy
-from mixmix.evaluation import Evaluation, evaluate
-from mixmix.exporters import Artifact, export, load_sparse
+from mixmix import errors
+from mixmix._version import __version__
+from mixmix.compress.distill.distill import Distill
+from mixmix.compress.method import Compressed, LayerRecord, Method, compress
+from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
+from mixmix.compress.prune.channels.prune_channels import PruneChannels
+from mixmix.compress.prune.weights.prune import Prune
+from mixmix.compress.prune.weights.sparsity import Sparsity, sparsity_of
+from mixmix.compress.quantize.mixed_precision import MixedPrecision
+from mixmix.compress.quantize.quantize import Quantize
+from mixmix.compress.quantize.quantize_aware import QuantizeAware
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.compress.quantize.sensitivity import measure_sensitivity
+from mixmix.compress.quantize.sensitivity_table import SensitivityTable
+from mixmix.compress.recover.batch_norm import ReestimateBatchNorm
+from mixmix.compress.recover.features import ReconstructFeatures
+from mixmix.compress.recover.fine_tuning import FineTune
+from mixmix.compress.recover.recover import Recovery, recover
+from mixmix.compress.train.augmentation import Augmentation
+from mixmix.compress.train.fresh_images import FreshImages
+from mixmix.compress.train.generated_images import GeneratedImages
+from mixmix.compress.train.settings import TrainingSettings
+from mixmix.data import calibration
+from mixmix.demo.cifar10 import load_evaluation_pack
+from mixmix.evaluate.estimation import Estimate, estimate_accuracy
+from mixmix.evaluate.evaluation import Evaluation, evaluate
+from mixmix.export import Artifact, export, load_sparse
+from mixmix.models import Model, ModelSpec, Zoo
 from mixmix.synthesis import (
-    AmortisedSettings,
+    AmortizedSettings,
+    ImageSet,
     SynthesisSettings,
-    SyntheticDataset,
     generate,
     recipe,
     synthesize,
 )
-from mixmix.zoo import ModelSpec, Teacher, Zoo
-
-__version__ = "0.1.0"
 
 __all__ = [
-    "AmortisedSettings",
+    "AmortizedSettings",
     "Artifact",
     "Augmentation",
     "Compressed",
@@ -71,10 +71,11 @@ __all__ = [
     "SensitivityTable",
     "Sparsity",
     "SynthesisSettings",
-    "SyntheticDataset",
-    "Teacher",
+    "ImageSet",
+    "Model",
     "TrainingSettings",
     "Zoo",
+    "__version__",
     "calibration",
     "compress",
     "errors",

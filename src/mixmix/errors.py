@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CaptureError", "DataError", "ExportError", "InputError", "RankError"]
+__all__ = ["CaptureError", "DataError", "ExportError", "InputError", "RankError", "first_line"]
 
 
 class InputError(ValueError):
@@ -23,3 +23,8 @@ class ExportError(RuntimeError):
 
 class RankError(RuntimeError):
     """Another process of a distributed run stopped, so that this one cannot go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without its further lines; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

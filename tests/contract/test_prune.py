@@ -27,10 +27,10 @@ from mixmix import (
     compress,
     sparsity_of,
 )
-from mixmix.compression.pruning.sparsity import Pattern
-from mixmix.compression.quantization.quantized import QuantizedLayer
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
+from mixmix.graph.masks import Pattern
+from mixmix.graph.quantized import QuantizedLayer
 
 families = pytest.mark.parametrize("family", sorted(NETWORKS))
 RECOVERY = (
@@ -234,7 +234,7 @@ def test_zeros_stay_zeros_through_quantization(
         "W2A4",
         first_last_bits=4,
         symmetric_weights=not affine,
-        equalise=pattern == "2:4",
+        equalize=pattern == "2:4",
         reconstruction=FAST.reconstruction,
     )
     training = TrainingSettings(steps=4, batch_size=8, learning_rate=0.1)

@@ -19,10 +19,10 @@ from mixmix import (
     compress,
     export,
 )
-from mixmix.capture import capture
-from mixmix.compression.pruning.residual_blocks import find_residual_blocks, without_blocks
-from mixmix.cost import count_macs
 from mixmix.errors import InputError
+from mixmix.graph.capture import capture
+from mixmix.graph.costs import count_macs
+from mixmix.graph.residual import find_residual_blocks, without_blocks
 
 QUICK = (
     ReconstructFeatures(iterations=4, views=64),

@@ -23,13 +23,13 @@ from mixmix import (
     export,
     sparsity_of,
 )
-from mixmix.compression.pruning import channel_latency
-from mixmix.compression.quantization.quantized import QuantizedLayer
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.cost import count_macs
+from mixmix.compress.prune import channel_latency
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
-from mixmix.exporters.session import OnnxSession
-from mixmix.zoo.teacher import normalise
+from mixmix.graph.costs import count_macs
+from mixmix.graph.quantized import QuantizedLayer
+from mixmix.models.model import normalize
+from mixmix.runtimes.session import OnnxSession
 
 # Torch-Pruning takes a shuffle for an elementwise operation, which is found out.
 PRUNABLE = sorted(set(NETWORKS) - {"shuffle"})
@@ -48,7 +48,7 @@ def num_parameters(model: nn.Module) -> int:
 
 def logits(model: nn.Module, family: str) -> Tensor:
     with torch.no_grad():
-        out: Tensor = model(normalise(tiny_images().images, tiny_spec(family)))
+        out: Tensor = model(normalize(tiny_images().images, tiny_spec(family)))
     return out
 
 
@@ -133,7 +133,7 @@ def test_exports_to_a_file_that_agrees(
 ) -> None:
     compressed = pruned(family)
     artifact = export(compressed, tmp_path_factory.mktemp("onnx") / "pruned.onnx")
-    images = normalise(tiny_images().images, tiny_spec(family))
+    images = normalize(tiny_images().images, tiny_spec(family))
     torch.testing.assert_close(
         OnnxSession(artifact.path).run(images), logits(compressed.model, family), atol=1e-4, rtol=0
     )
@@ -177,7 +177,7 @@ def test_the_original_is_known_to_what_follows(family: str) -> None:
         method.apply(first, tiny_images(), seed=0, on_progress=lambda what, share: None)
         for method in (twice, then)
     ]
-    inputs = normalise(tiny_images().images, tiny_spec(family))
+    inputs = normalize(tiny_images().images, tiny_spec(family))
     whole = tiny_network(family)(inputs)
     for result in (first, *after):
         assert result.original is not None
@@ -203,7 +203,7 @@ def test_quantization_aware_training_learns_from_the_original() -> None:
             first = replace(first, original=None, kept_channels={})
         aware = QuantizeAware(Quantize("W4A4"), training, held_out=0)
         result = aware.apply(first, DATA, seed=0, on_progress=lambda what, share: None)
-        inputs = normalise(DATA.images, tiny_spec("residual"))
+        inputs = normalize(DATA.images, tiny_spec("residual"))
         return float(
             (result.model(inputs) - tiny_network("residual")(inputs)).detach().abs().mean()
         )
@@ -280,7 +280,7 @@ def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def sizes(paths: list[Path], **_: object) -> dict[str, float]:
         return {str(path): float(path.stat().st_size) for path in paths}
 
-    monkeypatch.setattr("mixmix.exporters.onnx.onnx_bytes", counted)
+    monkeypatch.setattr("mixmix.export.onnx.write.onnx_bytes", counted)
     monkeypatch.setattr(channel_latency, "compare_latency_ms", sizes)
     compressed = pruned("residual", max_macs=None, max_latency=0.7)
     assert 0.6 < compressed.settings[0]["latency_ratio"] <= 0.7

@@ -10,22 +10,23 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
 from torch import Tensor
 
-from mixmix import Compressed, Quantize, SyntheticDataset, compiled, compress, export
-from mixmix.compression.quantization.equalisation import ChannelLimit
-from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix import Compressed, ImageSet, Quantize, compress, export
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
-from mixmix.zoo.teacher import normalise
+from mixmix.graph.equalize import ChannelLimit
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.models.model import normalize
+from mixmix.runtime import compiled
 
 SETTINGS = ("W8A8", "W4A8", "W4A4", "W2A4")
 families = pytest.mark.parametrize("family", sorted(NETWORKS))
 
 
-def images(count: int = 32) -> SyntheticDataset:
+def images(count: int = 32) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(count, *INPUT_SHAPE, generator=generator)
     labels = torch.arange(count) % NUM_CLASSES
-    return SyntheticDataset(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
+    return ImageSet(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
 
 
 def quantized(family: str, bits: str, *, iterations: int = 5, **options: object) -> Compressed:
@@ -39,7 +40,7 @@ def quantized(family: str, bits: str, *, iterations: int = 5, **options: object)
 
 def logits(model: torch.nn.Module, family: str) -> Tensor:
     with torch.no_grad():
-        out: Tensor = model(normalise(images().images, tiny_spec(family)))
+        out: Tensor = model(normalize(images().images, tiny_spec(family)))
     return out
 
 
@@ -168,11 +169,11 @@ def test_networks_of_one_channel_may_view_their_features_as_rows() -> None:
     model = torch.nn.Sequential(*convolutions, Rows(), torch.nn.Linear(8 * 6 * 6, 16))
     model.extend([torch.nn.ReLU(), torch.nn.Linear(16, NUM_CLASSES)])
     spec = replace(tiny_spec("plain"), input_shape=(1, 10, 10), mean=(0.5,), std=(0.5,))
-    colour = images()
+    color = images()
     pixels = torch.rand(32, 1, 10, 10, generator=torch.Generator().manual_seed(0))
-    grey = SyntheticDataset(pixels, colour.labels, colour.soft_labels, {})
+    gray = ImageSet(pixels, color.labels, color.soft_labels, {})
     method = Quantize("W4A4", reconstruction=ReconstructionSettings(iterations=5, batch_size=8))
-    compressed = compress((model.eval(), spec), grey, method, seed=0)
+    compressed = compress((model.eval(), spec), gray, method, seed=0)
     assert [r.weight_bits for r in compressed.records] == [8, 4, 4, 8]
 
 
@@ -229,12 +230,12 @@ def test_every_loss_serves_every_family(family: str, loss: str) -> None:
 
 
 @families
-def test_equalised_and_corrected_networks_stay_close(family: str) -> None:
+def test_equalized_and_corrected_networks_stay_close(family: str) -> None:
     model = tiny_network(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     method = Quantize(
         "W8A8",
-        equalise=True,
+        equalize=True,
         correct_bias=True,
         reconstruction=ReconstructionSettings(iterations=5, batch_size=8),
     )
@@ -249,26 +250,26 @@ def test_equalised_and_corrected_networks_stay_close(family: str) -> None:
 
 
 def test_limits_of_channels_are_kept_by_the_file(tmp_path: Path) -> None:
-    compressed = quantized("depthwise", "W4A4", equalise=True)
+    compressed = quantized("depthwise", "W4A4", equalize=True)
     assert any(isinstance(module, ChannelLimit) for module in compressed.model.modules())
     artifact = export(compressed, tmp_path / "model.onnx", probe=images(64).images)
     assert artifact.agreement >= 98
 
 
 @pytest.mark.parametrize(
-    ("family", "options", "equalised"),
+    ("family", "options", "equalized"),
     [
         ("depthwise", {}, False),
         ("depthwise", {"per_channel": False}, True),
-        ("depthwise", {"per_channel": False, "equalise": False}, False),
-        ("depthwise", {"equalise": True}, True),
+        ("depthwise", {"per_channel": False, "equalize": False}, False),
+        ("depthwise", {"equalize": True}, True),
     ],
 )
-def test_layers_are_equalised_where_depthwise_ones_have_one_scale(
-    family: str, options: dict[str, bool], equalised: bool
+def test_layers_are_equalized_where_depthwise_ones_have_one_scale(
+    family: str, options: dict[str, bool], equalized: bool
 ) -> None:
     model = quantized(family, "W4A4", iterations=0, **options).model
-    assert any(isinstance(module, ChannelLimit) for module in model.modules()) == equalised
+    assert any(isinstance(module, ChannelLimit) for module in model.modules()) == equalized
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from tiny_networks import NETWORKS, tiny_network, tiny_spec
 from tiny_networks import tiny_images as images
 
 from mixmix import Compressed, Method, Quantize, compress, export
-from mixmix.compression.quantization.quantize_aware import QuantizeAware
-from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.compression.training.settings import TrainingSettings
+from mixmix.compress.quantize.quantize_aware import QuantizeAware
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.compress.train.settings import TrainingSettings
 from mixmix.errors import InputError
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 
 families = pytest.mark.parametrize("family", sorted(NETWORKS))
 

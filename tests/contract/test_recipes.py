@@ -9,9 +9,9 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
 from torch import nn
 
-from mixmix import SyntheticDataset, Teacher, Zoo, recipe, synthesize
+from mixmix import ImageSet, Model, Zoo, recipe, synthesize
 from mixmix.errors import InputError
-from mixmix.storage import sha256_of_tensors
+from mixmix.runtime.storage import sha256_of_tensors
 from mixmix.synthesis.settings import RECIPES
 
 SMALL = {"num_images": 6, "batch_size": 4, "iterations": 2}
@@ -22,7 +22,7 @@ def small(name: str) -> dict[str, int]:
     return {key: value for key, value in SMALL.items() if name != "noise" or key != "iterations"}
 
 
-def check(data: SyntheticDataset, channels: int = 3, num_classes: int = NUM_CLASSES) -> None:
+def check(data: ImageSet, channels: int = 3, num_classes: int = NUM_CLASSES) -> None:
     assert data.images.shape == (6, channels, *INPUT_SHAPE[1:])
     assert data.images.dtype == torch.float32
     assert torch.isfinite(data.images).all()
@@ -49,7 +49,7 @@ def test_every_recipe_serves_every_family(network: str, name: str, tmp_path: Pat
     check(data)
     again = synthesize(zoo, settings, seed=0)
     assert torch.equal(data.images, again.images)
-    assert torch.equal(SyntheticDataset.load(tmp_path).images, data.images)
+    assert torch.equal(ImageSet.load(tmp_path).images, data.images)
     assert sha256_of_tensors(teacher.model.state_dict()) == before
     hooks = [m._forward_hooks or m._forward_pre_hooks for m in teacher.model.modules()]
     assert not any(hooks)
@@ -64,7 +64,7 @@ def test_every_recipe_serves_a_zoo_of_all_families(name: str) -> None:
 @pytest.mark.parametrize("name", ["mixmix", "zeroq", "deepinversion"])
 def test_backbones_without_label_head(name: str) -> None:
     model = nn.Sequential(*list(tiny_network("plain"))[:-1])
-    backbone = Teacher(model, tiny_spec("plain", num_classes=0))
+    backbone = Model(model, tiny_spec("plain", num_classes=0))
     check(synthesize(Zoo([backbone]), recipe(name, **SMALL), seed=0), num_classes=0)
     both = Zoo([backbone, tiny_teacher("residual")])
     check(synthesize(both, recipe(name, **SMALL), seed=0))
@@ -76,11 +76,11 @@ def test_other_numbers_of_channels(channels: int) -> None:
     spec = tiny_spec(
         "plain", input_shape=[channels, 16, 16], mean=[0.5] * channels, std=[0.2] * channels
     )
-    data = synthesize(Zoo([Teacher(model, spec)]), recipe("mixmix", **SMALL), seed=0)
+    data = synthesize(Zoo([Model(model, spec)]), recipe("mixmix", **SMALL), seed=0)
     check(data, channels=channels)
 
 
 def test_members_of_different_resolution() -> None:
-    smaller = Teacher(tiny_network("residual"), tiny_spec("residual", input_shape=[3, 12, 10]))
+    smaller = Model(tiny_network("residual"), tiny_spec("residual", input_shape=[3, 12, 10]))
     zoo = Zoo([smaller, tiny_teacher("plain")])
     check(synthesize(zoo, recipe("mixmix", **SMALL), seed=0))

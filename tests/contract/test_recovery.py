@@ -19,9 +19,9 @@ from mixmix import (
     TrainingSettings,
     recover,
 )
-from mixmix.compression.recovery.fine_tuning import go_back_
+from mixmix.compress.recover.fine_tuning import go_back_
 from mixmix.errors import InputError
-from mixmix.zoo.teacher import normalise
+from mixmix.models.model import normalize
 
 families = pytest.mark.parametrize("family", sorted(NETWORKS))
 RECOVERIES: dict[str, Recovery] = {
@@ -44,7 +44,7 @@ def damaged(family: str) -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def error(student: nn.Module, family: str) -> float:
-    x = normalise(images().images, tiny_spec(family))
+    x = normalize(images().images, tiny_spec(family))
     with torch.no_grad():
         wanted, got = tiny_network(family)(x), student(x)
     return float((got - wanted).norm() / wanted.norm())
@@ -105,7 +105,7 @@ def test_statistics_keep_images_as_far_from_the_training_data_as_they_were() -> 
     student[0].weight.mul_(3)  # type: ignore[operator, union-attr]
     student[0].bias.mul_(3).add_(5)  # type: ignore[operator, union-attr]
     found = recover(student, teacher, images(), tiny_spec("plain"), ReestimateBatchNorm(), seed=0)
-    x = normalise(images().images, tiny_spec("plain"))
+    x = normalize(images().images, tiny_spec("plain"))
     assert torch.allclose(found(x), teacher(x), atol=1e-3)
 
 
@@ -174,7 +174,7 @@ def test_narrower_networks_recover(inner: Tensor, outer: Tensor, name: str, told
         kept_channels=kept if told else None,
         seed=0,
     )
-    x = normalise(images().images, tiny_spec("plain"))
+    x = normalize(images().images, tiny_spec("plain"))
     wanted = teacher(x)
     errors = [float((net(x) - wanted).norm()) for net in (student, found)]
     assert all(torch.isfinite(t).all() for t in found.state_dict().values())

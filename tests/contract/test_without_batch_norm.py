@@ -13,6 +13,7 @@ from mixmix import (
     Compressed,
     Distill,
     FineTune,
+    ImageSet,
     MixedPrecision,
     ModelSpec,
     Prune,
@@ -22,15 +23,14 @@ from mixmix import (
     ReconstructFeatures,
     ReconstructionSettings,
     ReestimateBatchNorm,
-    SyntheticDataset,
     TrainingSettings,
     compress,
     export,
 )
-from mixmix.compression.method import Method
-from mixmix.compression.quantization.quantized import QuantizedLayer
-from mixmix.exporters.profile import kernel_profile
-from mixmix.zoo.layer_norm_architectures import ConvNext, VisionTransformer
+from mixmix.compress.method import Method
+from mixmix.demo.layer_norm_architectures import ConvNext, VisionTransformer
+from mixmix.export.profile import kernel_profile
+from mixmix.graph.quantized import QuantizedLayer
 
 NAMES = ("vit", "convnext")
 networks = pytest.mark.parametrize("name", NAMES)
@@ -56,9 +56,9 @@ def spec(name: str) -> ModelSpec:
     return ModelSpec(name=name, source="module", num_classes=10, label_set="ten", **values)  # type: ignore[arg-type]
 
 
-def images(count: int = 32) -> SyntheticDataset:
+def images(count: int = 32) -> ImageSet:
     pixels = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return SyntheticDataset(pixels, torch.arange(count) % 10, torch.full((count, 10), 0.1), {})
+    return ImageSet(pixels, torch.arange(count) % 10, torch.full((count, 10), 0.1), {})
 
 
 def compressed(name: str, *methods: Method) -> Compressed:
@@ -77,7 +77,7 @@ def test_quantized_and_exported(name: str, bits: str, tmp_path: Path) -> None:
     layers = [m for m in network(name).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     integers = [m for m in model.model.modules() if isinstance(m, QuantizedLayer)]
     assert len(integers) == len(layers)
-    artifact = export(model, tmp_path / "m.onnx", probe=images().images, optimise_for="speed")
+    artifact = export(model, tmp_path / "m.onnx", probe=images().images, optimize_for="speed")
     assert artifact.agreement >= 90
     profile = kernel_profile(artifact.path, runs=1)
     assert all(node.kind in ("MatMul", "FusedMatMul") for node in profile.float_layers)
@@ -102,7 +102,7 @@ def test_records_say_why_something_stays_in_floats(name: str) -> None:
     [
         Prune(0.5, between=(), recovery=RECOVERY),
         PruneChannels(max_macs=0.7, num_images=8, recovery=RECOVERY),
-        quantize("W4A8", equalise=True, correct_bias=True),
+        quantize("W4A8", equalize=True, correct_bias=True),
         MixedPrecision(max_size_ratio=0.25, num_images=8, quantize=quantize("W8A8")),
         QuantizeAware(quantize("W4A4"), training=TRAINING, held_out=4),
     ],

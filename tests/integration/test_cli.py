@@ -198,7 +198,7 @@ ONE = "synthesize --iterations 1 --num-images 4 --batch-size 4 --out x --zoo "
 QUANTIZE = "quantize -m small.json --data images "
 BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "unknown-network": (nothing, ONE + "bundled:nope", "nope"),
-    "unknown-of-the-catalogue": (nothing, ONE + "imagenet:lenet", "efficientnet_lite0"),
+    "unknown-of-the-catalog": (nothing, ONE + "imagenet:lenet", "efficientnet_lite0"),
     "no-such-graph": (nothing, ONE + "absent.onnx", "absent.onnx"),
     "graph-with-weights": (nothing, ONE + "absent.pt2@w.safetensors", "absent.pt2"),
     "no-spec-file": (nothing, ONE + "absent.json", "absent.json"),

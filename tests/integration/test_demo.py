@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mixmix import SyntheticDataset, recipe
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.demo import run_demo
-from mixmix.zoo import bundled_members
+from mixmix import ImageSet, recipe
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.demo.bundled import bundled_members
+from mixmix.demo.demo import run_demo
 
 
 @pytest.mark.skipif(len(bundled_members()) < 2, reason="fewer than two bundled networks")
@@ -41,7 +41,7 @@ def test_demo_writes_everything_it_promises(compare: bool, tmp_path: Path) -> No
     assert rows[1]["model"] not in rows[1]["zoo"]
     assert rows[1]["agreement"] > 90
     assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert len(SyntheticDataset.load(tmp_path / "images")) == 40
+    assert len(ImageSet.load(tmp_path / "images")) == 40
     assert "<svg" in (tmp_path / "index.html").read_text()
     assert (tmp_path / "contact-sheet.png").exists()
     assert len(list((tmp_path / "models").glob("*.onnx"))) == len(rows)

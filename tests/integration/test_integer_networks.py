@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import Compressed, Quantize, compress, export
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.exporters.profile import kernel_profile
-from mixmix.exporters.session import OnnxSession
-from mixmix.zoo.teacher import normalise
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.export.profile import kernel_profile
+from mixmix.models.model import normalize
+from mixmix.runtimes.session import OnnxSession
 
 DATA = tiny_images(40)
 # What is left of floats where everything has an integer kernel: images in, logits out.
@@ -115,7 +115,7 @@ def quantized(name: str, bits: str) -> Compressed:
 
 def exported(name: str, bits: str, path: Path) -> Compressed:
     model = quantized(name, bits)
-    artifact = export(model, path, probe=DATA.images, optimise_for="speed")
+    artifact = export(model, path, probe=DATA.images, optimize_for="speed")
     assert artifact.agreement >= 97
     return model
 
@@ -137,9 +137,9 @@ def test_networks_run_as_integers(name: str, bits: str, tmp_path: Path) -> None:
 def test_openvino_computes_the_same(name: str, bits: str, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     model = exported(name, bits, tmp_path / "m.onnx")
-    images = normalise(DATA.images, model.spec)
+    images = normalize(DATA.images, model.spec)
     compiled = openvino.compile_model(openvino.Core().read_model(tmp_path / "m.onnx"), "CPU")
     got = torch.from_numpy(compiled(images.numpy())[0])
     wanted = OnnxSession(tmp_path / "m.onnx").run(images)
-    centred = wanted - wanted.mean(1, keepdim=True)
-    assert (got - wanted).norm() < 0.1 * centred.norm()
+    centered = wanted - wanted.mean(1, keepdim=True)
+    assert (got - wanted).norm() < 0.1 * centered.norm()

@@ -16,8 +16,8 @@ import json, sys, threading, time
 from pathlib import Path
 import torch
 from torchvision.models import resnet18
-from mixmix import ModelSpec, Quantize, SyntheticDataset, Teacher, compress
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix import ModelSpec, Quantize, ImageSet, Model, compress
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 
 def anonymous_gib():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -30,10 +30,10 @@ spec = ModelSpec.from_dict({
     "name": "resnet18", "source": "module", "input_shape": (3, 224, 224), "mean": (0.5,) * 3,
     "std": (0.25,) * 3, "num_classes": 1000, "label_set": "imagenet",
 })
-teacher = Teacher(resnet18().eval(), spec)
+teacher = Model(resnet18().eval(), spec)
 images = torch.rand(num_images, 3, 224, 224)
 labels = torch.zeros(num_images, dtype=torch.int64)
-data = SyntheticDataset(images, labels, torch.full((num_images, 1000), 1e-3), {})
+data = ImageSet(images, labels, torch.full((num_images, 1000), 1e-3), {})
 before = peak = anonymous_gib()
 def watch():
     global peak

@@ -12,32 +12,32 @@ from torch import Tensor, nn
 
 from mixmix import (
     Compressed,
+    ImageSet,
     ModelSpec,
     PruneChannels,
     Quantize,
     ReconstructFeatures,
     ReestimateBatchNorm,
-    SyntheticDataset,
     Zoo,
     compress,
     evaluate,
     export,
     load_evaluation_pack,
 )
-from mixmix.cifar10 import load_calibration_pack
-from mixmix.compression.divergence import mean_divergence
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.zoo.teacher import normalise
+from mixmix.compress.divergence import mean_divergence
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.demo.cifar10 import load_calibration_pack
+from mixmix.models.model import normalize
 
 NUM_CLASSES = 10
 bundled = pytest.mark.parametrize("name", ["resnet", "mobilenetv2", "vgg", "vovnet"])
 
 
-def data(count: int = 64) -> SyntheticDataset:
+def data(count: int = 64) -> ImageSet:
     """Training images in place of synthetic ones, with labels that nothing here looks at."""
     labels = torch.zeros(count, dtype=torch.long)
     soft = torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES)
-    return SyntheticDataset(load_calibration_pack()[:count], labels, soft, {})
+    return ImageSet(load_calibration_pack()[:count], labels, soft, {})
 
 
 def pruned(name: str, *more: Quantize, **options: object) -> Compressed:
@@ -71,7 +71,7 @@ def test_exported_programs_are_read_by_pytorch_alone(tmp_path: Path) -> None:
 def test_what_is_left_is_quantized_in_the_same_call(name: str, bits: str, largest: float) -> None:
     quantize = Quantize(bits, reconstruction=ReconstructionSettings(iterations=20))
     compressed = pruned(name, quantize)
-    images = normalise(data().images, compressed.spec)
+    images = normalize(data().images, compressed.spec)
     with torch.no_grad():
         wanted, found = pruned(name).model(images), compressed.model(images)
     assert mean_divergence(wanted, found) < largest
@@ -89,7 +89,7 @@ def test_statistics_of_what_is_left_are_measured_anew() -> None:
 def divergence_after(name: str, images: Tensor, **options: object) -> float:
     """Of the pruned network from what it was."""
     teacher = Zoo.load([f"bundled:{name}"])[0]
-    x = normalise(images, teacher.spec)
+    x = normalize(images, teacher.spec)
     with torch.no_grad():
         return mean_divergence(teacher.model(x), pruned(name, **options).model(x))
 

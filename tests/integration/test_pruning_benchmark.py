@@ -5,7 +5,7 @@ import torch
 from tiny_networks import tiny_images, tiny_teacher
 
 from mixmix import PruneChannels, Quantize, compress
-from mixmix.cost import count_macs
+from mixmix.graph.costs import count_macs
 
 pytestmark = pytest.mark.usefixtures("importable_benchmarks")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import mixmix
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.zoo import bundled_names
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.demo.bundled import bundled_names
 
 README = Path(__file__).parents[2] / "README.md"
 

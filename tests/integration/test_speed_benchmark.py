@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix import ModelSpec, Teacher, recipe
-from mixmix.storage import read_json
-from mixmix.synthesis.terms import bn_statistics_loss, total_variation_loss
-from mixmix.zoo.teacher import normalise
+from mixmix import Model, ModelSpec, recipe
+from mixmix.models.model import normalize
+from mixmix.runtime.storage import read_json
+from mixmix.synthesis.terms.terms import bn_statistics_loss, total_variation_loss
 
 pytestmark = pytest.mark.usefixtures("importable_benchmarks")
 SPEC = ModelSpec("net", "module", (3, 8, 8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 4)
@@ -38,9 +38,9 @@ def test_the_plain_loop_has_the_losses_of_the_engine(network):
 
     images = torch.rand(16, *SPEC.input_shape)
     observed, hooks = observed_copy(network)
-    observed(normalise(images, SPEC))
+    observed(normalize(images, SPEC))
     distance = sum(hook.distance() for hook in hooks)
-    expected = bn_statistics_loss(Teacher(network, SPEC).observe(images).statistics)
+    expected = bn_statistics_loss(Model(network, SPEC).observe(images).statistics)
     torch.testing.assert_close(distance, expected)
     torch.testing.assert_close(_total_variation(images), total_variation_loss(images))
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from mixmix import ModelSpec, Quantize, ReconstructionSettings, SyntheticDataset, compress, export
-from mixmix.compression.quantization.quantized import QuantizedLayer
-from mixmix.exporters.profile import kernel_profile
+from mixmix import ImageSet, ModelSpec, Quantize, ReconstructionSettings, compress, export
+from mixmix.export.profile import kernel_profile
+from mixmix.graph.quantized import QuantizedLayer
 
 MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "vit_tiny_patch16_224": (32, {"img_size": 32, "embed_dim": 48, "depth": 2}),
@@ -41,7 +41,7 @@ def test_networks_of_timm(name: str, tmp_path: Path) -> None:
         num_classes=10,
     )
     pixels = torch.rand(32, 3, side, side, generator=torch.Generator().manual_seed(0))
-    data = SyntheticDataset(pixels, torch.arange(32) % 10, torch.full((32, 10), 0.1), {})
+    data = ImageSet(pixels, torch.arange(32) % 10, torch.full((32, 10), 0.1), {})
     method = Quantize(
         "W4A8", views=0, reconstruction=ReconstructionSettings(iterations=2, batch_size=8)
     )
@@ -49,7 +49,7 @@ def test_networks_of_timm(name: str, tmp_path: Path) -> None:
     assert any(isinstance(module, QuantizedLayer) for module in compressed.model.modules())
     skipped = {record.kind for record in compressed.records if record.action == "skipped"}
     assert not skipped & {"Linear", "Conv2d"}
-    artifact = export(compressed, tmp_path / "m.onnx", probe=pixels, optimise_for="speed")
+    artifact = export(compressed, tmp_path / "m.onnx", probe=pixels, optimize_for="speed")
     assert artifact.agreement >= 85
     floats = kernel_profile(artifact.path, runs=1).float_layers
     assert {node.kind for node in floats} <= {"MatMul", "FusedMatMul"}

@@ -18,8 +18,8 @@ from torchrun_programs import (
     trained_weights,
 )
 
-from mixmix import SyntheticDataset, Zoo, recipe, synthesize
-from mixmix.machine import usable_cpus
+from mixmix import ImageSet, Zoo, recipe, synthesize
+from mixmix.runtime.machine import usable_cpus
 
 PROGRAMS = torchrun_programs.__file__
 
@@ -76,7 +76,7 @@ def test_lost_process_leaves_its_shards_to_the_next_run(tmp_path: Path) -> None:
     left = contents(tmp_path / "lost")
     assert "shard-00001.json" in left and "shard-00003.json" not in left
     finished = len(list((tmp_path / "lost").glob("shard-*.json")))
-    assert len(SyntheticDataset.load(tmp_path / "lost")) == 4 * finished
+    assert len(ImageSet.load(tmp_path / "lost")) == 4 * finished
     written = (tmp_path / "lost" / "shard-00001.safetensors").stat().st_mtime_ns
     for out in ("lost", "whole"):
         synthesize(tiny_zoo(), SETTINGS, seed=1, out=tmp_path / out, threads=THREADS)

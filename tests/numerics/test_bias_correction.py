@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from mixmix.compression.activation_store import ActivationStore
-from mixmix.compression.quantization.bias_correction import correct_biases
-from mixmix.compression.quantization.calibration import learnable_units
-from mixmix.compression.quantization.learnable import LearnableLayer, Phase, set_phase
-from mixmix.compression.quantization.quantized import QuantizedLayer
-from mixmix.compression.units import Unit
+from mixmix.compress.activation_store import ActivationStore
+from mixmix.compress.quantize.bias_correction import correct_biases
+from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.quantize.learnable import LearnableLayer, Phase, set_phase
+from mixmix.graph.quantized import QuantizedLayer
+from mixmix.graph.units import Unit
 
 STORE = ActivationStore(1.0, batch_size=7, device=torch.device("cpu"))
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixmix.compression.quantization.bit_allocation import Budget, allocate_bits
-from mixmix.compression.quantization.bits import parse_bits
-from mixmix.compression.quantization.sensitivity_table import LayerSensitivity, SensitivityTable
+from mixmix.compress.quantize.bit_allocation import Budget, allocate_bits
+from mixmix.compress.quantize.bits import parse_bits
+from mixmix.compress.quantize.sensitivity_table import LayerSensitivity, SensitivityTable
 from mixmix.errors import InputError
 
 CHOICES = ("W2A4", "W2A8", "W4A8", "W8A8")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixmix.compression.pruning.channel_allocation import (
+from mixmix.compress.prune.channels.allocation import (
     keep_least_harm,
     keep_uniform,
     kept_options,

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixmix.compression.divergence import mean_divergence
-from mixmix.compression.pruning.channel_covariance import read_covariances, ridge_by_halves
-from mixmix.compression.pruning.channel_discovery import find_groups
-from mixmix.compression.pruning.channel_importance import (
+from mixmix.compress.divergence import mean_divergence
+from mixmix.compress.prune.channels.covariance import read_covariances, ridge_by_halves
+from mixmix.compress.prune.channels.discovery import find_groups
+from mixmix.compress.prune.channels.importance import (
     bn_scale_importance,
     magnitude_importance,
     taylor_importance,
 )
-from mixmix.compression.pruning.channel_removal import silence_channels_
+from mixmix.compress.prune.channels.removal import silence_channels_
 
 IMAGES = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

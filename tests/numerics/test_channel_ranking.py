@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compression.pruning.channel_ranking import (
+from mixmix.compress.prune.channels.ranking import (
     Ranking,
     rank_by_scores,
     rank_with_compensation,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compiled import has_compiler
-from mixmix.compression.quantization.dropping import fake_quantize, mix_inputs
+from mixmix.compress.quantize.dropping import fake_quantize, mix_inputs
+from mixmix.runtime.compiled import has_compiler
 
 needs_numba = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -27,14 +27,14 @@ def plain(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
 @needs_numba
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("bits", "zero_point"), [(2, 0.0), (4, 7.0), (8, 0.0)])
-@pytest.mark.parametrize("keep_probability", [1.0, 0.3])
+@pytest.mark.parametrize("quantize_prob", [1.0, 0.3])
 def test_one_pass_gives_the_values_and_gradients_of_the_plain_version(
-    layout: torch.memory_format, bits: int, zero_point: float, keep_probability: float
+    layout: torch.memory_format, bits: int, zero_point: float, quantize_prob: float
 ) -> None:
     x = draw(6, 5, 17, 13).contiguous(memory_format=layout).requires_grad_(True)
     scale = torch.tensor(0.21, requires_grad=True)
     zero = torch.tensor(zero_point)
-    out = fake_quantize(x, scale, zero, bits, keep_probability=keep_probability)
+    out = fake_quantize(x, scale, zero, bits, quantize_prob=quantize_prob)
     assert out.stride() == x.stride()
     # A layout of the gradient that is not that of the values must not matter.
     gradient = draw(6, 5, 17, 13, seed=1)
@@ -45,7 +45,7 @@ def test_one_pass_gives_the_values_and_gradients_of_the_plain_version(
     kept = (out != x).detach()
     assert torch.allclose(out[kept], quantized[kept], atol=1e-6)
     share = float(kept.float().mean())
-    assert abs(share - keep_probability) < 0.03
+    assert abs(share - quantize_prob) < 0.03
     torch.where(kept, quantized, x).backward(gradient)
     assert found[0] is not None and found[1] is not None
     assert x.grad is not None and scale.grad is not None
@@ -57,7 +57,7 @@ def test_the_output_may_be_overwritten() -> None:
     def gradients(*, in_place: bool) -> tuple[Tensor, Tensor]:
         torch.manual_seed(0)
         x, scale = draw(4000).requires_grad_(True), torch.tensor(0.3, requires_grad=True)
-        out = fake_quantize(x, scale, torch.tensor(3.0), 3, keep_probability=0.5)
+        out = fake_quantize(x, scale, torch.tensor(3.0), 3, quantize_prob=0.5)
         out = out.add_(1.0) if in_place else out + 1.0
         out.square().sum().backward()
         assert x.grad is not None and scale.grad is not None
@@ -71,9 +71,7 @@ def test_the_output_may_be_overwritten() -> None:
 def test_the_generator_decides_what_is_dropped() -> None:
     def dropped(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return fake_quantize(
-            draw(1000), torch.tensor(0.3), torch.tensor(8.0), 4, keep_probability=0.5
-        )
+        return fake_quantize(draw(1000), torch.tensor(0.3), torch.tensor(8.0), 4, quantize_prob=0.5)
 
     with torch.random.fork_rng():
         assert torch.equal(dropped(3), dropped(3))
@@ -85,16 +83,16 @@ def test_mixed_inputs_come_from_both(layout: torch.memory_format) -> None:
     first = torch.zeros(9, 4, 11, 12).contiguous(memory_format=layout)
     second = torch.arange(1.0, 10).view(-1, 1, 1, 1).expand(9, 4, 11, 12)
     chosen = torch.tensor([7, 0, 7, 3])
-    mixed = mix_inputs(first, second, chosen, keep_probability=0.25)
+    mixed = mix_inputs(first, second, chosen, quantize_prob=0.25)
     taken = mixed > 0
     rows = (chosen + 1.0).view(-1, 1, 1, 1).expand_as(mixed)
     assert torch.equal(mixed[taken], rows[taken])
     # Five standard deviations of the mean of as many coins.
     assert abs(float(taken.float().mean()) - 0.25) < 5 * (0.25 * 0.75 / mixed.numel()) ** 0.5
     assert not torch.equal(taken[0], taken[2])
-    # Neighbours are drawn for themselves, in both directions.
+    # Neighbors are drawn for themselves, in both directions.
     for shift in ((1, 0), (0, 1)):
         pairs = taken & taken.roll(shift, dims=(2, 3))
         assert abs(float(pairs.float().mean()) - 0.0625) < 0.03
-    everything = mix_inputs(first, second, chosen, keep_probability=1.0)
+    everything = mix_inputs(first, second, chosen, quantize_prob=1.0)
     assert torch.equal(everything, second[chosen])

@@ -1,4 +1,4 @@
-"""Cross-layer equalisation against the equations of Nagel et al. 2019."""
+"""Cross-layer equalization against the equations of Nagel et al. 2019."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, nn
 
-from mixmix.capture import capture, fold_batch_norms
-from mixmix.compression.quantization.equalisation import (
+from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.equalize import (
     ChannelLimit,
-    equalise_layers,
-    equalising_factors,
+    equalize_layers,
+    equalizing_factors,
 )
 
 
@@ -47,7 +47,7 @@ def test_ranges_are_the_geometric_mean_afterwards(groups: int) -> None:
     second = nn.Conv2d(6, 12, 3, groups=groups).requires_grad_(False)
     uneven(nn.Sequential(first, second))
     r1, r2 = first.weight.abs().amax((1, 2, 3)), torch.tensor(input_ranges(second))
-    s = equalising_factors(first.weight, second.weight, groups=groups)
+    s = equalizing_factors(first.weight, second.weight, groups=groups)
     assert torch.allclose(r1 / s, (r1 * r2).sqrt())  # equation 11: r1 / s = r2 s
     assert torch.allclose(r2 * s, (r1 * r2).sqrt())
 
@@ -55,7 +55,7 @@ def test_ranges_are_the_geometric_mean_afterwards(groups: int) -> None:
 def test_dead_channels_stay() -> None:
     first, second = draw(3, 2), draw(4, 3, seed=1)
     first[0], second[:, 1] = 0, 0
-    assert equalising_factors(first, second)[:2].tolist() == [1, 1]
+    assert equalizing_factors(first, second)[:2].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Identity, nn.PReLU])
@@ -66,7 +66,7 @@ def test_depthwise_between_pointwise_layers(activation: type[nn.Module]) -> None
     )
     x = 5 * draw(4, *INPUT_SHAPE)
     graph_module = capture(model, x)
-    assert equalise_layers(graph_module, x, depthwise_only=True) == [("0", "2"), ("2", "5")]
+    assert equalize_layers(graph_module, x, depthwise_only=True) == [("0", "2"), ("2", "5")]
     torch.testing.assert_close(graph_module(x), model(x), rtol=1e-4, atol=1e-4)
     first, middle, last = (graph_module.get_submodule(name) for name in ("0", "2", "5"))
     ranges = [first.weight.abs().amax((1, 2, 3)), torch.tensor(input_ranges(middle))]
@@ -83,7 +83,7 @@ def test_every_family_gives_the_same_outputs(family: str) -> None:
     example = draw(4, *INPUT_SHAPE)
     graph_module = capture(model, example)
     fold_batch_norms(graph_module, example)
-    pairs = equalise_layers(graph_module, example, depthwise_only=False)
+    pairs = equalize_layers(graph_module, example, depthwise_only=False)
     other = draw(8, *INPUT_SHAPE, seed=5)
     torch.testing.assert_close(graph_module(other), model(other), rtol=1e-3, atol=1e-4)
     # All that a dense block makes is used twice; shuffling and gates stand between the others.
@@ -97,7 +97,7 @@ def test_every_family_gives_the_same_outputs(family: str) -> None:
 def test_other_activations_separate_layers(between: nn.Module) -> None:
     model = uneven(nn.Sequential(nn.Conv2d(3, 6, 1), between, nn.Conv2d(6, 5, 1)))
     x = draw(4, *INPUT_SHAPE)
-    assert equalise_layers(capture(model, x), x, depthwise_only=False) == []
+    assert equalize_layers(capture(model, x), x, depthwise_only=False) == []
 
 
 def test_what_others_see_stays() -> None:
@@ -111,4 +111,4 @@ def test_what_others_see_stays() -> None:
             return x + self.second(x)
 
     model, x = uneven(Branch()), draw(4, *INPUT_SHAPE)
-    assert equalise_layers(capture(model, x), x, depthwise_only=False) == []
+    assert equalize_layers(capture(model, x), x, depthwise_only=False) == []

@@ -8,11 +8,11 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network, tiny_spec, tiny_t
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix import Teacher
-from mixmix.compiled import has_compiler
-from mixmix.zoo.fused import FusedBatchNorm, FusedNetwork
-from mixmix.zoo.hooked import HookedNetwork
-from mixmix.zoo.observation import Observation
+from mixmix import Model
+from mixmix.models.fused import FusedBatchNorm, FusedNetwork
+from mixmix.models.hooked import HookedNetwork
+from mixmix.models.observation import Observation
+from mixmix.runtime.compiled import has_compiler
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 
@@ -142,7 +142,7 @@ def test_sequences_are_observed_in_the_plain_way() -> None:
         nn.Conv2d(3, 6, 3), nn.Flatten(2), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(1)
     )
     model.append(nn.Linear(6 * 14 * 14, 4))
-    teacher = Teacher(model, tiny_spec("plain"))
+    teacher = Model(model, tiny_spec("plain"))
     assert isinstance(teacher._network_at(1.0), HookedNetwork)
     assert len(teacher.observe(torch.rand(2, *INPUT_SHAPE)).statistics) == 1
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix import compiled
-from mixmix.compression.activation_store import ActivationStore
-from mixmix.compression.quantization.importance import fisher_directions, measure_importance
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings, loss_gradient
+from mixmix.compress.activation_store import ActivationStore
+from mixmix.compress.divergence import fisher_directions
+from mixmix.compress.quantize.importance import measure_importance
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings, loss_gradient
 from mixmix.errors import InputError
+from mixmix.runtime import compiled
 
 CLASSES = 3
 

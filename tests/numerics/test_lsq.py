@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixmix.compression.quantization.learnable import LearnableActivation, LearnableLayer, Phase
-from mixmix.compression.quantization.lsq import (
+from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer, Phase
+from mixmix.compress.quantize.lsq import (
     StepSizeActivation,
     StepSizeLayer,
     quantize_weight,
     scale_gradient,
 )
-from mixmix.compression.quantization.quantizers import WeightGrid, search_weight_grid
+from mixmix.compress.quantize.quantizers import WeightGrid, search_weight_grid
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -115,7 +115,7 @@ def test_gradient_of_the_scale_is_divided_by_its_number_of_weights() -> None:
 
 
 def test_activations_learn_their_step_size() -> None:
-    learned = LearnableActivation(3, keep_probability=0.5)
+    learned = LearnableActivation(3, quantize_prob=0.5)
     learned.set_range(draw(1000).relu())
     trained = StepSizeActivation(learned)
     x = draw(4, 5, 6, 6, seed=1).relu().requires_grad_(True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix.synthesis.mixing import Boxes, draw_boxes, mix_images
+from mixmix.data.mixing import Boxes, draw_boxes, mix_images
 
 
 def images(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

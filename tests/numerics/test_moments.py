@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixmix.zoo.moments import channel_moments
+from mixmix.models.moments import channel_moments
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 7), (6, 4, 5, 3), (2, 1, 1, 1)])

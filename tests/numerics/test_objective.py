@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compression.training.objective import feature_loss, kl_loss
+from mixmix.compress.train.objective import feature_loss, kl_loss
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -24,9 +24,9 @@ def test_gradient_of_the_kl_keeps_its_size_when_logits_are_soft() -> None:
     # Hinton et al. 2015, section 2.1: T**2 holds it near (student - teacher) / K for large T.
     student, teacher = draw(1, 6, seed=0).requires_grad_(True), draw(1, 6, seed=1)
     kl_loss(student, teacher, temperature=1000.0).backward()
-    centred = [logits - logits.mean() for logits in (student.detach(), teacher)]
+    centered = [logits - logits.mean() for logits in (student.detach(), teacher)]
     assert student.grad is not None
-    torch.testing.assert_close(student.grad, (centred[0] - centred[1]) / 6, rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(student.grad, (centered[0] - centered[1]) / 6, rtol=0.01, atol=1e-3)
 
 
 def test_features_count_relative_to_their_size() -> None:

@@ -5,11 +5,11 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_teacher
 from torch import nn
 
-from mixmix import SynthesisSettings, Teacher, Zoo
-from mixmix.synthesis.objective import losses_of
+from mixmix import Model, SynthesisSettings, Zoo
+from mixmix.models.observation import BatchNormStatistics
+from mixmix.synthesis.losses import losses_of
 from mixmix.synthesis.parts import joined_statistics, observe_in_parts
-from mixmix.synthesis.terms import patch_entropy
-from mixmix.zoo.observation import BatchNormStatistics
+from mixmix.synthesis.terms.terms import patch_entropy
 
 
 def test_statistics_of_parts_make_those_of_the_whole() -> None:
@@ -72,7 +72,7 @@ class Tokens(nn.Module):
 
 def test_entropies_of_patches_are_those_of_the_whole_batch() -> None:
     torch.manual_seed(0)
-    teacher = Teacher(Tokens(), tiny_teacher("plain").spec)
+    teacher = Model(Tokens(), tiny_teacher("plain").spec)
     images = torch.rand(5, *INPUT_SHAPE)
     whole = observe_in_parts(teacher, images, patches=True)
     pieces = observe_in_parts(teacher, images.requires_grad_(), part=2, patches=True)

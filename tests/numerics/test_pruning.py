@@ -8,9 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mixmix.compression.layer_moments import grouped_rows, layer_columns, measure_moments
-from mixmix.compression.pruning.obs import prune_rows
-from mixmix.compression.pruning.sparsity import (
+from mixmix.compress.prune.weights.allocation import (
+    allocate_by_harm,
+    allocate_by_rank,
+    lamp_scores,
+)
+from mixmix.compress.prune.weights.obs import prune_rows
+from mixmix.compress.prune.weights.sparsity import sparsity_of
+from mixmix.compress.recover.masked_least_squares import masked_least_squares
+from mixmix.export.sparse import _from_gaps, _to_gaps
+from mixmix.graph.layer_moments import grouped_rows, layer_columns, measure_moments
+from mixmix.graph.masks import (
     Pattern,
     as_rows,
     from_rows,
@@ -18,15 +26,7 @@ from mixmix.compression.pruning.sparsity import (
     keep_largest,
     keep_n_of_m,
     set_zeros,
-    sparsity_of,
 )
-from mixmix.compression.pruning.sparsity_allocation import (
-    allocate_by_harm,
-    allocate_by_rank,
-    lamp_scores,
-)
-from mixmix.compression.recovery.masked_least_squares import masked_least_squares
-from mixmix.exporters.sparse import _from_gaps, _to_gaps
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.compression.quantization.dropping import random_mask
-from mixmix.compression.quantization.learnable import LearnableActivation, LearnableLayer, Phase
-from mixmix.compression.quantization.quantizers import search_activation_range, search_weight_grid
+from mixmix.compress.quantize.dropping import random_mask
+from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer, Phase
+from mixmix.compress.quantize.quantizers import search_activation_range, search_weight_grid
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ def test_soft_rounding_starts_at_the_float_weights() -> None:
 
 def test_step_size_gradient_is_that_of_lsq() -> None:
     # Esser et al. 2020, eq. 3: round(v/s) - v/s inside, the clipping level outside.
-    quantizer = LearnableActivation(2, keep_probability=1.0)
+    quantizer = LearnableActivation(2, quantize_prob=1.0)
     quantizer.set_range(torch.tensor([0.0, 3.0]))
     quantizer.scale.data.fill_(1.0)
     quantizer.scale.requires_grad_(True)
@@ -99,7 +99,7 @@ def test_step_size_gradient_is_that_of_lsq() -> None:
 
 
 def test_phases_agree_where_nothing_is_dropped() -> None:
-    quantizer = LearnableActivation(4, keep_probability=1.0)
+    quantizer = LearnableActivation(4, quantize_prob=1.0)
     x = draw(1000)
     quantizer.set_range(x)
     quantizer.phase = Phase.LEARN
@@ -119,7 +119,7 @@ def test_random_mask_keeps_its_share_and_layout(memory_format: torch.memory_form
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     # Five standard deviations of the mean of as many coins.
     assert abs(float(mask.mean()) - 0.25) < 5 * (0.25 * 0.75 / like.numel()) ** 0.5
-    # Neighbours share a random number, but not its bits.
+    # Neighbors share a random number, but not its bits.
     flat = mask.permute(0, 2, 3, 1) if mask.stride()[1] == 1 else mask
     pairs = flat.reshape(-1)
     assert abs(float((pairs[1:] * pairs[:-1]).mean()) - 0.0625) < 0.01

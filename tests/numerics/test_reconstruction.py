@@ -8,15 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mixmix import compiled
-from mixmix.compression.quantization.reconstruction import (
-    ReconstructionSettings,
-    cosine_decay,
-    draw_batches,
-    images_in_step,
-    loss_gradient,
-    rates_at,
-)
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings, loss_gradient, rates_at
+from mixmix.compress.unit_batches import draw_batches, images_in_step
+from mixmix.runtime import compiled
+from mixmix.runtime.rates import cosine_decay
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

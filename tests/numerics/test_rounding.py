@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixmix.compiled import has_compiler
-from mixmix.compression.quantization.learnable import LearnableLayer
-from mixmix.compression.quantization.quantizers import search_weight_grid
-from mixmix.compression.quantization.rounding import Moments, RoundingRates, SoftRounding
+from mixmix.compress.quantize.learnable import LearnableLayer
+from mixmix.compress.quantize.quantizers import search_weight_grid
+from mixmix.compress.quantize.rounding import Moments, RoundingRates, SoftRounding
+from mixmix.runtime.compiled import has_compiler
 
 RATES = RoundingRates(share=0.02, scale=0.003, pull=0.5)
 SHAPES = [(6, 5, 3, 3), (8, 1, 3, 3), (5, 7, 1, 1), (4, 9)]

@@ -9,9 +9,9 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor, nn
 
-from mixmix import Teacher
-from mixmix.zoo.hooked import HookedNetwork
-from mixmix.zoo.teacher import normalise
+from mixmix import Model
+from mixmix.models.hooked import HookedNetwork
+from mixmix.models.model import normalize
 
 
 def batch(num_images: int = 6) -> Tensor:
@@ -40,7 +40,7 @@ def test_statistics_are_those_batch_norm_writes(name: str) -> None:
 
         twin.register_forward_pre_hook(record)
         with torch.no_grad():
-            alone(normalise(batch(), teacher.spec))
+            alone(normalize(batch(), teacher.spec))
         # By value, because shortcuts run in another order than they are defined in.
         assert layer.running_mean is not None
         found = next(s for s in statistics if _same(s.running_mean, layer.running_mean))
@@ -63,7 +63,7 @@ def test_gradients_of_statistics_reach_the_pixels(name: str) -> None:
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(1)).double()
 
     def loss(x: Tensor) -> Tensor:
-        seen = network.observe(normalise(x, tiny_spec(name)))
+        seen = network.observe(normalize(x, tiny_spec(name)))
         return seen.logits.sum() + sum(s.mean.sum() + s.var.sum() for s in seen.statistics)
 
     leaf = images.clone().requires_grad_()
@@ -85,8 +85,8 @@ def test_images_of_the_training_distribution_match_their_statistics() -> None:
             module.momentum = 1.0
     with torch.no_grad():
         for _ in range(4):  # once per layer: each moves the input of the next
-            model.train()(normalise(images, spec))
-    for seen in Teacher(model.eval(), spec).observe(images).statistics:
+            model.train()(normalize(images, spec))
+    for seen in Model(model.eval(), spec).observe(images).statistics:
         torch.testing.assert_close(seen.mean, seen.running_mean, atol=1e-3, rtol=0)
         torch.testing.assert_close(seen.var, seen.running_var, atol=1e-2, rtol=1e-2)
 

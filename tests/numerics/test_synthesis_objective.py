@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import SynthesisSettings, Zoo
-from mixmix.synthesis.mixing import draw_boxes
-from mixmix.synthesis.objective import is_mixed, losses_of
-from mixmix.synthesis.terms import agreement_loss, relative_bn_loss
-from mixmix.zoo import Teacher
+from mixmix.data.mixing import draw_boxes
+from mixmix.models import Model
+from mixmix.synthesis.losses import is_mixed, losses_of
+from mixmix.synthesis.terms.terms import agreement_loss, relative_bn_loss
 
 NUM_IMAGES = 6
 
@@ -29,7 +29,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return images, torch.arange(NUM_IMAGES) % 4
 
 
-def bn_distance(teacher: Teacher, views: Tensor) -> Tensor:
+def bn_distance(teacher: Model, views: Tensor) -> Tensor:
     total = torch.zeros(())
     for layer in teacher.observe(views).statistics:
         total = total + (layer.mean - layer.running_mean).square().sum().sqrt()
@@ -120,7 +120,7 @@ def test_networks_whose_channels_vary_much_are_measured_relatively() -> None:
     settings = SynthesisSettings(jitter=0, flip=False)
     for teacher, distance in (
         (tiny_teacher("plain"), "absolute"),
-        (Teacher(wide, tiny_spec("plain")), "relative"),
+        (Model(wide, tiny_spec("plain")), "relative"),
     ):
         zoo = Zoo([teacher])
         found, expected = (

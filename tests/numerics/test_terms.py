@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix.synthesis.terms import (
+from mixmix.models.observation import BatchNormStatistics
+from mixmix.synthesis.terms.terms import (
     agreement_loss,
     bn_statistics_loss,
     l2_loss,
@@ -19,7 +20,6 @@ from mixmix.synthesis.terms import (
     similarity_loss,
     total_variation_loss,
 )
-from mixmix.zoo.observation import BatchNormStatistics
 
 
 def tensor(*shape: int, seed: int = 0) -> Tensor:

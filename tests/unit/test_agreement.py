@@ -7,13 +7,13 @@ import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 from torch import Tensor, nn
 
-from mixmix import Compressed, Quantize, SyntheticDataset, compress
-from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix import Compressed, ImageSet, Quantize, compress
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import ExportError
-from mixmix.exporters import agreement
-from mixmix.exporters.agreement import check_agreement, logit_error, nudged_logits, probe_images
-from mixmix.zoo.teacher import Teacher
+from mixmix.export import agreement
+from mixmix.export.verify import check_agreement, logit_error, nudged_logits, probe_images
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.models.model import Model
 
 IMAGES = torch.rand(64, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 
@@ -21,7 +21,7 @@ IMAGES = torch.rand(64, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0)
 @pytest.fixture(scope="module")
 def low_bit() -> Compressed:
     labels = torch.arange(64) % NUM_CLASSES
-    data = SyntheticDataset(IMAGES, labels, torch.full((64, NUM_CLASSES), 1 / NUM_CLASSES), {})
+    data = ImageSet(IMAGES, labels, torch.full((64, NUM_CLASSES), 1 / NUM_CLASSES), {})
     method = Quantize("W2A2", reconstruction=ReconstructionSettings(iterations=0))
     return compress((tiny_network("residual"), tiny_spec("residual")), data, method, seed=0)
 
@@ -43,7 +43,7 @@ def nudged(model: nn.Module, share: float) -> nn.Module:
 
 
 def own_error(compressed: Compressed, images: Tensor) -> float:
-    model = Teacher(compressed.model, compressed.spec)
+    model = Model(compressed.model, compressed.spec)
     wanted = torch.cat([model(batch) for batch in images.split(25)])
     return logit_error(nudged_logits(compressed, images), wanted)
 
@@ -101,7 +101,7 @@ def test_as_many_classes_may_differ_as_under_the_nudge(
     flipped: int, agrees: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Compressed(tiny_network("residual"), tiny_spec("residual"))
-    wanted = Teacher(plain.model, plain.spec)(IMAGES)
+    wanted = Model(plain.model, plain.spec)(IMAGES)
     clear = (wanted.amax(1) - wanted.amin(1)).argsort(descending=True)
 
     def with_other_classes(first: int, count: int) -> Tensor:

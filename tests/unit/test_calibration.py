@@ -9,33 +9,33 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 
-from mixmix import Compressed, SyntheticDataset, export
-from mixmix.calibration import calibration_reader, loader, nncf_dataset, representative_dataset
+from mixmix import Compressed, ImageSet, export
+from mixmix.data.calibration import calibration_reader, loader, nncf_dataset, representative_dataset
 from mixmix.errors import InputError
-from mixmix.exporters.session import OnnxSession
-from mixmix.zoo.teacher import normalise
+from mixmix.models.model import normalize
+from mixmix.runtimes.session import OnnxSession
 
 SPEC = tiny_spec("plain")
 
 
 @pytest.fixture
-def data() -> SyntheticDataset:
+def data() -> ImageSet:
     draws = torch.Generator().manual_seed(0)
     images = torch.rand(40, *INPUT_SHAPE, generator=draws)
     soft = torch.rand(40, NUM_CLASSES, generator=draws).softmax(1)
-    return SyntheticDataset(images, torch.arange(40) % NUM_CLASSES, soft, {})
+    return ImageSet(images, torch.arange(40) % NUM_CLASSES, soft, {})
 
 
-def test_loader_gives_what_the_network_takes(data: SyntheticDataset) -> None:
+def test_loader_gives_what_the_network_takes(data: ImageSet) -> None:
     batches = list(loader(data, SPEC, batch_size=16))
     assert [len(images) for images, _, _ in batches] == [16, 16, 8]
     images, labels, soft = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    assert torch.equal(images, normalise(data.images, SPEC))
+    assert torch.equal(images, normalize(data.images, SPEC))
     assert torch.equal(labels, data.labels) and torch.equal(soft, data.soft_labels)
 
 
-def test_loader_of_raw_images_and_its_order(data: SyntheticDataset) -> None:
-    ((images, _, _),) = loader(data, SPEC, batch_size=40, normalised=False)
+def test_loader_of_raw_images_and_its_order(data: ImageSet) -> None:
+    ((images, _, _),) = loader(data, SPEC, batch_size=40, normalized=False)
     torch.testing.assert_close(images, data.images)
     one, again, other = (
         next(iter(loader(data, SPEC, shuffle=True, seed=seed)))[1] for seed in (1, 1, 2)
@@ -43,13 +43,13 @@ def test_loader_of_raw_images_and_its_order(data: SyntheticDataset) -> None:
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-def test_images_are_resized_for_the_network(data: SyntheticDataset) -> None:
+def test_images_are_resized_for_the_network(data: ImageSet) -> None:
     spec = replace(SPEC, input_shape=(3, 20, 24))
     ((batch,),) = representative_dataset(data, spec, batch_size=40)()
     assert batch.shape == (40, 3, 20, 24)
 
 
-def test_representative_data_can_be_read_again(data: SyntheticDataset) -> None:
+def test_representative_data_can_be_read_again(data: ImageSet) -> None:
     generator = representative_dataset(data, SPEC, batch_size=16)
     first, second = list(generator()), list(generator())
     assert [batch.shape[0] for (batch,) in first] == [16, 16, 8]
@@ -57,7 +57,7 @@ def test_representative_data_can_be_read_again(data: SyntheticDataset) -> None:
     assert all(np.array_equal(a, b) for (a,), (b,) in zip(first, second, strict=True))
 
 
-def test_onnx_runtime_calibrates_with_them(data: SyntheticDataset, tmp_path: Path) -> None:
+def test_onnx_runtime_calibrates_with_them(data: ImageSet, tmp_path: Path) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
     exported = export(Compressed(tiny_network("plain"), SPEC), tmp_path / "float.onnx")
     reader = calibration_reader(data, SPEC, batch_size=16)
@@ -72,28 +72,28 @@ def test_onnx_runtime_calibrates_with_them(data: SyntheticDataset, tmp_path: Pat
         activation_type=quantization.QuantType.QUInt8,
     )
     assert reader.get_next() is None
-    images = normalise(data.images, SPEC)
+    images = normalize(data.images, SPEC)
     expected = OnnxSession(exported.path).run(images)
     got = OnnxSession(tmp_path / "int8.onnx").run(images)
     assert (got - expected).norm() < 0.1 * (expected - expected.mean(1, keepdim=True)).norm()
 
 
-def test_nncf_calibrates_with_them(data: SyntheticDataset, tmp_path: Path) -> None:
+def test_nncf_calibrates_with_them(data: ImageSet, tmp_path: Path) -> None:
     nncf = pytest.importorskip("nncf", reason="nncf and openvino take 390 MB")
     openvino = pytest.importorskip("openvino")
     exported = export(Compressed(tiny_network("plain"), SPEC), tmp_path / "float.onnx")
     model = openvino.Core().read_model(exported.path)
     quantized = nncf.quantize(model, nncf_dataset(data, SPEC, batch_size=8), subset_size=5)
-    images = normalise(data.images, SPEC)
+    images = normalize(data.images, SPEC)
     expected = OnnxSession(exported.path).run(images)
     got = torch.from_numpy(openvino.compile_model(quantized, "CPU")(images.numpy())[0])
     assert (got - expected).norm() < 0.1 * (expected - expected.mean(1, keepdim=True)).norm()
 
 
-def test_what_cannot_be(data: SyntheticDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    grey = replace(SPEC, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+def test_what_cannot_be(data: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    gray = replace(SPEC, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
     with pytest.raises(InputError, match="images have 3 channels, plain takes 1"):
-        loader(data, grey)
+        loader(data, gray)
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
         representative_dataset(data, SPEC, batch_size=0)
     monkeypatch.setitem(sys.modules, "nncf", None)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mixmix.cifar10 import CIFAR10_CLASSES, _read_pack, load_cifar10, load_evaluation_pack
+from mixmix.demo.cifar10 import CIFAR10_CLASSES, _read_pack, load_cifar10, load_evaluation_pack
 from mixmix.errors import DataError, InputError
 
 PACK = Path(str(files("mixmix"))) / "assets" / "evaluation" / "cifar10_test_1000.png"

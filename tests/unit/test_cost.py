@@ -6,19 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.capture import capture
-from mixmix.compression.method import Compressed
-from mixmix.compression.quantization.quantized import QuantizedLayer
-from mixmix.cost import (
-    compare_latency_ms,
-    count_layer_macs,
-    count_macs,
-    measure_latency_ms,
-    size_bytes,
-)
+from mixmix.compress.method import Compressed
 from mixmix.errors import InputError
-from mixmix.exporters import export
-from mixmix.zoo.spec import ModelSpec
+from mixmix.export import export
+from mixmix.graph.capture import capture
+from mixmix.graph.costs import count_layer_macs, count_macs
+from mixmix.graph.quantized import QuantizedLayer
+from mixmix.models.spec import ModelSpec
+from mixmix.runtimes.latency import compare_latency_ms, measure_latency_ms, size_bytes
 
 
 def test_size_bytes(tmp_path: Path) -> None:

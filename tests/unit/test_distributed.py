@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix import distributed
 from mixmix.errors import InputError
+from mixmix.runtime import distributed
 
 
 @pytest.fixture

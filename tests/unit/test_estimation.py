@@ -12,30 +12,30 @@ import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor, nn
 
-from mixmix import Compressed, ModelSpec, SyntheticDataset, Teacher, export
+from mixmix import Compressed, ImageSet, Model, ModelSpec, export
 from mixmix.errors import InputError
-from mixmix.estimation import estimate_accuracy, fit_temperature
-from mixmix.intervals import wilson_interval
+from mixmix.evaluate.estimation import estimate_accuracy, fit_temperature
+from mixmix.evaluate.intervals import wilson_interval
 
 # Images of one pixel are their own logits, up to a linear map.
 SPEC = ModelSpec("pixel", "module", (3, 1, 1), (0.0,) * 3, (1.0,) * 3, 3)
 
 
-def linear(weight: Tensor) -> Teacher:
+def linear(weight: Tensor) -> Model:
     layer = nn.Linear(3, 3, bias=False)
     with torch.no_grad():
         layer.weight.copy_(weight)
-    return Teacher(nn.Sequential(nn.Flatten(), layer), SPEC)
+    return Model(nn.Sequential(nn.Flatten(), layer), SPEC)
 
 
-def dataset(pixels: Tensor, reference: Teacher) -> SyntheticDataset:
+def dataset(pixels: Tensor, reference: Model) -> ImageSet:
     """Images that the reference alone was asked for, so that it is as sure as their labels."""
     with torch.no_grad():
         soft_labels = reference(pixels).softmax(1)
-    return SyntheticDataset(pixels, soft_labels.argmax(1), soft_labels, {})
+    return ImageSet(pixels, soft_labels.argmax(1), soft_labels, {})
 
 
-def random_dataset(count: int, reference: Teacher) -> SyntheticDataset:
+def random_dataset(count: int, reference: Model) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     return dataset(torch.rand(count, *INPUT_SHAPE, generator=generator), reference)
 
@@ -45,11 +45,11 @@ def test_soft_labels_of_a_zoo_with_another_order_of_classes() -> None:
     names = ("cat", "dog", "frog")
     pixels = torch.rand(20, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     spec = replace(SPEC, classes=names)
-    reference = Teacher(linear(torch.eye(3)).model, spec)
-    other = Teacher(linear(torch.eye(3)[[1, 0, 2]]).model, spec)
+    reference = Model(linear(torch.eye(3)).model, spec)
+    other = Model(linear(torch.eye(3)[[1, 0, 2]]).model, spec)
     data = dataset(pixels, reference)
     manifest = {"classes": [names[index] for index in order]}
-    moved = SyntheticDataset(pixels, data.labels, data.soft_labels[:, order], manifest)
+    moved = ImageSet(pixels, data.labels, data.soft_labels[:, order], manifest)
     found, expected = (estimate_accuracy(other, reference, each) for each in (moved, data))
     assert found.predicted_drop == pytest.approx(expected.predicted_drop)
     assert found.agreement == expected.agreement
@@ -129,10 +129,10 @@ def test_errors() -> None:
     with pytest.raises(InputError, match="batch_size must be at least 1"):
         estimate_accuracy(teacher, teacher, data, batch_size=0)
     with pytest.raises(InputError, match="images have 1 channels, plain takes 3"):
-        grey = SyntheticDataset(data.images[:, :1], data.labels, data.soft_labels, {})
-        estimate_accuracy(teacher, teacher, grey)
+        gray = ImageSet(data.images[:, :1], data.labels, data.soft_labels, {})
+        estimate_accuracy(teacher, teacher, gray)
     with pytest.raises(InputError, match="soft labels of 3 classes, plain has 4"):
-        other = SyntheticDataset(data.images, data.labels, data.soft_labels[:, :3], {})
+        other = ImageSet(data.images, data.labels, data.soft_labels[:, :3], {})
         estimate_accuracy(teacher, teacher, other)
     headless = Compressed(teacher.model, replace(teacher.spec, num_classes=0))
     with pytest.raises(InputError, match="no label head"):

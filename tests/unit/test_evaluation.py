@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from mixmix.compression.method import Compressed
+from mixmix.compress.method import Compressed
 from mixmix.errors import DataError, InputError
-from mixmix.evaluation import Evaluation, evaluate
-from mixmix.exporters import Artifact, export
-from mixmix.intervals import wilson_interval
-from mixmix.zoo.spec import ModelSpec
-from mixmix.zoo.teacher import Teacher
+from mixmix.evaluate.evaluation import Evaluation, evaluate
+from mixmix.evaluate.intervals import wilson_interval
+from mixmix.export import Artifact, export
+from mixmix.models.model import Model
+from mixmix.models.spec import ModelSpec
 
 SPEC = ModelSpec("brightest", "module", (3, 8, 8), (0.2, 0.4, 0.6), (0.1, 0.2, 0.3), 3)
 
 
 class Brightest(nn.Module):
-    """Undoes the normalisation, so that the class is the brightest channel of the image."""
+    """Undoes the normalization, so that the class is the brightest channel of the image."""
 
     def __init__(self, order: tuple[int, ...] = (0, 1, 2)) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.mark.parametrize("kind", ["teacher", "compressed", "artifact", "path", "text"])
 def test_every_kind_of_model(artifact: Artifact, kind: str) -> None:
     model = {
-        "teacher": Teacher(Brightest(), SPEC),
+        "teacher": Model(Brightest(), SPEC),
         "compressed": Compressed(Brightest(), SPEC),
         "artifact": artifact,
         "path": artifact.path,
@@ -85,7 +85,7 @@ class Stream(IterableDataset):
     ids=["floats", "uint8", "larger", "dataset", "loader", "stream"],
 )
 def test_every_kind_of_data(artifact: Artifact, data: object) -> None:
-    for model in (Teacher(Brightest(), SPEC), artifact):
+    for model in (Model(Brightest(), SPEC), artifact):
         result = evaluate(model, data, batch_size=8)
         assert result.top1 == 80
         assert torch.equal(result.predictions, CLASSES)
@@ -101,7 +101,7 @@ def test_agreement_is_with_the_reference_not_the_labels(artifact: Artifact) -> N
 
 
 def test_to_dict_is_json_and_holds_no_predictions() -> None:
-    result = evaluate(Teacher(Brightest(), SPEC), (IMAGES, LABELS))
+    result = evaluate(Model(Brightest(), SPEC), (IMAGES, LABELS))
     content = json.loads(json.dumps(result.to_dict()))
     assert content["top1"] == 80 and content["num_images"] == 30
     assert "predictions" not in content
@@ -113,7 +113,7 @@ def test_to_dict_is_json_and_holds_no_predictions() -> None:
 def test_progress_reaches_one() -> None:
     seen: list[float] = []
     evaluate(
-        Teacher(Brightest(), SPEC),
+        Model(Brightest(), SPEC),
         (IMAGES, LABELS),
         batch_size=20,
         on_progress=lambda what, share: seen.append(share),
@@ -149,7 +149,7 @@ class Pictures(Dataset):
 )
 def test_wrong_data(data: object, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        evaluate(Teacher(Brightest(), SPEC), data)
+        evaluate(Model(Brightest(), SPEC), data)
     assert "\n" not in str(caught.value)
 
 
@@ -189,7 +189,7 @@ class Overflowing(Brightest):
 
 def test_nan_logits() -> None:
     with pytest.raises(InputError, match="brightest gives NaN or infinite logits"):
-        evaluate(Teacher(Overflowing(), SPEC), (IMAGES, LABELS))
+        evaluate(Model(Overflowing(), SPEC), (IMAGES, LABELS))
 
 
 def test_files_of_others_need_a_spec(artifact: Artifact, tmp_path: Path) -> None:

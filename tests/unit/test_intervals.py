@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mixmix.errors import InputError
-from mixmix.intervals import wilson_interval
+from mixmix.evaluate.intervals import wilson_interval
 
 
 # statsmodels 0.15.0: proportion_confint(hits, n, alpha=0.05, method="wilson")

@@ -13,11 +13,11 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from mixmix.compression.method import Compressed
-from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError, InputError
-from mixmix.exporters import Artifact, export
-from mixmix.zoo.spec import ModelSpec
+from mixmix.export import Artifact, export
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.models.spec import ModelSpec
 
 SHAPE = (3, 12, 12)
 
@@ -102,18 +102,18 @@ def proto(artifact: Artifact) -> onnx.ModelProto:
 
 
 def run(
-    path: Path, images: Tensor, level: str = "ORT_ENABLE_ALL", optimised: Path | None = None
+    path: Path, images: Tensor, level: str = "ORT_ENABLE_ALL", optimized: Path | None = None
 ) -> Tensor:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def normalised(num_images: int, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+def normalized(num_images: int, shape: tuple[int, int, int] = SHAPE) -> Tensor:
     return torch.randn(num_images, *shape, generator=torch.Generator().manual_seed(3))
 
 
@@ -137,7 +137,7 @@ def test_file_computes_what_the_model_computes(
     model = Residual(weight_bits, activation_bits).eval()
     artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx")
     assert artifact.agreement >= 98
-    images = normalised(7)
+    images = normalized(7)
     with torch.no_grad():
         expected = model(images)
     exact = run(artifact.path, images, "ORT_DISABLE_ALL")
@@ -157,9 +157,9 @@ def test_file_for_speed_is_the_same_function(
     tmp_path: Path, weight_bits: int, activation_bits: int
 ) -> None:
     model = Residual(weight_bits, activation_bits).eval()
-    artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx", optimise_for="speed")
+    artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx", optimize_for="speed")
     assert onnx.TensorProto.INT4 not in weight_types(proto(artifact))
-    images = normalised(32)
+    images = normalized(32)
     with torch.no_grad():
         expected = model(images)
     exact = run(artifact.path, images, "ORT_DISABLE_ALL")
@@ -175,7 +175,7 @@ def test_levels_of_two_quantizers_are_those_of_one(
     nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
     model = nn.Sequential(quantizer, nn.Flatten(), layer).eval()
     spec = make_spec(shape=(3, 20, 20))
-    artifact = export(Compressed(model, spec), tmp_path / "m.onnx", optimise_for="speed")
+    artifact = export(Compressed(model, spec), tmp_path / "m.onnx", optimize_for="speed")
     # From below the range to above it, and at no tie, which floats decide.
     images = torch.linspace(-7, 7, 8 * 1200).view(8, 3, 20, 20)
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_narrow_ranges_are_clipped(tmp_path: Path) -> None:
     artifact = export(Compressed(model, spec), tmp_path / "m.onnx")
     counts = Counter(node.op_type for node in proto(artifact).graph.node)
     assert counts["Clip"] == 1
-    images = 10 * normalised(8, (3, 3, 3))  # almost all beyond the range
+    images = 10 * normalized(8, (3, 3, 3))  # almost all beyond the range
     with torch.no_grad():
         torch.testing.assert_close(run(artifact.path, images), model(images))
 
@@ -240,7 +240,7 @@ def test_clipped_activations_load(tmp_path: Path, bits: int) -> None:
         quantized(nn.Linear(800, 5), bits),
     ).eval()
     artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx")
-    images = 4 * normalised(8)
+    images = 4 * normalized(8)
     with torch.no_grad():
         expected = model(images)
     difference = (run(artifact.path, images) - expected).abs().mean()
@@ -310,7 +310,7 @@ def test_operations_beside_quantizers(
 ) -> None:
     model = Between(operation, bits, again).eval()
     artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx")
-    images = normalised(8)
+    images = normalized(8)
     with torch.no_grad():
         expected = model(images)
     difference = (run(artifact.path, images) - expected).abs().mean()
@@ -337,7 +337,7 @@ def test_nothing_but_the_quantizers_rounds(tmp_path: Path, kind: str, relu: bool
         nn.Linear(800, 5),
     ).eval()
     artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx")
-    images = normalised(32)
+    images = normalized(32)
     with torch.no_grad():
         expected = model(images)
     assert (run(artifact.path, images) - expected).abs().max() < 1e-3 * expected.std()
@@ -399,9 +399,9 @@ def test_integer_convolutions_do_not_saturate(tmp_path: Path) -> None:
     model = chain(weight).eval()
     artifact = export(Compressed(model, make_spec()), tmp_path / "m.onnx")
     assert artifact.logit_error < 0.01
-    optimised = tmp_path / "optimised.onnx"
-    run(artifact.path, normalised(2), optimised=optimised)
-    counts = Counter(node.op_type for node in onnx.load(optimised).graph.node)
+    optimized = tmp_path / "optimized.onnx"
+    run(artifact.path, normalized(2), optimized=optimized)
+    counts = Counter(node.op_type for node in onnx.load(optimized).graph.node)
     assert counts["QLinearConv"] == 2, counts
     assert not counts["Conv"] and not counts["FusedConv"]
 

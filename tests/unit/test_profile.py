@@ -6,13 +6,13 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 
-from mixmix import Compressed, Quantize, SyntheticDataset, compress, export
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.cost import count_macs
+from mixmix import Compressed, ImageSet, Quantize, compress, export
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.demo.layer_norm_architectures import VisionTransformer
 from mixmix.errors import InputError
-from mixmix.exporters.profile import KernelProfile, kernel_profile
-from mixmix.zoo import ModelSpec
-from mixmix.zoo.layer_norm_architectures import VisionTransformer
+from mixmix.export.profile import KernelProfile, kernel_profile
+from mixmix.graph.costs import count_macs
+from mixmix.models import ModelSpec
 
 
 def profile(folder: Path, family: str, bits: str | None, **options: str) -> KernelProfile:
@@ -20,7 +20,7 @@ def profile(folder: Path, family: str, bits: str | None, **options: str) -> Kern
     if bits is not None:
         images = torch.rand(32, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
         soft = torch.full((32, NUM_CLASSES), 1 / NUM_CLASSES)
-        data = SyntheticDataset(images, torch.arange(32) % NUM_CLASSES, soft, {})
+        data = ImageSet(images, torch.arange(32) % NUM_CLASSES, soft, {})
         method = Quantize(bits, reconstruction=ReconstructionSettings(iterations=0))
         model = compress((model.model, model.spec), data, method, seed=0)
     artifact = export(model, folder / "m.onnx", **options)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def test_operations_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", ["W4A8", "W4A4", "W2A4"])
 def test_low_bits_run_as_integers_if_exported_for_speed(bits: str, tmp_path: Path) -> None:
     assert profile(tmp_path, "plain", bits).integer_mac_share < 0.6
-    assert profile(tmp_path, "plain", bits, optimise_for="speed").integer_mac_share == 1
+    assert profile(tmp_path, "plain", bits, optimize_for="speed").integer_mac_share == 1
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
 from torch import Tensor
 
-from mixmix import Compressed, Quantize, SyntheticDataset, compress, evaluate, export
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix import Compressed, ImageSet, Quantize, compress, evaluate, export
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
-from mixmix.exporters.pt2e import ProgramSession
-from mixmix.zoo.teacher import normalise
+from mixmix.models.model import normalize
+from mixmix.runtimes.program import ProgramSession
 
 IMAGES = torch.rand(40, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % NUM_CLASSES
@@ -22,7 +22,7 @@ LABELS = torch.arange(40) % NUM_CLASSES
 
 def quantized(family: str, bits: str) -> Compressed:
     soft = torch.full((40, NUM_CLASSES), 1 / NUM_CLASSES)
-    data = SyntheticDataset(IMAGES, LABELS, soft, {})
+    data = ImageSet(IMAGES, LABELS, soft, {})
     method = Quantize(bits, reconstruction=ReconstructionSettings(iterations=0))
     return compress((tiny_network(family), tiny_spec(family)), data, method, seed=0)
 
@@ -39,7 +39,7 @@ def test_program_computes_what_the_model_computes(family: str, bits: str, tmp_pa
     compressed = quantized(family, bits)
     artifact = export(compressed, tmp_path / "m.pt2", format="pt2e", probe=IMAGES)
     assert artifact.format == "pt2e" and artifact.agreement >= 97
-    images = normalise(IMAGES, compressed.spec)
+    images = normalize(IMAGES, compressed.spec)
     got = ProgramSession(artifact.path).run(images[:1])  # another batch than at export
     assert got.shape == (1, NUM_CLASSES)
     same = evaluate(artifact, (IMAGES, LABELS), reference=compressed)
@@ -50,7 +50,7 @@ def test_program_loads_without_mixmix(tmp_path: Path) -> None:
     compressed = quantized("plain", "W8A8")
     artifact = export(compressed, tmp_path / "m.pt2", format="pt2e")
     assert ProgramSession(artifact.path).spec() == compressed.spec
-    images = normalise(IMAGES[:3], compressed.spec)
+    images = normalize(IMAGES[:3], compressed.spec)
     torch.save(images, tmp_path / "images.pt")
     script = (
         "import sys, torch, torch.ao.quantization.fx._decomposed\n"
@@ -75,7 +75,7 @@ def test_compiled_program_runs_integer_kernels(bits: str, tmp_path: Path) -> Non
 
     compressed = quantized("plain", bits)
     artifact = export(compressed, tmp_path / "m.pt2", format="pt2e")
-    images = normalise(IMAGES, compressed.spec)
+    images = normalize(IMAGES, compressed.spec)
     with torch.no_grad(), config.patch(freezing=True):
         program = torch.export.load(artifact.path).module()
         lowered = lower_pt2e_quantized_to_x86(program, (images,))
@@ -92,8 +92,8 @@ def test_errors(tmp_path: Path) -> None:
     plain = Compressed(tiny_network("plain"), tiny_spec("plain"))
     with pytest.raises(InputError, match="must end in .pt2"):
         export(plain, tmp_path / "m.onnx", format="pt2e")
-    with pytest.raises(InputError, match="cannot optimise for 'fun'"):
-        export(plain, tmp_path / "m.onnx", optimise_for="fun")
+    with pytest.raises(InputError, match="cannot optimize for 'fun'"):
+        export(plain, tmp_path / "m.onnx", optimize_for="fun")
     with pytest.raises(InputError, match="no exported program at"):
         ProgramSession(tmp_path / "absent.pt2")
     broken = tmp_path / "broken.pt2"

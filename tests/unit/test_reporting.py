@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mixmix.compression.method import LayerRecord
+from mixmix.compress.method import LayerRecord
 from mixmix.errors import DataError, InputError
-from mixmix.reporting import ReportRun, benchmark_record, print_results, write_page
-from mixmix.reporting.curves import loss_curves_svg
-from mixmix.reporting.record import _cpu_name
-from mixmix.reporting.rows import ABSENT, format_rows
+from mixmix.report import ReportRun, benchmark_record, print_results, write_page
+from mixmix.report.curves import loss_curves_svg
+from mixmix.report.record import _cpu_name
+from mixmix.report.rows import ABSENT, format_rows
 
 # Elements that HTML closes by themselves.
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -239,7 +239,7 @@ class TestPage:
         html, _ = rendered(tmp_path, run)
         assert "prefers-color-scheme: dark" in html
         assert 'name="viewport"' in html
-        # Colours of the curves follow the page's.
+        # Colors of the curves follow the page's.
         assert "var(--accent)" in html[html.index("<svg") :]
 
     def test_columns_for_models_and_seeds_where_there_are_several(

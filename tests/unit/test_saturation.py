@@ -9,8 +9,8 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from mixmix import Compressed, ModelSpec, export
-from mixmix.compression.quantization.quantized import QuantizedActivation, QuantizedLayer
-from mixmix.exporters.saturation import saturation_error
+from mixmix.export.onnx.saturation import saturation_error
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 
 
 def by_hand(levels: Tensor, weight: Tensor, zero_point: int) -> float:
@@ -88,7 +88,7 @@ def test_only_layers_that_saturate_keep_unsigned_weights(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("channels", "filters", "groups", "dtype"),
     [
-        (1, 4, 1, TensorProto.UINT8),  # a grey image, whose neighbours are the pairs
+        (1, 4, 1, TensorProto.UINT8),  # a gray image, whose neighbors are the pairs
         (4, 8, 4, TensorProto.UINT8),
         (4, 4, 4, TensorProto.INT8),  # depthwise, which has kernels of its own
     ],
@@ -97,7 +97,7 @@ def test_single_channels_are_not_always_depthwise(
     tmp_path: Path, channels: int, filters: int, groups: int, dtype: int
 ) -> None:
     torch.manual_seed(0)
-    spec = ModelSpec("grey", "module", (channels, 8, 8), (0.0,) * channels, (1.0,) * channels, 8)
+    spec = ModelSpec("gray", "module", (channels, 8, 8), (0.0,) * channels, (1.0,) * channels, 8)
     plain = nn.Conv2d(channels, filters, 3, padding=1, groups=groups)
     integers = 127 * torch.randn(filters, 1, 3, 3).sign()
     quantized = QuantizedLayer(plain, integers, torch.full((filters,), 1e-3), 8)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixmix.seeding import child_seed, generator
+from mixmix.runtime.seeding import child_seed, generator
 
 
 @given(st.integers(), st.lists(st.one_of(st.integers(), st.text())))

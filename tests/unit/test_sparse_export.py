@@ -12,7 +12,7 @@ from tiny_networks import NETWORKS, tiny_network, tiny_spec
 from tiny_networks import tiny_images as images
 
 from mixmix import Compressed, Method, Prune, Quantize, compress, export, load_sparse
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, ExportError, InputError
 
 families = pytest.mark.parametrize("family", sorted(NETWORKS))

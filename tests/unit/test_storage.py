@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixmix.errors import DataError, InputError
-from mixmix.storage import (
+from mixmix.runtime.storage import (
     read_json,
     read_tensors,
     sha256_of_file,

@@ -17,7 +17,7 @@ from rich.table import Table
 from mixmix.errors import InputError, RankError
 
 if TYPE_CHECKING:
-    from mixmix.synthesis import SyntheticDataset
+    from mixmix.synthesis import ImageSet
 
 __all__ = [
     "MODELS",
@@ -61,7 +61,7 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
     """
     import torch
 
-    from mixmix import distributed
+    from mixmix.runtime import distributed
 
     if not together and distributed.world_size() > 1:
         message = (
@@ -78,12 +78,12 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
         raise InputError(f"device {device!r} cannot be used: {reason}; use --device cpu") from error
 
 
-def load_images(*folders: Path) -> SyntheticDataset:
+def load_images(*folders: Path) -> ImageSet:
     """The images of all folders; shards that cannot be read are left out with a warning."""
-    from mixmix.synthesis import SyntheticDataset
+    from mixmix.synthesis import ImageSet
 
-    loaded = [SyntheticDataset.load(folder) for folder in folders]
-    images = loaded[0] if len(loaded) == 1 else SyntheticDataset.join(loaded)
+    loaded = [ImageSet.load(folder) for folder in folders]
+    images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)
     for reason in images.refused.values():
         print(f"warning: left out: {reason}", file=sys.stderr)
     return images

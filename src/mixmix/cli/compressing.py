@@ -15,13 +15,13 @@ from mixmix.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mixmix.compression.method import Compressed, LayerRecord
-    from mixmix.compression.quantization.quantize import Quantize
-    from mixmix.compression.quantization.quantize_aware import QuantizeAware
-    from mixmix.estimation import Estimate
-    from mixmix.evaluation import Model
-    from mixmix.exporters import Artifact
-    from mixmix.synthesis import SyntheticDataset
+    from mixmix.compress.method import Compressed, LayerRecord
+    from mixmix.compress.quantize.quantize import Quantize
+    from mixmix.compress.quantize.quantize_aware import QuantizeAware
+    from mixmix.evaluate.estimation import Estimate
+    from mixmix.evaluate.evaluation import Evaluated
+    from mixmix.export import Artifact
+    from mixmix.synthesis import ImageSet
 
 __all__ = [
     "DataOption",
@@ -74,7 +74,7 @@ def quantization(base: Quantize, steps: int, checkpoints: Path | None) -> Quanti
     """
     if not steps:
         return base
-    from mixmix.compression.quantization.quantize_aware import QuantizeAware
+    from mixmix.compress.quantize.quantize_aware import QuantizeAware
 
     training = replace(QuantizeAware().training, steps=steps)
     return QuantizeAware(base, training, checkpoints=checkpoints)
@@ -90,14 +90,14 @@ class Images:
         probe: to check the file with, or None to take noise.
     """
 
-    used: SyntheticDataset
-    judged: SyntheticDataset | None
+    used: ImageSet
+    judged: ImageSet | None
     probe: Tensor | None
 
     @classmethod
     def load(cls, folders: Sequence[Path], *, held_out: int) -> Images:
         """Read the folders, and hold out the last images, of each as large a share."""
-        from mixmix.exporters.agreement import MIN_PROBE_IMAGES
+        from mixmix.export.verify import MIN_PROBE_IMAGES
 
         used, judged = load_images(*folders), None
         # A check on too few would refuse, when all is done, what noise can check as well.
@@ -106,9 +106,9 @@ class Images:
             used, judged = used.split(len(used) - held_out)
         return cls(used, judged, probe)
 
-    def estimate(self, model: Model, teacher: Model) -> Estimate | None:
+    def estimate(self, model: Evaluated, teacher: Evaluated) -> Estimate | None:
         """What the compression costs, from the images held out; None without any."""
-        from mixmix.estimation import estimate_accuracy
+        from mixmix.evaluate.estimation import estimate_accuracy
 
         return None if self.judged is None else estimate_accuracy(model, teacher, self.judged)
 

@@ -86,12 +86,12 @@ def distill(
     """Train a student and write it; the command line says what each option is."""
     from dataclasses import replace
 
-    from mixmix.compression.distillation.distill import Distill
-    from mixmix.compression.method import compress
-    from mixmix.compression.training.generated_images import GeneratedImages
-    from mixmix.exporters import export
-    from mixmix.synthesis import AmortisedSettings
-    from mixmix.zoo import Zoo
+    from mixmix.compress.distill.distill import Distill
+    from mixmix.compress.method import compress
+    from mixmix.compress.train.generated_images import GeneratedImages
+    from mixmix.export import export
+    from mixmix.models import Zoo
+    from mixmix.synthesis import AmortizedSettings
 
     prepare(device, threads)
     file_format = format_of(out, _FORMATS)
@@ -105,7 +105,7 @@ def distill(
     networks = None if zoo is None else Zoo.load(zoo, device=device)
     fresh = None
     if networks is not None:
-        synthesis = AmortisedSettings()
+        synthesis = AmortizedSettings()
         if adversarial_weight is not None:
             objective = replace(synthesis.objective, adversarial_weight=adversarial_weight)
             synthesis = replace(synthesis, objective=objective)

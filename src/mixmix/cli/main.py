@@ -65,7 +65,7 @@ def _fail(message: str) -> None:
 
 
 def _fail_with_others(message: str) -> None:
-    from mixmix import distributed
+    from mixmix.runtime import distributed
 
     # The process that failed speaks for itself, and the main one for all others.
     if not distributed.is_main():
@@ -79,8 +79,9 @@ def _fail_with_others(message: str) -> None:
     "Example: mixmix zoo list --json",
 )
 def zoo_list(as_json: JsonOption = False) -> None:
-    from mixmix.zoo import bundled_names, load_spec
-    from mixmix.zoo.sources.imagenet import imagenet_names, is_installed
+    from mixmix.demo.bundled import bundled_names
+    from mixmix.models import load_spec
+    from mixmix.models.sources.imagenet import imagenet_names, is_installed
 
     references = [f"bundled:{name}" for name in bundled_names()]
     references += [f"imagenet:{name}" for name in imagenet_names()]
@@ -108,8 +109,8 @@ def zoo_show(
     model: Annotated[str, typer.Argument(help=f"{MODELS}.")],
     as_json: JsonOption = False,
 ) -> None:
-    from mixmix.cost import count_macs
-    from mixmix.zoo import Zoo
+    from mixmix.graph.costs import count_macs
+    from mixmix.models import Zoo
 
     teacher = Zoo.load([model])[0]
     content = teacher.spec.to_dict() | {
@@ -121,7 +122,7 @@ def zoo_show(
 
 
 app.command(
-    help="Synthesise labelled images from pretrained networks.\n\n"
+    help="Synthesize labeled images from pretrained networks.\n\n"
     "Interrupted, the same command goes on where it stopped. Processes started by torchrun share "
     "the work.\n\n"
     "Example: mixmix synthesize --zoo bundled:vgg --zoo bundled:vovnet --out images"
@@ -168,9 +169,9 @@ def export(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    from mixmix.compression.method import Compressed
-    from mixmix.exporters import export as run_export
-    from mixmix.zoo import Zoo
+    from mixmix.compress.method import Compressed
+    from mixmix.export import export as run_export
+    from mixmix.models import Zoo
 
     prepare(device, None)
     content: dict[str, Any]
@@ -186,7 +187,7 @@ def export(
 
 
 @app.command(
-    help="Measure the accuracy of a network or an ONNX file on labelled images.\n\n"
+    help="Measure the accuracy of a network or an ONNX file on labeled images.\n\n"
     "Example: mixmix evaluate resnet-w4a8.onnx --reference bundled:resnet"
 )
 def evaluate(
@@ -203,9 +204,9 @@ def evaluate(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    from mixmix.cifar10 import load_cifar10, load_evaluation_pack
-    from mixmix.evaluation import evaluate as run_evaluation
-    from mixmix.zoo import Zoo
+    from mixmix.demo.cifar10 import load_cifar10, load_evaluation_pack
+    from mixmix.evaluate.evaluation import evaluate as run_evaluation
+    from mixmix.models import Zoo
 
     prepare(device, threads)
 
@@ -240,8 +241,8 @@ def demo(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    from mixmix.demo import run_demo
-    from mixmix.reporting.table import print_results
+    from mixmix.demo.demo import run_demo
+    from mixmix.report.table import print_results
 
     prepare(device, threads)
     with progress_bar("demo") as advance:

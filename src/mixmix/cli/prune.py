@@ -29,11 +29,11 @@ from mixmix.cli.compressing import (
 from mixmix.errors import InputError
 
 if TYPE_CHECKING:
-    from mixmix.compression.method import Method
-    from mixmix.compression.pruning.prune import Prune
-    from mixmix.compression.pruning.prune_blocks import PruneBlocks
-    from mixmix.compression.pruning.prune_channels import PruneChannels
-    from mixmix.compression.recovery.recover import Recovery
+    from mixmix.compress.method import Method
+    from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
+    from mixmix.compress.prune.channels.prune_channels import PruneChannels
+    from mixmix.compress.prune.weights.prune import Prune
+    from mixmix.compress.recover.recover import Recovery
 
 __all__ = ["prune"]
 
@@ -122,11 +122,11 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Prune a network and write it; the command line says what each option is."""
-    from mixmix.compression.method import compress
-    from mixmix.compression.pruning.sparsity import sparsity_of
-    from mixmix.compression.quantization.quantize import Quantize
-    from mixmix.exporters import export
-    from mixmix.zoo import Zoo
+    from mixmix.compress.method import compress
+    from mixmix.compress.prune.weights.sparsity import sparsity_of
+    from mixmix.compress.quantize.quantize import Quantize
+    from mixmix.export import export
+    from mixmix.models import Zoo
 
     prepare(device, threads)
     file_format = format_of(out, _FORMATS)
@@ -179,10 +179,10 @@ def _method(
     blocks: bool,
 ) -> Prune | PruneBlocks | PruneChannels:
     """Of single weights, or of channels or blocks where a budget is given for them."""
-    from mixmix.compression.pruning.prune import Prune
-    from mixmix.compression.pruning.prune_blocks import PruneBlocks
-    from mixmix.compression.pruning.prune_channels import PruneChannels
-    from mixmix.compression.recovery.fine_tuning import FineTune
+    from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
+    from mixmix.compress.prune.channels.prune_channels import PruneChannels
+    from mixmix.compress.prune.weights.prune import Prune
+    from mixmix.compress.recover.fine_tuning import FineTune
 
     weights, channels, common = (
         {name: value for name, value in given.items() if value is not None}
@@ -225,9 +225,9 @@ def _recoveries(
     """The recoveries asked for, by default the method's own."""
     from dataclasses import replace
 
-    from mixmix.compression.recovery.batch_norm import ReestimateBatchNorm
-    from mixmix.compression.recovery.features import ReconstructFeatures
-    from mixmix.compression.recovery.fine_tuning import FineTune
+    from mixmix.compress.recover.batch_norm import ReestimateBatchNorm
+    from mixmix.compress.recover.features import ReconstructFeatures
+    from mixmix.compress.recover.fine_tuning import FineTune
 
     training = FineTune().training
     if steps is not None:

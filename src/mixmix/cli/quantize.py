@@ -30,8 +30,8 @@ from mixmix.cli.compressing import (
 from mixmix.errors import InputError
 
 if TYPE_CHECKING:
-    from mixmix.compression.method import Compressed, Method
-    from mixmix.compression.quantization.quantize import Quantize
+    from mixmix.compress.method import Compressed, Method
+    from mixmix.compress.quantize.quantize import Quantize
 
 __all__ = ["quantize"]
 
@@ -43,7 +43,7 @@ def quantize(
     model: ModelArgument,
     data: DataOption,
     out: Annotated[Path, typer.Option(help="File to write: .onnx, or .pt2 for PyTorch.")],
-    optimise_for: Annotated[
+    optimize_for: Annotated[
         str, typer.Option(help="size or speed, where an .onnx file has 4 bits or fewer.")
     ] = "size",
     bits: Annotated[str, typer.Option(help="W<weights>A<activations>, 2 to 8 bits.")] = "W8A8",
@@ -60,11 +60,11 @@ def quantize(
     symmetric: Annotated[
         bool, option("No free zero points.", "--symmetric-activations", panel=_GRID)
     ] = False,
-    equalise: Annotated[
+    equalize: Annotated[
         bool | None,
         option(
-            "Cross-layer equalisation (default: around depthwise layers).",
-            "--equalise/--no-equalise",
+            "Cross-layer equalization (default: around depthwise layers).",
+            "--equalize/--no-equalize",
             panel=_GRID,
         ),
     ] = None,
@@ -123,11 +123,11 @@ def quantize(
     """Quantize a network and write it; the command line says what each option is."""
     from dataclasses import replace
 
-    from mixmix.compression.method import compress
-    from mixmix.compression.quantization.quantize import Quantize
-    from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-    from mixmix.exporters import export
-    from mixmix.zoo import Zoo
+    from mixmix.compress.method import compress
+    from mixmix.compress.quantize.quantize import Quantize
+    from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+    from mixmix.export import export
+    from mixmix.models import Zoo
 
     prepare(device, threads)
     file_format = format_of(out, _FORMATS)
@@ -141,7 +141,7 @@ def quantize(
         per_channel=not per_tensor,
         symmetric_weights=not affine,
         symmetric_activations=symmetric,
-        equalise=equalise,
+        equalize=equalize,
         correct_bias=correct_bias,
         views=Quantize.views if views is None else views,
         memory_gib=memory,
@@ -157,7 +157,7 @@ def quantize(
         compressed,
         out,
         format=file_format,
-        optimise_for=optimise_for,
+        optimize_for=optimize_for,
         probe=images.probe,
     )
     estimate = images.estimate(artifact, teacher)
@@ -175,7 +175,7 @@ def _method(
     train: int,
     checkpoints: Path | None,
 ) -> Method:
-    from mixmix.compression.quantization.mixed_precision import MixedPrecision
+    from mixmix.compress.quantize.mixed_precision import MixedPrecision
 
     mixed = any(value is not None for value in budget.values())
     if mixed and train:
@@ -197,8 +197,8 @@ def _method(
 
 def _show_sensitivity(compressed: Compressed, path: Path | None, *, as_json: bool) -> None:
     """Print the table that bits were chosen by, and save it, where there is one."""
-    from mixmix.compression.quantization.sensitivity_table import SensitivityTable
-    from mixmix.reporting import print_sensitivity
+    from mixmix.compress.quantize.sensitivity_table import SensitivityTable
+    from mixmix.report import print_sensitivity
 
     found = [chosen for chosen in compressed.settings if "sensitivity" in chosen]
     if not found:

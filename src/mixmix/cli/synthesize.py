@@ -22,9 +22,9 @@ from mixmix.cli.common import (
 from mixmix.errors import InputError
 
 if TYPE_CHECKING:
-    from mixmix.synthesis import SyntheticDataset
+    from mixmix.models import Zoo
+    from mixmix.synthesis import ImageSet
     from mixmix.synthesis.schedule import Schedule
-    from mixmix.zoo import Zoo
 
 __all__ = ["generate", "synthesize"]
 
@@ -58,10 +58,10 @@ def synthesize(
         ),
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(help="Optimiser steps per batch (default: the recipe's).")
+        int | None, typer.Option(help="Optimizer steps per batch (default: the recipe's).")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images optimised together (default: the recipe's).")
+        int | None, typer.Option(help="Images optimized together (default: the recipe's).")
     ] = None,
     members_per_step: Annotated[
         int | None, typer.Option(help="Networks drawn at each step (default: the recipe's).")
@@ -82,8 +82,8 @@ def synthesize(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Synthesise images; the command line says what each option is."""
-    from mixmix import distributed
+    """Synthesize images; the command line says what each option is."""
+    from mixmix.runtime import distributed
     from mixmix.synthesis import recipe
     from mixmix.synthesis import synthesize as run_synthesis
 
@@ -106,7 +106,7 @@ def synthesize(
     beginning = None if start is None else load_images(start)
     with (
         distributed.process_group(device),
-        progress_bar("synthesising", shown=distributed.is_main()) as advance,
+        progress_bar("synthesizing", shown=distributed.is_main()) as advance,
     ):
         data = run_synthesis(
             networks,
@@ -117,7 +117,7 @@ def synthesize(
             threads=threads,
             memory_gib=memory_gib,
             on_plan=_tell_plan,
-            on_progress=lambda done, total: advance("synthesising", done / max(total, 1)),
+            on_progress=lambda done, total: advance("synthesizing", done / max(total, 1)),
         )
     if not distributed.is_main():
         return
@@ -132,10 +132,10 @@ def generate(
         int, typer.Option(help="Rounds before any image is kept, while the generator learns.")
     ] = 20,
     steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps per batch (default: 10).")
+        int | None, typer.Option(help="Optimizer steps per batch (default: 10).")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images optimised together (default: 128).")
+        int | None, typer.Option(help="Images optimized together (default: 128).")
     ] = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
@@ -146,11 +146,11 @@ def generate(
     """Make many images; the command line says what each option is."""
     from dataclasses import replace
 
-    from mixmix.synthesis import AmortisedSettings
+    from mixmix.synthesis import AmortizedSettings
     from mixmix.synthesis import generate as run_generation
 
     prepare(device, threads)
-    settings = AmortisedSettings()
+    settings = AmortizedSettings()
     given: dict[str, Any] = {"iterations": steps, "batch_size": batch_size}
     changes = {name: value for name, value in given.items() if value is not None}
     settings = replace(settings, objective=replace(settings.objective, **changes))
@@ -169,7 +169,7 @@ def generate(
 
 
 def _loaded(names: list[str], weights: list[float] | None, device: str) -> Zoo:
-    from mixmix.zoo import Zoo
+    from mixmix.models import Zoo
 
     zoo = Zoo.load(names, weights=weights or None, device=device)
     for member in zoo.members:
@@ -178,8 +178,8 @@ def _loaded(names: list[str], weights: list[float] | None, device: str) -> Zoo:
     return zoo
 
 
-def _report(data: SyntheticDataset, out: Path, as_json: bool) -> None:
-    from mixmix.synthesis.dataset import label_agreement
+def _report(data: ImageSet, out: Path, as_json: bool) -> None:
+    from mixmix.data.image_set import label_agreement
 
     content: dict[str, Any] = {
         "out": str(out),
@@ -192,7 +192,7 @@ def _report(data: SyntheticDataset, out: Path, as_json: bool) -> None:
 
 
 def _tell_plan(schedule: Schedule) -> None:
-    from mixmix import distributed
+    from mixmix.runtime import distributed
 
     if not distributed.is_main() or not schedule.peak_bytes:
         return

@@ -7,9 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mixmix.errors import DataError, InputError
-from mixmix.storage import write_json
-from mixmix.synthesis.dataset import (
+from mixmix.data.image_set import (
     MANIFEST_NAME,
     Shard,
     read_manifest,
@@ -17,6 +15,8 @@ from mixmix.synthesis.dataset import (
     sidecar,
     sidecars,
 )
+from mixmix.errors import DataError, InputError
+from mixmix.runtime.storage import write_json
 from mixmix.synthesis.settings import SynthesisSettings
 
 __all__ = ["RunFolder"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mixmix import distributed
-from mixmix.allocator import keep_freed_memory
+from mixmix.data.image_set import FORMAT, ImageSet
 from mixmix.errors import InputError
-from mixmix.storage import read_tensors, write_tensors
-from mixmix.synthesis.amortised import AmortisedSettings, AmortisedSynthesiser
-from mixmix.synthesis.dataset import FORMAT, SyntheticDataset
+from mixmix.models.zoo import Zoo
+from mixmix.runtime import distributed
+from mixmix.runtime.allocator import keep_freed_memory
+from mixmix.runtime.storage import read_tensors, write_tensors
+from mixmix.synthesis.amortized import AmortizedSettings, AmortizedSynthesizer
 from mixmix.synthesis.folder import RunFolder
 from mixmix.synthesis.kept import KeptShards
 from mixmix.synthesis.synthesize import provenance
-from mixmix.zoo.zoo import Zoo
 
 __all__ = ["generate"]
 
@@ -23,22 +23,22 @@ _STATE = "generator.safetensors"
 
 def generate(
     zoo: Zoo,
-    settings: AmortisedSettings | None = None,
+    settings: AmortizedSettings | None = None,
     *,
     num_images: int,
     seed: int,
     warmup_rounds: int = 20,
     out: str | Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> SyntheticDataset:
-    """Synthesise many images of which each batch takes a few steps (see ``amortised``).
+) -> ImageSet:
+    """Synthesize many images of which each batch takes a few steps (see ``amortized``).
 
     They are less exact than those of ``synthesize``, and take fewer steps. Training wants many;
     calibration and reconstruction want few and good ones.
 
     Args:
         zoo: the networks to invert together.
-        settings: ``AmortisedSettings()`` unless given.
+        settings: ``AmortizedSettings()`` unless given.
         num_images: how many are kept.
         seed: the same seed, zoo, settings and machine give the same bits.
         warmup_rounds: before any image is kept, while the generator learns.
@@ -53,7 +53,7 @@ def generate(
         InputError: if ``out`` holds a data set made in another way or cannot be written; if there
             are several processes; if a number is out of range.
     """
-    settings = settings or AmortisedSettings()
+    settings = settings or AmortizedSettings()
     for name, value, least in (("num_images", num_images, 1), ("warmup_rounds", warmup_rounds, 0)):
         if not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
@@ -70,26 +70,26 @@ def generate(
     kept, size = KeptShards(zoo, folder), settings.objective.batch_size
     num_shards = -(-num_images // size)
     missing = list(range(num_shards)) if folder is None else folder.missing(num_shards)
-    synthesiser = AmortisedSynthesiser(zoo, settings, seed=seed)
+    synthesizer = AmortizedSynthesizer(zoo, settings, seed=seed)
     if path is not None and path.exists():
         state, _ = read_tensors(path)
         ahead = (int(state["rounds_done"]) - warmup_rounds) * settings.batches_at_once
         # A shard that was lost since needs all rounds once more, which give the same.
         if not any(index < ahead for index in missing):
-            synthesiser.load(state)
+            synthesizer.load(state)
     num_rounds = warmup_rounds + -(-num_images // settings.images_per_round)
-    while missing and synthesiser.rounds_done < num_rounds:
-        on_progress(synthesiser.rounds_done, num_rounds)
-        first = (synthesiser.rounds_done - warmup_rounds) * settings.batches_at_once
-        for index, batch in enumerate(synthesiser.make(), first):
+    while missing and synthesizer.rounds_done < num_rounds:
+        on_progress(synthesizer.rounds_done, num_rounds)
+        first = (synthesizer.rounds_done - warmup_rounds) * settings.batches_at_once
+        for index, batch in enumerate(synthesizer.make(), first):
             if index in missing:
                 count = min(size, num_images - index * size)
                 kept.keep(index, batch.images[:count], batch.labels[:count], [batch.losses])
         if path is not None and first >= 0:
-            write_tensors(path, synthesiser.tensors(), {})
+            write_tensors(path, synthesizer.tensors(), {})
     on_progress(num_rounds, num_rounds)
     if folder is None or path is None:
         return kept.in_memory(manifest)
     folder.finish([kept.entries[index] for index in sorted(kept.entries)])
     path.unlink(missing_ok=True)
-    return SyntheticDataset.load(folder.path)
+    return ImageSet.load(folder.path)

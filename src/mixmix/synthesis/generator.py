@@ -1,4 +1,4 @@
-"""A small network that draws images: what amortised synthesis optimises in place of pixels."""
+"""A small network that draws images: what amortized synthesis optimizes in place of pixels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ImageGenerator(nn.Module):
             )
             for before, after in zip(widths, widths[1:], strict=False)
         )
-        # Normalised, so that pixels are neither all grey nor all black and white at first.
+        # Normalized, so that pixels are neither all gray nor all black and white at first.
         self.head = nn.Sequential(
             nn.Conv2d(widths[-1], channels, 3, padding=1), nn.BatchNorm2d(channels)
         )

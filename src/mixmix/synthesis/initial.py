@@ -14,7 +14,7 @@ _OWN_SHARE = 0.25
 def balanced_labels(num_images: int, num_classes: int) -> Tensor:
     """Labels (N,) that go round the classes, so that every prefix is balanced; zeros if K = 0.
 
-    Fewer images than classes are spread evenly over these: neighbours are often of one kind.
+    Fewer images than classes are spread evenly over these: neighbors are often of one kind.
     """
     order = torch.arange(num_images)
     if num_images < num_classes:
@@ -25,7 +25,7 @@ def balanced_labels(num_images: int, num_classes: int) -> Tensor:
 def initial_images(
     kind: str, shape: tuple[int, int, int, int], *, generator: torch.Generator
 ) -> Tensor:
-    """Images (N, C, H, W) to start from: noise around mid-grey, a quarter wide, cut to [0, 1].
+    """Images (N, C, H, W) to start from: noise around mid-gray, a quarter wide, cut to [0, 1].
 
     Args:
         kind: ``pink`` or ``white``, see ``SynthesisSettings.initial``.
@@ -43,7 +43,7 @@ def _white_noise(shape: tuple[int, int, int, int], generator: torch.Generator) -
 def _pink_noise(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
     """Noise whose amplitude falls with frequency, and whose channels have most in common.
 
-    Photographs are so (Field 1987: equal energy in every octave), so that the optimiser need not
+    Photographs are so (Field 1987: equal energy in every octave), so that the optimizer need not
     first get rid of what they are not.
     """
     height, width = shape[2:]

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixmix.synthesis.dataset import Shard, SyntheticDataset, label_agreement, shard_name
+from mixmix.data.image_set import ImageSet, Shard, label_agreement, shard_name
+from mixmix.models.zoo import Zoo
 from mixmix.synthesis.folder import RunFolder
-from mixmix.zoo.zoo import Zoo
 
 __all__ = ["KeptShards"]
 
@@ -52,10 +52,10 @@ class KeptShards:
         else:
             self.entries[index] = self._folder.save(index, shard, entry)
 
-    def in_memory(self, manifest: Mapping[str, Any]) -> SyntheticDataset:
+    def in_memory(self, manifest: Mapping[str, Any]) -> ImageSet:
         """The data set of a run without a folder."""
         order = sorted(self._shards)
         entries = [{"file": shard_name(index)} | self.entries[index] for index in order]
-        return SyntheticDataset.from_shards(
+        return ImageSet.from_shards(
             [self._shards[index] for index in order], {**manifest, "shards": entries}
         )

@@ -1,4 +1,4 @@
-"""The optimisation of one batch of images: the heart of synthesis."""
+"""The optimization of one batch of images: the heart of synthesis."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixmix.errors import InputError
-from mixmix.memory_layout import in_faster_layout
+from mixmix.models.zoo import Zoo
+from mixmix.runtime.memory_layout import in_faster_layout
 from mixmix.synthesis.initial import initial_images
-from mixmix.synthesis.objective import Student, check_terms, is_mixed, losses_of
+from mixmix.synthesis.losses import Student, check_terms, is_mixed, losses_of
 from mixmix.synthesis.settings import SynthesisSettings
-from mixmix.zoo.zoo import Zoo
 
-__all__ = ["OptimisedBatch", "optimise_batch"]
+__all__ = ["OptimizedBatch", "optimize_batch"]
 
 # Losses are kept for about this many iterations, which is enough to draw their curve.
 _TRACE_POINTS = 50
 
 
 @dataclass(frozen=True)
-class OptimisedBatch:
+class OptimizedBatch:
     """Images (N, C, H, W) in [0, 1], and the losses at some iterations, each a row of the trace."""
 
     images: Tensor
     trace: list[dict[str, float]]
 
 
-def optimise_batch(
+def optimize_batch(
     zoo: Zoo,
     labels: Tensor,
     settings: SynthesisSettings,
@@ -41,8 +41,8 @@ def optimise_batch(
     student: Student | None = None,
     part: int | None = None,
     on_step: Callable[[], None] = lambda: None,
-) -> OptimisedBatch:
-    """Invert the zoo: optimise images until its networks see their statistics and the labels.
+) -> OptimizedBatch:
+    """Invert the zoo: optimize images until its networks see their statistics and the labels.
 
     Args:
         zoo: m networks; ``settings.members_per_step`` of them are drawn at each step.
@@ -92,7 +92,7 @@ def optimise_batch(
             if not all(math.isfinite(value) for value in values.values()):
                 raise InputError(
                     f"the loss is no longer finite at iteration {iteration} ({values}); lower "
-                    "learning_rate, or check the networks' normalisation"
+                    "learning_rate, or check the networks' normalization"
                 )
             trace.append({"iteration": iteration} | values)
         optimizer.zero_grad()
@@ -101,13 +101,13 @@ def optimise_batch(
         with torch.no_grad():
             images.clamp_(0, 1)
         on_step()
-    return OptimisedBatch(_resized(images.detach(), _size(zoo, 1.0)).contiguous(), trace)
+    return OptimizedBatch(_resized(images.detach(), _size(zoo, 1.0)).contiguous(), trace)
 
 
 def _begin(
     start: Tensor, zoo: Zoo, settings: SynthesisSettings, scale: float
 ) -> tuple[Tensor, torch.optim.Adam]:
-    """Images at a share of the full size to be optimised, and their optimiser."""
+    """Images at a share of the full size to be optimized, and their optimizer."""
     images = _resized(start.detach(), _size(zoo, scale)).to(zoo.device, copy=True)
     images = in_faster_layout(images).requires_grad_(True)
     return images, torch.optim.Adam([images], lr=settings.learning_rate, betas=(0.5, 0.9))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mixmix.synthesis.terms import patch_entropy
-from mixmix.zoo.observation import BatchNormStatistics
-from mixmix.zoo.teacher import Teacher
+from mixmix.models.model import Model
+from mixmix.models.observation import BatchNormStatistics
+from mixmix.synthesis.terms.terms import patch_entropy
 
 __all__ = ["Seen", "joined_statistics", "observe_in_parts"]
 
@@ -40,7 +40,7 @@ class Seen:
 
 
 def observe_in_parts(
-    teacher: Teacher,
+    teacher: Model,
     images: Tensor,
     *,
     part: int | None = None,
@@ -54,7 +54,7 @@ def observe_in_parts(
         teacher: the network.
         images: (N, C, H, W) in [0, 1].
         part: images that pass at a time; None takes all at once and passes them once.
-        precision: see ``Teacher.observe``, and ``scale`` likewise.
+        precision: see ``Model.observe``, and ``scale`` likewise.
         patches: whether to compute the entropy of patches.
     """
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mixmix import distributed
 from mixmix.errors import InputError
-from mixmix.machine import memory_bytes, usable_cpus
+from mixmix.models.model import Model
+from mixmix.models.zoo import Zoo
+from mixmix.runtime import distributed
+from mixmix.runtime.machine import memory_bytes, usable_cpus
 from mixmix.synthesis.settings import SynthesisSettings
-from mixmix.zoo.teacher import Teacher
-from mixmix.zoo.zoo import Zoo
 
 __all__ = ["Schedule", "plan", "schedule", "shard_bytes"]
 
@@ -28,7 +28,7 @@ __all__ = ["Schedule", "plan", "schedule", "shard_bytes"]
 _ASSUMED_MEMORY = 8 * 2**30
 # Gradients, temporaries and what the allocator cannot reuse; 1.2 to 1.5 were measured.
 _BYTES_PER_SAVED_BYTE = 2
-# Images, their views, mixtures, gradients, the optimiser's moments and what the prior keeps; 25 to
+# Images, their views, mixtures, gradients, the optimizer's moments and what the prior keeps; 25 to
 # 40 float32 copies were measured.
 _COPIES_OF_IMAGES = 35
 
@@ -148,7 +148,7 @@ def shard_bytes(zoo: Zoo, settings: SynthesisSettings) -> int:
     return settings.batch_size * _BYTES_PER_SAVED_BYTE * sum(sizes[: settings.members_per_step])
 
 
-def _saved_bytes(teacher: Teacher, shape: tuple[int, int, int], precision: str) -> int:
+def _saved_bytes(teacher: Model, shape: tuple[int, int, int], precision: str) -> int:
     """Bytes per image (C, H, W) that autograd keeps for the backward pass through a network."""
     weights = [*teacher.model.parameters(), *teacher.model.buffers()]
     shared = {tensor.untyped_storage().data_ptr() for tensor in weights}

@@ -27,14 +27,14 @@ _WEIGHTS = (
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """How images are synthesised (MixMix, Li et al. 2021, section 3; see ``terms`` for the losses).
+    """How images are synthesized (MixMix, Li et al. 2021, section 3; see ``terms`` for the losses).
 
     Attributes:
         num_images: how many images; labels are balanced over the classes.
-        batch_size: images optimised together, which is also the number in a shard; BatchNorm
+        batch_size: images optimized together, which is also the number in a shard; BatchNorm
             statistics are matched per batch, so it should be at least 64.
         initial: noise to start from: ``pink``, whose spectrum is that of photographs, or ``white``.
-        iterations: optimiser steps per batch; 0 keeps the initial noise.
+        iterations: optimizer steps per batch; 0 keeps the initial noise.
         learning_rate: of Adam on pixels in [0, 1], decayed to zero by a cosine.
         bn_weight: of the BatchNorm statistics.
         bn_distance: ``absolute``: Euclidean, summed over layers, as in ZeroQ, DeepInversion and
@@ -48,7 +48,7 @@ class SynthesisSettings:
             so that images are made on which it does not agree with the zoo yet.
         patch_weight: of the entropy of the likeness of patches, which transformers (networks with
             LayerNorm) see; see ``terms.patch_entropy``.
-        l2_weight: of the mean squared distance of the pixels from mid-grey.
+        l2_weight: of the mean squared distance of the pixels from mid-gray.
         mixing_share: share of the steps, evenly spread, at which a second image is shrunk into a
             random box of each image; 0 does without data mixing. At the other steps the images
             themselves match the statistics, which mixtures alone would not ask of them.

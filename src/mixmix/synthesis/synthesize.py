@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixmix import distributed, seeding
-from mixmix.allocator import keep_freed_memory
+from mixmix.data.image_set import FORMAT, ImageSet
 from mixmix.errors import DataError, InputError
-from mixmix.synthesis.dataset import FORMAT, SyntheticDataset
+from mixmix.models.model import Model
+from mixmix.models.zoo import Zoo
+from mixmix.runtime import distributed, seeding
+from mixmix.runtime.allocator import keep_freed_memory
 from mixmix.synthesis.folder import RunFolder
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.kept import KeptShards
-from mixmix.synthesis.loop import optimise_batch
+from mixmix.synthesis.loop import optimize_batch
 from mixmix.synthesis.schedule import Schedule, plan
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.workers import run_side_by_side
-from mixmix.zoo.teacher import Teacher
-from mixmix.zoo.zoo import Zoo
 
 __all__ = ["provenance", "synthesize"]
 
@@ -36,16 +36,16 @@ def synthesize(
     *,
     seed: int,
     out: str | Path | None = None,
-    start: SyntheticDataset | None = None,
-    student: Teacher | None = None,
+    start: ImageSet | None = None,
+    student: Model | None = None,
     threads: int | None = None,
     memory_gib: float | None = None,
     on_plan: Callable[[Schedule], None] = lambda schedule: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> SyntheticDataset:
-    """Synthesise a labelled data set from a zoo of pretrained networks and no data.
+) -> ImageSet:
+    """Synthesize a labeled data set from a zoo of pretrained networks and no data.
 
-    On a CPU, batches are optimised side by side, as many as there are threads, as long as they fit
+    On a CPU, batches are optimized side by side, as many as there are threads, as long as they fit
     into the memory; where a single one does not, its images pass the networks in parts, which takes
     longer and gives the same images but for rounding. The process keeps the memory that it once
     used (see ``allocator``).
@@ -88,7 +88,7 @@ def synthesize(
     settings = settings or SynthesisSettings()
     if out is None and distributed.world_size() > 1:
         raise InputError(
-            f"{distributed.world_size()} processes synthesise together, which needs a folder that "
+            f"{distributed.world_size()} processes synthesize together, which needs a folder that "
             "all of them see; give out"
         )
     if start is not None:
@@ -118,7 +118,7 @@ def synthesize(
     if distributed.is_main():
         folder.finish([entry for entries in made for entry in entries])
     distributed.barrier()
-    data = SyntheticDataset.load(folder.path)
+    data = ImageSet.load(folder.path)
     if data.refused:
         reasons = "; ".join(data.refused.values())
         raise DataError(
@@ -151,7 +151,7 @@ def _manifest(
     return content | {"machine": content["machine"] | threads}
 
 
-def _check_start(start: SyntheticDataset, zoo: Zoo) -> None:
+def _check_start(start: ImageSet, zoo: Zoo) -> None:
     if tuple(start.images.shape[1:]) != zoo.input_shape:
         raise InputError(
             f"the images to start from have shape {tuple(start.images.shape[1:])}, this zoo takes "
@@ -174,8 +174,8 @@ class _Run:
         settings: SynthesisSettings,
         seed: int,
         labels: Sequence[Tensor],
-        start: SyntheticDataset | None,
-        student: Teacher | None,
+        start: ImageSet | None,
+        student: Model | None,
         folder: RunFolder | None,
     ) -> None:
         self.zoo, self.settings, self.seed, self.student = zoo, settings, seed, student
@@ -209,7 +209,7 @@ class _Run:
             progress.advance(1)
 
         labels = self.labels[index]
-        batch = optimise_batch(
+        batch = optimize_batch(
             self.zoo,
             labels,
             self.settings,

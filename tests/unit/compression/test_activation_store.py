@@ -10,16 +10,16 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 
-from mixmix import Quantize, SyntheticDataset, compress
-from mixmix.capture import capture
-from mixmix.compression import activation_store
-from mixmix.compression.activation_store import (
+from mixmix import ImageSet, Quantize, compress
+from mixmix.compress import activation_store
+from mixmix.compress.activation_store import (
     ActivationStore,
     default_memory_gib,
     images_at_a_time,
 )
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
+from mixmix.graph.capture import capture
 
 CPU = torch.device("cpu")
 TINY_GIB = 1e-6
@@ -66,7 +66,7 @@ def test_values_and_layout_are_those_of_one_pass(
 @pytest.mark.parametrize("family", ["depthwise", "residual"])
 def test_files_give_the_same_bits_as_memory(family: str, loss: str, folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    data = SyntheticDataset(
+    data = ImageSet(
         torch.rand(20, *INPUT_SHAPE, generator=generator),
         torch.arange(20) % NUM_CLASSES,
         torch.full((20, NUM_CLASSES), 1 / NUM_CLASSES),

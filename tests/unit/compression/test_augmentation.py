@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compression.training.augmentation import Augmentation, augment
+from mixmix.compress.train.augmentation import Augmentation, augment
 from mixmix.errors import InputError
 
 PLAIN = Augmentation(shift=0, flip=False, mixing_share=0.0)

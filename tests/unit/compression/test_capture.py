@@ -8,8 +8,8 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from mixmix.capture import capture, fold_batch_norms
 from mixmix.errors import CaptureError
+from mixmix.graph.capture import capture, fold_batch_norms
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 

@@ -12,16 +12,16 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix.compression.pruning.channel_costs import ChannelCosts
-from mixmix.compression.pruning.channel_discovery import find_groups
-from mixmix.compression.pruning.channel_removal import (
+from mixmix.compress.prune.channels.costs import ChannelCosts
+from mixmix.compress.prune.channels.discovery import find_groups
+from mixmix.compress.prune.channels.removal import (
     check_removal,
     remove_channels,
     silence_channels_,
 )
-from mixmix.compression.pruning.fixed_widths import without_fixed_widths
-from mixmix.cost import count_macs
 from mixmix.errors import InputError
+from mixmix.graph.costs import count_macs
+from mixmix.graph.widths import without_fixed_widths
 
 EXAMPLE = torch.rand(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 PRUNABLE = sorted(set(NETWORKS) - {"shuffle"})

@@ -17,7 +17,7 @@ from tiny_networks import (
 from torch import nn
 
 from mixmix import (
-    AmortisedSettings,
+    AmortizedSettings,
     Compressed,
     Distill,
     FineTune,
@@ -33,15 +33,15 @@ from mixmix import (
     load_sparse,
     sparsity_of,
 )
-from mixmix.compression.distillation.ensemble import Ensemble
-from mixmix.compression.distillation.stages import staged
+from mixmix.compress.distill.ensemble import Ensemble
+from mixmix.compress.distill.stages import staged
 from mixmix.errors import CaptureError, InputError
-from mixmix.zoo.teacher import normalise
+from mixmix.models.model import normalize
 
 TRAINING = TrainingSettings(
     steps=6, batch_size=4, optimizer="sgd", learning_rate=0.02, ema_decay=0.9, checkpoint_steps=2
 )
-SYNTHESIS = AmortisedSettings(
+SYNTHESIS = AmortizedSettings(
     objective=SynthesisSettings(iterations=2, batch_size=4),
     num_latents=8,
     latent_size=8,
@@ -82,7 +82,7 @@ class TestResult:
         result = compress(teacher, data, Distill(student, training), seed=0)
         with torch.no_grad():
             wanted = teacher(data.images).argmax(1)
-            found = result.model(normalise(data.images, result.spec)).argmax(1)
+            found = result.model(normalize(data.images, result.spec)).argmax(1)
         assert float((found == wanted).float().mean()) > 0.7
         assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())
         assert not result.model.training
@@ -167,7 +167,7 @@ class TestImagesMadeOnTheWay:
 
         with_them, without = result(generated(zoo)), result(None)
         assert sparsity_of(with_them.model).total == sparsity_of(without.model).total >= 0.4
-        logits = [each.model(normalise(data.images, each.spec)) for each in (with_them, without)]
+        logits = [each.model(normalize(data.images, each.spec)) for each in (with_them, without)]
         assert not torch.equal(*logits)
 
     def test_bank_keeps_what_was_given_and_the_newest(self, student: TinyStudent, zoo: Zoo) -> None:
@@ -204,11 +204,11 @@ class TestImagesMadeOnTheWay:
 class TestTeachers:
     def test_ensemble_predicts_the_mean(self, zoo: Zoo) -> None:
         images = tiny_images(6).images
-        inputs = normalise(images, tiny_spec("plain"))
+        inputs = normalize(images, tiny_spec("plain"))
         found = Ensemble(zoo, tiny_spec("plain"))(inputs).softmax(1)
         assert torch.allclose(found, zoo.soft_labels(images), atol=1e-5)
 
-    def test_is_learnt_from(self, student: TinyStudent, zoo: Zoo) -> None:
+    def test_is_learned_from(self, student: TinyStudent, zoo: Zoo) -> None:
         data = tiny_images(8)
         assert not torch.equal(
             distilled(student, data)["8.weight"], distilled(student, data, ensemble=zoo)["8.weight"]
@@ -216,7 +216,7 @@ class TestTeachers:
 
     def test_stages_share_weights_and_give_the_same_logits(self, student: TinyStudent) -> None:
         teacher = tiny_network("residual").eval()
-        inputs = normalise(tiny_images(3).images, tiny_spec("residual"))
+        inputs = normalize(tiny_images(3).images, tiny_spec("residual"))
         pair = staged(student.eval(), teacher, inputs, seed=0)
         for network, stages in zip((student, teacher), pair, strict=True):
             logits, features = stages(inputs)
@@ -226,7 +226,7 @@ class TestTeachers:
         assert shapes[0] == shapes[1]
 
     def test_other_widths_are_projected(self, student: TinyStudent) -> None:
-        inputs = normalise(tiny_images(3).images, tiny_spec("residual"))
+        inputs = normalize(tiny_images(3).images, tiny_spec("residual"))
         first, again = (
             staged(student.eval(), tiny_network("residual").eval(), inputs, seed=0)[0]
             for _ in range(2)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 
-from mixmix import Compressed, Quantize, SyntheticDataset, compress
-from mixmix.compression.quantization.mixed_precision import MixedPrecision
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
-from mixmix.compression.quantization.sensitivity_table import SensitivityTable
+from mixmix import Compressed, ImageSet, Quantize, compress
+from mixmix.compress.quantize.mixed_precision import MixedPrecision
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.compress.quantize.sensitivity_table import SensitivityTable
 from mixmix.errors import InputError
 
 QUANTIZE = Quantize(reconstruction=ReconstructionSettings(iterations=3, batch_size=8))
@@ -20,7 +20,7 @@ QUANTIZE = Quantize(reconstruction=ReconstructionSettings(iterations=3, batch_si
 def compressed(family: str, **options: object) -> Compressed:
     pixels = torch.rand(24, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(24) % NUM_CLASSES
-    data = SyntheticDataset(pixels, labels, torch.full((24, NUM_CLASSES), 1 / NUM_CLASSES), {})
+    data = ImageSet(pixels, labels, torch.full((24, NUM_CLASSES), 1 / NUM_CLASSES), {})
     method = MixedPrecision(**{"quantize": QUANTIZE, **options})  # type: ignore[arg-type]
     return compress((tiny_network(family), tiny_spec(family)), data, method, seed=0)
 

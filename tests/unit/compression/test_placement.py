@@ -8,11 +8,11 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from mixmix.capture import capture, fold_batch_norms, is_call_to
-from mixmix.compression.quantization.calibration import learnable_units
-from mixmix.compression.quantization.insertion import input_quantizers, insert_quantizers
-from mixmix.compression.quantization.learnable import LearnableActivation, Phase, set_phase
-from mixmix.compression.quantization.simplification import drop_identities, write_out_silu
+from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.quantize.insertion import input_quantizers, insert_quantizers
+from mixmix.compress.quantize.learnable import LearnableActivation, Phase, set_phase
+from mixmix.graph.capture import capture, fold_batch_norms, is_call_to
+from mixmix.graph.simplify import drop_identities, write_out_silu
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 
@@ -29,7 +29,7 @@ def inserted(model: nn.Module, bits: tuple[int, int] = (4, 4)) -> fx.GraphModule
         first_last_bits=8,
         input_bits=8,
         per_channel=True,
-        keep_probability=0.5,
+        quantize_prob=0.5,
     )
     return graph_module
 

@@ -19,9 +19,9 @@ from mixmix import (
     TrainingSettings,
     compress,
 )
-from mixmix.compression.method import Method
-from mixmix.compression.pointwise import safe_gradients
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compress.method import Method
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.graph.pointwise import safe_gradients
 
 TRAINING = TrainingSettings(steps=2, batch_size=8)
 RECOVERY = (ReconstructFeatures(iterations=3, batch_size=8, views=64), FineTune(TRAINING))

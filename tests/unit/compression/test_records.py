@@ -7,10 +7,10 @@ from tiny_networks import INPUT_SHAPE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix.capture import capture, fold_batch_norms
-from mixmix.compression.method import LayerRecord
-from mixmix.compression.quantization.insertion import insert_quantizers
-from mixmix.compression.quantization.records import record_layers
+from mixmix.compress.method import LayerRecord
+from mixmix.compress.quantize.insertion import insert_quantizers
+from mixmix.compress.quantize.records import record_layers
+from mixmix.graph.capture import capture, fold_batch_norms
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 
@@ -26,7 +26,7 @@ def records(model: nn.Module) -> dict[str, LayerRecord]:
         first_last_bits=None,
         input_bits=8,
         per_channel=True,
-        keep_probability=1.0,
+        quantize_prob=1.0,
     )
     found = record_layers(model, graph_module, folded, bits, dict.fromkeys(bits, 0.5))
     return {record.name: record for record in found}
@@ -71,14 +71,14 @@ class Odd(nn.Module):
         self.reflected = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
         self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
         self.along = nn.Conv1d(4, 4, 3)
-        self.standardised = nn.Conv2d(4, 4, 1)
+        self.standardized = nn.Conv2d(4, 4, 1)
         self.unused = nn.Linear(3, 3)
         self.head = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.along(self.up(self.reflected(x)).flatten(2))
-        weight = self.standardised.weight
-        x = F.conv2d(x.unsqueeze(3), weight - weight.mean(), self.standardised.bias)
+        weight = self.standardized.weight
+        x = F.conv2d(x.unsqueeze(3), weight - weight.mean(), self.standardized.bias)
         return self.head(x.mean((2, 3)))
 
 
@@ -89,7 +89,7 @@ def test_every_other_layer_has_its_reason() -> None:
     assert found["reflected"].action == "quantized"  # torch.export takes the padding out of it
     assert "ConvTranspose2d stays in floats" in reasons["up"]
     assert "Conv1d stays in floats" in reasons["along"]
-    assert "computed in the forward pass" in reasons["standardised"]
+    assert "computed in the forward pass" in reasons["standardized"]
     assert reasons["unused"] == "not called in the forward pass"
     assert any("conv2d of activations stays in floats" in reason for reason in reasons.values())
 

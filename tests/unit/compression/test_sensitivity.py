@@ -13,24 +13,24 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixmix import Quantize, SyntheticDataset
-from mixmix.capture import capture, fold_batch_norms
-from mixmix.compression.divergence import mean_divergence
-from mixmix.compression.quantization.quantizers import search_activation_range, search_weight_grid
-from mixmix.compression.quantization.sensitivity import measure_sensitivity
-from mixmix.compression.quantization.sensitivity_table import SensitivityTable
-from mixmix.cost import count_macs
+from mixmix import ImageSet, Quantize
+from mixmix.compress.divergence import mean_divergence
+from mixmix.compress.quantize.quantizers import search_activation_range, search_weight_grid
+from mixmix.compress.quantize.sensitivity import measure_sensitivity
+from mixmix.compress.quantize.sensitivity_table import SensitivityTable
 from mixmix.errors import DataError, InputError
-from mixmix.reporting import print_sensitivity
-from mixmix.zoo.teacher import normalise
+from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.costs import count_macs
+from mixmix.models.model import normalize
+from mixmix.report import print_sensitivity
 
 CHOICES = ("W2A8", "W4A8", "W8A8")
 
 
-def images(count: int = 24) -> SyntheticDataset:
+def images(count: int = 24) -> ImageSet:
     pixels = torch.rand(count, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % NUM_CLASSES
-    return SyntheticDataset(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
+    return ImageSet(pixels, labels, torch.full((count, NUM_CLASSES), 1 / NUM_CLASSES), {})
 
 
 def measured(family: str, **options: object) -> SensitivityTable:
@@ -63,7 +63,7 @@ def test_every_layer_is_measured_and_bits_help(family: str) -> None:
 
 
 def test_one_layer_is_quantized_and_all_else_is_float() -> None:
-    x = normalise(images().images, tiny_spec("residual"))
+    x = normalize(images().images, tiny_spec("residual"))
     graph = capture(tiny_network("residual"), x[:4])
     fold_batch_norms(graph, x[:4])
     name = "2.body.1.0"

@@ -10,12 +10,12 @@ import torch
 from tiny_networks import NUM_CLASSES, tiny_images, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor, nn
 
-from mixmix import SynthesisSettings, SyntheticDataset, Zoo
-from mixmix.compression.training.augmentation import Augmentation
-from mixmix.compression.training.fresh_images import FreshImages, divergence
-from mixmix.compression.training.image_source import SameImages
-from mixmix.compression.training.settings import TrainingSettings
-from mixmix.compression.training.train import Step, learning_rate_at, train_
+from mixmix import ImageSet, SynthesisSettings, Zoo
+from mixmix.compress.train.augmentation import Augmentation
+from mixmix.compress.train.fresh_images import FreshImages, divergence
+from mixmix.compress.train.image_source import SameImages
+from mixmix.compress.train.settings import TrainingSettings
+from mixmix.compress.train.train import Step, learning_rate_at, train_
 from mixmix.errors import InputError
 
 SETTINGS = TrainingSettings(steps=8, batch_size=8, learning_rate=1e-3, checkpoint_steps=3)
@@ -236,9 +236,9 @@ class TestFreshImages:
 
     def test_the_same_size_is_expected(self) -> None:
         class Smaller(SameImages):
-            def images_for(self, *_: object) -> SyntheticDataset:
+            def images_for(self, *_: object) -> ImageSet:
                 data = tiny_images(7)
-                return SyntheticDataset(data.images[:, :, 1:], data.labels, data.soft_labels, {})
+                return ImageSet(data.images[:, :, 1:], data.labels, data.soft_labels, {})
 
         with pytest.raises(InputError, match="give images of the same size"):
             train(SETTINGS, source=Smaller())

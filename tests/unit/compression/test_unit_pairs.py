@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mixmix.compression.unit_pairs import pair_units, select_channels
-from mixmix.compression.units import channel_axis, split_into_units
+from mixmix.graph.unit_pairs import pair_units, select_channels
+from mixmix.graph.units import channel_axis, split_into_units
 
 
 @pytest.mark.parametrize(

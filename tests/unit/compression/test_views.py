@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixmix.compression.views import with_mixtures
+from mixmix.data.views import with_mixtures
 
 IMAGES = torch.rand(10, 3, 12, 8, generator=torch.Generator().manual_seed(0))
 
@@ -26,9 +26,9 @@ def test_mixtures_follow_the_images(count: int) -> None:
 
 
 def test_a_mixture_shows_two_images() -> None:
-    colours = IMAGES[:, :, :1, :1].expand(-1, -1, 12, 8)
-    for view in with_mixtures(colours, 60, seed=0)[10:]:
-        shares = [torch.isclose(view, c, atol=1e-5).all(0).float().mean() for c in colours]
+    colors = IMAGES[:, :, :1, :1].expand(-1, -1, 12, 8)
+    for view in with_mixtures(colors, 60, seed=0)[10:]:
+        shares = [torch.isclose(view, c, atol=1e-5).all(0).float().mean() for c in colors]
         first, second, *rest = sorted(map(float, shares), reverse=True)
         assert first >= 0.4
         assert first + second == pytest.approx(1)

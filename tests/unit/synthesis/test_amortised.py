@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, tiny_teacher
 
-from mixmix import AmortisedSettings, SynthesisSettings, Zoo
+from mixmix import AmortizedSettings, SynthesisSettings, Zoo
 from mixmix.errors import InputError
-from mixmix.synthesis.amortised import AmortisedSynthesiser
+from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.generator import ImageGenerator
 
-SETTINGS = AmortisedSettings(
+SETTINGS = AmortizedSettings(
     objective=SynthesisSettings(iterations=3, batch_size=8, adversarial_weight=1.0),
     num_latents=24,
     latent_size=8,
@@ -20,8 +20,8 @@ SETTINGS = AmortisedSettings(
 )
 
 
-def rounds(synthesiser: AmortisedSynthesiser, count: int) -> torch.Tensor:
-    return torch.cat([b.images for _ in range(count) for b in synthesiser.make()])
+def rounds(synthesizer: AmortizedSynthesizer, count: int) -> torch.Tensor:
+    return torch.cat([b.images for _ in range(count) for b in synthesizer.make()])
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 20), (5, 7, 9), (3, 224, 160)])
@@ -34,7 +34,7 @@ def test_generator_draws_images_of_any_size(shape: tuple[int, int, int]) -> None
 
 class TestRounds:
     def test_shapes_ranges_and_labels(self, zoo: Zoo) -> None:
-        batches = AmortisedSynthesiser(zoo, SETTINGS, seed=0).make()
+        batches = AmortizedSynthesizer(zoo, SETTINGS, seed=0).make()
         assert len(batches) == 2
         for batch in batches:
             assert batch.images.shape == (8, *INPUT_SHAPE) and batch.labels.shape == (8,)
@@ -48,36 +48,36 @@ class TestRounds:
             found = []
             for threads in (1, 2):
                 torch.set_num_threads(threads)
-                found.append(rounds(AmortisedSynthesiser(zoo, SETTINGS, seed=3), 2))
+                found.append(rounds(AmortizedSynthesizer(zoo, SETTINGS, seed=3), 2))
         finally:
             torch.set_num_threads(before)
         assert torch.equal(*found)
-        assert not torch.equal(found[0], rounds(AmortisedSynthesiser(zoo, SETTINGS, seed=4), 2))
+        assert not torch.equal(found[0], rounds(AmortizedSynthesizer(zoo, SETTINGS, seed=4), 2))
 
     def test_goes_on_from_its_tensors(self, zoo: Zoo) -> None:
-        first = AmortisedSynthesiser(zoo, SETTINGS, seed=0)
+        first = AmortizedSynthesizer(zoo, SETTINGS, seed=0)
         rounds(first, 2)
-        second = AmortisedSynthesiser(zoo, SETTINGS, seed=0)
+        second = AmortizedSynthesizer(zoo, SETTINGS, seed=0)
         second.load(first.tensors())
         assert torch.equal(rounds(first, 1), rounds(second, 1))
 
     def test_learns_from_round_to_round(self) -> None:
         objective = replace(SETTINGS.objective, batch_size=16)
         settings = replace(SETTINGS, objective=objective, num_latents=32)
-        synthesiser = AmortisedSynthesiser(Zoo([tiny_teacher("plain")]), settings, seed=0)
+        synthesizer = AmortizedSynthesizer(Zoo([tiny_teacher("plain")]), settings, seed=0)
 
         def loss() -> float:
-            return sum(batch.losses["bn"] + batch.losses["ce"] for batch in synthesiser.make())
+            return sum(batch.losses["bn"] + batch.losses["ce"] for batch in synthesizer.make())
 
         first = sum(loss() for _ in range(3))
-        rounds(synthesiser, 25)
+        rounds(synthesizer, 25)
         assert sum(loss() for _ in range(3)) < 0.9 * first
 
     def test_student_is_asked(self, zoo: Zoo) -> None:
-        synthesiser = AmortisedSynthesiser(zoo, SETTINGS, seed=0)
+        synthesizer = AmortizedSynthesizer(zoo, SETTINGS, seed=0)
         student = tiny_teacher("plain")
-        assert "adversarial" not in synthesiser.make()[0].losses
-        assert 0 <= synthesiser.make(student)[0].losses["adversarial"] <= 1
+        assert "adversarial" not in synthesizer.make()[0].losses
+        assert 0 <= synthesizer.make(student)[0].losses["adversarial"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mixmix import SyntheticDataset
+from mixmix import ImageSet
+from mixmix.data.image_set import FORMAT, MANIFEST_NAME, Shard
 from mixmix.errors import DataError, InputError
-from mixmix.storage import write_tensors
-from mixmix.synthesis.dataset import FORMAT, MANIFEST_NAME, Shard
+from mixmix.runtime.storage import write_tensors
 
 
 def make_shard(num_images: int, seed: int, channels: int = 3) -> Shard:
@@ -44,9 +44,9 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 
 class TestJoin:
     def test_parts_keep_their_order_and_are_spread_evenly(self, folder: Path) -> None:
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         few, many = data.split(4)
-        joined = SyntheticDataset.join([many, few])
+        joined = ImageSet.join([many, few])
         assert torch.equal(joined.images[1::3], few.images)
         rest = [index for index in range(12) if index % 3 != 1]
         assert torch.equal(joined.images[rest], many.images)
@@ -56,34 +56,34 @@ class TestJoin:
     def test_result_is_saved_with_the_manifests_of_its_parts(
         self, folder: Path, tmp_path: Path
     ) -> None:
-        data = SyntheticDataset.load(folder)
-        joined = SyntheticDataset.join([data, data])
-        again = SyntheticDataset.load(joined.save(tmp_path / "joined"))
+        data = ImageSet.load(folder)
+        joined = ImageSet.join([data, data])
+        again = ImageSet.load(joined.save(tmp_path / "joined"))
         assert again.manifest["parts"] == [data.manifest, data.manifest]
         assert again.classes == data.classes
         assert len(again.manifest["models"]) == 1
 
     def test_what_its_parts_left_out_is_named_by_path(self, folder: Path) -> None:
-        whole = SyntheticDataset.load(folder)
+        whole = ImageSet.load(folder)
         name = "shard-00001.safetensors"
         (folder / name).write_bytes(b"not a shard")
-        part = SyntheticDataset.load(folder)
-        joined = SyntheticDataset.join([whole, part])
+        part = ImageSet.load(folder)
+        joined = ImageSet.join([whole, part])
         assert len(joined) == 20
         assert joined.refused == {str(folder / name): part.refused[name]}
 
     def test_other_shapes_are_refused(self, folder: Path) -> None:
-        data = SyntheticDataset.load(folder)
-        grey = SyntheticDataset(data.images[:, :1], data.labels, data.soft_labels, {})
+        data = ImageSet.load(folder)
+        gray = ImageSet(data.images[:, :1], data.labels, data.soft_labels, {})
         with pytest.raises(InputError, match="different images or classes cannot be joined"):
-            SyntheticDataset.join([data, grey])
+            ImageSet.join([data, gray])
         with pytest.raises(InputError, match="at least one data set"):
-            SyntheticDataset.join([])
+            ImageSet.join([])
 
 
 class TestSplit:
     def test_parts_are_the_whole_and_say_which_part(self, folder: Path) -> None:
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         first, others = data.split(8)
         assert torch.equal(torch.cat([first.images, others.images]), data.images)
         assert torch.equal(torch.cat([first.labels, others.labels]), data.labels)
@@ -94,20 +94,20 @@ class TestSplit:
         assert others.classes == data.classes
 
     def test_parts_survive_the_disk(self, folder: Path, tmp_path: Path) -> None:
-        _, others = SyntheticDataset.load(folder).split(8)
-        loaded = SyntheticDataset.load(others.save(tmp_path / "part"))
+        _, others = ImageSet.load(folder).split(8)
+        loaded = ImageSet.load(others.save(tmp_path / "part"))
         assert torch.equal(loaded.images, others.images)
         assert loaded.manifest["part"] == {"first": 8, "last": 11}
 
     @pytest.mark.parametrize("num_images", [0, 12, -1])
     def test_no_part_is_empty(self, folder: Path, num_images: int) -> None:
         with pytest.raises(InputError, match="from 1 to 11 to split 12 images"):
-            SyntheticDataset.load(folder).split(num_images)
+            ImageSet.load(folder).split(num_images)
 
 
 class TestLoad:
     def test_all_shards_in_order(self, folder: Path) -> None:
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         expected = torch.cat([make_shard(4, index).images for index in range(3)])
         assert len(data) == 12
         assert data.refused == {}
@@ -122,7 +122,7 @@ class TestLoad:
     def test_truncated_shard_is_named_and_the_others_load(self, kept: int, folder: Path) -> None:
         path = folder / "shard-00001.safetensors"
         path.write_bytes(path.read_bytes()[:kept])
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         assert len(data) == 8
         assert list(data.refused) == [path.name]
         assert "shard-00001.safetensors is corrupt" in data.refused[path.name]
@@ -135,7 +135,7 @@ class TestLoad:
         content[-1] ^= 1
         path.write_bytes(content)
         (folder / "shard-00002.safetensors").unlink()
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         assert len(data) == 4
         assert "is corrupt" in data.refused["shard-00000.safetensors"]
         assert "is missing" in data.refused["shard-00002.safetensors"]
@@ -144,18 +144,18 @@ class TestLoad:
         for path in folder.glob("*.safetensors"):
             path.write_bytes(b"")
         with pytest.raises(DataError, match="shard-00002.*run the same 'mixmix synthesize' again"):
-            SyntheticDataset.load(folder)
+            ImageSet.load(folder)
 
     def test_shard_of_other_tensors(self, folder: Path) -> None:
         name = "shard-00000.safetensors"
         digest = write_tensors(folder / name, {"pixels": torch.zeros(1)})
         edit_manifest(folder, shards=[{"file": name, "sha256": digest}])
         with pytest.raises(DataError, match="holds pixels, expected images, labels"):
-            SyntheticDataset.load(folder)
+            ImageSet.load(folder)
 
     def test_folder_without_data_set(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="holds no synthetic data set"):
-            SyntheticDataset.load(tmp_path)
+            ImageSet.load(tmp_path)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -172,18 +172,18 @@ class TestLoad:
     ) -> None:
         edit_manifest(folder, **changes)
         with pytest.raises(DataError, match=message):
-            SyntheticDataset.load(folder)
+            ImageSet.load(folder)
 
     def test_truncated_manifest(self, folder: Path) -> None:
         (folder / MANIFEST_NAME).write_text('{"format": ')
         with pytest.raises(DataError, match=r"manifest\.json as JSON"):
-            SyntheticDataset.load(folder)
+            ImageSet.load(folder)
 
 
 class TestSave:
     def test_round_trip(self, folder: Path, tmp_path: Path) -> None:
-        data = SyntheticDataset.load(folder)
-        copy = SyntheticDataset.load(data.save(tmp_path / "copy"))
+        data = ImageSet.load(folder)
+        copy = ImageSet.load(data.save(tmp_path / "copy"))
         assert torch.equal(copy.images, data.images)
         assert torch.equal(copy.labels, data.labels)
         assert torch.equal(copy.soft_labels, data.soft_labels)
@@ -191,12 +191,12 @@ class TestSave:
 
     def test_refuses_to_overwrite(self, folder: Path) -> None:
         with pytest.raises(InputError, match="already holds a data set"):
-            SyntheticDataset.load(folder).save(folder)
+            ImageSet.load(folder).save(folder)
 
 
 class TestPictures:
     def test_image_folder_keeps_every_pixel_and_label(self, folder: Path, tmp_path: Path) -> None:
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         out = data.export_image_folder(tmp_path / "pictures")
         assert sorted(p.name for p in out.iterdir()) == ["0_cat", "1_dog", "2_a_b_c"]
         for path in out.glob("*/*.png"):
@@ -210,7 +210,7 @@ class TestPictures:
     def test_torchvision_reads_the_image_folder(self, folder: Path, tmp_path: Path) -> None:
         datasets = pytest.importorskip("torchvision.datasets")
         transforms = pytest.importorskip("torchvision.transforms")
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         read = datasets.ImageFolder(
             data.export_image_folder(tmp_path / "pictures"), transforms.ToTensor()
         )
@@ -218,8 +218,8 @@ class TestPictures:
         order = data.labels.argsort(stable=True)
         assert torch.equal(torch.stack([image for image, _ in read]), data.images[order])
 
-    def test_grey_images(self, tmp_path: Path) -> None:
-        data = SyntheticDataset.from_shards([make_shard(3, 0, channels=1)], {})
+    def test_gray_images(self, tmp_path: Path) -> None:
+        data = ImageSet.from_shards([make_shard(3, 0, channels=1)], {})
         out = data.export_image_folder(tmp_path)
         with Image.open(out / "1_1" / "000001.png") as picture:
             assert picture.mode == "L"
@@ -228,14 +228,12 @@ class TestPictures:
             )
 
     def test_images_of_backbones_have_one_class(self, tmp_path: Path) -> None:
-        data = SyntheticDataset(
-            torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), torch.zeros(2, 0), {}
-        )
+        data = ImageSet(torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), torch.zeros(2, 0), {})
         data.export_image_folder(tmp_path)
         assert sorted(p.name for p in tmp_path.rglob("*.png")) == ["000000.png", "000001.png"]
 
     def test_other_channels_are_refused(self, tmp_path: Path) -> None:
-        data = SyntheticDataset.from_shards([make_shard(3, 0, channels=5)], {})
+        data = ImageSet.from_shards([make_shard(3, 0, channels=5)], {})
         with pytest.raises(InputError, match="has 1 or 3 channels, these images have 5"):
             data.export_image_folder(tmp_path)
         with pytest.raises(InputError, match="use the shards"):
@@ -245,7 +243,7 @@ class TestPictures:
     def test_contact_sheet(
         self, rows: int, columns: int, scale: int, folder: Path, tmp_path: Path
     ) -> None:
-        data = SyntheticDataset.load(folder)
+        data = ImageSet.load(folder)
         target = data.contact_sheet(
             tmp_path / "a" / "sheet.png", rows=rows, columns=columns, scale=scale
         )
@@ -269,17 +267,17 @@ class TestPictures:
 )
 def test_shapes_that_do_not_go_together(images: Tensor, labels: Tensor, soft: Tensor) -> None:
     with pytest.raises(InputError, match="expected images"):
-        SyntheticDataset(images, labels, soft, {})
+        ImageSet(images, labels, soft, {})
 
 
 def test_bytes_are_no_images() -> None:
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     with pytest.raises(InputError, match="floats in \\[0, 1\\], got torch.uint8"):
-        SyntheticDataset(images, torch.zeros(2), torch.zeros(2, 3), {})
+        ImageSet(images, torch.zeros(2), torch.zeros(2, 3), {})
 
 
 def test_a_contact_sheet_of_more_classes_than_images_has_no_gaps(tmp_path: Path) -> None:
     images = torch.rand(6, 3, 130, 4)
-    data = SyntheticDataset(images, torch.arange(6) * 7, torch.zeros(6, 50), {})
+    data = ImageSet(images, torch.arange(6) * 7, torch.zeros(6, 50), {})
     with Image.open(data.contact_sheet(tmp_path / "sheet.png", columns=4)) as picture:
         assert picture.size == (4 * 5 + 1, 2 * 131 + 1)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES
 
-from mixmix import AmortisedSettings, SynthesisSettings, SyntheticDataset, Zoo, generate
+from mixmix import AmortizedSettings, ImageSet, SynthesisSettings, Zoo, generate
 from mixmix.errors import InputError
 
-SETTINGS = AmortisedSettings(
+SETTINGS = AmortizedSettings(
     objective=SynthesisSettings(iterations=2, batch_size=4), num_latents=16, latent_size=8, width=4
 )
 OPTIONS = {"num_images": 10, "warmup_rounds": 2, "seed": 0}
 
 
-def made(zoo: Zoo, out: Path | None = None, **changes: int) -> SyntheticDataset:
+def made(zoo: Zoo, out: Path | None = None, **changes: int) -> ImageSet:
     return generate(zoo, SETTINGS, out=out, **(OPTIONS | changes))  # type: ignore[arg-type]
 
 
@@ -43,7 +43,7 @@ def test_a_run_goes_on_behind_its_last_round(zoo: Zoo, tmp_path: Path) -> None:
     out = tmp_path / "images"
     with pytest.raises(KeyboardInterrupt):
         generate(zoo, SETTINGS, out=out, on_progress=stop, **OPTIONS)  # type: ignore[arg-type]
-    assert len(SyntheticDataset.load(out)) == 8
+    assert len(ImageSet.load(out)) == 8
     rounds.clear()
     data = generate(
         zoo,

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixmix.synthesis.augment import jitter_and_flip
+from mixmix.data.mixing import draw_boxes
+from mixmix.data.shifts import jitter_and_flip
 from mixmix.synthesis.initial import balanced_labels, initial_images
-from mixmix.synthesis.mixing import draw_boxes
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,8 +39,8 @@ def test_share_of_boxes_is_uniform_and_so_is_their_place() -> None:
     # Mean and deviation of a uniform distribution on [0.1, 0.5]: 0.3 and 0.4 / sqrt(12).
     assert abs(float(share.mean()) - 0.3) < 0.003
     assert abs(float(share.std()) - 0.4 / 12**0.5) < 0.003
-    centre = boxes.top + boxes.height / 2
-    assert abs(float(centre.mean()) - 112) < 1.5
+    center = boxes.top + boxes.height / 2
+    assert abs(float(center.mean()) - 112) < 1.5
 
 
 def test_every_place_is_reached() -> None:

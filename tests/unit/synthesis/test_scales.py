@@ -5,7 +5,7 @@ import torch
 from tiny_networks import tiny_network, tiny_spec
 from torch import Tensor, nn
 
-from mixmix import SynthesisSettings, Teacher, Zoo, synthesize
+from mixmix import Model, SynthesisSettings, Zoo, synthesize
 from mixmix.errors import InputError
 
 SETTINGS = SynthesisSettings(num_images=6, batch_size=6, iterations=6, scales=(0.5, 1.0))
@@ -38,7 +38,7 @@ class FixedSize(nn.Module):
 
 
 def test_images_grow_and_networks_with_them() -> None:
-    teacher = Teacher(tiny_network("plain"), tiny_spec("plain"))
+    teacher = Model(tiny_network("plain"), tiny_spec("plain"))
     assert teacher.takes(0.5)
     small = teacher.observe(torch.rand(2, 3, 8, 8), scale=0.5)
     assert small.logits.shape == (2, 4)
@@ -48,7 +48,7 @@ def test_images_grow_and_networks_with_them() -> None:
 
 
 def test_a_network_of_one_size_sees_that_size() -> None:
-    teacher = Teacher(FixedSize(), tiny_spec("plain"))
+    teacher = Model(FixedSize(), tiny_spec("plain"))
     assert not teacher.takes(0.5)
     images = torch.rand(2, 3, 8, 8)
     whole = teacher.observe(images)

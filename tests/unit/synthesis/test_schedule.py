@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_networks import NETWORKS, tiny_network, tiny_spec, tiny_teacher
 from torch import nn
 
-from mixmix import SynthesisSettings, Teacher, Zoo
+from mixmix import Model, SynthesisSettings, Zoo
 from mixmix.errors import InputError
 from mixmix.synthesis.schedule import Schedule, plan, schedule, shard_bytes
 
@@ -64,12 +64,12 @@ def test_processes_change_nothing_but_what_each_of_them_does(
 class TestShardBytes:
     def test_what_autograd_keeps_is_counted(self) -> None:
         # Sigmoid keeps its output, 3 x 16 x 16 floats an image; the mean keeps no tensor, and the
-        # subtraction and division of the normalisation keep the standard deviation at most.
+        # subtraction and division of the normalization keep the standard deviation at most.
         class Mean(nn.Module):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return torch.sigmoid(x).mean((2, 3))
 
-        zoo = Zoo([Teacher(Mean(), tiny_spec("plain", num_classes=3))])
+        zoo = Zoo([Model(Mean(), tiny_spec("plain", num_classes=3))])
         found = shard_bytes(zoo, SynthesisSettings(batch_size=10))
         activations = 3 * 16 * 16 * 4
         assert 2 * 10 * activations <= found <= 2 * 10 * (activations + 64)
@@ -83,7 +83,7 @@ class TestShardBytes:
     def test_networks_of_a_step_are_added_and_the_largest_counted_if_drawn(self) -> None:
         teachers = [tiny_teacher(name) for name in ("plain", "residual", "depthwise")]
 
-        def size(members: list[Teacher], drawn: int | None) -> int:
+        def size(members: list[Model], drawn: int | None) -> int:
             settings = SynthesisSettings(batch_size=8, members_per_step=drawn)
             return shard_bytes(Zoo(members), settings)
 
@@ -95,7 +95,7 @@ class TestShardBytes:
     def test_large_images_cost_more(self) -> None:
         model = tiny_network("plain")
         small, large = (
-            Zoo([Teacher(model, tiny_spec("plain", input_shape=[3, side, side]))])
+            Zoo([Model(model, tiny_spec("plain", input_shape=[3, side, side]))])
             for side in (16, 64)
         )
         settings = SynthesisSettings(batch_size=8)

@@ -34,7 +34,7 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"initial": "grey"}, "initial must be one of pink, white, got 'grey'"),
+        ({"initial": "gray"}, "initial must be one of pink, white, got 'gray'"),
         ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, got 'int8'"),
         ({"num_images": 0}, "num_images must be >= 1, got 0"),
         ({"num_images": 2.5}, "num_images must be a whole number, got 2.5"),
@@ -67,5 +67,5 @@ def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None
 def test_unknown_recipe_and_unknown_setting() -> None:
     with pytest.raises(InputError, match="unknown recipe 'mix'; known: mixmix, refine"):
         recipe("mix")
-    with pytest.raises(InputError, match="recipe 'mixmix': .*colour"):
-        recipe("mixmix", colour="red")
+    with pytest.raises(InputError, match="recipe 'mixmix': .*color"):
+        recipe("mixmix", color="red")

@@ -10,10 +10,10 @@ import torch
 from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec, tiny_teacher
 from torch import nn
 
-from mixmix import SynthesisSettings, SyntheticDataset, Teacher, Zoo, recipe, synthesize
+from mixmix import ImageSet, Model, SynthesisSettings, Zoo, recipe, synthesize
+from mixmix.data.image_set import Shard
 from mixmix.errors import DataError, InputError
-from mixmix.storage import sha256_of_tensors
-from mixmix.synthesis.dataset import Shard
+from mixmix.runtime.storage import sha256_of_tensors
 
 # Three shards, the last one smaller.
 SETTINGS = SynthesisSettings(num_images=10, batch_size=4, iterations=3)
@@ -63,7 +63,7 @@ class TestResult:
         matched = {"bn", "ce"} & set(losses[0])
         assert matched and all(losses[-2][term] < losses[0][term] for term in matched)
 
-    def test_labels_are_learnt(self) -> None:
+    def test_labels_are_learned(self) -> None:
         settings = recipe(
             "feature-mixing",
             num_images=16,
@@ -99,7 +99,7 @@ class TestResult:
 
     def test_in_memory_and_on_disk_agree(self, zoo: Zoo, tmp_path: Path) -> None:
         made = synthesize(zoo, SETTINGS, seed=0, out=tmp_path / "a" / "b")
-        read = SyntheticDataset.load(tmp_path / "a" / "b")
+        read = ImageSet.load(tmp_path / "a" / "b")
         assert made.path == read.path
         for data in (read, synthesize(zoo, SETTINGS, seed=0)):
             assert torch.equal(made.images, data.images)
@@ -129,7 +129,7 @@ class TestResume:
             synthesize(zoo, SETTINGS, seed=1, out=parts, on_progress=interrupt_after(5))
         unfinished = ["manifest.json", "shard-00000.json", "shard-00000.safetensors"]
         assert sorted(contents(parts)) == unfinished
-        assert torch.equal(SyntheticDataset.load(parts).images, expected.images[:4])
+        assert torch.equal(ImageSet.load(parts).images, expected.images[:4])
         seen: list[int] = []
         resumed = synthesize(
             zoo, SETTINGS, seed=1, out=parts, on_progress=lambda done, total: seen.append(done)
@@ -192,7 +192,7 @@ class TestResume:
             (early / shard["file"]).write_bytes(content)
         (early / "manifest.json").write_text(json.dumps(expected.manifest | changes))
         if num_listed:
-            assert len(SyntheticDataset.load(early)) == 4 * num_listed
+            assert len(ImageSet.load(early)) == 4 * num_listed
         synthesize(zoo, SETTINGS, seed=1, out=early)
         assert contents(early) == contents(tmp_path / "whole")
 
@@ -206,7 +206,7 @@ class TestResume:
             patch.setattr(Path, "unlink", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
-        assert len(SyntheticDataset.load(tmp_path / "parts")) == 10
+        assert len(ImageSet.load(tmp_path / "parts")) == 10
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "whole")
         assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
@@ -300,15 +300,15 @@ class TestShardsSideBySide:
         self, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         module = import_module("mixmix.synthesis.synthesize")
-        optimise_batch = module.optimise_batch
+        optimize_batch = module.optimize_batch
 
         def failing(zoo: Zoo, labels: torch.Tensor, *args: Any, **options: Any) -> Any:
             if len(labels) == 2:
                 raise InputError("the last one fails")
-            return optimise_batch(zoo, labels, *args, **options)
+            return optimize_batch(zoo, labels, *args, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "optimise_batch", failing)
+            patch.setattr(module, "optimize_batch", failing)
             with pytest.raises(InputError, match="the last one fails"):
                 synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts", threads=2)
         # One of the first two was finished, or else the last had not been started.
@@ -336,7 +336,7 @@ class TestSideEffects:
     def test_networks_stay_as_they_were(self) -> None:
         model = tiny_network("residual").train()
         before = sha256_of_tensors(model.state_dict())
-        teacher = Teacher(model, tiny_spec("residual"))
+        teacher = Model(model, tiny_spec("residual"))
         synthesize(Zoo([teacher]), SETTINGS, seed=0)
         for module in (model, teacher.model):
             assert sha256_of_tensors(module.state_dict()) == before
@@ -378,9 +378,7 @@ class TestStart:
 
     def test_goes_on_from_images_and_their_labels(self, zoo: Zoo) -> None:
         start = synthesize(zoo, SETTINGS, seed=0)
-        kept = SyntheticDataset(
-            start.images, start.labels.flip(0), start.soft_labels, start.manifest
-        )
+        kept = ImageSet(start.images, start.labels.flip(0), start.soft_labels, start.manifest)
         settings = recipe("refine", batch_size=4, iterations=0)
         data = synthesize(Zoo([tiny_teacher("plain")]), settings, seed=0, start=kept)
         assert torch.equal(data.images, start.images)
@@ -408,10 +406,10 @@ class TestStart:
 
     def test_images_of_another_kind_are_refused(self, zoo: Zoo) -> None:
         start = synthesize(zoo, SETTINGS, seed=0)
-        smaller = SyntheticDataset(start.images[:, :, 1:], start.labels, start.soft_labels, {})
+        smaller = ImageSet(start.images[:, :, 1:], start.labels, start.soft_labels, {})
         with pytest.raises(InputError, match="images to start from have shape"):
             synthesize(zoo, SETTINGS, seed=0, start=smaller)
-        fewer = SyntheticDataset(start.images, start.labels, start.soft_labels[:, :3], {})
+        fewer = ImageSet(start.images, start.labels, start.soft_labels[:, :3], {})
         with pytest.raises(InputError, match="have 3 classes, this zoo has 4"):
             synthesize(zoo, SETTINGS, seed=0, start=fewer)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.zoo.architectures import ARCHITECTURES, build_architecture
+from mixmix.demo.architectures import ARCHITECTURES, build_architecture
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

@@ -9,10 +9,17 @@ import torch
 from torch import nn
 
 from mixmix import Zoo
+from mixmix.demo.architectures import ARCHITECTURES, build_architecture
 from mixmix.errors import DataError, InputError
-from mixmix.storage import write_tensors
-from mixmix.zoo import bundled_members, bundled_names, bundled_spec, catalog, load_model, load_spec
-from mixmix.zoo.architectures import ARCHITECTURES, build_architecture
+from mixmix.models import (
+    bundled_members,
+    bundled_names,
+    bundled_spec,
+    catalog,
+    load_model,
+    load_spec,
+)
+from mixmix.runtime.storage import write_tensors
 
 CLASSES = ["a", "b", "c"]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from mixmix import ModelSpec, Zoo
 from mixmix.errors import DataError, InputError
-from mixmix.storage import sha256_of_tensors, write_tensors
-from mixmix.zoo import load_model, load_spec
-from mixmix.zoo.loading import load_state_dict
+from mixmix.models import load_model, load_spec
+from mixmix.models.weights import load_state_dict
+from mixmix.runtime.storage import sha256_of_tensors, write_tensors
 
 
 def build_plain() -> nn.Module:

@@ -5,10 +5,10 @@ import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 from torch import Tensor, nn
 
-from mixmix import ModelSpec, SynthesisSettings, Teacher, Zoo, synthesize
+from mixmix import Model, ModelSpec, SynthesisSettings, Zoo, synthesize
 from mixmix.errors import InputError
-from mixmix.synthesis.objective import losses_of
-from mixmix.zoo.member import label_map
+from mixmix.models.member import label_map
+from mixmix.synthesis.losses import losses_of
 
 CLASSES = ("cat", "Fire_Truck", "ship", "frog")
 ORDER = (2, 0, 3, 1)
@@ -145,13 +145,13 @@ def test_a_network_that_has_nothing_to_say_is_refused() -> None:
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, float("nan")), (1.0, -1.0)])
 def test_weights_that_do_not_fit(weights: tuple[float, ...]) -> None:
-    teachers = [Teacher(tiny_network(name), spec(name)) for name in ("plain", "residual")]
+    teachers = [Model(tiny_network(name), spec(name)) for name in ("plain", "residual")]
     with pytest.raises(InputError, match="one finite number > 0 for each of the 2 networks"):
         Zoo(teachers, weights=weights)
 
 
 def test_weights_are_chances_of_being_drawn() -> None:
-    teachers = [Teacher(tiny_network(name), spec(name)) for name in ("plain", "residual")]
+    teachers = [Model(tiny_network(name), spec(name)) for name in ("plain", "residual")]
     zoo = Zoo(teachers, weights=(3, 1))
     images, labels = torch.rand(4, *INPUT_SHAPE), torch.arange(4)
     alone = [

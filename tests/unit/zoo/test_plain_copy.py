@@ -10,9 +10,9 @@ from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from mixmix import Teacher
+from mixmix import Model
 from mixmix.errors import InputError
-from mixmix.zoo.teacher import normalise
+from mixmix.models.model import normalize
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -25,29 +25,29 @@ IMAGES = torch.rand(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 def test_networks_are_taken_out_of_what_is_around_them(
     wrap: Callable[[nn.Module], nn.Module],
 ) -> None:
-    plain = Teacher(tiny_network("plain"), tiny_spec("plain"))
-    wrapped = Teacher(wrap(tiny_network("plain")), tiny_spec("plain"))
+    plain = Model(tiny_network("plain"), tiny_spec("plain"))
+    wrapped = Model(wrap(tiny_network("plain")), tiny_spec("plain"))
     assert wrapped.model.state_dict().keys() == plain.model.state_dict().keys()
     assert wrapped.spec.sha256 == plain.spec.sha256
     torch.testing.assert_close(wrapped(IMAGES), plain(IMAGES))
 
 
 @pytest.mark.parametrize(
-    "normalise_weight",
+    "normalize_weight",
     [weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.spectral_norm],
 )
-def test_normalised_weights_become_plain_in_the_copy_alone(
-    normalise_weight: Callable[[nn.Module], nn.Module],
+def test_normalized_weights_become_plain_in_the_copy_alone(
+    normalize_weight: Callable[[nn.Module], nn.Module],
 ) -> None:
     model = tiny_network("no-batch-norm")
     assert isinstance(model, nn.Sequential)
-    normalise_weight(model[2])
+    normalize_weight(model[2])
     model.eval()
-    inputs = normalise(IMAGES, tiny_spec("no-batch-norm"))
+    inputs = normalize(IMAGES, tiny_spec("no-batch-norm"))
     wanted = model(inputs)  # with a history of gradients, which weights keep
     names = list(model.state_dict())
 
-    teacher = Teacher(model, tiny_spec("no-batch-norm"))
+    teacher = Model(model, tiny_spec("no-batch-norm"))
     assert teacher.model.state_dict().keys() == tiny_network("no-batch-norm").state_dict().keys()
     torch.testing.assert_close(teacher(IMAGES), wanted.detach())
     twin = tiny_network("no-batch-norm")
@@ -61,4 +61,4 @@ def test_normalised_weights_become_plain_in_the_copy_alone(
 def test_torchscript_is_refused() -> None:
     scripted = torch.jit.trace(tiny_network("plain"), torch.rand(2, *INPUT_SHAPE))
     with pytest.raises(InputError, match="is a TorchScript module.* made from, or .* ONNX"):
-        Teacher(scripted, tiny_spec("plain"))
+        Model(scripted, tiny_spec("plain"))

@@ -41,7 +41,7 @@ def test_lists_become_tuples() -> None:
         ({"num_classes": 1}, "num_classes is 1, .* give num_classes = 2"),
         ({"classes": ["cat", "dog"]}, "2 class names for 4 classes"),
         ({"classes": "abcd"}, "classes must be a sequence, got 'abcd'"),
-        ({"colour": "red"}, "unknown keys in a model spec: colour; known: name, source"),
+        ({"color": "red"}, "unknown keys in a model spec: color; known: name, source"),
     ],
 )
 def test_bad_specs_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -7,10 +7,10 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor, nn
 
-from mixmix import Teacher
+from mixmix import Model
 from mixmix.errors import InputError
-from mixmix.storage import sha256_of_tensors
-from mixmix.zoo.teacher import normalise
+from mixmix.models.model import normalize
+from mixmix.runtime.storage import sha256_of_tensors
 
 
 def images(*shape: int) -> Tensor:
@@ -42,7 +42,7 @@ class Failing(nn.Sequential):
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_logits_are_those_of_the_model_on_normalised_images(name: str) -> None:
+def test_logits_are_those_of_the_model_on_normalized_images(name: str) -> None:
     teacher, batch = tiny_teacher(name), images(5, *INPUT_SHAPE)
     mean = torch.tensor(teacher.spec.mean).view(1, 3, 1, 1)
     std = torch.tensor(teacher.spec.std).view(1, 3, 1, 1)
@@ -53,7 +53,7 @@ def test_logits_are_those_of_the_model_on_normalised_images(name: str) -> None:
 def test_callers_model_is_not_touched() -> None:
     model = tiny_network("residual").train()
     before = sha256_of_tensors(model.state_dict())
-    teacher = Teacher(model, tiny_spec("residual"))
+    teacher = Model(model, tiny_spec("residual"))
     batch = images(5, *INPUT_SHAPE).requires_grad_()
     teacher.observe(batch).logits.sum().backward()
     assert model.training
@@ -75,7 +75,7 @@ def test_teacher_is_frozen_and_its_hooks_come_off() -> None:
 
 
 def test_hooks_come_off_after_an_exception() -> None:
-    teacher = Teacher(Failing(), tiny_spec("plain"))
+    teacher = Model(Failing(), tiny_spec("plain"))
     teacher.model.broken = True  # type: ignore[assignment]
     with pytest.raises(ArithmeticError):
         teacher.observe(images(2, *INPUT_SHAPE))
@@ -90,7 +90,7 @@ def test_batch_norm_without_running_statistics_is_not_observed() -> None:
         nn.Flatten(1),
         nn.Linear(3, NUM_CLASSES),
     )
-    teacher = Teacher(model, tiny_spec("plain"))
+    teacher = Model(model, tiny_spec("plain"))
     assert len(teacher.observe(images(4, *INPUT_SHAPE)).statistics) == 1
 
 
@@ -100,7 +100,7 @@ def test_images_of_another_size_are_resized() -> None:
 
 def test_backbone_without_label_head() -> None:
     model = nn.Sequential(*list(tiny_network("plain"))[:-1])
-    teacher = Teacher(model, tiny_spec("plain", num_classes=0))
+    teacher = Model(model, tiny_spec("plain", num_classes=0))
     assert not teacher.has_label_head
     assert len(teacher.observe(images(2, *INPUT_SHAPE)).statistics) == 3
 
@@ -108,7 +108,7 @@ def test_backbone_without_label_head() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_are_run_in_float32(dtype: torch.dtype) -> None:
     model = tiny_network("plain").to(dtype)
-    logits = Teacher(model, tiny_spec("plain"))(images(2, *INPUT_SHAPE))
+    logits = Model(model, tiny_spec("plain"))(images(2, *INPUT_SHAPE))
     assert logits.dtype == torch.float32
     assert model[0][0].weight.dtype == dtype
     torch.testing.assert_close(
@@ -136,13 +136,13 @@ def test_model_that_does_not_fit_its_spec(
     model: nn.Module | None, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        Teacher(model or tiny_network("plain"), tiny_spec("plain", **changes))
+        Model(model or tiny_network("plain"), tiny_spec("plain", **changes))
 
 
 def test_views_in_a_networks_own_code_find_contiguous_features() -> None:
     teacher = tiny_teacher("viewed")
     batch = images(4, *INPUT_SHAPE)
-    wanted = tiny_network("viewed")(normalise(batch, teacher.spec))
+    wanted = tiny_network("viewed")(normalize(batch, teacher.spec))
     for given in (batch, batch.contiguous(memory_format=torch.channels_last)):
         torch.testing.assert_close(teacher(given), wanted)
         torch.testing.assert_close(teacher.observe(given).logits, wanted, atol=1e-5, rtol=1e-4)

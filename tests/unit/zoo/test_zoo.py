@@ -7,7 +7,7 @@ import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
 from torch import nn
 
-from mixmix import Teacher, Zoo
+from mixmix import Model, Zoo
 from mixmix.errors import InputError
 
 
@@ -15,9 +15,9 @@ def member(name: str, **changes: Any) -> tuple[nn.Module, Any]:
     return tiny_network(name), tiny_spec(name, **changes)
 
 
-def backbone(name: str) -> Teacher:
+def backbone(name: str) -> Model:
     model = nn.Sequential(*list(tiny_network(name))[:-1])
-    return Teacher(model, tiny_spec(name, num_classes=0, label_set=""))
+    return Model(model, tiny_spec(name, num_classes=0, label_set=""))
 
 
 def test_a_zoo_is_a_sequence(zoo: Zoo) -> None:
@@ -51,10 +51,10 @@ def test_other_classes_or_channels_are_refused() -> None:
     small = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(3, 2))
     with pytest.raises(InputError, match="the label set tiny, but have 4 and 2 classes"):
         Zoo.load([member("plain"), (small, tiny_spec("residual", num_classes=2))])
-    grey = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(1, NUM_CLASSES))
+    gray = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(1, NUM_CLASSES))
     spec = tiny_spec("residual", input_shape=[1, 16, 16], mean=[0.5], std=[0.5])
     with pytest.raises(InputError, match="agree on their channels, got plain: 3, residual: 1"):
-        Zoo.load([member("plain"), (grey, spec)])
+        Zoo.load([member("plain"), (gray, spec)])
 
 
 @pytest.mark.parametrize("reference", ["bundled:vgg", tiny_spec("plain")])

@@ -11,9 +11,9 @@ import torch
 
 from mixmix import Zoo
 from mixmix.errors import DataError, InputError
-from mixmix.storage import write_tensors
-from mixmix.zoo import load_model, load_spec
-from mixmix.zoo.sources.hub import hub_file, hub_json, hub_weights
+from mixmix.models import load_model, load_spec
+from mixmix.models.sources.hub import hub_file, hub_json, hub_weights
+from mixmix.runtime.storage import write_tensors
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
 

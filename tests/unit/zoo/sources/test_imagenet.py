@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.errors import InputError
-from mixmix.zoo import load_model, load_spec
-from mixmix.zoo.sources import imagenet, imagenet_names
+from mixmix.models import load_model, load_spec
+from mixmix.models.sources import imagenet, imagenet_names
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:

@@ -13,11 +13,11 @@ from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
 from torch import nn
 
 from mixmix import Quantize, Zoo, compress, export, recipe, synthesize
-from mixmix.capture import capture
-from mixmix.compression.method import Compressed
-from mixmix.compression.quantization.reconstruction import ReconstructionSettings
+from mixmix.compress.method import Compressed
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
-from mixmix.zoo import build_model, load_spec
+from mixmix.graph.capture import capture
+from mixmix.models import build_model, load_spec
 
 pytest.importorskip("onnx2torch", reason="onnx2torch is not installed")
 
@@ -87,7 +87,7 @@ def test_a_softmax_at_the_end_is_left_out(exporter: str, tmp_path: Path) -> None
     torch.testing.assert_close(teacher.model(inputs), model(inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_zoo_synthesises_and_quantizes_it(tmp_path: Path) -> None:
+def test_zoo_synthesizes_and_quantizes_it(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", tiny_network("residual"), exporter="one-image")
     member = (tiny_network("plain"), tiny_spec("plain"))
     zoo = Zoo.load([spec_file(tmp_path / "x.json", path, label_set="tiny"), member])
@@ -111,7 +111,7 @@ def test_files_of_mixmix_say_what_they_are(tmp_path: Path) -> None:
     torch.testing.assert_close(teacher.model(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_normalisation_is_asked_for(tmp_path: Path) -> None:
+def test_normalization_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", tiny_network("plain"), exporter="one-image")
     with pytest.raises(InputError, match="net.onnx does not say its mean, std; a spec file"):
         load_spec(path)

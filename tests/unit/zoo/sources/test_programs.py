@@ -17,8 +17,8 @@ from torch import nn
 
 from mixmix import Zoo, evaluate
 from mixmix.errors import DataError, InputError
-from mixmix.zoo import build_model, load_spec
-from mixmix.zoo.sources.program_safety import check_program
+from mixmix.models import build_model, load_spec
+from mixmix.runtimes.program_safety import check_program
 
 Change = Callable[[str, bytes], bytes]
 
@@ -52,7 +52,7 @@ def test_same_logits_and_batch_norms(name: str, batch: int | None, tmp_path: Pat
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
 
 
-def test_normalisation_is_asked_for(tmp_path: Path) -> None:
+def test_normalization_is_asked_for(tmp_path: Path) -> None:
     path = program(tmp_path / "net.pt2", tiny_network("plain"))
     with pytest.raises(InputError, match="net.pt2 does not say its mean, std; a spec file"):
         load_spec(path)

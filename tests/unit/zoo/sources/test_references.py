@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mixmix.errors import InputError
-from mixmix.zoo import load_spec
-from mixmix.zoo.sources import complete, find_source, is_reference, split_reference
+from mixmix.models import load_spec
+from mixmix.models.sources import complete, find_source, is_reference, split_reference
 
 
 @pytest.mark.parametrize(

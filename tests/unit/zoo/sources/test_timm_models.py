@@ -10,8 +10,8 @@ import torch
 
 from mixmix import Zoo
 from mixmix.errors import InputError
-from mixmix.storage import sha256_of_tensors, write_tensors
-from mixmix.zoo import build_model, load_model, load_spec
+from mixmix.models import build_model, load_model, load_spec
+from mixmix.runtime.storage import sha256_of_tensors, write_tensors
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -66,10 +66,10 @@ def test_head_and_channels_of_a_spec_file_reach_the_constructor(tmp_path: Path) 
     torch.testing.assert_close(teacher.model(inputs), model(inputs))
 
 
-def test_normalisation_of_other_channels_is_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "grey.toml").write_text('source = "timm:resnet18"\ninput_shape = [1, 64, 64]\n')
-    with pytest.raises(InputError, match=r"grey.toml: timm:resnet18 does not say its mean, std"):
-        load_spec(tmp_path / "grey.toml")
+def test_normalization_of_other_channels_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "gray.toml").write_text('source = "timm:resnet18"\ninput_shape = [1, 64, 64]\n')
+    with pytest.raises(InputError, match=r"gray.toml: timm:resnet18 does not say its mean, std"):
+        load_spec(tmp_path / "gray.toml")
 
 
 def test_checkpoint_with_another_head_says_both_numbers(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mixmix.errors import InputError
-from mixmix.storage import sha256_of_tensors, write_tensors
-from mixmix.zoo import build_model, load_model, load_spec
+from mixmix.models import build_model, load_model, load_spec
+from mixmix.runtime.storage import sha256_of_tensors, write_tensors
 
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
 models = torchvision.models

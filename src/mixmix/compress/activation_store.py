@@ -1,0 +1,155 @@
+"""Where the activations of all images are kept: in memory, or in files mapped into it.
+
+Both are tensors, and whoever uses them need not know which: the operating system reads and writes
+the pages of a file as they are touched, and drops them when memory is short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, fx
+
+from mixmix.errors import InputError
+from mixmix.runtime.machine import memory_bytes
+from mixmix.runtime.memory_layout import memory_layout
+
+__all__ = ["ActivationStore", "default_memory_gib", "images_at_a_time"]
+
+# What enters and leaves a unit, in floats and quantized, is alive at a time; as much again is for
+# what lies in between for a batch.
+_SHARES = 8
+_MOST_IMAGES = 128
+# Largest activation of a batch in a forward pass of all images.
+_BATCH_VALUES = 2**23
+
+
+def default_memory_gib(device: torch.device) -> float:
+    """Half of the memory of the machine, or of a GPU; unlimited where nothing tells its size."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1] / 2 / 2**30
+    size = memory_bytes()
+    return math.inf if size is None else size / 2 / 2**30
+
+
+@torch.no_grad()
+def images_at_a_time(graph_module: fx.GraphModule, example: Tensor) -> int:
+    """Images in a forward pass, from the graph's largest activation for the example images."""
+    largest = 1
+
+    class Sizes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            nonlocal largest
+            result: object = super().run_node(n)
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel() // len(example))
+            return result
+
+    Sizes(graph_module).run(example)
+    return max(1, min(_MOST_IMAGES, _BATCH_VALUES // largest))
+
+
+class ActivationStore:
+    """Keeps tensors of all images within a budget; a context manager that leaves no file behind.
+
+    Args:
+        memory_gib: of activations at a time. What does not fit is kept in the folder for temporary
+            files (``TMPDIR``), which should not itself be in memory.
+        batch_size: images in a forward pass.
+        device: of the tensors that fit, and of batches.
+    """
+
+    def __init__(self, memory_gib: float, *, batch_size: int, device: torch.device) -> None:
+        self.memory_gib, self.batch_size, self.device = memory_gib, batch_size, device
+        self._resources = contextlib.ExitStack()
+        self._folder: Path | None = None
+
+    def __enter__(self) -> ActivationStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._resources.close()
+
+    @torch.no_grad()
+    def run(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Outputs of a function for all inputs (N, ...), batch by batch, without gradients.
+
+        Raises:
+            InputError: if they fit neither into memory nor onto the disk.
+        """
+        outputs: Tensor | None = None
+        for start in range(0, len(inputs), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            batch = function(inputs[part].to(self.device))
+            if outputs is None:
+                outputs = self.empty_like(batch, count=len(inputs))
+            outputs[part] = batch
+        assert outputs is not None, "there is an image at least"
+        return outputs
+
+    def empty_like(self, batch: Tensor, *, count: int) -> Tensor:
+        """Room for ``count`` rows like those of ``batch`` (n, ...), in its layout.
+
+        Raises:
+            InputError: if there is none.
+        """
+        shape = (count, *batch.shape[1:])
+        layout = memory_layout(batch)
+        num_bytes = math.prod(shape) * batch.element_size()
+        if num_bytes * _SHARES <= self.memory_gib * 2**30:
+            return torch.empty(shape, dtype=batch.dtype, device=self.device, memory_format=layout)
+        flat = self._mapped(num_bytes, batch.dtype)
+        if layout is torch.channels_last:
+            channels, height, width = shape[1:]
+            return flat.view(count, height, width, channels).permute(0, 3, 1, 2)
+        return flat.view(shape)
+
+    def _mapped(self, num_bytes: int, dtype: torch.dtype) -> Tensor:
+        """The values of a new file, which is gone when the tensor is."""
+        folder = tempfile.gettempdir()
+        try:
+            if self._folder is None:
+                directory = tempfile.TemporaryDirectory(
+                    prefix="mixmix-", ignore_cleanup_errors=True
+                )
+                self._folder = Path(self._resources.enter_context(directory))
+            descriptor, path = tempfile.mkstemp(dir=self._folder)
+            try:
+                _reserve(descriptor, num_bytes)
+            finally:
+                os.close(descriptor)
+            size = num_bytes // dtype.itemsize
+            tensor = torch.from_file(path, shared=True, size=size, dtype=dtype)
+        except OSError as error:
+            raise InputError(
+                f"{num_bytes / 2**30:.2f} GiB of activations fit neither into memory (memory_gib "
+                f"is {self.memory_gib:g}, for {_SHARES} such tensors) nor into {folder}: "
+                f"{error.strerror or error}. Set TMPDIR to a folder with more room, raise "
+                "memory_gib, or take fewer images"
+            ) from error
+        # A mapping outlives the name of its file; systems where it does not remove it in the end.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        return tensor
+
+
+def _reserve(descriptor: int, num_bytes: int) -> None:
+    """Take the room on the disk now, since later its lack would be a signal, not an exception."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, num_bytes)
+        return
+    zeros = bytes(2**20)
+    for start in range(0, num_bytes, len(zeros)):
+        os.write(descriptor, zeros[: num_bytes - start])

@@ -1,0 +1,54 @@
+"""A zoo as one teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mixmix.errors import InputError
+from mixmix.models.member import label_map
+from mixmix.models.model import normalize
+from mixmix.models.spec import ModelSpec
+from mixmix.models.zoo import Zoo
+
+__all__ = ["Ensemble"]
+
+_TINY = 1e-12
+
+
+class Ensemble(nn.Module):
+    """The logarithm of the mean prediction of a zoo's members with a label head.
+
+    Args:
+        zoo: at least one of them has one.
+        spec: how the images that it takes are normalized, and what its classes are.
+
+    Raises:
+        InputError: if the zoo does not know these classes.
+    """
+
+    def __init__(self, zoo: Zoo, spec: ModelSpec) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(member.teacher.model for member in zoo.headed)
+        self._members = zoo.headed
+        if not self._members:
+            raise InputError(f"none of {', '.join(zoo.names)} has a label head to learn from")
+        labels, why = label_map(spec, self._members[0].teacher.spec)
+        if labels is None:
+            raise InputError(f"the ensemble cannot teach the classes of {spec.name}: {why}")
+        self._labels = list(labels)
+        mean, std = (
+            torch.tensor(values, device=zoo.device).view(1, -1, 1, 1)
+            for values in (spec.mean, spec.std)
+        )
+        self._mean, self._std = mean, std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (N, K) of normalized images (N, C, H, W)."""
+        images = inputs * self._std + self._mean
+        predictions = [
+            member.logits_of_zoo(model(normalize(images, member.teacher.spec))).softmax(1)
+            for model, member in zip(self.members, self._members, strict=True)
+        ]
+        logits = torch.stack(predictions).mean(0).clamp_min(_TINY).log()
+        return logits[:, self._labels]

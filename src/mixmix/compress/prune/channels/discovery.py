@@ -1,0 +1,179 @@
+"""Finding the channels of a network that can only be removed together.
+
+The dependencies come from Torch-Pruning (Fang et al. 2023, DepGraph), which follows the backward
+graph of one forward pass. It takes operations that it does not know for elementwise ones; whether
+that was right is found out here by removing channels, so that no network comes out wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixmix.compress.prune.channels.graph import (
+    dependency_graph,
+    dependent_channels,
+    torch_pruning_name,
+    trainable_copy,
+    untraceable,
+)
+from mixmix.compress.prune.channels.groups import ChannelGroup, Part
+from mixmix.compress.prune.channels.removal import TOLERANCE, disagreement, remove_channels
+from mixmix.errors import first_line
+from mixmix.runtime.seeding import generator
+
+__all__ = ["find_groups"]
+
+
+def find_groups(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """All groups whose channels can be removed, and why others cannot.
+
+    Args:
+        model: in eval mode; it is not changed.
+        example: (N, C, H, W) normalized images.
+        on_progress: called with the share done.
+
+    Returns:
+        The groups, and for the root of each other group the reason.
+
+    Raises:
+        InputError: if the network cannot be traced at all.
+    """
+    copied = trainable_copy(model)
+    graph = dependency_graph(copied, example)
+    names = {module: name for name, module in copied.named_modules()}
+    names |= dict(graph._param_to_name)
+    groups, reasons = [], {}
+    found = list(dependent_channels(graph))
+    if not found:
+        raise untraceable(model, RuntimeError("its outputs have no gradient by any layer"))
+    for layer, group in reversed(found):  # it is followed from the output to the input
+        root = names[layer]
+        if isinstance(group, Exception):
+            reasons[root] = (
+                f"{torch_pruning_name()} cannot follow its channels ({first_line(group)})"
+            )
+            continue
+        described = _describe(graph, group, root, names)
+        if isinstance(described, str):
+            reasons[root] = described
+        else:
+            groups.append(described)
+    sound, failures = _sound_groups(model, example[:2], groups, on_progress)
+    return sound, reasons | failures
+
+
+def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) -> ChannelGroup | str:
+    """The group in our own terms, or why its channels cannot be removed."""
+    places: list[tuple[str, bool, list[int], list[int]]] = []
+    num_blocks = 1
+    for item in group:
+        node, module = item.dep.target, item.dep.target.module
+        is_input = not graph.is_out_channel_pruning_fn(item.dep.handler)
+        if module not in names:
+            continue  # an operation without parameters
+        if not is_input and not node.outputs:
+            return "its outputs are the network's"
+        if any(index is None for index in item.root_idxs):
+            return f"its channels are repeated before {names[module]}"
+        if is_input and not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            return f"its channels go into {names[module]} ({type(module).__name__})"
+        blocks = _num_blocks(module)
+        if blocks > 1:
+            if list(item.idxs) != list(item.root_idxs) or len(item.idxs) != _width(
+                module, is_input
+            ):
+                return f"its channels are only some of those of {names[module]}, which has groups"
+            num_blocks = math.lcm(num_blocks, blocks)
+        places.append((names[module], is_input, list(item.idxs), list(item.root_idxs)))
+    if not any(is_input for _, is_input, _, _ in places):
+        return "no layer reads its outputs"
+    channels = sorted(set(places[0][2]))
+    if len(channels) % num_blocks or len(channels) // num_blocks < 2:
+        return f"its {len(channels)} channels leave nothing to remove"
+    size = len(channels) // num_blocks
+    elements = tuple(
+        tuple(channels[block * size + i] for block in range(num_blocks)) for i in range(size)
+    )
+    element_of = {channel: i for i, element in enumerate(elements) for channel in element}
+    parts = []
+    for name, is_input, indices, roots in places:
+        own: list[list[int]] = [[] for _ in elements]
+        for index, channel in zip(indices, roots, strict=True):
+            own[element_of[channel]].append(index)
+        parts.append(Part(name, is_input, tuple(map(tuple, own))))
+    return ChannelGroup(root, elements, tuple(parts))
+
+
+def _num_blocks(module: object) -> int:
+    """Into how many equal blocks a layer divides its channels."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    if isinstance(module, nn.modules.conv._ConvNd) and module.groups != module.out_channels:
+        return module.groups
+    return 1
+
+
+def _width(module: object, is_input: bool) -> int:
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    return module.in_channels if is_input else module.out_channels
+
+
+def _sound_groups(
+    model: nn.Module,
+    example: Tensor,
+    groups: Sequence[ChannelGroup],
+    on_progress: Callable[[float], None],
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Those that can be removed together, found by halving those that cannot."""
+    draws = generator(0, "channels")
+    sound: list[ChannelGroup] = []
+    reasons: dict[str, str] = {}
+    waiting = [list(groups)]
+    while waiting:
+        several = waiting.pop()
+        if not several:
+            continue
+        failure = _failure(model, example, several, draws)
+        if not failure:
+            sound += several
+        elif len(several) == 1:
+            reasons[several[0].root] = failure
+        else:
+            half = len(several) // 2
+            waiting += [several[half:], several[:half]]
+        on_progress((len(sound) + len(reasons)) / len(groups))
+    return sound, reasons
+
+
+def _failure(
+    model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], draws: torch.Generator
+) -> str:
+    """What goes wrong where a random half of the channels of every group is removed."""
+    selection = {}
+    for group in groups:
+        order = torch.randperm(len(group.elements), generator=draws).tolist()
+        chosen = order[: len(order) // 2]
+        selection[group.root] = [channel for i in chosen for channel in group.elements[i]]
+    try:
+        pruned = remove_channels(model, example, selection)
+    except Exception as failure:  # of whatever kind Torch-Pruning stumbles over
+        return f"{torch_pruning_name()} cannot remove its channels ({first_line(failure)})"
+    try:
+        error = disagreement(pruned, model, groups, selection, example)
+    except Exception as failure:  # whatever the model's own code raises
+        return f"the network does not run with fewer of them ({first_line(failure)})"
+    if error <= TOLERANCE:
+        return ""
+    return "its channels are split, shuffled or joined in a way that cannot be followed"

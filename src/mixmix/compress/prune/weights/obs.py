@@ -1,0 +1,90 @@
+"""Second-order pruning of a layer: what is removed is made up for by the weights behind it.
+
+Frantar & Alistarh 2023, SparseGPT (algorithm 1), which goes over the columns once for all rows and
+so needs one inverse; the criterion is that of OBS (Hassibi & Stork 1993), as in OBC (Frantar &
+Alistarh 2022).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixmix.graph.masks import Pattern, keep_largest, keep_n_of_m
+
+__all__ = ["prune_rows"]
+
+# Columns whose mask is chosen together; later ones see what earlier ones left.
+_BLOCK = 128
+
+
+@torch.no_grad()
+def prune_rows(
+    weight: Tensor,
+    gram: Tensor,
+    *,
+    sparsity: float,
+    pattern: Pattern,
+    damping: float,
+    forbidden: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Choose what to keep, and change it for the least squared error of the layer's outputs.
+
+    Args:
+        weight: (rows, d).
+        gram: (d, d) mean of ``x x^T`` of what enters the layer; half of the Hessian of a row.
+        sparsity: share of zeros, where the pattern has no groups.
+        pattern: where zeros may be.
+        damping: added to the diagonal of the Hessian, relative to its mean.
+        forbidden: (rows, d) bool, weights that are removed in any case.
+
+    Returns:
+        The weights (rows, d), and a mask (rows, d), True where they are kept.
+    """
+    rows, width = weight.shape
+    device, dtype = weight.device, weight.dtype
+    # The inverse needs the digits, and not every device has them.
+    weight, gram = weight.double().cpu(), gram.double().cpu()
+    gone = torch.zeros(rows, width, dtype=torch.bool) if forbidden is None else forbidden.cpu()
+    inverse = _inverse_factor(gram, damping)
+    block = _BLOCK if not pattern.is_grouped else -(-_BLOCK // pattern.m) * pattern.m
+    kept = torch.zeros(rows, width, dtype=torch.bool)
+    for start in range(0, width, block):
+        end = min(start + block, width)
+        part, factor = weight[:, start:end].clone(), inverse[start:end, start:end]
+        errors = torch.zeros_like(part)
+        mask = torch.zeros_like(part, dtype=torch.bool)
+        if not pattern.is_grouped:
+            scores = _scores(part, factor.diagonal(), gone[:, start:end])
+            mask = keep_largest(scores, round((1 - sparsity) * scores.numel()))
+        for column in range(end - start):
+            if pattern.is_grouped and column % pattern.m == 0:
+                group = slice(column, column + pattern.m)
+                away = gone[:, start + column : start + column + pattern.m]
+                scores = _scores(part[:, group], factor.diagonal()[group], away)
+                mask[:, group] = keep_n_of_m(scores, pattern.n, pattern.m)
+            values = part[:, column]
+            mask[:, column] &= ~gone[:, start + column]
+            error = torch.where(mask[:, column], 0.0, values) / factor[column, column]
+            part[:, column:] -= error[:, None] * factor[column, column:][None]
+            errors[:, column] = error
+        weight[:, start:end] = part * mask
+        weight[:, end:] -= errors @ inverse[start:end, end:]
+        kept[:, start:end] = mask
+    return weight.to(dtype).to(device), kept.to(device)
+
+
+def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """The upper Cholesky factor of the inverse of the damped Hessian."""
+    diagonal = gram.diagonal()
+    size = diagonal.mean().clamp_min(1e-12)
+    # What never gets an input has no say, and any curvature will do.
+    extra = torch.where(diagonal > 0, damping * size, size)
+    factor = torch.linalg.cholesky(gram + extra.diag())
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    return upper
+
+
+def _scores(weight: Tensor, factor: Tensor, forbidden: Tensor) -> Tensor:
+    scores: Tensor = (weight / factor).square().masked_fill(forbidden, -1.0)
+    return scores

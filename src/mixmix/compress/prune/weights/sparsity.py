@@ -1,0 +1,69 @@
+"""Zeros among the weights of a network: checked against its masks, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mixmix.compress.method import Compressed
+from mixmix.errors import ExportError
+from mixmix.graph.masks import Pattern, _weights, layer_masks
+
+__all__ = ["Sparsity", "check_zeros", "sparsity_of"]
+
+
+def check_zeros(compressed: Compressed) -> None:
+    """Refuse a model whose zeros are not where its masks and patterns say.
+
+    Raises:
+        ExportError: naming the layer.
+    """
+    weights, own = _weights(compressed.model), dict(compressed.model.named_parameters())
+    patterns = {
+        name: Pattern.parse(chosen["pattern"])
+        for chosen in compressed.settings
+        if chosen.get("method") == "prune"
+        for name in chosen["layer_sparsity"]
+        if chosen["pattern"] != "unstructured"
+    }
+    for weight_name, kept in compressed.masks.items():
+        # A weight in the original module may belong to no layer of its own there.
+        name = weight_name.removesuffix(".weight")
+        weight: Tensor | None = own.get(weight_name)
+        if weight is None:
+            ((name, _),) = layer_masks(compressed.model, {weight_name: kept}).items()
+            weight = weights[name]
+        used = weight.detach().cpu() != 0
+        if bool((used & ~kept.cpu()).any()):
+            raise ExportError(f"weights of {name} that were pruned are not zero")
+        pattern = patterns.get(name, Pattern())
+        if not pattern.holds(used):
+            raise ExportError(
+                f"{name} has more than {pattern.n} weights in a group of {pattern.m} input channels"
+            )
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Shares of zeros among the weights of convolutions and linear layers, in [0, 1].
+
+    Attributes:
+        total: of all of them.
+        layers: of each layer, by its name.
+    """
+
+    total: float
+    layers: Mapping[str, float]
+
+
+def sparsity_of(module: nn.Module) -> Sparsity:
+    """Count the zeros in a network, in floats or quantized."""
+    weights = _weights(module)
+    zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    return Sparsity(
+        total=sum(zeros.values()) / max(1, sum(sizes.values())),
+        layers={name: zeros[name] / sizes[name] for name in zeros},
+    )

@@ -1,0 +1,146 @@
+"""Put quantizers into a graph: of weights, and of the tensors between the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, fx, nn
+
+from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer
+from mixmix.compress.quantize.placement import Operands
+from mixmix.graph.layers import check_layer_names
+
+__all__ = ["input_quantizers", "insert_quantizers"]
+
+# Of what does not enter a layer: kernels that join and pool are no faster with fewer, and with
+# eight next to nothing is lost on the way from layer to layer.
+_JOINED_BITS = 8
+
+
+def insert_quantizers(
+    graph_module: fx.GraphModule,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    first_last_bits: int | None,
+    input_bits: int | None,
+    per_channel: bool,
+    symmetric_weights: bool = True,
+    symmetric_activations: bool = False,
+    quantize_prob: float,
+    layer_bits: Mapping[str, tuple[int, int]] | None = None,
+    kept: Mapping[str, Tensor] | None = None,
+) -> dict[str, int]:
+    """Replace layers by learnable ones and quantize the tensors between them, in place.
+
+    What only layers take is quantized once, at the largest number of bits that one of them asks
+    for. What is joined or pooled, or given by a convolution to other functions (see ``placement``),
+    is quantized to 8 bits for all that take it, and for layers that ask for fewer once more: the
+    residual stream and what is concatenated keep 8 bits, whatever the layers beside them have. The
+    images are quantized to ``input_bits`` whatever is asked for, unless it is None.
+
+    Args:
+        layer_bits: bits of the weights and of the input of single layers, by their names; they
+            go before the others.
+        kept: by the name of a layer that was pruned, bool of its weight's shape: what is False
+            is zero, and stays so.
+
+    Returns:
+        The bits of the input of each quantized layer, by its name, in order of execution.
+
+    Raises:
+        InputError: if ``layer_bits`` names what is no quantizable layer.
+    """
+    operands = Operands(graph_module, is_layer=_is_quantizable)
+    calls = operands.layers()
+    names = list(dict.fromkeys(str(call.target) for call in calls))
+    check_layer_names(layer_bits or {}, names)
+    bits = dict.fromkeys(names, (weight_bits, activation_bits))
+    if first_last_bits is not None and names:
+        bits |= dict.fromkeys((names[0], names[-1]), (first_last_bits, first_last_bits))
+    bits |= layer_bits or {}
+
+    sources: dict[fx.Node, fx.Node] = {}
+    for call in calls:
+        source = operands.source(call.args[0])
+        if source is not None:
+            sources[call] = source
+    asked: dict[fx.Node, int] = {}
+    for call, source in sources.items():
+        asked[source] = max(asked.get(source, 0), bits[str(call.target)][1])
+    shared = asked | dict.fromkeys(operands.joined(), _JOINED_BITS)
+    for source in shared:
+        if source.op == "placeholder" and input_bits is not None:
+            shared[source] = asked[source] = input_bits
+    narrowed: dict[fx.Node, list[fx.Node]] = {}
+    for call, source in sources.items():
+        if asked[source] < shared[source]:
+            narrowed.setdefault(call.all_input_nodes[0], []).append(call)
+
+    for name, (own_bits, _) in bits.items():
+        layer = graph_module.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        learnable = LearnableLayer(
+            layer,
+            own_bits,
+            per_channel=per_channel,
+            symmetric=symmetric_weights,
+            kept=(kept or {}).get(name),
+        )
+        graph_module.set_submodule(name, learnable)
+
+    def quantize(source: fx.Node, source_bits: int, users: Collection[fx.Node]) -> fx.Node:
+        quantizer = LearnableActivation(
+            source_bits,
+            quantize_prob=quantize_prob if source_bits < 8 else 1.0,
+            symmetric=symmetric_activations,
+        )
+        return _insert_after(graph_module, source, quantizer, users)
+
+    behind = {
+        source: quantize(source, source_bits, tuple(source.users))
+        for source, source_bits in shared.items()
+    }
+    for given, users in narrowed.items():
+        quantize(behind.get(given, given), asked[sources[users[0]]], users)
+    graph_module.recompile()
+    found: dict[str, int] = {}
+    for call, source in sources.items():
+        name = str(call.target)
+        found[name] = min(asked[source], found.get(name, asked[source]))
+    return found
+
+
+def input_quantizers(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+    """For each layer of a graph with quantizers, in order, those that its input comes through."""
+    operands = Operands(graph_module, is_layer=lambda module: isinstance(module, LearnableLayer))
+    found: dict[str, dict[str, None]] = {}
+    for call in operands.layers():
+        source = operands.source(call.args[0])
+        names = {} if source is None else {str(source.target): None}
+        found.setdefault(str(call.target), {}).update(names)
+    return {name: tuple(sources) for name, sources in found.items()}
+
+
+def _is_quantizable(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or (
+        type(module) is nn.Conv2d and module.padding_mode == "zeros"
+    )
+
+
+def _insert_after(
+    graph_module: fx.GraphModule,
+    source: fx.Node,
+    quantizer: nn.Module,
+    users: Collection[fx.Node],
+) -> fx.Node:
+    """Put a quantizer between a tensor and some of those that use it; returns its node."""
+    index = sum(isinstance(module, LearnableActivation) for module in graph_module.children())
+    name = f"activation_quantizer_{index}"
+    graph_module.add_submodule(name, quantizer)
+    with graph_module.graph.inserting_after(source):
+        inserted = graph_module.graph.call_module(name, (source,))
+    source.replace_all_uses_with(
+        inserted, delete_user_cb=lambda user: user in users, propagate_meta=False
+    )
+    return inserted

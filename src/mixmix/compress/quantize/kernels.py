@@ -1,0 +1,223 @@
+"""Compiled loops of reconstruction over flat float32 arrays.
+
+Each does in one pass what takes plain PyTorch many, and gives the same bits for the same arguments.
+
+They are written so that they vectorize: no branches, no calls into the C library, reductions in
+parts of at most a few thousand float32 values whose sum is carried on in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixmix.runtime.compiled import Floats, compiled
+
+__all__ = [
+    "draw_key",
+    "loss_gradient",
+    "mix_rows",
+    "quantize",
+    "quantize_gradient",
+    "round_step",
+    "share_to_threshold",
+    "weighted_loss_gradient",
+]
+
+_f4, _u4 = np.float32, np.uint32
+# Adding and subtracting 1.5 * 2**23 rounds |x| < 2**22 to the nearest whole number, ties to even.
+_ROUNDER = np.float32(12582912.0)
+_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+_TINY = np.float32(1e-12)
+# Values whose products are summed in float32 before they go into a float64 sum.
+_PART = 2048
+
+
+def draw_key() -> np.uint32:
+    """A key for a kernel's random choices, from PyTorch's global generator."""
+    return _u4(int(torch.randint(2**32, ())))
+
+
+def share_to_threshold(share: float) -> np.uint32:
+    """What ``_hash(...) >> 8`` lies below with probability ``share``."""
+    return _u4(round(share * 2**24))
+
+
+@compiled()
+def _hash(index: int, key: np.uint32) -> np.uint32:
+    """32 random bits for an index (Wellons' ``lowbias32`` on a Weyl sequence)."""
+    bits = _u4(index) * _u4(0x9E3779B1) ^ key
+    bits = _u4((bits ^ (bits >> _u4(16))) * _u4(0x7FEB352D))
+    bits = _u4((bits ^ (bits >> _u4(15))) * _u4(0x846CA68B))
+    return _u4(bits ^ (bits >> _u4(16)))
+
+
+@compiled()
+def quantize(
+    x: Floats,
+    out: Floats,
+    scale: np.float32,
+    zero_point: np.float32,
+    largest: np.float32,
+    threshold: np.uint32,
+    key: np.uint32,
+) -> None:
+    """``out``: values (n,) on the grid, or as they are where a random number is above threshold."""
+    inverse = _ONE / scale
+    low, high = -zero_point, largest - zero_point
+    for i in range(x.size):
+        value = x[i]
+        position = min(max(value * inverse, low), high)
+        rounded = ((position + _ROUNDER) - _ROUNDER) * scale
+        out[i] = rounded if (_hash(i, key) >> _u4(8)) < threshold else value
+
+
+@compiled(any_order=True)
+def _quantize_gradient_part(
+    gradient: Floats, x: Floats, y: Floats, out: Floats, inverse: Any, low: Any, high: Any
+) -> Any:
+    total = _ZERO
+    for i in range(gradient.size):
+        position = x[i] * inverse
+        passes = ((position >= low) & (position <= high)) | (x[i] == y[i])
+        passed = gradient[i] if passes else _ZERO
+        out[i] = passed
+        total += gradient[i] * y[i] - passed * x[i]
+    return total
+
+
+@compiled()
+def quantize_gradient(
+    gradient: Floats,
+    x: Floats,
+    y: Floats,
+    out: Floats,
+    scale: np.float32,
+    zero_point: np.float32,
+    largest: np.float32,
+) -> float:
+    """Gradients of ``quantize`` from its input and output (n,): ``out`` for x; returns the scale's.
+
+    Values that were passed as they are equal their output, so that nothing else has to be kept.
+    """
+    inverse = _ONE / scale
+    low, high = -zero_point - _HALF, largest - zero_point + _HALF
+    total = 0.0
+    for start in range(0, x.size, _PART):
+        part = slice(start, start + _PART)
+        total += _quantize_gradient_part(
+            gradient[part], x[part], y[part], out[part], inverse, low, high
+        )
+    return total * float(inverse)
+
+
+@compiled()
+def mix_rows(
+    first: Floats,
+    second: Floats,
+    chosen: NDArray[np.int64],
+    out: Floats,
+    threshold: np.uint32,
+    key: np.uint32,
+) -> None:
+    """``out`` (k, n): chosen rows of ``second`` (N, n), or of ``first`` where a draw is above."""
+    for k in range(chosen.size):
+        one, other, mixed = first[chosen[k]], second[chosen[k]], out[k]
+        row_key = _hash(k, key)
+        for j in range(mixed.size):
+            a, b = one[j], other[j]
+            mixed[j] = b if (_hash(j, row_key) >> _u4(8)) < threshold else a
+
+
+@compiled()
+def loss_gradient(
+    outputs: Floats, targets: Floats, chosen: NDArray[np.int64], out: Floats, factor: np.float32
+) -> None:
+    """``out`` (k, n): ``factor * (outputs - chosen rows of targets)``."""
+    for k in range(chosen.size):
+        output, target, row = outputs[k], targets[chosen[k]], out[k]
+        for j in range(row.size):
+            row[j] = (output[j] - target[j]) * factor
+
+
+@compiled()
+def weighted_loss_gradient(
+    outputs: Floats,
+    targets: Floats,
+    chosen: NDArray[np.int64],
+    weights: Floats,
+    out: Floats,
+    factor: np.float32,
+) -> None:
+    """``loss_gradient`` times chosen rows of ``weights`` (N, n), or times its only row (1, n)."""
+    for k in range(chosen.size):
+        output, target, row = outputs[k], targets[chosen[k]], out[k]
+        weight = weights[chosen[k] if weights.shape[0] > 1 else 0]
+        for j in range(row.size):
+            row[j] = (output[j] - target[j]) * factor * weight[j]
+
+
+@compiled(any_order=True)
+def _dot(a: Floats, b: Floats) -> Any:
+    total = _ZERO
+    for j in range(a.size):
+        total += a[j] * b[j]
+    return total
+
+
+@compiled()
+def round_step(
+    gradient: Floats,
+    weight: Floats,
+    floor: Floats,
+    share: Floats,
+    first: Floats,
+    second: Floats,
+    scale: Floats,
+    scale_first: Floats,
+    scale_second: Floats,
+    step: Floats,
+    offset: Floats,
+    rates: Floats,
+    betas: Floats,
+    corrections: Floats,
+) -> None:
+    """A step of ``SoftRounding`` in place: matrices (out, n), vectors (out,).
+
+    Args:
+        gradient: of the loss for the weights.
+        weight: the soft weights; rewritten.
+        floor: lower levels.
+        share: how far each weight is above its lower level; updated.
+        first: Adam's first moment for the shares; updated.
+        second: Adam's second moment; updated.
+        scale: of the channels; updated.
+        scale_first: first moment for the scales; updated.
+        scale_second: second moment; updated.
+        step: of the grids.
+        offset: of the grids.
+        rates: (3,) of the shares, of the scales (relative), and the pull toward 0 and 1.
+        betas: (2,) of the moments.
+        corrections: (2,) what makes the moments unbiased.
+    """
+    rate, scale_rate, pull = rates
+    beta1, beta2 = betas
+    unbias1, unbias2 = corrections
+    for c in range(gradient.shape[0]):
+        by_scale = _dot(gradient[c], weight[c])
+        scale_first[c] = beta1 * scale_first[c] + (_ONE - beta1) * by_scale
+        scale_second[c] = beta2 * scale_second[c] + (_ONE - beta2) * by_scale * by_scale
+        direction = scale_first[c] * unbias1 / (np.sqrt(scale_second[c] * unbias2) + _TINY)
+        scale[c] *= _ONE - scale_rate * direction
+        unit, lowest = step[c] * scale[c], offset[c] * scale[c]
+        g, w, f, h, m, v = gradient[c], weight[c], floor[c], share[c], first[c], second[c]
+        for j in range(g.size):
+            m[j] = beta1 * m[j] + (_ONE - beta1) * g[j]
+            v[j] = beta2 * v[j] + (_ONE - beta2) * g[j] * g[j]
+            direction = m[j] * unbias1 / (np.sqrt(v[j] * unbias2) + _TINY)
+            moved = h[j] - rate * (direction - pull * (h[j] + h[j] - _ONE))
+            h[j] = min(max(moved, _ZERO), _ONE)
+            w[j] = (f[j] + h[j]) * unit + lowest

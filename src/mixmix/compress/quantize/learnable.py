@@ -1,0 +1,167 @@
+"""Quantizers while they are being learned: rounding of weights, step sizes of activations."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from mixmix.compress.quantize.dropping import fake_quantize
+from mixmix.compress.quantize.quantizers import (
+    ActivationRange,
+    WeightGrid,
+    search_activation_range,
+    search_weight_grid,
+)
+from mixmix.compress.quantize.rounding import SoftRounding
+from mixmix.graph.pointwise import apply_layer
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
+
+__all__ = ["LearnableActivation", "LearnableLayer", "Phase", "set_phase"]
+
+
+class Phase(Enum):
+    """What learnable quantizers do in a forward pass."""
+
+    FLOAT = "float"
+    LEARN = "learn"
+    QUANTIZED = "quantized"
+
+
+class LearnableLayer(nn.Module):
+    """A layer whose weights are rounded up or down by what is learned (AdaRound).
+
+    Args:
+        layer: with BatchNorm folded; its float weights stay as they are.
+        bits: of its weights.
+        per_channel: a scale for each output channel, else one for the layer.
+        symmetric: without zero points.
+        kept: bool of the weight's shape: what is False is zero, and stays so; None where nothing
+            was pruned.
+
+    Attributes:
+        bias_correction: (out,) what is added to the bias of the quantized layer, or None.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        bits: int,
+        *,
+        per_channel: bool,
+        symmetric: bool = True,
+        kept: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.bits = bits
+        self.per_channel = per_channel
+        self.removed = None if kept is None else ~kept.to(layer.weight.device)
+        self.phase = Phase.FLOAT
+        self.grid: WeightGrid = search_weight_grid(
+            layer.weight,
+            bits,
+            per_channel=per_channel,
+            symmetric=symmetric,
+            with_zero=kept is not None,
+        )
+        self.q = self.grid.nearest(layer.weight)
+        self.rounding: SoftRounding | None = None
+        self.bias_correction: Tensor | None = None
+
+    def start_learning(self) -> SoftRounding:
+        """Make the rounding and the scales learnable, starting at the float weights."""
+        self.rounding = SoftRounding(
+            self.layer.weight, self.grid, learn_scale=self.per_channel, removed=self.removed
+        )
+        return self.rounding
+
+    def finish_learning(self) -> None:
+        """Round hard to what was learned."""
+        assert self.rounding is not None
+        self.grid, self.q = self.rounding.rounded()
+        self.rounding = None
+
+    def weight(self) -> Tensor:
+        if self.phase is Phase.FLOAT:
+            return self.layer.weight
+        if self.phase is Phase.LEARN and self.rounding is not None:
+            return self.rounding.weight
+        return self.grid.value(self.q)
+
+    def bias(self) -> Tensor | None:
+        """Of the float layer, or in the ``QUANTIZED`` phase with its correction added."""
+        bias, correction = self.layer.bias, self.bias_correction
+        if self.phase is not Phase.QUANTIZED or correction is None:
+            return bias
+        return correction if bias is None else bias + correction
+
+    def forward(self, x: Tensor) -> Tensor:
+        return apply_layer(self.layer, x, self.weight(), self.bias())
+
+    def deployed(self) -> QuantizedLayer:
+        """The layer with its integers, as in the ``QUANTIZED`` phase."""
+        self.phase = Phase.QUANTIZED
+        return QuantizedLayer(
+            self.layer,
+            self.grid.integers(self.q),
+            self.grid.scale,
+            self.bits,
+            zero_point=None if self.grid.symmetric else self.grid.zero_point,
+            bias=self.bias(),
+        )
+
+
+class LearnableActivation(nn.Module):
+    """An activation quantizer whose step size is learned (LSQ), with random dropping (QDrop).
+
+    Args:
+        bits: of the activations.
+        quantize_prob: share of values that are quantized in the ``LEARN`` phase; the others
+            pass as floats (QDrop, Wei et al. 2022).
+        symmetric: zero is the middle level, or the lowest where nothing is negative.
+    """
+
+    def __init__(self, bits: int, *, quantize_prob: float, symmetric: bool = False) -> None:
+        super().__init__()
+        self.bits = bits
+        self.symmetric = symmetric
+        self.quantize_prob = quantize_prob
+        self.phase = Phase.FLOAT
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.zero_point = torch.zeros(())
+        self.is_set = False
+
+    def set_range(self, sample: Tensor) -> None:
+        """Search scale and zero point on a sample of what comes in."""
+        found: ActivationRange = search_activation_range(
+            sample, self.bits, symmetric=self.symmetric
+        )
+        self.scale.data = found.scale
+        self.zero_point = found.zero_point
+        self.is_set = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.phase is Phase.FLOAT:
+            return x
+        if not self.is_set:
+            self.set_range(x)
+        if self.phase is Phase.QUANTIZED:
+            largest = 2**self.bits - 1
+            q = (torch.round(x / self.scale) + self.zero_point).clamp(0, largest)
+            return (q - self.zero_point) * self.scale
+        return fake_quantize(
+            x, self.scale, self.zero_point, self.bits, quantize_prob=self.quantize_prob
+        )
+
+    def deployed(self) -> QuantizedActivation:
+        """The quantizer with its final step size."""
+        return QuantizedActivation(self.scale, self.zero_point, self.bits)
+
+
+def set_phase(module: nn.Module, phase: Phase) -> None:
+    """Set the phase of every learnable quantizer inside ``module``."""
+    for child in module.modules():
+        if isinstance(child, (LearnableLayer, LearnableActivation)):
+            child.phase = phase

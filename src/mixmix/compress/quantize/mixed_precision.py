@@ -1,0 +1,96 @@
+"""Mixed precision: each layer gets the bits that it needs, within a budget."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from mixmix.compress.method import Compressed, Progress
+from mixmix.compress.quantize.bit_allocation import Budget, allocate_bits
+from mixmix.compress.quantize.bits import parse_bits
+from mixmix.compress.quantize.quantize import Quantize
+from mixmix.compress.quantize.sensitivity import measure_sensitivity
+from mixmix.data.image_set import ImageSet
+from mixmix.errors import InputError
+
+__all__ = ["MixedPrecision"]
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """Measure how sensitive each layer is, share out the bits, and quantize.
+
+    Exactly one budget is given. The settings of the result hold the table of sensitivities and the
+    bits chosen, beside those of the quantization.
+
+    Attributes:
+        max_size_ratio: size relative to all parameters in float32, in (0, 1]: 3/32 is about 3 bits.
+        max_size_bytes: size in bytes of weights, packed, and of what stays in float32 (biases,
+            scales, layers that are not quantized).
+        max_bitops_ratio: bit operations relative to 32 x 32 bits for each MAC, in (0, 1]: W8A8
+            everywhere is 1/16, W4A4 1/64.
+        max_bitops: bit operations for one image: MACs x weight bits x activation bits.
+        choices: bits that a layer may have.
+        num_images: images that sensitivities are measured on.
+        quantize: how to quantize. Of its ``bits`` nothing is used; the layers of its
+            ``layer_bits``, and the first and last by its ``first_last_bits``, have those bits and
+            count toward the budget.
+    """
+
+    max_size_ratio: float | None = None
+    max_size_bytes: int | None = None
+    max_bitops_ratio: float | None = None
+    max_bitops: int | None = None
+    choices: tuple[str, ...] = ("W2A8", "W3A8", "W4A8", "W8A8")
+    num_images: int = 128
+    quantize: Quantize = field(default_factory=Quantize)
+
+    def __post_init__(self) -> None:
+        assert self.budget is not None  # which checks the four
+        object.__setattr__(self, "choices", tuple(bits.upper() for bits in self.choices))
+        if not self.choices:
+            raise InputError("choices is empty; give the bits a layer may have, such as W4A8")
+        for bits in self.choices:
+            parse_bits(bits)
+        if self.num_images < 2:
+            raise InputError(f"num_images must be at least 2, got {self.num_images}")
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(
+            max_size_ratio=self.max_size_ratio,
+            max_size_bytes=self.max_size_bytes,
+            max_bitops_ratio=self.max_bitops_ratio,
+            max_bitops=self.max_bitops,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        own = {"method": "mixed_precision"} | asdict(self)
+        return own | {"choices": list(self.choices), "quantize": self.quantize.to_dict()}
+
+    def apply(
+        self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        """Quantize a copy of the model.
+
+        Raises:
+            CaptureError: if the model cannot be captured as a graph.
+            InputError: if it has no layer to quantize, or no choice of bits fits the budget.
+        """
+        table = measure_sensitivity(
+            model,
+            data,
+            choices=self.choices,
+            quantize=self.quantize,
+            num_images=self.num_images,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        layer_bits = allocate_bits(table, self.budget)
+        # What the bits of all layers still decide is whether additions are in integers too.
+        activation_bits = max(parse_bits(bits)[1] for bits in self.choices)
+        quantize = replace(self.quantize, bits=f"W8A{activation_bits}", layer_bits=layer_bits)
+        decided = {"sensitivity": table.to_dict(), "layer_bits": layer_bits}
+        model = replace(model, settings=(*model.settings, self.to_dict() | decided))
+        return quantize.apply(model, data, seed=seed, on_progress=on_progress)

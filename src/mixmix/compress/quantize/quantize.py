@@ -1,0 +1,222 @@
+"""Post-training quantization on synthetic images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from mixmix.compress.activation_store import (
+    ActivationStore,
+    default_memory_gib,
+    images_at_a_time,
+)
+from mixmix.compress.method import Compressed, LayerRecord, Progress, with_channels
+from mixmix.compress.quantize.bits import parse_bits
+from mixmix.compress.quantize.calibration import calibrate_units, learnable_units
+from mixmix.compress.quantize.insertion import insert_quantizers
+from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.compress.quantize.records import record_layers
+from mixmix.data.image_set import ImageSet
+from mixmix.errors import InputError
+from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.equalize import equalize_layers
+from mixmix.graph.masks import layer_masks, refuse_quantized
+from mixmix.graph.simplify import drop_identities, write_out_silu
+from mixmix.models.model import normalize
+from mixmix.runtime.memory_layout import in_faster_layout
+
+__all__ = ["Calibrated", "Quantize", "deploy_"]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A network whose learnable quantizers are set (phase ``QUANTIZED``), and its records."""
+
+    graph_module: fx.GraphModule
+    records: tuple[LayerRecord, ...]
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Quantize weights per output channel and activations per tensor, BatchNorm folded.
+
+    Scales minimize the squared error; below 8 bits every unit of the network is then reconstructed
+    on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``). What enters and leaves a unit,
+    in floats and quantized, is kept for all images together, in memory or in temporary files.
+
+    Attributes:
+        bits: ``W<weight bits>A<activation bits>``, such as ``W8A8``, ``W4A8``, ``W4A4``, ``W2A4``;
+            2 to 8 each.
+        first_last_bits: bits of the first and the last layer and of their inputs; None treats
+            them like the others.
+        input_bits: bits of the images. They come with 8 bits, so that 8 lose nothing to speak of,
+            and what the literature calls all layers quantized (``first_last_bits=None``) leaves
+            them alone: GDFQ and its successors, like ZeroQ before them, quantize behind each
+            activation function. None treats images like what enters any other layer.
+        per_channel: weight scales per output channel, else per layer.
+        symmetric_weights: levels around zero; else affine, with a zero point for each scale, where
+            that is nearer to the weights.
+        symmetric_activations: zero is the middle of the levels where activations are negative, and
+            the lowest where they are not; else the zero point is wherever the error is least.
+        equalize: even out the weights of neighboring layers before (see ``equalization``); None
+            does it around depthwise convolutions where a layer has one scale. A scale of its own
+            for each output channel does most of the same.
+        correct_bias: keep the mean of every channel by its bias (see ``bias_correction``), in units
+            whose error falls by it; None tries only those with a depthwise convolution, whose few
+            weights for each channel shift it most.
+        views: images that units are reconstructed on, where the data set has fewer: mixtures of
+            its images, most of them warped, join them (see ``views``). 0 takes the images alone.
+        memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
+            is mapped from temporary files, to the same result.
+        reconstruction: settings of the reconstruction.
+        layer_bits: bits of single layers, like ``bits``, by the layers' names; they go before
+            ``bits`` and ``first_last_bits``.
+    """
+
+    bits: str = "W8A8"
+    first_last_bits: int | None = 8
+    input_bits: int | None = 8
+    per_channel: bool = True
+    symmetric_weights: bool = True
+    symmetric_activations: bool = False
+    equalize: bool | None = None
+    correct_bias: bool | None = None
+    views: int = 1024
+    memory_gib: float | None = None
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    layer_bits: Mapping[str, str] | None = field(default=None, hash=False)  # no dict has a hash
+
+    def __post_init__(self) -> None:
+        parse_bits(self.bits)
+        object.__setattr__(self, "bits", self.bits.upper())
+        if self.layer_bits is not None:
+            for bits in self.layer_bits.values():
+                parse_bits(bits)
+            named = {name: bits.upper() for name, bits in self.layer_bits.items()}
+            object.__setattr__(self, "layer_bits", named)
+        for name in ("first_last_bits", "input_bits"):
+            value = getattr(self, name)
+            if value is not None and not 2 <= value <= 8:
+                raise InputError(f"{name} must be 2 to 8 or None, got {value}")
+        if not isinstance(self.views, int) or self.views < 0:
+            raise InputError(f"views must be a whole number >= 0, got {self.views!r}")
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
+
+    @property
+    def weight_bits(self) -> int:
+        return parse_bits(self.bits)[0]
+
+    @property
+    def activation_bits(self) -> int:
+        return parse_bits(self.bits)[1]
+
+    @property
+    def equalizes(self) -> bool:
+        """Whether layers are evened out."""
+        return bool(self.equalize) or (self.equalize is None and not self.per_channel)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"method": "quantize"} | asdict(self)
+
+    def apply(
+        self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        """Quantize a copy of the model.
+
+        Raises:
+            CaptureError: if the model cannot be captured as a graph.
+            InputError: if it has no layer to quantize, or none of a name in ``layer_bits``, or
+                activations fit nowhere.
+        """
+        calibrated = self.calibrate(model, data, seed=seed, on_progress=on_progress)
+        return replace(
+            model,
+            model=deploy_(calibrated.graph_module),
+            records=calibrated.records,
+            settings=(*model.settings, self.to_dict()),
+        )
+
+    def captured(self, model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, dict[str, str]]:
+        """The graph that quantizers are inserted into: BatchNorm folded, layers evened out.
+
+        Calls that change nothing are left out, and SiLU is written out.
+
+        Args:
+            model: takes images like ``example``; it is not changed.
+            example: (N, C, H, W) normalized images.
+
+        Returns:
+            The graph, and into which layer each BatchNorm was folded.
+
+        Raises:
+            CaptureError: if the model cannot be captured as a graph.
+        """
+        graph_module = capture(model, example)
+        drop_identities(graph_module, example)
+        folded = fold_batch_norms(graph_module, example)
+        write_out_silu(graph_module)
+        if self.equalizes:
+            equalize_layers(graph_module, example, depthwise_only=self.equalize is None)
+        return graph_module, folded
+
+    def insert(
+        self, graph_module: fx.GraphModule, kept: Mapping[str, Tensor] | None = None
+    ) -> dict[str, int]:
+        """Insert quantizers of these settings, in place; see ``insert_quantizers``."""
+        return insert_quantizers(
+            graph_module,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            first_last_bits=self.first_last_bits,
+            input_bits=self.input_bits,
+            per_channel=self.per_channel,
+            symmetric_weights=self.symmetric_weights,
+            symmetric_activations=self.symmetric_activations,
+            quantize_prob=self.reconstruction.quantize_prob,
+            layer_bits={name: parse_bits(bits) for name, bits in (self.layer_bits or {}).items()},
+            kept=kept,
+        )
+
+    def calibrate(
+        self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
+    ) -> Calibrated:
+        """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
+        refuse_quantized(model.model, model.spec.name)
+        device = next(model.model.parameters()).device
+        example = in_faster_layout(normalize(data.images[:4].to(device), model.spec))
+        graph_module, folded = self.captured(model.model, example)
+        kept = layer_masks(graph_module, model.masks)
+        input_bits = self.insert(graph_module, kept)
+        if not input_bits:
+            raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
+        memory_gib = default_memory_gib(device) if self.memory_gib is None else self.memory_gib
+        batch_size = images_at_a_time(graph_module, example)
+        with ActivationStore(memory_gib, batch_size=batch_size, device=device) as store:
+            errors = calibrate_units(
+                learnable_units(graph_module),
+                data.images,
+                self.reconstruction,
+                views=self.views,
+                prepare=lambda images: in_faster_layout(normalize(images, model.spec)),
+                store=store,
+                correct_bias=self.correct_bias,
+                seed=seed,
+                on_progress=on_progress,
+            )
+        records = record_layers(model.model, graph_module, folded, input_bits, errors, kept)
+        return Calibrated(graph_module, with_channels(records, model.records))
+
+
+def deploy_(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Replace every learnable quantizer by its final form; returns the graph, in eval mode."""
+    for name, module in list(graph_module.named_modules()):
+        if isinstance(module, (LearnableLayer, LearnableActivation)):
+            graph_module.set_submodule(name, module.deployed())
+    graph_module.recompile()
+    return graph_module.eval()

@@ -1,0 +1,199 @@
+"""Quantization-aware training: a quantized network learns from the one it was made from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from mixmix.compress.divergence import mean_divergence, run_in_batches
+from mixmix.compress.method import Compressed, LayerRecord, Progress
+from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.quantize.learnable import (
+    LearnableActivation,
+    LearnableLayer,
+    Phase,
+    set_phase,
+)
+from mixmix.compress.quantize.lsq import StepSizeActivation, StepSizeLayer
+from mixmix.compress.quantize.quantize import Quantize, deploy_
+from mixmix.compress.train.augmentation import WIDE_VIEWS
+from mixmix.compress.train.held_out import hold_out, mixtures_of
+from mixmix.compress.train.image_source import MoreImages, source_of
+from mixmix.compress.train.settings import TrainingSettings
+from mixmix.compress.train.train import train_
+from mixmix.data.image_set import ImageSet
+from mixmix.errors import InputError
+from mixmix.graph.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
+from mixmix.graph.units import Unit
+from mixmix.models.model import normalize
+from mixmix.models.spec import ModelSpec
+from mixmix.runtime import distributed
+
+__all__ = ["QuantizeAware"]
+
+# Chosen for a ResNet-20 at W3A3, from single runs whose differences are near their spread.
+_TRAINING = TrainingSettings(
+    steps=1800,
+    batch_size=32,
+    learning_rate=1e-2,
+    feature_weight=100.0,
+    augmentation=replace(WIDE_VIEWS, mixing_share=1.0),
+)
+# Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
+# steps of their grid.
+_SCALE_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class QuantizeAware:
+    """Quantize, then train what is quantized: weights, biases, and all scales (LSQ: see ``lsq``).
+
+    The network in floats is the teacher, for the logits and for what each unit of reconstruction
+    gives. BatchNorm is folded before, so that nothing of it is left to be trained. Where the
+    network was pruned, the teacher is what it was before, unless layers are evened out, since
+    units then give the same at other scales; what was pruned stays zero.
+
+    Where little is to be gained, training can do harm: it fits the images, and photographs are
+    others. So some images are held out, and where training has not brought the predictions for
+    mixtures of them nearer to the teacher's (in mean Kullback-Leibler divergence), the result is
+    that of ``base``. Both divergences are in the settings of the result.
+
+    Attributes:
+        base: how the network is quantized; training starts from its result.
+        training: steps, rates, loss and augmentation. The learning rate is in steps of the grid
+            where the optimizer is AdamW, and means the same for every network.
+        fresh: makes more images during training, unless it is None.
+        checkpoints: a folder for checkpoints, from which the same call goes on, or None.
+        held_out: images that are neither quantized nor trained with, at most one of nine; 0 trains
+            on all, and keeps what comes of it.
+    """
+
+    base: Quantize = field(default_factory=lambda: Quantize("W4A4", first_last_bits=None))
+    training: TrainingSettings = _TRAINING
+    fresh: MoreImages | None = None
+    checkpoints: str | Path | None = None
+    held_out: int = 64
+
+    def __post_init__(self) -> None:
+        if self.held_out < 0:
+            raise InputError(f"held_out must not be negative, got {self.held_out}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "method": "quantize-aware",
+            "base": self.base.to_dict(),
+            "training": self.training.to_dict(),
+            "fresh": None if self.fresh is None else self.fresh.to_dict(),
+            "held_out": self.held_out,
+        }
+
+    def apply(
+        self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        """Quantize and train a copy of the model.
+
+        Raises:
+            CaptureError: if the model cannot be captured as a graph.
+            InputError: if it has no layer to quantize, if training diverges, or if the folder of
+                checkpoints holds another run.
+        """
+        data, judged = hold_out(data, self.held_out)
+        calibrated = self.base.calibrate(model, data, seed=seed, on_progress=on_progress)
+        graph_module = calibrated.graph_module
+        base = deploy_(copy.deepcopy(graph_module))
+        trained = copy.deepcopy(graph_module)
+        _replace(trained, LearnableLayer, StepSizeLayer)
+        _replace(trained, LearnableActivation, StepSizeActivation)
+        trained.recompile()
+        set_phase(graph_module, Phase.FLOAT)
+        units = learnable_units(trained, layer=StepSizeLayer, quantizer=StepSizeActivation)
+        float_units = learnable_units(graph_module)
+        pairs = [UnitPair(*pair) for pair in zip(units, float_units, strict=True)]
+        if model.original is not None and not self.base.equalizes:
+            pairs = self._pairs_with_original(model, trained, units, data)
+        student, teacher = chains_of(pairs)
+        source = source_of(self.fresh, teacher, model.spec, seed=seed, on_progress=on_progress)
+        train_(
+            student,
+            teacher,
+            data,
+            model.spec,
+            self.training,
+            seed=seed,
+            out=self.checkpoints,
+            rate_of=lambda name: _SCALE_RATE if name.endswith("log_scale") else 1.0,
+            source=source,
+            on_progress=on_progress,
+        )
+        errors = unit_errors(
+            UnitChain(units),
+            UnitChain(float_units),
+            data.images,
+            lambda batch: normalize(batch.to(next(trained.parameters()).device), model.spec),
+        )
+        for kind in (StepSizeLayer, StepSizeActivation):
+            _replace(trained, kind, kind.deployed)
+        trained.recompile()
+        trained.eval().requires_grad_(False)
+        result, settings = trained, self.to_dict()
+        records = tuple(_with_error(record, errors) for record in calibrated.records)
+        if judged is not None:
+            images = mixtures_of(judged, self.training.augmentation, seed=seed)
+            students = {"base": base, "trained": trained}
+            found = distributed.from_main(
+                lambda: _divergences(students, teacher, images, model.spec)
+            )
+            settings["divergence"] = found
+            if found["trained"] > found["base"]:
+                result, records = base, calibrated.records
+        return replace(model, model=result, records=records, settings=(*model.settings, settings))
+
+    def _pairs_with_original(
+        self,
+        model: Compressed,
+        trained: fx.GraphModule,
+        units: list[Unit],
+        data: ImageSet,
+    ) -> list[UnitPair]:
+        """Units that are trained beside those of the network before it was pruned, in floats."""
+        assert model.original is not None
+        device = next(model.original.parameters()).device
+        example = normalize(data.images[:4].to(device), model.spec)
+        graph_module, _ = self.base.captured(model.original, example)
+        self.base.insert(graph_module)
+        set_phase(graph_module, Phase.FLOAT)
+        both = (units, learnable_units(graph_module))
+        return pair_units(trained, graph_module, both, example, kept_channels=model.kept_channels)
+
+
+def _divergences(
+    students: Mapping[str, nn.Module],
+    teacher: UnitChain,
+    images: Tensor,
+    spec: ModelSpec,
+) -> dict[str, float]:
+    """Mean Kullback-Leibler divergence of each student's prediction from the teacher's."""
+    device = next(teacher.parameters()).device
+    inputs = normalize(images.to(device), spec)
+    wanted = run_in_batches(nn.Sequential(*teacher.units), inputs)
+    return {
+        name: mean_divergence(wanted, run_in_batches(student, inputs))
+        for name, student in students.items()
+    }
+
+
+def _with_error(record: LayerRecord, errors: dict[str, float]) -> LayerRecord:
+    return replace(record, error=errors[record.name]) if record.name in errors else record
+
+
+def _replace(graph_module: fx.GraphModule, kind: Any, build: Any) -> None:
+    """Put ``build(module)`` into the place of each module of a kind."""
+    for name, module in list(graph_module.named_modules()):
+        if isinstance(module, kind):
+            graph_module.set_submodule(name, build(module))

@@ -1,0 +1,146 @@
+"""The record of a quantized network: what happened to each of its layers, and why."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixmix.compress.method import LayerRecord
+from mixmix.compress.quantize.learnable import LearnableLayer
+from mixmix.graph.capture import is_call_to
+
+__all__ = ["record_layers"]
+
+_QUANTIZED_KINDS = "only Conv2d and Linear layers are quantized"
+_aten = torch.ops.aten
+# Multiplications that are no modules: of two activations, or with weights that are computed.
+_PRODUCTS = (
+    operator.matmul,
+    torch.matmul,
+    torch.bmm,
+    torch.baddbmm,
+    torch.einsum,
+    "matmul",
+    "bmm",
+    F.scaled_dot_product_attention,
+    F.linear,
+    F.bilinear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    _aten.matmul,
+    _aten.mm,
+    _aten.addmm,
+    _aten.bmm,
+    _aten.baddbmm,
+    _aten.einsum,
+    _aten.scaled_dot_product_attention,
+    _aten.linear,
+    _aten.bilinear,
+    _aten.conv1d,
+    _aten.conv2d,
+    _aten.conv3d,
+    _aten.conv_transpose1d,
+    _aten.conv_transpose2d,
+    _aten.conv_transpose3d,
+)
+
+
+def record_layers(
+    original: nn.Module,
+    graph_module: fx.GraphModule,
+    folded: dict[str, str],
+    input_bits: dict[str, int],
+    errors: dict[str, float],
+    kept_weights: Mapping[str, Tensor] | None = None,
+) -> tuple[LayerRecord, ...]:
+    """A record of every layer with parameters, then of what is multiplied without being a layer.
+
+    Args:
+        original: the caller's model.
+        graph_module: captured from it, with learnable layers.
+        folded: from each BatchNorm that was folded to where it went.
+        input_bits: of each quantized layer.
+        errors: relative squared error of each quantized layer's unit.
+        kept_weights: by the name of a layer that was pruned, a mask that is True where its
+            weights are kept.
+    """
+    masks = kept_weights or {}
+    kept = dict(graph_module.named_modules())
+    own = dict(original.named_modules())
+    read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
+
+    def quantized(name: str, layer: LearnableLayer, record: LayerRecord) -> LayerRecord:
+        return replace(
+            record,
+            action="quantized",
+            weight_bits=layer.bits,
+            activation_bits=input_bits.get(name),
+            error=errors.get(name),
+            sparsity=1 - float(masks[name].float().mean()) if name in masks else None,
+        )
+
+    records = []
+    for name, module in own.items():
+        parameters = dict(module.named_parameters(recurse=False))
+        if not parameters:
+            continue
+        count = sum(p.numel() for p in parameters.values())
+        record = LayerRecord(name, type(module).__name__, "skipped", num_parameters=count)
+        layer = kept.get(name)
+        if isinstance(layer, LearnableLayer):
+            record = quantized(name, layer, record)
+        elif name in folded:
+            record = replace(record, action="folded", reason=f"into {folded[name]}")
+        else:
+            paths = [f"{name}.{parameter}".removeprefix(".") for parameter in parameters]
+            # torch.export reads parameters of modules that are no longer there.
+            used = any(path in read or path.replace(".", "_") in read for path in paths)
+            parts = [path for path in kept if path not in own and path.rpartition(".")[0] == name]
+            parts = [path for path in parts if isinstance(kept[path], LearnableLayer)]
+            called = layer is not None and any(
+                node.op == "call_module" and str(node.target) == name
+                for node in graph_module.graph.nodes
+            )
+            record = replace(record, reason=_reason(module, parts, used=used or called))
+        records.append(record)
+    for name, layer in kept.items():
+        if isinstance(layer, LearnableLayer) and name not in own:
+            kind = type(layer.layer).__name__
+            count = sum(p.numel() for p in layer.layer.parameters())
+            records.append(
+                quantized(name, layer, LayerRecord(name, kind, "", num_parameters=count))
+            )
+    for node in graph_module.graph.nodes:
+        if is_call_to(node, *_PRODUCTS):
+            kind = str(getattr(node.target, "__name__", node.target)).partition(".")[0]
+            reason = f"{kind} of activations stays in floats: {_QUANTIZED_KINDS}"
+            records.append(LayerRecord(str(node.name), kind, "skipped", reason))
+    return tuple(records)
+
+
+def _reason(module: nn.Module, parts: list[str], *, used: bool) -> str:
+    """Why a module with parameters of its own was not quantized."""
+    kind = type(module).__name__
+    if parts:
+        return f"its weights are quantized as {', '.join(parts)}"
+    if not used:
+        return "not called in the forward pass"
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return f"Conv2d with padding_mode={module.padding_mode!r} stays in floats: 'zeros' does not"
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        return f"the weights of this {kind} are computed in the forward pass, and stay in floats"
+    if isinstance(module, _BatchNorm):
+        return f"{kind} that follows no layer of its own stays in floats: {_QUANTIZED_KINDS}"
+    if next(module.children(), None) is not None:
+        return f"parameters that {kind} uses outside of its layers stay in floats"
+    return f"{kind} stays in floats: {_QUANTIZED_KINDS}"

@@ -1,0 +1,60 @@
+"""Least squares with zeros that stay: each row of weights on the support that its mask leaves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["masked_least_squares"]
+
+_TINY = 1e-12
+
+
+@torch.no_grad()
+def masked_least_squares(
+    weight: Tensor,
+    kept: Tensor,
+    gram: Tensor,
+    cross: Tensor,
+    *,
+    ridge: float,
+    iterations: int,
+) -> Tensor:
+    """Minimize, for every row w, ``mean (w x - t)**2 + lambda || w - w0 ||**2`` on its support.
+
+    All rows at once, by conjugate gradients with the diagonal as preconditioner (Hestenes &
+    Stiefel 1952), projected onto the supports: no matrix of a row's own is ever made. Stopped
+    early, it is the more like ``w0``.
+
+    Args:
+        weight: (..., rows, d) ``w0``, where it starts.
+        kept: (..., rows, d) bool, the supports.
+        gram: (..., d, d) mean of ``x x^T``.
+        cross: (..., rows, d) mean of ``t x^T``.
+        ridge: lambda, relative to the mean of the diagonal of ``gram``.
+        iterations: of conjugate gradients.
+
+    Returns:
+        (..., rows, d), zero where nothing is kept.
+    """
+    support = kept.to(weight)
+    start = weight * support
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    penalty = ridge * diagonal.mean(-1, keepdim=True).unsqueeze(-1)
+    inverse = support / (diagonal.unsqueeze(-2) + penalty).clamp_min(_TINY)
+
+    solution = start.clone()
+    residual = (cross - start @ gram) * support
+    direction = residual * inverse
+    size = (residual * direction).sum(-1, keepdim=True)
+    for _ in range(iterations):
+        image = (direction @ gram + penalty * direction) * support
+        curvature = (direction * image).sum(-1, keepdim=True)
+        step = torch.where(curvature > _TINY, size / curvature.clamp_min(_TINY), 0.0)
+        solution += step * direction
+        residual -= step * image
+        scaled = residual * inverse
+        new_size = (residual * scaled).sum(-1, keepdim=True)
+        direction = scaled + (new_size / size.clamp_min(_TINY)) * direction
+        size = new_size
+    return solution

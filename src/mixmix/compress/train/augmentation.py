@@ -1,0 +1,186 @@
+"""Random views and mixtures of images to train on: the same whatever the number of processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixmix.data.mixing import Boxes, draw_boxes, mix_images
+from mixmix.data.warping import WIDE_WARPS, WarpRange, Warps, draw_warps, warp_images
+from mixmix.errors import InputError
+from mixmix.runtime import distributed
+
+__all__ = ["WIDE_VIEWS", "Augmentation", "Mixture", "augment"]
+
+_MIXINGS = ("shrink", "cutmix", "mixup")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to images before networks see them in training.
+
+    Attributes:
+        shift: largest shift in pixels each way, drawn for each image; what comes in at the border
+            mirrors what is there.
+        flip: flip each image horizontally with probability 1/2.
+        warp_share: share of the images that are warped: turned, enlarged or shrunk, and stretched.
+        rotation: largest angle in degrees each way.
+        zoom: largest factor, >= 1, by which an image is enlarged or shrunk; its mirror image
+            surrounds what has shrunk.
+        stretch: largest ratio, >= 1, of the factors of its height and width.
+        contrast: largest change of an image's contrast, as a share: the distance of its pixels
+            from their mean is multiplied by a number from 1 - contrast to 1 + contrast.
+        brightness: largest amount, in [0, 1] pixel values, that is added to all of an image.
+        mixing: ways to mix two images, one of which is drawn for each pair: ``shrink`` (the second
+            into a box of the first, as in synthesis), ``cutmix`` (a box of the second; Yun et al.
+            2019), ``mixup`` (a weighted sum; Zhang et al. 2018).
+        mixing_share: share of the images that are mixed.
+        box_area: smallest and largest share that the second image takes.
+    """
+
+    shift: int = 4
+    flip: bool = True
+    warp_share: float = 0.0
+    rotation: float = 20.0
+    zoom: float = 1.4
+    stretch: float = 1.35
+    contrast: float = 0.0
+    brightness: float = 0.0
+    mixing: tuple[str, ...] = ("shrink",)
+    mixing_share: float = 0.5
+    box_area: tuple[float, float] = (0.1, 0.5)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box_area", tuple(self.box_area))
+        object.__setattr__(self, "mixing", tuple(self.mixing))
+        for name, valid, expected in (
+            ("shift", isinstance(self.shift, int) and self.shift >= 0, "a whole number >= 0"),
+            ("warp_share", 0 <= self.warp_share <= 1, "in [0, 1]"),
+            ("rotation", 0 <= self.rotation <= 180, "in [0, 180]"),
+            ("zoom", 1 <= self.zoom < math.inf, "a finite number >= 1"),
+            ("stretch", 1 <= self.stretch < math.inf, "a finite number >= 1"),
+            ("contrast", 0 <= self.contrast < 1, "in [0, 1)"),
+            ("brightness", 0 <= self.brightness <= 1, "in [0, 1]"),
+            (
+                "mixing",
+                len(self.mixing) > 0 and set(self.mixing) <= set(_MIXINGS),
+                f"some of {', '.join(_MIXINGS)}",
+            ),
+            ("mixing_share", 0 <= self.mixing_share <= 1, "in [0, 1]"),
+            (
+                "box_area",
+                len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
+                "two increasing numbers within (0, 1)",
+            ),
+        ):
+            if not valid:
+                raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+    @property
+    def warps(self) -> WarpRange:
+        """How far images are warped."""
+        return WarpRange(self.warp_share, self.rotation, self.zoom, self.stretch)
+
+
+WIDE_VIEWS = Augmentation(
+    warp_share=WIDE_WARPS.share,
+    rotation=WIDE_WARPS.rotation,
+    zoom=WIDE_WARPS.zoom,
+    stretch=WIDE_WARPS.stretch,
+)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Images (N, C, H, W); the share (N,) in [0, 1] of each that shows the second of its pair."""
+
+    images: Tensor
+    share: Tensor
+
+
+def augment(
+    images: Tensor, others: Tensor, settings: Augmentation, *, generator: torch.Generator
+) -> Mixture:
+    """Draw a view of every image and of its partner, and mix some of the pairs.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], this process's part of a batch.
+        others: (N, C, H, W) their partners.
+        generator: a CPU generator, in the same state in all processes: draws are made for the
+            whole batch.
+    """
+    count = len(images) * distributed.world_size()
+    size = (images.shape[2], images.shape[3])
+    views = _view(images, settings, generator)
+    partners = _view(others, settings, generator)
+    shares = torch.empty(count).uniform_(*settings.box_area, generator=generator)
+    boxes = draw_boxes(count, size, settings.box_area, generator=generator)
+    way = torch.randint(len(settings.mixing), (count,), generator=generator)
+    way[torch.rand(count, generator=generator) >= settings.mixing_share] = -1
+    shares, way, *parts = (distributed.slice_of_batch(t) for t in (shares, way, *boxes))
+    boxes = Boxes(*parts)
+    mixed, mixed_share = views, torch.zeros(len(way))
+    for index, name in enumerate(settings.mixing):
+        if name == "mixup":
+            share, candidate = shares, views.lerp(partners, shares.to(views).view(-1, 1, 1, 1))
+        elif name == "cutmix":
+            share = boxes.share(size)
+            candidate = torch.where(_inside(boxes, size).to(views.device), partners, views)
+        else:
+            share, candidate = boxes.share(size), mix_images(views, partners, boxes)
+        chosen = (way == index).to(views.device)
+        mixed = torch.where(chosen.view(-1, 1, 1, 1), candidate, mixed)
+        mixed_share = torch.where(way == index, share, mixed_share)
+    return Mixture(mixed, mixed_share.to(views))
+
+
+def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Each image shifted, flipped, warped, and changed in contrast and brightness, for itself."""
+    count = len(images) * distributed.world_size()
+    height, width = images.shape[2:]
+
+    def uniform(largest: float) -> Tensor:
+        drawn = torch.empty(count).uniform_(-largest, largest, generator=generator)
+        return distributed.slice_of_batch(drawn).to(images).view(-1, 1, 1, 1)
+
+    shift = torch.randint(-settings.shift, settings.shift + 1, (2, count), generator=generator)
+    flipped = torch.rand(count, generator=generator) < (0.5 if settings.flip else 0.0)
+    down, right, flipped = (distributed.slice_of_batch(t) for t in (*shift, flipped))
+    rows = _mirrored(torch.arange(height) + down[:, None], height)
+    columns = torch.arange(width).expand(len(images), -1)
+    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    columns = _mirrored(columns + right[:, None], width)
+    index = torch.arange(len(images))
+    views = images[
+        index.view(-1, 1, 1, 1),
+        torch.arange(images.shape[1]).view(1, -1, 1, 1),
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+    if settings.warp_share:
+        warps = draw_warps(count, (height, width), settings.warps, generator=generator)
+        views = warp_images(views, Warps(*(distributed.slice_of_batch(t) for t in warps)))
+    if settings.contrast or settings.brightness:
+        mean = views.mean((1, 2, 3), keepdim=True)
+        views = (views - mean) * (1 + uniform(settings.contrast)) + mean
+        views = (views + uniform(settings.brightness)).clamp(0, 1)
+    return views
+
+
+def _mirrored(index: Tensor, length: int) -> Tensor:
+    """Indices outside [0, length) mirrored at the first and the last."""
+    period = max(1, 2 * (length - 1))
+    index = index.remainder(period)
+    return torch.where(index >= length, period - index, index)
+
+
+def _inside(boxes: Boxes, size: tuple[int, int]) -> Tensor:
+    """(N, 1, H, W) true inside the boxes."""
+    top, left, height, width = boxes
+    rows, columns = torch.arange(size[0]), torch.arange(size[1])
+    row_inside = (rows >= top[:, None]) & (rows < (top + height)[:, None])
+    column_inside = (columns >= left[:, None]) & (columns < (left + width)[:, None])
+    return (row_inside[:, :, None] & column_inside[:, None, :])[:, None]

@@ -1,0 +1,86 @@
+"""Settings of training on synthetic images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mixmix.compress.train.augmentation import Augmentation
+from mixmix.errors import InputError
+
+__all__ = ["TrainingSettings"]
+
+_OPTIMIZERS = ("adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a student is trained to give what its teacher gives.
+
+    The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``objective``.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: images of a step, over all processes.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum of 0.9.
+        learning_rate: the highest; it falls to zero along a cosine.
+        warmup: share of the steps in which it rises from zero.
+        weight_decay: of all parameters.
+        temperature: that logits are divided by in the KL divergence.
+        kl_weight: of the KL divergence from the teacher's logits.
+        feature_weight: of the features, for networks that give some.
+        ce_weight: of the cross-entropy with the labels, which weigh as much as the area that they
+            cover where two images are mixed.
+        augmentation: what is done to images.
+        ema_decay: share of a running mean of the weights that a step leaves; the student ends with
+            that mean. None ends with the last weights.
+        max_gradient_norm: longer gradients are shortened to it; None takes them as they are.
+        checkpoint_steps: steps from one checkpoint to the next, where there is a folder for them.
+    """
+
+    steps: int = 2000
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    temperature: float = 4.0
+    kl_weight: float = 1.0
+    feature_weight: float = 1.0
+    ce_weight: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    ema_decay: float | None = None
+    max_gradient_norm: float | None = None
+    checkpoint_steps: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_steps"):
+            value = getattr(self, name)
+            self._require(isinstance(value, int) and value >= 1, name, "a whole number >= 1")
+        for name in ("learning_rate", "temperature"):
+            self._require(0 < getattr(self, name) < math.inf, name, "a finite number > 0")
+        for name in ("weight_decay", "kl_weight", "feature_weight", "ce_weight"):
+            self._require(0 <= getattr(self, name) < math.inf, name, "a finite number >= 0")
+        self._require(
+            self.optimizer in _OPTIMIZERS, "optimizer", f"one of {', '.join(_OPTIMIZERS)}"
+        )
+        self._require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
+        decay, norm = self.ema_decay, self.max_gradient_norm
+        self._require(decay is None or 0 < decay < 1, "ema_decay", "None or in (0, 1)")
+        self._require(norm is None or norm > 0, "max_gradient_norm", "None or > 0")
+        if not (self.kl_weight or self.feature_weight or self.ce_weight):
+            raise InputError("nothing to train for: every weight of the loss is 0; raise kl_weight")
+
+    def _require(self, valid: bool, name: str, expected: str) -> None:
+        if not valid:
+            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        content = asdict(self)
+        content["augmentation"] |= {
+            "mixing": list(self.augmentation.mixing),
+            "box_area": list(self.augmentation.box_area),
+        }
+        return content

@@ -1,0 +1,309 @@
+"""Training on synthetic images: a student learns to give what its teacher gives (distillation).
+
+It knows nothing of what makes the student another network than its teacher, so that it serves
+quantization-aware training, recovery after pruning, and smaller architectures alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixmix.compress.method import Progress
+from mixmix.compress.train.augmentation import augment
+from mixmix.compress.train.checkpoint import Checkpoint
+from mixmix.compress.train.image_source import ImageSource, SameImages
+from mixmix.compress.train.objective import feature_loss, kl_loss
+from mixmix.compress.train.settings import TrainingSettings
+from mixmix.compress.train.state import TrainingState
+from mixmix.data.image_set import ImageSet
+from mixmix.errors import InputError
+from mixmix.graph.pointwise import safe_gradients
+from mixmix.models.model import Model, normalize
+from mixmix.models.spec import ModelSpec
+from mixmix.runtime import distributed, seeding
+from mixmix.runtime.allocator import keep_freed_memory
+from mixmix.runtime.memory_layout import in_faster_layout
+from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.terms.terms import mixed_cross_entropy_loss
+
+__all__ = ["Outputs", "Step", "learning_rate_at", "opponent_of", "outputs_of", "train_"]
+
+# Logits (N, K) and features (N, ...).
+Outputs = tuple[Tensor, tuple[Tensor, ...]]
+
+# Steps whose mean loss and agreement the progress tells.
+_RECENT = 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of training.
+
+    Attributes:
+        number: from 0.
+        loss: on the images of the step, in this process.
+        agreement: percent of them that the student puts into the class of the teacher.
+    """
+
+    number: int
+    loss: float
+    agreement: float
+
+
+def train_(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: ImageSet,
+    spec: ModelSpec,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    out: str | Path | None = None,
+    rate_of: Callable[[str], float] = lambda name: 1.0,
+    source: ImageSource | None = None,
+    on_checkpoint: Callable[[int], None] = lambda steps_done: None,
+    on_progress: Progress = lambda what, share: None,
+) -> list[Step]:
+    """Train ``student``, in place, to give what ``teacher`` gives for augmented images.
+
+    Both take normalized images (N, C, H, W) and give logits (N, K), or a pair: logits and a tuple
+    of features, which are compared one by one. The student is trained in the mode that it is in:
+    keep BatchNorm in eval mode if several processes train. Under ``torchrun`` every process calls
+    this with the same arguments; they share the batches, and end with the same weights.
+
+    Args:
+        student: its parameters that require gradients are trained.
+        teacher: on the same device, in eval mode; it is left as it is.
+        data: images in [0, 1] and their labels.
+        spec: how the networks want images to be normalized.
+        settings: of the optimizer, the loss and the augmentation.
+        seed: of batches, augmentation and random layers.
+        out: a folder for checkpoints. A run that was interrupted goes on from the last one and
+            ends with the same bits as one that was not; of a finished run the weights are read.
+        rate_of: learning rate of a parameter, by its name, relative to that of the settings.
+        source: may give other images before any step.
+        on_checkpoint: called with the number of steps done at every checkpoint, while the student
+            has the weights that it would end with.
+        on_progress: called after every step; it is told the recent loss and agreement.
+
+    Returns:
+        The steps that this call took.
+
+    Raises:
+        InputError: if the loss stops being finite (the last checkpoint stays), if ``out`` holds
+            another run, or if nothing is to be learned.
+    """
+    keep_freed_memory()
+    # First, since it gives the weights of the main process to all.
+    parallel = distributed.data_parallel(student)
+    state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)
+    source = source or SameImages()
+    checkpoint, since = None, 0
+    if out is not None:
+        run = {"settings": settings.to_dict(), "seed": seed, "source": source.to_dict()}
+        checkpoint = Checkpoint(Path(out), run, student, teacher, data)
+        data, since = checkpoint.restore(state, source) or (data, since)
+    trainer = _Trainer(state, parallel, teacher, data, spec, settings, seed)
+    draws = _draws(len(data), settings, seed, since=since, first=state.steps_done)
+    steps: list[Step] = []
+    with torch.random.fork_rng(), safe_gradients(student):
+        for number in range(state.steps_done, settings.steps):
+            # Every random state follows from the number of the step, so that none has to be kept.
+            torch.manual_seed(seeding.child_seed(seed, "layers", number, distributed.rank()))
+            fresh = source.images_for(number, student, trainer.data)
+            if fresh is not None:
+                trainer.replace_images(fresh)
+                draws = _draws(len(fresh), settings, seed, since=number, first=number)
+                if checkpoint is not None:
+                    checkpoint.replace_images(fresh, number)
+                    if number == 0:
+                        checkpoint.save(state, source)
+            try:
+                steps.append(trainer.step(number, *next(draws)))
+            except FloatingPointError as error:
+                raise InputError(
+                    f"training diverged at step {number}: {error}; lower learning_rate "
+                    f"({settings.learning_rate:g})"
+                    + ("" if out is None else f". The last checkpoint stays in {out}")
+                ) from error
+            if checkpoint is not None and (
+                state.steps_done % settings.checkpoint_steps == 0
+                or state.steps_done == settings.steps
+            ):
+                checkpoint.save(state, source)
+                with state.finished():
+                    on_checkpoint(state.steps_done)
+            on_progress(_description(steps[-_RECENT:]), state.steps_done / settings.steps)
+    state.finish()
+    return steps
+
+
+def _draws(
+    count: int, settings: TrainingSettings, seed: int, *, since: int, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's part of each batch, and of the partners that its images are mixed with.
+
+    Args:
+        count: of the images.
+        settings: steps and batch size of the run.
+        seed: of the run.
+        since: step from which on these images are trained on.
+        first: step of the first batch that is given.
+    """
+    start = (since,) if since else ()
+    batches, partners = (
+        distributed.global_batches(
+            count,
+            settings.batch_size,
+            num_steps=settings.steps - since,
+            seed=seeding.child_seed(seed, name, *start),
+        )
+        for name in ("batches", "partners")
+    )
+    return islice(zip(batches, partners, strict=True), first - since, None)
+
+
+class _Trainer:
+    """One step after another; nothing but ``state`` and the images changes."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        student: nn.Module,
+        teacher: nn.Module,
+        data: ImageSet,
+        spec: ModelSpec,
+        settings: TrainingSettings,
+        seed: int,
+    ) -> None:
+        self._state, self._student, self._teacher = state, student, teacher
+        self._spec, self._settings, self._seed = spec, settings, seed
+        self._device = next(state.student.parameters()).device
+        self._take(data)
+
+    def replace_images(self, data: ImageSet) -> None:
+        """Train on others from now on; they must have the same size."""
+        if not len(data) or data.images.shape[1:] != self.data.images.shape[1:]:
+            raise InputError(
+                f"fresh images have shape {tuple(data.images.shape)}, those that they replace "
+                f"have {tuple(self.data.images.shape)}; give images of the same size"
+            )
+        self._take(data)
+
+    def _take(self, data: ImageSet) -> None:
+        self.data = data
+        self._images, self._labels = data.images.to(self._device), data.labels.to(self._device)
+
+    def step(self, number: int, chosen: Tensor, others: Tensor) -> Step:
+        """Take a step on some images and their partners.
+
+        Raises:
+            FloatingPointError: if the loss or its gradient is not finite; nothing is changed then.
+        """
+        settings = self._settings
+        mixture = augment(
+            self._images[chosen],
+            self._images[others],
+            settings.augmentation,
+            generator=seeding.generator(self._seed, "augmentation", number),
+        )
+        inputs = in_faster_layout(normalize(mixture.images, self._spec))
+        with torch.no_grad():
+            wanted = outputs_of(self._teacher, inputs)
+        found = outputs_of(self._student, inputs)
+        loss = _loss(found, wanted, settings)
+        if settings.ce_weight:
+            pair = (self._labels[chosen], self._labels[others])
+            loss = loss + settings.ce_weight * mixed_cross_entropy_loss(
+                found[0], *pair, mixture.share
+            )
+        loss.backward()
+        length = self._state.clip_gradients(settings.max_gradient_norm)
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(length)):
+            raise FloatingPointError(f"the loss is {value:.3g}, its gradient's norm {length:.3g}")
+        self._state.step(learning_rate_at(number, settings))
+        same = found[0].argmax(1) == wanted[0].argmax(1)
+        return Step(number, value, 100 * same.float().mean().item())
+
+
+def opponent_of(
+    student: nn.Module, spec: ModelSpec, objective: SynthesisSettings, device: torch.device
+) -> Model | None:
+    """The student as it is, for synthesis to disagree with, if that is what it asks for."""
+    if not objective.adversarial_weight:
+        return None
+    return Model(_LogitsAlone(student), spec, device=device)
+
+
+class _LogitsAlone(nn.Module):
+    """A network without the features that it gives."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return outputs_of(self.network, inputs)[0]
+
+
+def outputs_of(network: nn.Module, inputs: Tensor) -> Outputs:
+    """Logits and features; no features for networks that give logits alone."""
+    given: Any = network(inputs)
+    if isinstance(given, Tensor):
+        return given, ()
+    logits, features = given
+    return logits, tuple(features)
+
+
+def learning_rate_at(step: int, settings: TrainingSettings) -> float:
+    """The learning rate of a step in [0, steps): a linear rise, then half a cosine to zero."""
+    rising = settings.warmup * settings.steps
+    if step < rising:
+        return settings.learning_rate * (step + 1) / (rising + 1)
+    progress = (step - rising) / (settings.steps - rising)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _loss(found: Outputs, wanted: Outputs, settings: TrainingSettings) -> Tensor:
+    """What the teacher asks for; the labels are apart."""
+    loss = found[0].new_zeros(())
+    if settings.kl_weight:
+        divergence = kl_loss(found[0], wanted[0], temperature=settings.temperature)
+        loss = loss + settings.kl_weight * divergence
+    if settings.feature_weight and found[1]:
+        loss = loss + settings.feature_weight * feature_loss(found[1], wanted[1])
+    return loss
+
+
+def _optimizer(
+    student: nn.Module, settings: TrainingSettings, rate_of: Callable[[str], float]
+) -> torch.optim.Optimizer:
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            by_rate.setdefault(rate_of(name), []).append(parameter)
+    if not by_rate:
+        raise InputError(
+            "nothing to train: no parameter of the student requires gradients; call "
+            "requires_grad_(True) on it"
+        )
+    groups: list[dict[str, Any]] = [{"params": p, "rate": rate} for rate, p in by_rate.items()]
+    decay = settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=decay)
+    return torch.optim.SGD(groups, lr=1.0, momentum=0.9, nesterov=True, weight_decay=decay)
+
+
+def _description(recent: list[Step]) -> str:
+    loss = sum(step.loss for step in recent) / len(recent)
+    agreement = sum(step.agreement for step in recent) / len(recent)
+    return f"training, loss {loss:.3f}, agreement {agreement:.1f}%"

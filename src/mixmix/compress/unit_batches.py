@@ -1,0 +1,45 @@
+"""Batches of images that a unit is fitted to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mixmix.graph.units import channel_axis
+
+__all__ = ["StepSize", "draw_batches", "images_in_step"]
+
+
+# Fewest images in a step, however large they are.
+_SMALLEST_BATCH = 8
+
+
+def draw_batches(count: int, batch_size: int, *, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of indices below ``count``: none comes again before all have come."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        yield order[:batch_size]
+        order = order[batch_size:]
+
+
+class StepSize(Protocol):
+    """What limits the images of a step; see ``ReconstructionSettings``."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def places(self) -> int: ...
+
+
+def images_in_step(inputs: Tensor, outputs: Tensor, settings: StepSize) -> int:
+    """Images in a step of a unit with inputs and outputs (N, C, H, W), (N, T, C) or (N, C)."""
+    places = max(math.prod(t.shape[1:]) // t.shape[channel_axis(t)] for t in (inputs, outputs))
+    fitting = max(_SMALLEST_BATCH, settings.places // places)
+    return min(settings.batch_size, fitting)

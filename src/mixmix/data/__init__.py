@@ -1,0 +1,1 @@
+"""Sets of images, and what is done to pixels."""

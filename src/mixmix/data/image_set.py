@@ -1,0 +1,399 @@
+"""Synthetic images on disk: safetensors shards beside a manifest that says how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mixmix.errors import DataError, InputError
+from mixmix.runtime.storage import (
+    read_json,
+    read_tensors,
+    sha256_of_file,
+    sha256_of_tensors,
+    write_json,
+    write_tensors,
+)
+
+__all__ = [
+    "MANIFEST_NAME",
+    "Shard",
+    "ImageSet",
+    "label_agreement",
+    "read_manifest",
+    "shard_name",
+    "sidecar",
+    "sidecars",
+]
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "mixmix-synthetic-images/1"
+
+# Pixels of a side, from which an image is seen well enough as it is.
+_LARGE = 128
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished batch: images (N, C, H, W) uint8, labels (N,), soft labels (N, K)."""
+
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor
+
+    def save(self, path: Path) -> str:
+        """Write atomically; returns the SHA-256 of the file."""
+        return write_tensors(
+            path,
+            {"images": self.images, "labels": self.labels, "soft_labels": self.soft_labels},
+        )
+
+    @classmethod
+    def load(cls, path: Path, sha256: str) -> Shard:
+        """Read a shard whose bytes must have this hash.
+
+        Raises:
+            DataError: if the file is absent, truncated or changed.
+        """
+        if not path.exists():
+            raise DataError(f"shard {path.name} is missing")
+        found = sha256_of_file(path)
+        if found != sha256:
+            raise DataError(
+                f"shard {path.name} is corrupt: its SHA-256 is {found[:12]}..., the manifest says "
+                f"{sha256[:12]}..."
+            )
+        tensors, _ = read_tensors(path)
+        try:
+            return cls(**tensors)
+        except TypeError as error:
+            raise DataError(
+                f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
+                "and soft_labels"
+            ) from error
+
+
+class ImageSet(Dataset[tuple[Tensor, Tensor]]):
+    """Synthesized images with hard and soft labels, and how they were made.
+
+    As a torch ``Dataset`` it gives ``(image, label)``: image (C, H, W) float32 in [0, 1], label an
+    int64 scalar. Pixels are 8-bit values, so that exporting PNGs loses nothing.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [0, 1].
+        labels: (N,) int64.
+        soft_labels: (N, K) float32, probabilities averaged over the zoo.
+        manifest: provenance: model hashes, settings, seed, versions, losses per step.
+        refused: what is wrong with each shard that was left out, by its file name.
+        path: the folder it was read from, or None.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        soft_labels: Tensor,
+        manifest: dict[str, Any],
+        *,
+        refused: dict[str, str] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        if images.ndim != 4 or not len(images) == len(labels) == len(soft_labels):
+            raise InputError(
+                f"expected images (N, C, H, W), labels (N,) and soft labels (N, K), got shapes "
+                f"{tuple(images.shape)}, {tuple(labels.shape)}, {tuple(soft_labels.shape)}"
+            )
+        if not images.is_floating_point():
+            raise InputError(
+                f"expected images as floats in [0, 1], got {images.dtype}; divide bytes by 255"
+            )
+        self.images = images
+        self.labels = labels
+        self.soft_labels = soft_labels
+        self.manifest = manifest
+        self.refused = refused or {}
+        self.path = path
+
+    @classmethod
+    def from_shards(
+        cls, shards: Sequence[Shard], manifest: dict[str, Any], **options: Any
+    ) -> ImageSet:
+        """Join shards in order."""
+        return cls(
+            torch.cat([shard.images for shard in shards]).float() / 255,
+            torch.cat([shard.labels for shard in shards]),
+            torch.cat([shard.soft_labels for shard in shards]),
+            manifest,
+            **options,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> ImageSet:
+        """Open a folder written by ``synthesize``.
+
+        Shards that are missing or corrupt are left out and named in ``refused``; the others load.
+        The folder of a run that is not finished opens with the shards that are.
+
+        Raises:
+            DataError: if there is no readable manifest, or no shard is whole.
+        """
+        folder = Path(path)
+        if not (folder / MANIFEST_NAME).exists():
+            raise DataError(
+                f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); make one with "
+                "'mixmix synthesize'"
+            )
+        manifest = read_manifest(folder)
+        shards, refused = [], {}
+        for entry in manifest["shards"]:
+            name = entry["file"]
+            try:
+                shards.append(Shard.load(folder / name, entry["sha256"]))
+            except DataError as error:
+                refused[name] = str(error)
+        if not shards:
+            reasons = "; ".join(refused.values()) or "no shard has been finished"
+            raise DataError(f"{folder}: {reasons}; run the same 'mixmix synthesize' again")
+        return cls.from_shards(shards, manifest, refused=refused, path=folder)
+
+    @classmethod
+    def join(cls, parts: Sequence[ImageSet]) -> ImageSet:
+        """One data set of several, such as images of ``synthesize`` and ``generate``.
+
+        Those of each stay in order and are spread evenly, so that ``split`` takes as large a share
+        of each.
+
+        Its manifest has the models and classes of all and, as ``parts``, the manifest of each. What
+        was left out of them is named by its path.
+
+        Raises:
+            InputError: if there is none, or their images or classes do not fit each other.
+        """
+        if not parts:
+            raise InputError("join needs at least one data set")
+        shapes = {(tuple(p.images.shape[1:]), p.soft_labels.shape[1]) for p in parts}
+        if len(shapes) > 1:
+            told = "; ".join(f"images {size}, {count} classes" for size, count in sorted(shapes))
+            raise InputError(
+                f"data sets of different images or classes cannot be joined ({told}); make all of "
+                "them from networks of the same input and classes"
+            )
+        manifests = [part.manifest for part in parts]
+        models = {
+            model.get("sha256") or model.get("name"): model
+            for manifest in manifests
+            for model in manifest.get("models", ())
+        }
+        places = torch.cat([(torch.arange(len(part)) + 0.5) / len(part) for part in parts])
+        order = places.argsort(stable=True)
+        return cls(
+            torch.cat([part.images for part in parts])[order],
+            torch.cat([part.labels for part in parts])[order],
+            torch.cat([part.soft_labels for part in parts])[order],
+            {
+                "models": list(models.values()),
+                "classes": next((m["classes"] for m in manifests if m.get("classes")), []),
+                "parts": manifests,
+            },
+            refused={
+                str(Path(part.path or "") / name): reason
+                for part in parts
+                for name, reason in part.refused.items()
+            },
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.labels[index]
+
+    def split(self, num_images: int) -> tuple[ImageSet, ImageSet]:
+        """The first ``num_images`` images and the others: some to compress with, some to judge by.
+
+        Images of one batch were optimized together, so a multiple of ``batch_size`` keeps both
+        parts apart. The manifest of each says which images of the whole it has (``part``).
+
+        Raises:
+            InputError: if one of the parts would be empty.
+        """
+        if not 0 < num_images < len(self):
+            raise InputError(
+                f"num_images must be from 1 to {len(self) - 1} to split {len(self)} images, got "
+                f"{num_images}"
+            )
+        return self._part(0, num_images), self._part(num_images, len(self))
+
+    def _part(self, start: int, stop: int) -> ImageSet:
+        earlier = self.manifest.get("part", {"first": 0})["first"]
+        part = {"first": earlier + start, "last": earlier + stop - 1}
+        return ImageSet(
+            self.images[start:stop],
+            self.labels[start:stop],
+            self.soft_labels[start:stop],
+            self.manifest | {"part": part},
+            refused=self.refused,
+            path=self.path,
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Of images and labels."""
+        return sha256_of_tensors({"images": self.images, "labels": self.labels})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes where the zoo knows them, else the indices of K (at least one)."""
+        for model in self.manifest.get("models", []):
+            if model.get("classes"):
+                return tuple(model["classes"])
+        return tuple(str(index) for index in range(max(1, self.soft_labels.shape[1])))
+
+    def save(self, path: str | Path) -> Path:
+        """Write as one shard with the manifest into a folder that holds no data set yet."""
+        folder = Path(path)
+        if (folder / MANIFEST_NAME).exists():
+            raise InputError(f"{folder} already holds a data set; choose another folder")
+        pixels = (self.images * 255).round().to(torch.uint8)
+        name = shard_name(0)
+        digest = Shard(pixels, self.labels, self.soft_labels).save(folder / name)
+        entry = {"file": name, "sha256": digest, "num_images": len(self)}
+        write_json(folder / MANIFEST_NAME, self.manifest | {"format": FORMAT, "shards": [entry]})
+        return folder
+
+    def export_image_folder(self, path: str | Path) -> Path:
+        """Write PNGs as ``<path>/<class>/<index>.png``, which torchvision's ImageFolder opens.
+
+        Raises:
+            InputError: if images have neither one nor three channels.
+        """
+        folder = Path(path)
+        classes = self.classes
+        width = len(str(len(classes) - 1))
+        for index in range(len(self)):
+            label = int(self.labels[index])
+            # Numbers keep the order of the classes, which ImageFolder takes from the names.
+            parent = folder / f"{label:0{width}d}_{_file_name(classes[label])}"
+            parent.mkdir(parents=True, exist_ok=True)
+            to_picture(self.images[index]).save(parent / f"{index:06d}.png")
+        return folder
+
+    def contact_sheet(
+        self, path: str | Path, *, rows: int = 10, columns: int = 10, scale: int | None = None
+    ) -> Path:
+        """Write one PNG with up to ``rows`` x ``columns`` images.
+
+        A row for each class in turn; where no class has two images, row by row. Images are enlarged
+        ``scale`` times; None doubles those below 128 pixels.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        channels, height, width = self.images.shape[1:]
+        lines = self._lines(columns)[:rows]
+        sheet = torch.ones(channels, len(lines) * (height + 1) + 1, columns * (width + 1) + 1)
+        for row, line in enumerate(lines):
+            for column, index in enumerate(line):
+                top, left = row * (height + 1) + 1, column * (width + 1) + 1
+                sheet[:, top : top + height, left : left + width] = self.images[index]
+        picture = to_picture(sheet)
+        if scale is None:
+            scale = 2 if max(height, width) < _LARGE else 1
+        size = (picture.width * scale, picture.height * scale)
+        picture.resize(size, Image.Resampling.NEAREST).save(target)
+        return target
+
+    def _lines(self, columns: int) -> list[list[int]]:
+        """Indices of images for each row of a contact sheet."""
+        classes, counts = self.labels.unique(return_counts=True)
+        if int(counts.max()) == 1:
+            return [line.tolist() for line in torch.arange(len(self)).split(columns)]
+        return [(self.labels == label).nonzero().flatten()[:columns].tolist() for label in classes]
+
+
+def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
+    """Share of images whose likeliest class is their label; None without a label head.
+
+    Args:
+        soft_labels: (N, K).
+        labels: (N,).
+    """
+    if not soft_labels.numel():
+        return None
+    return float((soft_labels.argmax(1) == labels).float().mean())
+
+
+def shard_name(index: int) -> str:
+    """File name of a shard."""
+    return f"shard-{index:05d}.safetensors"
+
+
+def sidecar(shard: Path) -> Path:
+    """The file beside a shard that holds its entry until the manifest does."""
+    return shard.with_suffix(".json")
+
+
+def sidecars(folder: Path) -> list[Path]:
+    """Those of a folder."""
+    return sorted(folder.glob("shard-*.json"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder; ``shards`` are those it lists and those with an entry beside them.
+
+    Raises:
+        DataError: if it cannot be read, is of another format, or lists no shards.
+    """
+    path = folder / MANIFEST_NAME
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}")
+    shards = manifest.get("shards")
+    if not isinstance(shards, list) or not all(_is_entry(shard) for shard in shards):
+        raise DataError(
+            f"{path} lists no shards with file and sha256; it was changed or damaged, so remove "
+            "the folder and run 'mixmix synthesize' again"
+        )
+    # The later of the two is beside the shard.
+    entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
+    return manifest | {"shards": [entries[name] for name in sorted(entries)]}
+
+
+def _entries_beside(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sidecars(folder):
+        # A shard whose entry is damaged counts as not finished, and is made again.
+        with suppress(DataError):
+            entry = read_json(path)
+            if _is_entry(entry):
+                yield entry
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) for key in ("file", "sha256")
+    )
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """An image (1 or 3, H, W) in [0, 1] as 8-bit Pillow picture.
+
+    Raises:
+        InputError: for another number of channels.
+    """
+    if image.shape[0] not in (1, 3):
+        raise InputError(
+            f"a picture has 1 or 3 channels, these images have {image.shape[0]}; use the shards"
+        )
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]

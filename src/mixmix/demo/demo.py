@@ -1,0 +1,222 @@
+"""The whole job on bundled networks, and the same job on other images at equal budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mixmix.compress.method import Compressed, LayerRecord, Progress, compress
+from mixmix.compress.quantize.quantize import Quantize
+from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.demo.bundled import bundled_members
+from mixmix.demo.cifar10 import load_calibration_pack, load_evaluation_pack
+from mixmix.evaluate.evaluation import evaluate
+from mixmix.export import Artifact, export
+from mixmix.models import Zoo
+from mixmix.report import ReportRun, benchmark_record, write_page
+from mixmix.runtime.storage import write_json
+from mixmix.runtimes.latency import compare_latency_ms
+from mixmix.synthesis import ImageSet, SynthesisSettings, recipe, synthesize
+
+__all__ = ["DEMO_TARGET", "run_demo"]
+
+DEMO_TARGET = "bundled:resnet"
+_SETTINGS = ("W8A8", "W4A4", "W2A4")
+_QUESTION = (
+    "How accurate is a quantized network whose calibration images come from other networks alone?"
+)
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int,
+    device: str = "cpu",
+    compare: bool = False,
+    settings: SynthesisSettings | None = None,
+    reconstruction: ReconstructionSettings | None = None,
+    on_progress: Progress = lambda what, share: None,
+) -> dict[str, Any]:
+    """Synthesize images from all bundled networks but one and quantize that one with them.
+
+    Args:
+        out: folder for ``images/``, ``models/``, ``contact-sheet.png``, ``result.json`` and
+            ``index.html``. An interrupted run goes on where it was.
+        seed: of every random draw.
+        device: for synthesis and reconstruction.
+        compare: add rows of other images at equal budget (the same number of images and of
+            iterations): noise, inversion of one network (the one that is quantized itself), and
+            real images of the training split.
+        settings: of synthesis; the number of images, their batches and the iterations hold for
+            every kind of images.
+        reconstruction: of the quantized units.
+        on_progress: called with (what is being done, share done).
+
+    Returns:
+        The content of ``result.json``.
+    """
+    folder = Path(out)
+    run = _Demo(
+        folder,
+        seed,
+        device,
+        settings or recipe("mixmix"),
+        reconstruction or ReconstructionSettings(),
+        on_progress,
+    )
+    sources = ["mixmix", "deepinversion", "noise", "real"] if compare else ["mixmix"]
+    run.add_float_row()
+    for index, images in enumerate(sources):
+        run.add_rows(images, index / len(sources), (index + 1) / len(sources))
+    run.measure_latency()
+    command = f"mixmix demo --out {folder} --seed {seed}" + " --compare" * compare
+    return run.write(command)
+
+
+class _Demo:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        device: str,
+        settings: SynthesisSettings,
+        reconstruction: ReconstructionSettings,
+        on_progress: Progress,
+    ) -> None:
+        self.folder, self.seed = folder, seed
+        self.settings, self.reconstruction = settings, reconstruction
+        self.target = Zoo.load([DEMO_TARGET], device=device)[0]
+        others = [name for name in bundled_members() if name != self.target.spec.name]
+        self.zoo = Zoo.load([f"bundled:{name}" for name in others], device=device)
+        self.on_progress = on_progress
+        self.evaluation_data = load_evaluation_pack()
+        self.rows: list[dict[str, Any]] = []
+        self.artifacts: list[Artifact] = []
+        self.records: dict[str, tuple[LayerRecord, ...]] = {}
+        self.data: ImageSet | None = None
+
+    def add_float_row(self) -> None:
+        self.on_progress("exporting the float model", 0.0)
+        untouched = Compressed(self.target.model, self.target.spec)
+        self._export_and_evaluate(untouched, "float", "float", None, {})
+
+    def add_rows(self, images: str, start: float, end: float) -> None:
+        """Get images of one kind and quantize with them; progress runs from start to end."""
+        started = time.process_time()
+        data, provenance = self._images(images, self._part(start, start + 0.5 * (end - start)))
+        provenance["synthesis_cpu_seconds"] = round(time.process_time() - started, 1)
+        if images == "mixmix":
+            self.data = data
+        for index, setting in enumerate(_SETTINGS):
+            width = 0.5 * (end - start) / len(_SETTINGS)
+            begin = start + 0.5 * (end - start) + index * width
+            started = time.process_time()
+            compressed = compress(
+                self.target,
+                data,
+                Quantize(setting, reconstruction=self.reconstruction),
+                seed=self.seed,
+                on_progress=self._part(begin, begin + width),
+            )
+            seconds = round(time.process_time() - started, 1)
+            if images == "mixmix":
+                self.records[setting] = compressed.records
+            self._export_and_evaluate(
+                compressed, setting, images, data, provenance | {"cpu_seconds": seconds}
+            )
+
+    def _images(self, images: str, on_progress: Progress) -> tuple[ImageSet, dict[str, Any]]:
+        if images == "real":
+            pixels = load_calibration_pack()[: self.settings.num_images]
+            count, num_classes = len(pixels), self.target.spec.num_classes
+            data = ImageSet(
+                pixels, torch.zeros(count, dtype=torch.int64), torch.zeros(count, num_classes), {}
+            )
+            return data, {"zoo": []}
+        zoo = self.zoo if images == "mixmix" else Zoo([self.target])
+        settings = self.settings
+        if images != "mixmix":
+            budget = ("num_images", "batch_size", "iterations")[: 2 if images == "noise" else 3]
+            settings = recipe(images, **{name: getattr(self.settings, name) for name in budget})
+        data = synthesize(
+            zoo,
+            settings,
+            seed=self.seed,
+            out=self.folder / ("images" if images == "mixmix" else f"images-{images}"),
+            on_progress=lambda done, total: on_progress(
+                f"synthesizing images ({images})", done / max(total, 1)
+            ),
+        )
+        return data, {"zoo": list(zoo.names)}
+
+    def _export_and_evaluate(
+        self,
+        compressed: Compressed,
+        setting: str,
+        images: str,
+        data: ImageSet | None,
+        extra: dict[str, Any],
+    ) -> None:
+        name = self.target.spec.name
+        kind = "float" if setting == "float" else f"{setting.lower()}-{images}"
+        artifact = export(
+            compressed,
+            self.folder / "models" / f"{name}-{kind}.onnx",
+            probe=None if data is None else data.images[:256],
+        )
+        evaluation = evaluate(artifact, self.evaluation_data, reference=self.target)
+        self.artifacts.append(artifact)
+        self.rows.append(
+            {
+                "model": name,
+                "task": "quantize",
+                "setting": setting,
+                "images": images,
+                "num_images": 0 if data is None else len(data),
+                "seed": self.seed,
+                "top1": evaluation.top1,
+                "num_test": evaluation.num_images,
+                "agreement": evaluation.agreement,
+                "size_bytes": artifact.size_bytes,
+            }
+            | extra
+        )
+
+    def measure_latency(self) -> None:
+        """Time all models side by side, since timings drift."""
+        self.on_progress("measuring latency", 1.0)
+        latencies = compare_latency_ms([artifact.path for artifact in self.artifacts])
+        for row, artifact in zip(self.rows, self.artifacts, strict=True):
+            row["latency_ms"] = latencies[str(artifact.path)]
+
+    def write(self, command: str) -> dict[str, Any]:
+        assert self.data is not None
+        result = benchmark_record(_QUESTION, command, self.rows)
+        sheet = self.data.contact_sheet(self.folder / "contact-sheet.png")
+        write_json(self.folder / "result.json", result)
+        w4 = next(row for row in self.rows if row["setting"] == "W4A4")
+        write_page(
+            self.folder / "index.html",
+            ReportRun(
+                title=f"{self.target.spec.name}, quantized without data",
+                summary=(
+                    f"{len(self.data)} images were synthesized from {', '.join(self.zoo.names)}; "
+                    f"{self.target.spec.name}, which they never saw, was quantized with them: "
+                    f"{self.rows[0]['top1']:.1f}% in floats, {w4['top1']:.1f}% at W4A4."
+                ),
+                rows=result["rows"],
+                command=command,
+                manifest=self.data.manifest,
+                contact_sheet=sheet,
+                records=self.records,
+            ),
+        )
+        return result
+
+    def _part(self, start: float, end: float) -> Callable[[str, float], None]:
+        """Progress of a part of the work, as progress of the whole."""
+        return lambda what, share: self.on_progress(what, start + share * (end - start))

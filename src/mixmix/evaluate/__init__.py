@@ -1,0 +1,1 @@
+"""Accuracy, agreement and cost of a network."""

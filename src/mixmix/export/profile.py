@@ -1,0 +1,186 @@
+"""Which kernels an ONNX file really runs in: integer ones, or float ones between conversions."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+
+from mixmix.errors import InputError
+from mixmix.runtimes.session import OnnxSession
+
+__all__ = ["KernelProfile", "NodeProfile", "kernel_profile"]
+
+_INTEGERS = ("int4", "uint4", "int8", "uint8", "int16", "uint16", "int32")
+# Of the layers, where the weights are among the inputs. ONNX Runtime names its kernels so.
+_WEIGHT_INPUT = {
+    "Conv": 1,
+    "FusedConv": 1,
+    "NhwcFusedConv": 1,
+    "ConvInteger": 1,
+    "QLinearConv": 3,
+    "Gemm": 1,
+    "FusedGemm": 1,
+    "QGemm": 3,
+    "MatMul": 1,
+    "FusedMatMul": 1,
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "MatMulNBits": 1,
+    "QLinearMatMul": 3,
+}
+# Of other nodes, where the first input is not what they compute on.
+_DATA_INPUT = {"QLinearConcat": 2}
+
+
+@dataclass(frozen=True)
+class NodeProfile:
+    """One node of the graph that ONNX Runtime made of a file.
+
+    Attributes:
+        name: of the node.
+        kind: its operator, such as ``QLinearConv``.
+        is_integer: whether it computes on integers. Quantizers and dequantizers do not: their job
+            is to leave and to enter the floats.
+        macs: multiply-accumulate operations in a run, those with the zeros that float kernels
+            fill blocks of channels up with included; 0 for all but convolutions and products.
+        time_ms: median time in a run.
+    """
+
+    name: str
+    kind: str
+    is_integer: bool
+    macs: int
+    time_ms: float
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """What ONNX Runtime runs for a file, node by node in the order of execution."""
+
+    nodes: tuple[NodeProfile, ...]
+
+    @property
+    def layers(self) -> tuple[NodeProfile, ...]:
+        """The convolutions and products."""
+        return tuple(node for node in self.nodes if node.macs)
+
+    @property
+    def float_layers(self) -> tuple[NodeProfile, ...]:
+        """Those of them that run in floats."""
+        return tuple(node for node in self.layers if not node.is_integer)
+
+    @property
+    def integer_mac_share(self) -> float:
+        """Share of the multiply-accumulate operations that integer kernels do, in [0, 1]."""
+        return _share(self.nodes, "macs")
+
+    @property
+    def integer_time_share(self) -> float:
+        """Share of the time that is spent in integer kernels, in [0, 1]."""
+        return _share(self.nodes, "time_ms")
+
+
+def kernel_profile(path: str | Path, *, batch_size: int = 1, runs: int = 5) -> KernelProfile:
+    """Run an ONNX file in ONNX Runtime on one thread, with its optimizations, and look inside.
+
+    Quantized files hold float operators between quantizers; integer kernels are what ONNX Runtime
+    makes of them where it can, and where it cannot they are slower than the float model.
+
+    Args:
+        path: of a file whose first axis is the batch.
+        batch_size: images in one run.
+        runs: how many times to run; times are medians over them.
+
+    Raises:
+        InputError: if a number is not positive, or the file is absent, no ONNX model or leaves the
+            size of its images open.
+    """
+    if batch_size < 1 or runs < 1:
+        raise InputError(f"batch_size and runs must be at least 1, got {batch_size} and {runs}")
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder, "optimized.onnx")
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(optimized)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = OnnxSession(path, threads=1, options=options)
+        images = torch.zeros(session.batch_shape(batch_size))
+        for _ in range(runs + 1):  # the first one allocates memory
+            session.run(images)
+        events = json.loads(session.end_profiling().read_text())
+        graph = onnx.load(optimized).graph
+    return KernelProfile(_nodes(graph, events))
+
+
+def _nodes(graph: onnx.GraphProto, events: list[dict[str, Any]]) -> tuple[NodeProfile, ...]:
+    suffix = "_kernel_time"
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(suffix):
+            by_name.setdefault(event["name"].removesuffix(suffix), []).append(event)
+    # Kernels repack their weights, which the profile then lists no more, but the graph does.
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    weights = {
+        node.name: shapes.get(node.input[_WEIGHT_INPUT[node.op_type]], ())
+        for node in graph.node
+        if node.op_type in _WEIGHT_INPUT
+    }
+    nodes = []
+    for name, runs in by_name.items():
+        details = runs[-1]["args"]
+        kind = details["op_name"]
+        (input_type, _), (_, output_shape) = (
+            _first(details["input_type_shape"][_DATA_INPUT.get(kind, 0) :]),
+            _first(details["output_type_shape"]),
+        )
+        nodes.append(
+            NodeProfile(
+                name=name,
+                kind=kind,
+                is_integer=input_type in _INTEGERS and kind != "DequantizeLinear",
+                macs=_macs(kind, weights.get(name) or _weight_shape(details), output_shape),
+                time_ms=median(run["dur"] for run in runs[1:] or runs) / 1000,
+            )
+        )
+    return tuple(nodes)
+
+
+def _first(types_and_shapes: list[dict[str, list[int]]]) -> tuple[str, list[int]]:
+    """Type and shape of the first of a node's inputs or outputs, which has the data."""
+    return next(iter(types_and_shapes[0].items())) if types_and_shapes else ("", [])
+
+
+def _weight_shape(details: dict[str, Any]) -> tuple[int, ...]:
+    """Of weights that are computed at run time, such as those of 4 bits."""
+    position, inputs = _WEIGHT_INPUT.get(details["op_name"], 0), details["input_type_shape"]
+    return tuple(_first(inputs[position:])[1])
+
+
+def _macs(kind: str, weight: tuple[int, ...], output: list[int]) -> int:
+    if kind not in _WEIGHT_INPUT or not weight:
+        return 0
+    # A convolution's weight (O, I, h, w) makes each output with I * h * w products; whichever way
+    # a matrix lies, its other axis than the output's last is the length of the sums. Within
+    # attention there is a matrix for each head of each image; those of 4 bits are cut into blocks.
+    if "Conv" in kind:
+        length = math.prod(weight[1:])
+    else:
+        matrix = weight if kind == "MatMulNBits" else weight[-2:]
+        length = math.prod(matrix) // output[-1]
+    return math.prod(output) * length
+
+
+def _share(nodes: tuple[NodeProfile, ...], quantity: str) -> float:
+    total = sum(getattr(node, quantity) for node in nodes)
+    return (
+        sum(getattr(node, quantity) for node in nodes if node.is_integer) / total if total else 0.0
+    )

@@ -1,0 +1,189 @@
+"""Exported programs of PyTorch with the quantized operators that its compilers understand.
+
+``torch.compile`` (through torchao) and ExecuTorch recognize ``quantized_decomposed`` operators
+around a layer, which PyTorch's own "PT2E" quantization leaves in a graph, and make integer kernels
+of them. Here they carry the scales and the integers that a model was compressed to.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import operator
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from mixmix.compress.method import Compressed
+from mixmix.errors import ExportError, first_line
+from mixmix.export.placeholders import with_placeholders
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.runtime.quiet import quiet
+
+__all__ = ["pt2e_bytes", "pt2e_program"]
+
+_SPEC, _SETTINGS, _VERSION = "mixmix.spec", "mixmix.settings", "mixmix.version"
+_operators: Any = torch.ops.quantized_decomposed
+
+
+class _Activation(nn.Module):
+    """A quantizer as operators of 8 bits, behind a clamp where it has fewer."""
+
+    def __init__(self, source: QuantizedActivation) -> None:
+        super().__init__()
+        if source.bits > 8:
+            raise ExportError(
+                f"integer kernels take activations of at most 8 bits, got {source.bits}; quantize "
+                "to fewer"
+            )
+        self.scale = float(source.scale)
+        self.zero_point = int(source.zero_point)
+        # The operators have bounds, but kernels that are made of them do not keep narrow ones.
+        self.bounds = (
+            None
+            if source.bits == 8
+            else (
+                -self.zero_point * self.scale,
+                (source.largest - self.zero_point) * self.scale,
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bounds is not None:
+            x = torch.clamp(x, *self.bounds)
+        how = (self.scale, self.zero_point, 0, 255, torch.uint8)
+        dequantized: Tensor = _operators.dequantize_per_tensor(
+            _operators.quantize_per_tensor(x, *how), *how
+        )
+        return dequantized
+
+
+class _Layer(nn.Module):
+    """A layer whose int8 weights are dequantized where they are used."""
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(self, source: QuantizedLayer) -> None:
+        super().__init__()
+        self.convolution: dict[str, Any] | None = source.convolution
+        self.register_buffer("integers", source.integers)
+        self.register_buffer("scale", source.scale.expand(len(source.integers)).contiguous())
+        zeros = torch.zeros(len(source.integers), dtype=torch.int64)
+        self.register_buffer("zero_point", zeros)
+        self.register_buffer("bias", source.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _operators.dequantize_per_channel(
+            self.integers, self.scale, self.zero_point, 0, -128, 127, torch.int8
+        )
+        if self.convolution is None:
+            return F.linear(x, weight, self.bias)
+        return F.conv2d(x, weight, self.bias, **self.convolution)
+
+
+def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
+    """The model as an exported program with ``quantized_decomposed`` operators.
+
+    It takes normalized images (N, C, H, W), N free, and gives logits (N, K). For integer kernels
+    on x86, import ``torchao.quantization.pt2e`` and pass ``program.module()`` through its
+    ``lowering.lower_pt2e_quantized_to_x86`` before ``torch.compile``; ExecuTorch's XNNPACK
+    partitioner takes the program itself.
+
+    Raises:
+        ExportError: if PyTorch cannot export the model, or activations have more than 8 bits.
+    """
+    model = with_placeholders(compressed.model, activation=_Activation, layer=_Layer)
+    # Archives take weights that are channels-last for parts of larger tensors.
+    model = model.to(memory_format=torch.contiguous_format)
+    example = torch.zeros(2, *compressed.spec.input_shape)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            graph_module = program.module(check_guards=False)
+            assert isinstance(graph_module, fx.GraphModule)
+            _repeat_quantizers(graph_module)
+            _merge_clamps(graph_module)
+            return torch.export.export(graph_module, (example,), dynamic_shapes=({0: batch},))
+    except Exception as error:  # each stage of the exporter raises its own kinds
+        reason = first_line(error)
+        raise ExportError(
+            f"{compressed.spec.name} cannot be exported by PyTorch: {reason}"
+        ) from error
+
+
+def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
+    """Quantize the inputs of layers once more where values were moved since, in place.
+
+    It changes nothing, as the values are whole steps already, and compilers look for a quantizer
+    right before a layer.
+    """
+    aten = torch.ops.aten
+    moving = (
+        *(aten.max_pool2d.default, aten.dropout.default, aten.flatten.using_ints),
+        *(aten.view.default, aten.reshape.default, aten.permute.default, aten.contiguous.default),
+        *(aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, operator.getitem),
+        *(aten.slice.Tensor, aten.transpose.int, aten.channel_shuffle.default, aten.pad.default),
+    )
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in (aten.conv2d.default, aten.linear.default):
+            continue
+        source = node.args[0]
+        while source.target in moving:
+            source = source.args[0]
+        if source is node.args[0] or source.target != _operators.dequantize_per_tensor.default:
+            continue
+        with graph.inserting_before(node):
+            how = source.args[1:]
+            integers = graph.call_function(
+                _operators.quantize_per_tensor.default, (node.args[0], *how)
+            )
+            values = graph.call_function(_operators.dequantize_per_tensor.default, (integers, *how))
+        node.replace_input_with(node.args[0], values)
+    graph_module.recompile()
+
+
+def _merge_clamps(graph_module: fx.GraphModule) -> None:
+    """Make one clamp of an activation function and the clamp of a narrow quantizer, in place.
+
+    torchao 0.18 joins the first of them to the layer, and fails at the second.
+    """
+    aten = torch.ops.aten
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target != aten.clamp.default:
+            continue
+        inner = node.args[0]
+        if inner.target in (aten.relu.default, aten.relu_.default):
+            low, high = 0.0, math.inf
+        elif inner.target in (aten.hardtanh.default, aten.hardtanh_.default):
+            low, high = inner.args[1:] or (-1.0, 1.0)
+        else:
+            continue
+        low, high = max(low, node.args[1]), min(high, node.args[2])
+        if len(inner.users) == 1 and low < high:
+            node.args = (inner.args[0], low, high)
+            graph.erase_node(inner)
+    graph_module.recompile()
+
+
+def pt2e_bytes(compressed: Compressed) -> bytes:
+    """The program as a ``.pt2`` file; see ``mixmix.export``."""
+    from mixmix._version import __version__
+
+    buffer = io.BytesIO()
+    notes = {
+        _SPEC: json.dumps(compressed.spec.to_dict()),
+        _SETTINGS: json.dumps(list(compressed.settings)),
+        _VERSION: __version__,
+    }
+    torch.export.save(pt2e_program(compressed), buffer, extra_files=notes)
+    return buffer.getvalue()

@@ -1,0 +1,178 @@
+"""Pruned networks as small files: the weights that are left, and where they are.
+
+A safetensors file. What was pruned is stored as ``<name>.values``, in the order of the mask, and
+as the smaller of ``<name>.bitmask`` (a bit for each weight, eight to a byte) and ``<name>.gaps``
+(a byte for each weight that is left: how many are missing before it; 255 stands for 255 more that
+are missing, and for no weight). All else is stored as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from mixmix.compress.method import Compressed
+from mixmix.compress.prune.weights.sparsity import check_zeros
+from mixmix.errors import DataError
+
+__all__ = ["load_sparse", "read_sparse", "sparse_bytes"]
+
+_FORMAT = "mixmix-sparse/1"
+_SKIP = 255
+
+
+def sparse_bytes(compressed: Compressed) -> bytes:
+    """The model's state dict as the content of a file; see ``load_sparse``.
+
+    Raises:
+        ExportError: if a weight that was pruned is not zero.
+    """
+    from mixmix._version import __version__
+
+    check_zeros(compressed)
+    masks = {_stored_name(name, compressed): kept for name, kept in compressed.masks.items()}
+    tensors: dict[str, Tensor] = {}
+    shapes: dict[str, list[int]] = {}
+    for name, tensor in compressed.model.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        kept = masks.get(name)
+        if kept is None:
+            tensors[name] = tensor.clone()
+            continue
+        shapes[name] = list(tensor.shape)
+        kept = kept.cpu().contiguous()
+        tensors[f"{name}.values"] = tensor[kept]
+        bits, gaps = _to_bitmask(kept), _to_gaps(kept)
+        if len(gaps) < len(bits):
+            tensors[f"{name}.gaps"] = gaps
+        else:
+            tensors[f"{name}.bitmask"] = bits
+    metadata = {
+        "format": _FORMAT,
+        "shapes": json.dumps(shapes),
+        "mixmix.spec": json.dumps(compressed.spec.to_dict()),
+        "mixmix.settings": json.dumps(list(compressed.settings)),
+        "mixmix.version": __version__,
+    }
+    return save(tensors, metadata)
+
+
+def load_sparse(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a file that ``export(..., format="sparse")`` wrote, zeros filled in.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        What ``load_state_dict`` of the pruned model takes: for a network in floats, that of the
+        original as well.
+
+    Raises:
+        DataError: if the file is absent, damaged or of another kind.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        return read_sparse(content)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def read_sparse(content: bytes) -> dict[str, Tensor]:
+    """As ``load_sparse``, from the content of a file."""
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise DataError(f"not a safetensors file: {error}") from error
+    metadata = _metadata(content)
+    if metadata.get("format") != _FORMAT:
+        raise DataError(
+            f"holds {metadata.get('format', 'tensors of no stated kind')!r}, expected {_FORMAT!r}; "
+            "write it by export(compressed, path, format='sparse')"
+        )
+    shapes: dict[str, list[int]] = json.loads(metadata["shapes"])
+    state = {}
+    for name, shape in shapes.items():
+        values = tensors.pop(f"{name}.values")
+        size = int(np.prod(shape))
+        bits, gaps = tensors.pop(f"{name}.bitmask", None), tensors.pop(f"{name}.gaps", None)
+        if bits is not None:
+            kept = _from_bitmask(bits, size)
+        elif gaps is not None:
+            kept = _from_gaps(gaps, size)
+        else:
+            raise DataError(f"does not tell where the values of {name} are")
+        if int(kept.sum()) != len(values):
+            raise DataError(f"has {len(values)} values for {int(kept.sum())} places of {name}")
+        state[name] = _filled(kept.view(shape), values, tensors.get(_zero_point_name(name)))
+    return state | tensors
+
+
+def _filled(kept: Tensor, values: Tensor, zero_point: Tensor | None) -> Tensor:
+    """Values where they belong; elsewhere zero, or the integer that stands for it."""
+    full = torch.zeros(kept.shape, dtype=values.dtype)
+    if zero_point is not None:
+        full += zero_point.view(-1, *[1] * (full.ndim - 1)).to(full.dtype)
+    full[kept] = values
+    return full
+
+
+def _stored_name(weight_name: str, compressed: Compressed) -> str:
+    """The name in the state dict: of a quantized layer, that of its integers."""
+    if weight_name in compressed.model.state_dict():
+        return weight_name
+    for end in (".weight", "_weight"):
+        integers = f"{weight_name.removesuffix(end)}.integers"
+        if weight_name.endswith(end) and integers in compressed.model.state_dict():
+            return integers
+    raise DataError(f"{compressed.spec.name} has no weight called {weight_name}")
+
+
+def _zero_point_name(name: str) -> str:
+    layer, _, leaf = name.rpartition(".")
+    return f"{layer}.zero_point" if leaf == "integers" else ""
+
+
+def _to_bitmask(kept: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(kept.flatten().numpy()))
+
+
+def _from_bitmask(bits: Tensor, size: int) -> Tensor:
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=size).astype(bool))
+
+
+def _to_gaps(kept: Tensor) -> Tensor:
+    gaps = np.diff(np.flatnonzero(kept.flatten().numpy()), prepend=-1) - 1
+    skips = gaps // _SKIP
+    ends = np.cumsum(skips + 1) - 1
+    content = np.full(int((skips + 1).sum()), _SKIP, np.uint8)
+    content[ends] = (gaps % _SKIP).astype(np.uint8)
+    return torch.from_numpy(content)
+
+
+def _from_gaps(gaps: Tensor, size: int) -> Tensor:
+    content = gaps.numpy().astype(np.int64)
+    ends = content != _SKIP
+    places = (np.cumsum(np.where(ends, content + 1, _SKIP)) - 1)[ends]
+    if len(places) and places[-1] >= size:
+        raise DataError(f"has a weight at place {places[-1]} of {size}")
+    kept = np.zeros(size, bool)
+    kept[places] = True
+    return torch.from_numpy(kept)
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    # The header: its length in 8 bytes, then JSON.
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    found: dict[str, Any] = header.get("__metadata__", {})
+    return found

@@ -1,0 +1,254 @@
+"""Cross-layer equalization: move scale between layers so that channels become alike.
+
+Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, section
+4.1. For an activation with ``f(s x) = s f(x)``, s > 0, dividing the output channels of one layer by
+s and multiplying the input channels of the next by s changes nothing in floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from mixmix.errors import CaptureError
+from mixmix.graph.capture import FOLD_TOLERANCE, is_call_to, module_of, relative_error
+
+__all__ = ["ChannelLimit", "equalize_layers", "equalizing_factors"]
+
+# Positively homogeneous in every channel by itself: f(s x) = s f(x) for s > 0.
+_HOMOGENEOUS_MODULES = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+)
+_HOMOGENEOUS_CALLS = (
+    F.relu,
+    F.relu_,
+    F.leaky_relu,
+    F.dropout,
+    F.max_pool2d,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    torch.relu,
+    "relu",
+    "relu_",
+    torch.ops.aten.relu,
+    torch.ops.aten.relu_,
+    torch.ops.aten.leaky_relu,
+    torch.ops.aten.leaky_relu_,
+    torch.ops.aten.dropout,
+    torch.ops.aten.max_pool2d,
+    torch.ops.aten.avg_pool2d,
+    torch.ops.aten.adaptive_avg_pool2d,
+)
+_RELU6_CALLS = (F.relu6, torch.ops.aten.relu6, torch.ops.aten.relu6_)
+_MOST_SWEEPS = 40
+_SETTLED = 1e-3
+
+
+class ChannelLimit(nn.Module):
+    """``min(max(x, 0), limit)`` with a limit for each channel: what a scaled ReLU6 becomes.
+
+    Buffers: ``limit`` (C, 1, 1), or (C,) behind a linear layer.
+    """
+
+    limit: Tensor
+
+    def __init__(self, limit: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("limit", limit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.relu(x), self.limit)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two layers that share channels, and the ReLU6 calls between them."""
+
+    first: fx.Node
+    second: fx.Node
+    limits: tuple[fx.Node, ...]
+
+
+def equalizing_factors(first: Tensor, second: Tensor, *, groups: int = 1) -> Tensor:
+    """By what each shared channel of the first layer is divided (Nagel et al. 2019, eq. 11).
+
+    Args:
+        first: weights (C, ...) of the layer that makes the channels.
+        second: weights (out, C / groups, ...) of the layer that takes them.
+        groups: of the second layer.
+
+    Returns:
+        ``s = sqrt(r1 / r2)`` (C,) > 0 from the largest magnitudes r1, r2 of both layers' weights of
+        a channel, which are equal afterwards; 1 where either is zero.
+    """
+    made = first.flatten(1).abs().amax(1)
+    taken = _by_input_channel(second, groups).abs().amax(1)
+    usable = (made > 0) & (taken > 0)
+    return torch.where(usable, (made / taken.clamp_min(1e-30)).sqrt(), torch.ones_like(made))
+
+
+def _by_input_channel(weight: Tensor, groups: int) -> Tensor:
+    """Weights (out, C / groups, ...) as rows (C, n) of what meets each input channel."""
+    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return grouped.transpose(1, 2).reshape(groups * weight.shape[1], -1)
+
+
+@torch.no_grad()
+def equalize_layers(
+    graph_module: fx.GraphModule, example: Tensor, *, depthwise_only: bool
+) -> list[tuple[str, str]]:
+    """Equalize the weights of neighboring layers, in place.
+
+    Layers are neighbors if nothing but positively homogeneous operations lies between them and
+    nothing else takes what passes there. ReLU6 is not homogeneous, but with its limit divided by s
+    as well, channel by channel, the function stays the same. SiLU, hard swish and the like are
+    neither, and separate layers.
+
+    Args:
+        graph_module: captured, BatchNorm folded.
+        example: normalized images on which the outputs must stay the same.
+        depthwise_only: only pairs of which one layer at least is a depthwise convolution.
+
+    Returns:
+        The names of the layers of each pair.
+
+    Raises:
+        CaptureError: if the outputs differ afterwards.
+    """
+    modules = dict(graph_module.named_modules())
+    pairs = _find_pairs(graph_module, modules)
+    if depthwise_only:
+        pairs = [
+            pair
+            for pair in pairs
+            if any(_is_depthwise(module_of(node, modules)) for node in (pair.first, pair.second))
+        ]
+    if not pairs:
+        return []
+    before = graph_module(example)
+    divisors = _equalize_weights(pairs, modules)
+    for pair, divisor in zip(pairs, divisors, strict=True):
+        for node in pair.limits:
+            _limit_channels(graph_module, node, 6 / divisor, like=module_of(pair.first, modules))
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    error = relative_error(graph_module(example), before)
+    if not error <= FOLD_TOLERANCE:
+        raise CaptureError(
+            f"equalizing layers changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} "
+            "is numerical noise); turn it off by equalize=False"
+        )
+    return [(str(pair.first.target), str(pair.second.target)) for pair in pairs]
+
+
+def _equalize_weights(pairs: list[_Pair], modules: dict[str, nn.Module]) -> list[Tensor]:
+    """Go over all pairs until their ranges are equal; returns each pair's divisors (C,)."""
+    layers = [(_layer(pair.first, modules), _layer(pair.second, modules)) for pair in pairs]
+    divisors = [torch.ones_like(first.weight.flatten(1)[:, 0]) for first, _ in layers]
+    for _ in range(_MOST_SWEEPS):
+        furthest = 0.0
+        for index, (first, second) in enumerate(layers):
+            groups = second.groups if isinstance(second, nn.Conv2d) else 1
+            factors = equalizing_factors(first.weight, second.weight, groups=groups)
+            first.weight.div_(_along(0, factors, first.weight))
+            if first.bias is not None:
+                first.bias.div_(factors)
+            rows = factors.view(groups, 1, -1).expand(-1, len(second.weight) // groups, -1)
+            second.weight.mul_(_as_filters(rows.flatten(0, 1), second.weight))
+            divisors[index] *= factors
+            furthest = max(furthest, float(factors.log().abs().amax()))
+        if furthest < _SETTLED:
+            break
+    return divisors
+
+
+def _along(axis: int, values: Tensor, weight: Tensor) -> Tensor:
+    return values.view([-1 if place == axis else 1 for place in range(weight.ndim)])
+
+
+def _as_filters(rows: Tensor, weight: Tensor) -> Tensor:
+    """Rows (out, in) with the axes of ``weight`` (out, in, ...)."""
+    return rows.view(*rows.shape, *[1] * (weight.ndim - 2))
+
+
+def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Conv2d | nn.Linear:
+    layer = module_of(node, modules)
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    return layer
+
+
+def _is_depthwise(layer: nn.Module | None) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+
+
+def _find_pairs(graph_module: fx.GraphModule, modules: dict[str, nn.Module]) -> list[_Pair]:
+    calls: dict[str, int] = {}
+    for node in graph_module.graph.nodes:
+        calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+
+    def layer_alone(node: fx.Node) -> nn.Module | None:
+        layer = module_of(node, modules)
+        movable = type(layer) is nn.Linear or (
+            type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
+        )
+        return layer if movable and calls[str(node.target)] == 1 else None
+
+    pairs = []
+    for first in graph_module.graph.nodes:
+        made = layer_alone(first)
+        node, limits = first, list[fx.Node]()
+        while made is not None and len(node.users) == 1:
+            (node,) = node.users
+            taken = layer_alone(node)
+            if taken is not None:
+                if _channels_match(made, taken):
+                    pairs.append(_Pair(first, node, tuple(limits)))
+                break
+            if _is_relu6(node, modules):
+                limits.append(node)
+            elif not _is_homogeneous(node, modules):
+                break
+    return pairs
+
+
+def _channels_match(made: nn.Module, taken: nn.Module) -> bool:
+    if isinstance(made, nn.Conv2d) and isinstance(taken, nn.Conv2d):
+        return made.out_channels == taken.in_channels
+    # Between a convolution and a linear layer places become channels as well.
+    return isinstance(made, nn.Linear) and isinstance(taken, nn.Linear)
+
+
+def _is_homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    return isinstance(module_of(node, modules), _HOMOGENEOUS_MODULES) or is_call_to(
+        node, *_HOMOGENEOUS_CALLS
+    )
+
+
+def _is_relu6(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if is_call_to(node, F.hardtanh, torch.ops.aten.hardtanh, torch.ops.aten.hardtanh_):
+        return tuple(node.args[1:3]) == (0.0, 6.0)
+    return type(module_of(node, modules)) is nn.ReLU6 or is_call_to(node, *_RELU6_CALLS)
+
+
+def _limit_channels(
+    graph_module: fx.GraphModule, node: fx.Node, limit: Tensor, *, like: nn.Module | None
+) -> None:
+    """Replace a call of ReLU6 by limits of its channels (C,)."""
+    name = f"{node.name}_channel_limit"
+    shape = (-1, 1, 1) if isinstance(like, nn.Conv2d) else (-1,)
+    graph_module.add_submodule(name, ChannelLimit(limit.view(shape)))
+    with graph_module.graph.inserting_after(node):
+        limited = graph_module.graph.call_module(name, (node.all_input_nodes[0],))
+    node.replace_all_uses_with(limited)
+    graph_module.graph.erase_node(node)

@@ -1,0 +1,104 @@
+"""Residual branches of a graph: what is added to a tensor that passes beside it unchanged."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import fx
+
+from mixmix.graph.capture import ADDITIONS, is_call_to, module_of
+
+__all__ = ["ResidualBlock", "find_residual_blocks", "without_blocks"]
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """A branch that can go: ``skip + branch(skip)`` becomes ``skip``.
+
+    Attributes:
+        name: what the names of its layers begin with, or that of its first layer.
+        addition: name of the node that adds.
+        skip: name of the node that passes.
+        layers: names of the modules with parameters in the branch, in order of execution.
+    """
+
+    name: str
+    addition: str
+    skip: str
+    layers: tuple[str, ...]
+
+
+def find_residual_blocks(graph_module: fx.GraphModule) -> list[ResidualBlock]:
+    """The branches of a captured graph that begin at what they are added to, in order.
+
+    Shortcuts that change their tensor (strided, projected, padded) are none, and neither are
+    branches that read anything else, or share a layer with what stays.
+    """
+    modules = dict(graph_module.named_modules())
+    calls: dict[str, int] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    blocks: list[ResidualBlock] = []
+    for node in graph_module.graph.nodes:
+        operands = [each for each in node.args if isinstance(each, fx.Node)]
+        if not is_call_to(node, *ADDITIONS) or len(operands) != 2 or node.kwargs:
+            continue
+        for skip, end in (operands, operands[::-1]):
+            branch = _branch(skip, end, node)
+            layers = [
+                str(each.target)
+                for each in branch
+                if (module := module_of(each, modules)) is not None
+                and next(module.parameters(), None) is not None
+            ]
+            if layers and all(calls[layer] == 1 for layer in layers):
+                blocks.append(ResidualBlock(_name(layers), node.name, skip.name, tuple(layers)))
+                break
+    return blocks
+
+
+def without_blocks(
+    graph_module: fx.GraphModule, blocks: Collection[ResidualBlock]
+) -> fx.GraphModule:
+    """The graph without some of its branches; it shares the modules that are left."""
+    graph = copy.deepcopy(graph_module.graph)
+    nodes = {node.name: node for node in graph.nodes}
+    for block in blocks:
+        skip = nodes[block.skip]
+        nodes[block.addition].replace_all_uses_with(skip)
+        # What stood for the sum is the tensor that passed, for blocks behind this one, too.
+        nodes[block.addition] = skip
+    left = fx.GraphModule(graph_module, graph)
+    left.graph.eliminate_dead_code()
+    left.recompile()
+    left.delete_all_unused_submodules()
+    return left.eval()
+
+
+def _branch(skip: fx.Node, end: fx.Node, addition: fx.Node) -> list[fx.Node]:
+    """The nodes from ``skip`` to ``end``; empty if that is not a branch with one way in and out."""
+    inside: dict[fx.Node, None] = {}
+    waiting = [end]
+    while waiting:
+        node = waiting.pop()
+        if node is skip or node.op == "get_attr" or node in inside:
+            continue
+        if node.op in ("placeholder", "output"):
+            return []
+        inside[node] = None
+        waiting.extend(node.all_input_nodes)
+    if not any(skip in node.all_input_nodes for node in inside):
+        return []
+    leaves = (user for node in inside for user in node.users if user not in inside)
+    if any(user is not addition for user in leaves):
+        return []
+    return [node for node in skip.graph.nodes if node in inside]
+
+
+def _name(layers: list[str]) -> str:
+    common = os.path.commonprefix([layer.split(".") for layer in layers])
+    return ".".join(common) or layers[0]

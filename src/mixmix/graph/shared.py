@@ -1,0 +1,96 @@
+"""A module and its graph, which share their weights: what changes in one changes in the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, fx, nn
+
+from mixmix.graph.capture import capture, module_of
+from mixmix.graph.units import Unit, split_into_units
+
+__all__ = ["SharedGraph", "share_graph"]
+
+
+@dataclass(frozen=True)
+class SharedGraph:
+    """A module as a graph of layers that have the module's own parameters and statistics.
+
+    Attributes:
+        module: as it is called by its user.
+        graph_module: does the same.
+        layers: the convolutions and linear layers that it calls, by name, in order of execution.
+        weight_names: from a layer's name to that of its weight in ``module``.
+    """
+
+    module: nn.Module
+    graph_module: fx.GraphModule
+    layers: dict[str, nn.Conv2d | nn.Linear]
+    weight_names: dict[str, str]
+
+    def units(self) -> list[Unit]:
+        """Its units; see ``split_into_units``."""
+        return split_into_units(
+            self.graph_module,
+            is_layer=lambda node: node.op == "call_module" and str(node.target) in self.layers,
+            is_entrance=lambda node: False,
+        )
+
+    def following_norms(self) -> dict[str, str]:
+        """From each layer to the BatchNorm that alone takes what the layer gives."""
+        modules = dict(self.graph_module.named_modules())
+        calls = [str(n.target) for n in self.graph_module.graph.nodes if n.op == "call_module"]
+        found = {}
+        for node in self.graph_module.graph.nodes:
+            if module_of(node, modules) is None or str(node.target) not in self.layers:
+                continue
+            user = next(iter(node.users), None)
+            norm = module_of(user, modules)
+            if (
+                user is not None
+                and len(node.users) == 1
+                and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+                and norm.running_mean is not None
+                and calls.count(str(node.target)) == calls.count(str(user.target)) == 1
+            ):
+                found[str(node.target)] = str(user.target)
+        return found
+
+
+def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
+    """Capture a module, which stays as it is, into a graph that shares its tensors.
+
+    Args:
+        module: in eval mode.
+        example: (N, C, H, W) normalized images, N >= 2.
+
+    Raises:
+        CaptureError: if it cannot be captured.
+    """
+    graph_module = capture(module, example)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    own: dict[str, Tensor] = parameters | dict(module.named_buffers(remove_duplicate=False))
+    # torch.export flattens the names of what it reads directly.
+    flattened = {name.replace(".", "_"): tensor for name, tensor in own.items()}
+    layers: dict[str, nn.Conv2d | nn.Linear] = {}
+    weight_names: dict[str, str] = {}
+    for path, part in graph_module.named_modules():
+        for tensors in (part._parameters, part._buffers):
+            for leaf, tensor in tensors.items():
+                name = _name_in(own, path, leaf)
+                source = flattened.get(leaf) if name is None and not path else own.get(name or "")
+                if tensor is not None and source is not None and source.shape == tensor.shape:
+                    tensors[leaf] = source
+    modules = dict(graph_module.named_modules())
+    for node in graph_module.graph.nodes:
+        layer, path = module_of(node, modules), str(node.target)
+        weight_name = _name_in(parameters, path, "weight")
+        if weight_name is not None and isinstance(layer, nn.Conv2d | nn.Linear):
+            layers[path], weight_names[path] = layer, weight_name
+    return SharedGraph(module, graph_module, layers, weight_names)
+
+
+def _name_in(own: dict[str, Tensor] | dict[str, nn.Parameter], path: str, leaf: str) -> str | None:
+    """The name of a layer's tensor in the module: ``attn.in_proj`` has ``attn.in_proj_weight``."""
+    names = (f"{path}.{leaf}", f"{path}_{leaf}")
+    return next((name for name in names if name in own), None)

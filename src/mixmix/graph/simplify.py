@@ -1,0 +1,71 @@
+"""Rewrites of a graph that leave its function as it is, and show where quantizers belong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from mixmix.graph.capture import is_call_to, module_of
+
+__all__ = ["drop_identities", "write_out_silu"]
+
+_SILU = (F.silu, torch.ops.aten.silu, torch.ops.aten.silu_)
+
+
+def drop_identities(graph_module: fx.GraphModule, example: Tensor) -> None:
+    """Remove calls that give back what they take, in place: dropout, stochastic depth.
+
+    Args:
+        graph_module: from ``capture``.
+        example: (N, C, H, W) normalized images.
+    """
+    watcher = _IdentityWatcher(graph_module)
+    with torch.no_grad():
+        watcher.run(example)
+    for node in watcher.found:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        graph_module.graph.erase_node(node)
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+
+
+class _IdentityWatcher(fx.Interpreter):
+    """Runs a graph and remembers the nodes that give back their first argument unchanged."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.found: list[fx.Node] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        given = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
+        # Operations in place give back the same tensor, too, but a later version of it.
+        version = given._version if isinstance(given, Tensor) else None
+        result = super().run_node(n)
+        # What methods such as ``contiguous`` give back is the same only for tensors like this one.
+        if (
+            n.op in ("call_function", "call_module")
+            and isinstance(result, Tensor)
+            and isinstance(given, Tensor)
+            and result is given
+            and version == result._version
+        ):
+            self.found.append(n)
+        return result
+
+
+def write_out_silu(graph_module: fx.GraphModule) -> None:
+    """Replace ``silu(x)`` by ``x * sigmoid(x)``, in place: there are integer kernels for both."""
+    modules = dict(graph_module.named_modules())
+    for node in list(graph_module.graph.nodes):
+        if isinstance(module_of(node, modules), nn.SiLU) or is_call_to(node, *_SILU):
+            (x, *_) = node.all_input_nodes
+            with graph_module.graph.inserting_before(node):
+                gate = graph_module.graph.call_function(torch.sigmoid, (x,))
+                product = graph_module.graph.call_function(torch.mul, (x, gate))
+            node.replace_all_uses_with(product)
+            graph_module.graph.erase_node(node)
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()

@@ -1,0 +1,127 @@
+"""Numbers of channels that a network's own code fixes, and how it does without them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from mixmix.graph.capture import is_call_to, relative_error
+
+__all__ = ["without_fixed_widths"]
+
+_TOLERANCE = 1e-3
+_RESHAPES = ("view", "reshape", torch.reshape)
+
+
+def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy that runs with fewer channels where the code of the original names their number.
+
+    Shortcuts without parameters (option A of He et al. 2016, section 4.2) widen the stream by
+    zeros. A convolution whose weights are zeros and ones does the same, subsampling included, and
+    any of its channels can be removed. And ``x.view(-1, 400)`` before a classifier is ``flatten``.
+
+    Args:
+        model: it is not changed.
+        example: (N, C, H, W) normalized images.
+
+    Returns:
+        The copy; it is of the model's own class where no number is fixed, or where torch.fx cannot
+        follow the model.
+    """
+    copied = copy.deepcopy(model)
+    try:
+        graph_module = fx.symbolic_trace(copied)
+        pads = [node for node in graph_module.graph.nodes if _pads_channels(node)]
+        reshapes = [node for node in graph_module.graph.nodes if is_call_to(node, *_RESHAPES)]
+        if not pads and not reshapes:
+            return copied
+        # Shapes are noted in the graph; the example is no part of it.
+        ShapeProp(graph_module).propagate(example)
+        flattenings = [node for node in reshapes if _flattens_to_a_number(node)]
+        if not pads and not flattenings:
+            return copied
+        for index, node in enumerate(pads):
+            _replace_pad(graph_module, node, f"channel_pad_{index}")
+        for node in flattenings:
+            node.op, node.target = "call_function", torch.flatten
+            node.args, node.kwargs = (node.args[0], 1), {}
+        graph_module.graph.eliminate_dead_code()
+        graph_module.recompile()
+        with torch.no_grad():
+            error = relative_error(graph_module(example), model(example))
+    except Exception:  # tracers raise whatever the model's own code raises
+        return copied
+    return graph_module.to(example.device).eval() if error <= _TOLERANCE else copied
+
+
+def _flattens_to_a_number(node: fx.Node) -> bool:
+    """Whether a node makes rows (N, values) of images' features, and names how many values."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return False
+    before, after = (n.meta["tensor_meta"].shape for n in (source, node))
+    named = node.args[-1][-1] if isinstance(node.args[-1], (tuple, list)) else node.args[-1]
+    return len(before) >= 2 and after == (before[0], math.prod(before[1:])) and named == after[1]
+
+
+def _padding(node: fx.Node) -> tuple[int, int] | None:
+    """Channels of zeros before and behind, or None where that is not what a node does."""
+    given: dict[str, Any] = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False))
+    given |= node.kwargs
+    pad = given.get("pad")
+    if not (isinstance(pad, (tuple, list)) and len(pad) == 6):
+        return None
+    if not all(isinstance(size, int) for size in pad) or any(pad[:4]) or min(pad[4:]) < 0:
+        return None
+    if given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0, 0.0):
+        return None
+    return pad[4], pad[5]
+
+
+def _pads_channels(node: fx.Node) -> bool:
+    return is_call_to(node, F.pad, torch.ops.aten.pad) and _padding(node) is not None
+
+
+def _replace_pad(graph_module: fx.GraphModule, node: fx.Node, name: str) -> None:
+    padding = _padding(node)
+    source = node.args[0] if node.args else node.kwargs["input"]
+    assert padding is not None and isinstance(source, fx.Node)
+    num_channels = source.meta["tensor_meta"].shape[1]
+    strides = _subsampling(source)
+    if strides is not None:
+        source = source.args[0]
+    layer = nn.Conv2d(
+        num_channels, sum(padding) + num_channels, 1, stride=strides or (1, 1), bias=False
+    )
+    with torch.no_grad():
+        layer.weight.zero_()
+        channels = torch.arange(num_channels)
+        layer.weight[padding[0] + channels, channels] = 1
+    graph_module.add_module(name, layer.requires_grad_(False))
+    with graph_module.graph.inserting_after(node):
+        call = graph_module.graph.call_module(name, (source,))
+    node.replace_all_uses_with(call)
+    graph_module.graph.erase_node(node)
+
+
+def _subsampling(node: fx.Node) -> tuple[int, int] | None:
+    """Strides of ``x[:, :, ::a, ::b]``, or None."""
+    if node.op != "call_function" or getattr(node.target, "__name__", "") != "getitem":
+        return None
+    index = node.args[1]
+    if not (isinstance(index, tuple) and len(index) == 4):
+        return None
+    steps = []
+    for part in index:
+        if not isinstance(part, slice) or part.start not in (None, 0) or part.stop is not None:
+            return None
+        if not (part.step is None or (isinstance(part.step, int) and part.step >= 1)):
+            return None
+        steps.append(part.step or 1)
+    return (steps[2], steps[3]) if steps[:2] == [1, 1] else None

@@ -1,0 +1,15 @@
+"""Pretrained networks: what is known of them, how they are loaded, and how they are observed."""
+
+from mixmix.models.loading import build_model, load_model, load_spec
+from mixmix.models.model import Model
+from mixmix.models.spec import ModelSpec
+from mixmix.models.zoo import Zoo
+
+__all__ = [
+    "ModelSpec",
+    "Model",
+    "Zoo",
+    "build_model",
+    "load_model",
+    "load_spec",
+]

@@ -1,0 +1,293 @@
+"""The fast way to see the statistics of every BatchNorm layer: one pass for all that it does.
+
+In the plain way (``hooked``) activations are read for the mean, for the variance, by BatchNorm, by
+the addition of a shortcut and by the activation function, and again for the gradient of each. Here
+all of these are one pass forward and one pass back, which leaves the time to the convolutions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixmix.errors import CaptureError
+from mixmix.graph.capture import ADDITIONS, capture, is_call_to, module_of, relative_error
+from mixmix.models import kernels
+from mixmix.models.observation import BatchNormStatistics, Observation, has_statistics
+from mixmix.runtime.compiled import Floats, flat_view
+
+__all__ = ["FusedBatchNorm", "FusedNetwork"]
+
+_TOLERANCE = 1e-3
+# Values in a row of the tables that the kernels take, about.
+_ROW = 512
+# Rows for which it pays to hand a part of them to another thread.
+_ROWS_PER_THREAD = 512
+_UNBOUNDED = (-math.inf, math.inf)
+
+
+class FusedNetwork:
+    """A network whose BatchNorm layers read their statistics in passing.
+
+    Args:
+        model: in eval mode with frozen weights on the CPU.
+        example: (N, C, H, W) normalized images to capture it with.
+
+    Raises:
+        CaptureError: if the model cannot be captured as a graph, or normalizes anything but
+            (N, C) and (N, C, H, W).
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self._graph = capture(model, example).requires_grad_(False)
+        self._layers = _fuse(self._graph, example)
+
+    def observe(self, inputs: Tensor) -> Observation:
+        """Logits and statistics, differentiable by ``inputs`` (N, C, H, W), in any thread."""
+        logits, moments = self._graph(inputs)
+        statistics = (
+            BatchNormStatistics(mean, var, layer.running_mean, layer.running_var)
+            for layer, (mean, var) in zip(self._layers, moments, strict=True)
+        )
+        return Observation(logits, tuple(statistics))
+
+    def agrees_with(self, reference: Observation, inputs: Tensor) -> bool:
+        """Whether what is seen of ``inputs`` is, up to rounding, what ``reference`` saw."""
+        seen = self.observe(inputs)
+        pairs = [(seen.logits, reference.logits)]
+        if len(seen.statistics) != len(reference.statistics):
+            return False
+        for own, other in zip(seen.statistics, reference.statistics, strict=True):
+            pairs += [(own.mean, other.mean), (own.var, other.var)]
+        return all(relative_error(own, other) < _TOLERANCE for own, other in pairs)
+
+
+class FusedBatchNorm(nn.Module):
+    """``clamp(batch_norm(z) + shortcut)`` in eval mode, and the moments of z.
+
+    Args:
+        layer: with running statistics.
+        bounds: of the clamp, such as (0, inf) for a ReLU.
+    """
+
+    def __init__(self, layer: nn.Module, bounds: tuple[float, float]) -> None:
+        super().__init__()
+        assert isinstance(layer, _BatchNorm)
+        assert layer.running_mean is not None and layer.running_var is not None
+        self.running_mean, self.running_var = layer.running_mean, layer.running_var
+        scale = (self.running_var + layer.eps).rsqrt()
+        if layer.affine:
+            scale = scale * layer.weight
+        shift = layer.bias if layer.affine else torch.zeros_like(scale)
+        self.bounds = bounds
+        repeats = max(1, _ROW // len(scale))
+        self.mean, self.scale, self.shift = (
+            values.detach().float().repeat(repeats).numpy()
+            for values in (self.running_mean, scale, shift)
+        )
+
+    def forward(self, z: Tensor, shortcut: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """y, and mean and biased variance (C,) of z, for z and shortcut (N, C) or (N, C, H, W)."""
+        outputs: tuple[Tensor, Tensor, Tensor] = _Fused.apply(z, shortcut, self)
+        return outputs
+
+
+class _Fused(torch.autograd.Function):
+    """The moments' gradient, ``(g_mean + 2 g_var (z - mean)) / n``, joins that of the output."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, shortcut: Tensor | None, layer: FusedBatchNorm
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z = _channels_innermost(z)
+        y = torch.empty_like(z)
+        arguments = (
+            [flat_view(z)],
+            (layer.mean, layer.scale, layer.shift, *_floats(layer.bounds)),
+            [flat_view(y)],
+        )
+        if shortcut is None:
+            sums = _by_rows(kernels.forward, *arguments)
+        else:
+            arguments[2].append(flat_view(_channels_innermost(shortcut)))
+            sums = _by_rows(kernels.forward_joined, *arguments)
+        num_channels = z.shape[1]
+        count = z.numel() // num_channels
+        deviation, square = (
+            torch.from_numpy(sum(part).reshape(-1, num_channels).sum(0) / count)
+            for part in zip(*sums, strict=True)
+        )
+        mean = (layer.running_mean + deviation).float()
+        var = (square - deviation.square()).float()
+        ctx.layer, ctx.joined = layer, shortcut is not None
+        # An output that was not clamped may be changed in place by what comes after it.
+        reads_y = ctx.joined and layer.bounds != _UNBOUNDED
+        ctx.save_for_backward(z, y if reads_y else z, mean)
+        return y, mean, var
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor, grad_mean: Tensor, grad_var: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
+        z, y, mean = ctx.saved_tensors
+        layer = ctx.layer
+        count = z.numel() // z.shape[1]
+        slope = grad_var * (2 / count)
+        offset = grad_mean / count - slope * mean
+        repeats = len(layer.scale) // len(slope)
+        slope, offset = (values.repeat(repeats).numpy() for values in (slope, offset))
+        grad_z = torch.empty_like(z)
+        inputs = [flat_view(_channels_innermost(grad)), flat_view(z)]
+        affine = (layer.scale, slope, offset, *_floats(layer.bounds))
+        if not ctx.joined:
+            constants = (layer.mean, layer.scale, layer.shift, *affine[1:])
+            _by_rows(kernels.backward, inputs, constants, [flat_view(grad_z)])
+            return grad_z, None, None
+        grad_shortcut = torch.empty_like(z)
+        outputs = [flat_view(grad_z), flat_view(grad_shortcut)]
+        _by_rows(kernels.backward_joined, [*inputs, flat_view(y)], affine, outputs)
+        return grad_z, grad_shortcut, None
+
+
+def _floats(bounds: tuple[float, float]) -> tuple[Any, Any]:
+    """Bounds in the precision of the activations, which the kernels are compiled for."""
+    return np.float32(bounds[0]), np.float32(bounds[1])
+
+
+def _channels_innermost(values: Tensor) -> Tensor:
+    if values.ndim == 4:
+        return values.contiguous(memory_format=torch.channels_last)
+    return values.contiguous()
+
+
+def _by_rows(
+    kernel: Callable[..., Any], inputs: list[Floats], constants: Any, outputs: list[Floats]
+) -> list[Any]:
+    """Run a kernel over flat arrays as tables; returns what it returned for each part of them.
+
+    The last row may be shorter than the others. Large arrays are divided among as many threads as
+    torch may use here.
+    """
+    width, size = len(constants[0]), len(inputs[0])
+    rows = size // width
+    parts = max(1, min(torch.get_num_threads(), rows // _ROWS_PER_THREAD))
+    edges = [rows * part // parts for part in range(parts + 1)]
+
+    def run(first: int, last: int, columns: int) -> Any:
+        tables = [
+            array[first * width : first * width + (last - first) * columns].reshape(-1, columns)
+            for array in (*inputs, *outputs)
+        ]
+        vectors = [c[:columns] if isinstance(c, np.ndarray) else c for c in constants]
+        return kernel(*tables[: len(inputs)], *vectors, *tables[len(inputs) :])
+
+    tasks = [(first, last, width) for first, last in itertools.pairwise(edges) if last > first]
+    if parts > 1:
+        results = list(_pool().map(lambda task: run(*task), tasks))
+    else:
+        results = [run(*task) for task in tasks]
+    if size % width:
+        results.append(_padded(run(rows, rows + 1, size - rows * width), width))
+    return results
+
+
+def _padded(sums: Any, width: int) -> Any:
+    """Sums by column of a short row, as long as those of the others."""
+    return sums and tuple(np.pad(column, (0, width - len(column))) for column in sums)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="rows")
+
+
+def _fuse(graph_module: fx.GraphModule, example: Tensor) -> list[FusedBatchNorm]:
+    """Replace every BatchNorm layer with what follows it, in place; returns the replacements.
+
+    Afterwards the graph returns the logits and a pair of moments for each replacement.
+    """
+    with torch.no_grad():
+        ShapeProp(graph_module).propagate(example)
+    graph, modules = graph_module.graph, dict(graph_module.named_modules())
+    layers: list[FusedBatchNorm] = []
+    moments = []
+    for node in list(graph.nodes):
+        layer = module_of(node, modules)
+        if layer is None or not has_statistics(layer):
+            continue
+        shape = _shape(node)
+        if shape is None or len(shape) not in (2, 4):
+            raise CaptureError(f"{node.target} normalizes a tensor of shape {shape}")
+        last, shortcut, bounds = _followers(node, modules)
+        fused = FusedBatchNorm(layer, bounds)
+        name = f"fused_{len(layers)}"
+        graph_module.add_submodule(name, fused)
+        with graph.inserting_after(last):
+            call = graph.call_module(name, (node.args[0], *([shortcut] if shortcut else [])))
+        with graph.inserting_after(call):
+            y, mean, var = (graph.call_function(operator.getitem, (call, i)) for i in range(3))
+        y.meta = last.meta
+        last.replace_all_uses_with(y)
+        layers.append(fused)
+        moments.append((mean, var))
+    output = next(node for node in graph.nodes if node.op == "output")
+    output.args = ((output.args[0], tuple(moments)),)
+    graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    return layers
+
+
+def _followers(
+    node: fx.Node, modules: dict[str, nn.Module]
+) -> tuple[fx.Node, fx.Node | None, tuple[float, float]]:
+    """What can be done in the same pass: last node of it, shortcut to add, bounds to clamp to."""
+    last, shortcut = node, None
+    user = _only_user(last)
+    if user is not None and is_call_to(user, *ADDITIONS) and len(user.all_input_nodes) == 2:
+        other = next(operand for operand in user.all_input_nodes if operand is not node)
+        if not user.kwargs and _shape(other) == _shape(node) is not None:
+            last, shortcut = user, other
+            user = _only_user(last)
+    bounds = None if user is None else _clamp_bounds(user, modules)
+    if user is None or bounds is None:
+        return last, shortcut, _UNBOUNDED
+    return user, shortcut, bounds
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _shape(node: fx.Node) -> torch.Size | None:
+    shape: torch.Size | None = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return shape
+
+
+def _clamp_bounds(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[float, float] | None:
+    """Bounds of a node that clamps its input, or None."""
+    module = module_of(node, modules)
+    aten = torch.ops.aten
+    if isinstance(module, nn.Hardtanh):  # and ReLU6, which is one
+        return module.min_val, module.max_val
+    if isinstance(module, nn.ReLU) or is_call_to(
+        node, torch.relu, torch.relu_, F.relu, "relu", "relu_", aten.relu, aten.relu_
+    ):
+        return 0.0, math.inf
+    if is_call_to(node, F.relu6, aten.relu6):
+        return 0.0, 6.0
+    if is_call_to(node, aten.hardtanh, aten.hardtanh_) and len(node.args) == 3:
+        return float(node.args[1]), float(node.args[2])  # type: ignore[arg-type]
+    return None

@@ -1,0 +1,226 @@
+"""A frozen pretrained network that knows its own normalization and its BatchNorm statistics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixmix.errors import CaptureError, InputError
+from mixmix.models.fused import FusedNetwork
+from mixmix.models.hooked import HookedNetwork
+from mixmix.models.observation import Observation, has_statistics
+from mixmix.models.plain_copy import plain_copy, unwrapped
+from mixmix.models.spec import ModelSpec
+from mixmix.runtime.compiled import has_compiler
+from mixmix.runtime.storage import sha256_of_tensors
+
+__all__ = ["Model", "normalize"]
+
+
+def normalize(images: Tensor, spec: ModelSpec, *, scale: float = 1.0) -> Tensor:
+    """Bring images (N, C, H', W') in [0, 1] to a network's own resolution and normalization.
+
+    Differentiable; resizing is bilinear with antialiasing. With a ``scale``, height and width are
+    that share of the network's own.
+    """
+    size = tuple(max(1, round(scale * side)) for side in spec.input_shape[1:])
+    if tuple(images.shape[2:]) != size:
+        images = F.interpolate(
+            images, size=list(size), mode="bilinear", align_corners=False, antialias=True
+        )
+    mean = torch.tensor(spec.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(spec.std, device=images.device).view(1, -1, 1, 1)
+    return (images - mean) / std
+
+
+class Model:
+    """A frozen network: eval mode, no gradients for weights, images in pixel space [0, 1].
+
+    The caller's module is copied, never changed.
+
+    Args:
+        model: a classifier of normalized images (N, C, H, W) to logits (N, K); it may be inside
+            data parallelism, averaging of weights or ``torch.compile``.
+        spec: its input shape, normalization and classes.
+        device: where to run it.
+
+    Raises:
+        InputError: if it is a TorchScript module, weights are not finite, or what the network gives
+            are no logits that fit the spec.
+    """
+
+    def __init__(
+        self, model: nn.Module, spec: ModelSpec, *, device: str | torch.device = "cpu"
+    ) -> None:
+        model = unwrapped(model)
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise InputError(
+                    f"{spec.name}: {name} holds NaN or infinite values; the checkpoint is damaged "
+                    "or the training diverged"
+                )
+        # Images are float32, and half precision is too coarse to optimize them through.
+        self.model = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
+        self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
+        self.device = torch.device(device)
+        self.batch_norms: tuple[_BatchNorm, ...] = tuple(
+            module  # type: ignore[misc]
+            for module in self.model.modules()
+            if has_statistics(module)
+        )
+        # By share of its own resolution.
+        self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
+        self._taken: dict[float, bool] = {}
+        self._wants_contiguous = False
+        self._check_output(self._first_output())
+
+    @property
+    def has_label_head(self) -> bool:
+        return self.spec.num_classes > 0
+
+    @cached_property
+    def variance_norm(self) -> float:
+        """Mean over BatchNorm layers of the Euclidean norm of the running variances; 0 if none.
+
+        About what the variances of a batch are away from these before anything is optimized.
+        """
+        variances = [norm.running_var for norm in self.batch_norms]
+        norms = [float(variance.norm()) for variance in variances if variance is not None]
+        return sum(norms) / max(1, len(norms))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
+        logits: Tensor = self.model(self._prepared(images))
+        return logits
+
+    def observe(
+        self,
+        images: Tensor,
+        *,
+        precision: str = "float32",
+        scale: float = 1.0,
+        tokens: bool = False,
+    ) -> Observation:
+        """What the network sees in a batch, all differentiable by ``images``.
+
+        Several threads may observe at a time, once ``prepare`` was called.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            precision: of activations: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 on
+                GPUs with units for it. What is returned is in float32.
+            scale: the share of its own resolution at which the network runs, in (0, 1]; a network
+                that takes no other resolution (``takes``) runs at its own.
+            tokens: whether to return what LayerNorm layers see, too.
+        """
+        scale = scale if scale == 1 or self.takes(scale) else 1.0
+        inputs = self._prepared(images, scale=scale)
+        if precision == "bfloat16" or (precision == "auto" and _is_built_for_bfloat16(self.device)):
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return self._hooked.observe(inputs, tokens=tokens)
+        if tokens:
+            return self._hooked.observe(inputs, tokens=True)
+        return self._network_at(scale).observe(inputs)
+
+    def prepare(self, *, scale: float = 1.0, precision: str = "float32") -> None:
+        """Make ready what the first observation needs, which two threads cannot do at a time."""
+        images = torch.full((2, *self.spec.input_shape), 0.5, device=self.device)
+        with torch.no_grad():
+            self.observe(images, precision=precision, scale=scale)
+
+    def takes(self, scale: float) -> bool:
+        """Whether the network can run at this share of its own resolution."""
+        if scale not in self._taken:
+            images = torch.full((2, *self.spec.input_shape), 0.5, device=self.device)
+            with torch.no_grad():
+                expected = self(images)
+                try:
+                    found = self.model(self._prepared(images, scale=scale))
+                except Exception:  # whatever the network's own code raises
+                    self._taken[scale] = False
+                else:
+                    # Those without a label head give a map of features, which shrinks.
+                    self._taken[scale] = not self.has_label_head or found.shape == expected.shape
+        return self._taken[scale]
+
+    def _prepared(self, images: Tensor, *, scale: float = 1.0) -> Tensor:
+        """As the network takes them."""
+        inputs = normalize(images, self.spec, scale=scale)
+        return inputs.contiguous() if self._wants_contiguous else inputs
+
+    @cached_property
+    def _hooked(self) -> HookedNetwork:
+        return HookedNetwork(self.model)
+
+    def _network_at(self, scale: float) -> HookedNetwork | FusedNetwork:
+        """The fused network where there is one and it sees what the plain one sees."""
+        if scale not in self._networks:
+            self._networks[scale] = self._fused(scale) or self._hooked
+        return self._networks[scale]
+
+    @torch.no_grad()
+    def _fused(self, scale: float) -> FusedNetwork | None:
+        if self.device.type != "cpu" or not has_compiler():
+            return None
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(4, *self.spec.input_shape, generator=generator)
+        inputs = self._prepared(images, scale=scale)
+        try:
+            fused = FusedNetwork(self.model, inputs)
+        except CaptureError:
+            return None
+        return fused if fused.agrees_with(self._hooked.observe(inputs), inputs) else None
+
+    @torch.no_grad()
+    def _first_output(self) -> object:
+        """What two images give, in the order of memory that is faster.
+
+        That is channels-last, unless views in the network's own code forbid it.
+        """
+        shape = self.spec.input_shape
+        images = torch.full((2, *shape), 0.5, device=self.device)
+        if shape[0] > 1:
+            try:
+                self.model = self.model.to(memory_format=torch.channels_last)
+                return self(images)
+            except Exception:  # of weights with more axes, or whatever the module itself raises
+                self.model = self.model.to(memory_format=torch.contiguous_format)
+                self._wants_contiguous = True
+        try:
+            return self(images)
+        except Exception as error:  # whatever the caller's own module raises
+            raise InputError(
+                f"{self.spec.name} cannot take images of {shape}: {error}; check input_shape"
+            ) from error
+
+    def _check_output(self, logits: object) -> None:
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"{self.spec.name} gives a {type(logits).__name__}, expected a tensor of logits; "
+                "wrap it in a module that returns the logits alone"
+            )
+        if self.has_label_head and tuple(logits.shape) != (2, self.spec.num_classes):
+            raise InputError(
+                f"{self.spec.name} gives outputs of shape {tuple(logits.shape)} for 2 images, "
+                f"expected (2, {self.spec.num_classes}); check num_classes"
+            )
+        if self.has_label_head and _are_probabilities(logits):
+            raise InputError(
+                f"{self.spec.name} gives probabilities, whose sum is 1 for each image, expected "
+                "logits; leave out its softmax, or wrap it in a module that returns their logarithm"
+            )
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    sums = outputs.sum(1)
+    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
+
+def _is_built_for_bfloat16(device: torch.device) -> bool:
+    # From Ampere on; older ones have to emulate it.
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

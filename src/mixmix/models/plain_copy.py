@@ -1,0 +1,91 @@
+"""A caller's module as a plain network: without what is there for training or for speed."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
+
+from mixmix.errors import InputError
+
+__all__ = ["plain_copy", "unwrapped"]
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside data parallelism, averaging of weights, and ``torch.compile``."""
+    while True:
+        if isinstance(model, _WRAPPERS):
+            model = model.module
+        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
+        else:
+            return model
+
+
+@torch.no_grad()
+def plain_copy(model: nn.Module, name: str) -> nn.Module:
+    """A copy whose weights are plain parameters; the caller's module stays as it is.
+
+    What normalizes weights (``weight_norm``, ``spectral_norm`` and other parametrizations) is
+    worked out once: the weights are not trained in that form any more.
+
+    Args:
+        model: see ``unwrapped``.
+        name: for messages.
+
+    Raises:
+        InputError: if it is a TorchScript module, whose layers cannot be changed.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"{name} is a TorchScript module, expected an ordinary one; give the module that it "
+            "was made from, or export it to ONNX and give the path of that file"
+        )
+    for module in model.modules():
+        for hook in _norms_by_hook(module):
+            # That of the last forward pass has a history, which forbids copying; the same again.
+            weight = (
+                hook.compute_weight(module)
+                if isinstance(hook, WeightNorm)
+                else hook.compute_weight(module, do_power_iteration=False)
+            )
+            setattr(module, hook.name, weight.detach())
+    copied = copy.deepcopy(model).eval()
+    for module in list(copied.modules()):
+        for hook in _norms_by_hook(module):
+            if isinstance(hook, WeightNorm):
+                nn.utils.remove_weight_norm(module, hook.name)
+            else:
+                nn.utils.remove_spectral_norm(module, hook.name)
+                # PyTorch leaves those that look for what it has removed.
+                module._load_state_dict_pre_hooks.clear()
+                module._state_dict_hooks.clear()
+        if parametrize.is_parametrized(module):
+            _fix_(module)
+    return copied
+
+
+def _fix_(module: nn.Module) -> None:
+    """Let a module have the values that its parametrizations give.
+
+    ``remove_parametrizations`` would change the class, which is that of the caller's module, too.
+    """
+    parametrized = module.parametrizations
+    assert isinstance(parametrized, nn.ModuleDict)
+    values = {name: getattr(module, name) for name in parametrized}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value.detach().clone()))
+
+
+def _norms_by_hook(module: nn.Module) -> list[WeightNorm | SpectralNorm]:
+    hooks = module._forward_pre_hooks.values()
+    return [hook for hook in hooks if isinstance(hook, WeightNorm | SpectralNorm)]

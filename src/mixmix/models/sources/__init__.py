@@ -1,0 +1,23 @@
+"""Where models come from: each kind of reference is a ``Source``."""
+
+from mixmix.models.sources.imagenet import imagenet_names
+from mixmix.models.sources.registry import (
+    complete,
+    describe_references,
+    find_source,
+    is_reference,
+    sources,
+    split_reference,
+)
+from mixmix.models.sources.source import Source
+
+__all__ = [
+    "Source",
+    "complete",
+    "describe_references",
+    "find_source",
+    "imagenet_names",
+    "is_reference",
+    "sources",
+    "split_reference",
+]

@@ -1,0 +1,143 @@
+"""A zoo: pretrained networks from which images are synthesized together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mixmix.errors import InputError
+from mixmix.models.loading import load_model, load_spec
+from mixmix.models.member import Member, members_of
+from mixmix.models.model import Model
+from mixmix.models.spec import ModelSpec
+
+__all__ = ["Zoo"]
+
+
+class Zoo(Sequence[Model]):
+    """Frozen pretrained networks that share a number of channels, and labels where they can.
+
+    The classes of the zoo are those of its first network with a label head. Networks that have
+    them in another order, or have more, are mapped by the names of the classes or by
+    ``ModelSpec.label_map``; networks with other classes take part by their BatchNorm statistics
+    alone (see ``members``). Each sees images at its own resolution and normalization.
+
+    Args:
+        teachers: at least one.
+        weights: one for each, > 0: their chances of being drawn at a step; None: the same for all.
+
+    Raises:
+        InputError: if there is none, they have different numbers of channels, or one of them can
+            take part with nothing.
+    """
+
+    def __init__(
+        self, teachers: Iterable[Model], *, weights: Sequence[float] | None = None
+    ) -> None:
+        self._teachers = tuple(teachers)
+        if not self._teachers:
+            raise InputError("a zoo needs at least one network")
+        names = [teacher.spec.name for teacher in self._teachers]
+        if len(set(names)) < len(names):
+            raise InputError(f"networks of a zoo need different names, got {', '.join(names)}")
+        channels = {t.spec.name: t.spec.input_shape[0] for t in self._teachers}
+        if len(set(channels.values())) > 1:
+            listed = ", ".join(f"{name}: {count}" for name, count in channels.items())
+            raise InputError(
+                f"the networks of a zoo must agree on their channels, got {listed}; leave out "
+                "those that differ"
+            )
+        if weights is not None and (
+            len(weights) != len(names)
+            or not all(isinstance(w, int | float) and 0 < w < math.inf for w in weights)
+        ):
+            raise InputError(
+                f"weights must be one finite number > 0 for each of the {len(names)} networks, got "
+                f"{list(weights)}"
+            )
+        self.members = members_of(self._teachers, weights)
+
+    @classmethod
+    def load(
+        cls,
+        references: Iterable[str | Path | ModelSpec | tuple[nn.Module, ModelSpec]],
+        *,
+        weights: Sequence[float] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Zoo:
+        """Load a zoo.
+
+        Args:
+            references: each whatever ``load_spec`` takes (``bundled:NAME``, ``timm:NAME``, a spec
+                file ...), or a pair of your own module and its spec.
+            weights: see ``Zoo``.
+            device: where the networks run.
+
+        Raises:
+            InputError: naming the network that cannot be loaded and why.
+        """
+        if isinstance(references, str | Path | ModelSpec):
+            raise InputError(f"Zoo.load takes a list of networks; write [{references!r}]")
+        teachers = []
+        for reference in references:
+            if isinstance(reference, tuple):
+                module, spec = reference
+            else:
+                spec = load_spec(reference)
+                module = load_model(spec)
+            teachers.append(Model(module, spec, device=device))
+        return cls(teachers, weights=weights)
+
+    def __len__(self) -> int:
+        return len(self._teachers)
+
+    def __getitem__(self, index: int) -> Model:  # type: ignore[override]
+        return self._teachers[index]
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._teachers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(teacher.spec.name for teacher in self)
+
+    @property
+    def headed(self) -> tuple[Member, ...]:
+        """The members whose logits say something of the zoo's classes."""
+        return tuple(member for member in self.members if member.labels is not None)
+
+    @property
+    def num_classes(self) -> int:
+        """K of the zoo; 0 where no network has a label head."""
+        return self.headed[0].teacher.spec.num_classes if self.headed else 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the zoo's classes, or empty."""
+        return self.headed[0].teacher.spec.classes if self.headed else ()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images to synthesize: the largest height and width among the members."""
+        shapes = [teacher.spec.input_shape for teacher in self]
+        return shapes[0][0], max(s[1] for s in shapes), max(s[2] for s in shapes)
+
+    @property
+    def device(self) -> torch.device:
+        return self[0].device
+
+    @torch.no_grad()
+    def soft_labels(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
+        """Probabilities (N, K) of images (N, C, H, W) in [0, 1], averaged over headed members."""
+        if not self.headed:
+            return torch.zeros(len(images), 0)
+        batches = []
+        for batch in images.split(batch_size):
+            batch = batch.to(self.device)
+            predictions = [m.logits_of_zoo(m.teacher(batch)).softmax(1) for m in self.headed]
+            batches.append(torch.stack(predictions).mean(0).cpu())
+        return torch.cat(batches)

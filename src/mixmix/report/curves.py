@@ -1,0 +1,107 @@
+"""Loss curves as an SVG that takes its colors from the page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["loss_curves_svg"]
+
+_TITLES = {
+    "bn": "BatchNorm statistics",
+    "ce": "Cross-entropy",
+    "adversarial": "Agreement with the student",
+    "tv": "Total variation",
+    "l2": "Squared pixels",
+}
+# Matplotlib knows no CSS, so these two stand for the page's colors until the SVG is written.
+_INK, _ACCENT = "#010203", "#040506"
+_COLUMNS = 3
+
+
+def loss_curves_svg(shards: Sequence[Mapping[str, Any]]) -> str | None:
+    """One panel for each term of the loss: thin lines for the shards, a thick one for their mean.
+
+    Args:
+        shards: entries of a manifest; ``losses`` holds rows of ``iteration`` and the terms.
+
+    Returns:
+        An ``<svg>`` element without references to anything outside it, or None if no shard holds
+        losses of two iterations or more.
+    """
+    traces = [trace for shard in shards if len(trace := shard.get("losses") or []) > 1]
+    terms = list(dict.fromkeys(key for trace in traces for row in trace for key in row))
+    terms = [term for term in terms if term != "iteration"]
+    if not terms:
+        return None
+    # Matplotlib takes most of a second to import, which only those who draw should wait for.
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    columns = min(len(terms), _COLUMNS)
+    num_rows = math.ceil(len(terms) / columns)
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mixmix",
+        "font.size": 9,
+        "axes.linewidth": 0.6,
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(9.0, 2.5 * num_rows), layout="constrained")
+        FigureCanvasSVG(figure)
+        for position, term in enumerate(terms, start=1):
+            _draw_term(figure.add_subplot(num_rows, columns, position), term, traces)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue())
+
+
+def _draw_term(axes: Any, term: str, traces: Sequence[Sequence[Mapping[str, float]]]) -> None:
+    curves = [{row["iteration"]: row[term] for row in trace if term in row} for trace in traces]
+    curves = [curve for curve in curves if curve]
+    many = len(curves) > 1
+    for curve in curves:
+        axes.plot(
+            list(curve),
+            list(curve.values()),
+            color=_ACCENT,
+            linewidth=0.7 if many else 1.8,
+            alpha=0.3 if many else 1.0,
+        )
+    shared = [i for i in curves[0] if all(i in curve for curve in curves)]
+    if many and len(shared) > 1:
+        mean = [sum(curve[i] for curve in curves) / len(curves) for i in shared]
+        axes.plot(shared, mean, color=_ACCENT, linewidth=1.8)
+    values = [value for curve in curves for value in curve.values()]
+    if min(values) > 0 and max(values) / min(values) > 30:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+    else:
+        axes.set_ylim(bottom=min(0, *values))
+    axes.set_title(_TITLES.get(term, term), parse_math=False)
+    axes.set_xlabel("iteration")
+    axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+
+
+def _inline(document: str) -> str:
+    """The element alone: without declarations, namespaces, metadata, fonts and fixed size."""
+    svg = document[document.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1)
+    svg = re.sub(r"font-family: [^;\"]*; ", "", svg)
+    return svg.replace(_INK, "currentColor").replace(_ACCENT, "var(--accent)").strip()

@@ -1,0 +1,107 @@
+"""Benchmark records: rows of results with all that is needed to make them again."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mixmix.runtime.machine import memory_bytes, usable_cpus
+
+__all__ = ["benchmark_record", "describe_machine", "describe_versions"]
+
+_PACKAGES = ("onnxruntime", "numpy")
+
+
+def benchmark_record(
+    question: str, command: str, rows: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The content of a ``result.json``.
+
+    Args:
+        question: what the benchmark answers, in one sentence.
+        command: the shell command that makes the record again.
+        rows: one for every model, task, setting, kind of images and seed, with these keys where
+            they apply: ``model``, ``task``, ``setting``, ``images`` (``float`` for the untouched
+            model), ``num_images``, ``zoo``, ``seed``, ``top1`` and ``agreement`` (in percent),
+            ``num_test``, ``cpu_seconds``, ``size_bytes``, ``latency_ms``. Further keys are kept.
+
+    Returns:
+        Plain JSON types: numbers of numpy and torch become Python's, what is not finite becomes
+        None (JSON has no NaN), and anything else its text, since a record is written when hours
+        of work are done and must not fail then.
+    """
+    return {
+        "question": question,
+        "command": command,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "rows": [plain(row) for row in rows],
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """The hardware: name of the ``cpu``, ``cores`` and ``threads`` in use, ``memory_gib``."""
+    return {
+        "cpu": _cpu_name(Path("/proc/cpuinfo")),
+        "cores": usable_cpus(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory_gib(),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of all that results depend on; packages that are absent are left out."""
+    # Only here, since the package may itself import this module while it loads.
+    from mixmix._version import __version__
+
+    versions = {
+        "mixmix": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # it names the build too, which the metadata may not
+    }
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def plain(value: Any) -> Any:
+    """A value as plain JSON types; see ``benchmark_record``."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return plain(value.tolist())
+    return str(value)
+
+
+def _cpu_name(cpuinfo: Path) -> str:
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _memory_gib() -> float | None:
+    memory = memory_bytes()
+    return None if memory is None else round(memory / 2**30, 1)

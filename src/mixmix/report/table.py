@@ -1,0 +1,57 @@
+"""Results as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from mixmix.report.rows import ABSENT, format_rows
+
+__all__ = ["print_results", "print_uncut"]
+
+
+def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print rows in the record format (see ``benchmark_record``), the float model in bold.
+
+    Behind top-1 is its 95% interval; the ratio is of the size to that of the float model. Columns
+    for models and seeds appear where there are several, and one for sparsity where there is any.
+    """
+    formatted = format_rows(rows)
+    several = [
+        name for name in ("model", "seed") if len({getattr(row, name) for row in formatted}) > 1
+    ]
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in (*several, "setting", "images"):
+        table.add_column(name.capitalize(), no_wrap=True)
+    pruned = any(row.sparsity != ABSENT for row in formatted)
+    titles = ("Top-1", "Agreement", *(["Sparsity"] if pruned else []), "Size", "Ratio", "Latency")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in formatted:
+        top1 = Text(row.top1)
+        if row.interval:
+            top1.append(f" ({row.interval})", style="dim")
+        names = [Text(getattr(row, name)) for name in (*several, "setting", "images")]
+        sparsity = [row.sparsity] if pruned else []
+        texts = (row.agreement, *sparsity, row.size, row.ratio, row.latency)
+        cells = [Text(text) for text in texts]
+        table.add_row(*names, top1, *cells, style="bold" if row.is_float else "")
+    print_uncut(table, console)
+
+
+def print_uncut(table: Table, console: Console) -> None:
+    """Print a table as wide as it is.
+
+    Lines that a narrow terminal wraps are better than numbers that it cuts.
+    """
+    narrow, wide = console.width, console.options.update(width=1000)
+    console.width = max(narrow, Measurement.get(console, wide, table).maximum)
+    try:
+        console.print(table)
+    finally:
+        console.width = narrow

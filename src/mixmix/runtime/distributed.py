@@ -1,0 +1,250 @@
+"""Several processes that share one job, started by ``torchrun`` on one machine or more.
+
+Every process (a *rank*) runs the same program. Without ``torchrun`` everything here is for a single
+process and does nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mixmix.errors import InputError, RankError
+from mixmix.runtime import seeding
+
+__all__ = [
+    "barrier",
+    "data_parallel",
+    "from_main",
+    "gather",
+    "global_batches",
+    "is_main",
+    "join",
+    "launched",
+    "leave",
+    "local_device",
+    "local_world_size",
+    "process_group",
+    "rank",
+    "slice_of_batch",
+    "world_size",
+]
+
+T = TypeVar("T")
+
+# How long a rank waits for one that still works. One that died is noticed at once, because its
+# connections close.
+_TIMEOUT = timedelta(days=1)
+
+
+def launched() -> bool:
+    """Whether this process is one of a job, be it of a single rank."""
+    return _joined() or all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+
+
+def rank() -> int:
+    """Number of this process in [0, world_size)."""
+    return dist.get_rank() if _joined() else _variable("RANK", 0)
+
+
+def world_size() -> int:
+    """How many processes share the job, on all machines; 1 without ``torchrun``."""
+    return dist.get_world_size() if _joined() else _variable("WORLD_SIZE", 1)
+
+
+def local_world_size() -> int:
+    """How many of them run on this machine."""
+    return _variable("LOCAL_WORLD_SIZE", world_size())
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints and writes what all have in common."""
+    return rank() == 0
+
+
+def local_device(device: str) -> str:
+    """The device of this rank: ``cuda`` becomes ``cuda:<local rank>``, others stay."""
+    return f"cuda:{_variable('LOCAL_RANK', 0)}" if device == "cuda" and launched() else device
+
+
+def join(device: str | torch.device = "cpu") -> None:
+    """Join the other processes of the job; does nothing if there are none, or if this is done.
+
+    Args:
+        device: where this rank works. The ranks talk by gloo, and by NCCL between GPUs.
+    """
+    if _joined() or world_size() == 1:
+        return
+    backend = "gloo"
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(torch.device(local_device(str(device))))
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_TIMEOUT)
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """Leave the other processes, if they were joined."""
+    if _joined():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def process_group(device: str | torch.device = "cpu") -> Iterator[None]:
+    """Join at the start and leave at the end, also after an error."""
+    join(device)
+    try:
+        yield
+    finally:
+        leave()
+
+
+def barrier() -> None:
+    """Wait until every rank is here.
+
+    Raises:
+        RankError: if one of them stopped.
+    """
+    if not _alone():
+        _together(lambda: dist.barrier())
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What ``make()`` gives in the main process, in every process; it must be picklable.
+
+    Raises:
+        InputError: in the main process, what ``make`` raises.
+        RankError: in the others, if the main process raised or stopped.
+    """
+    if _alone():
+        return make()
+    if is_main():
+        try:
+            box: list[Any] = [make(), None]
+        except InputError as error:
+            reason = str(error)
+            _together(lambda: dist.broadcast_object_list([None, reason], src=0))
+            raise
+    else:
+        box = [None, None]
+    _together(lambda: dist.broadcast_object_list(box, src=0))
+    if box[1] is not None:
+        raise RankError(f"the main process stopped: {box[1]}")
+    result: T = box[0]
+    return result
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in every rank, in order of rank; they must be picklable.
+
+    Raises:
+        RankError: if one of them stopped.
+    """
+    if _alone():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    _together(lambda: dist.all_gather_object(values, value))
+    return values
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """A model for training whose gradients are averaged over the ranks; itself if there is one.
+
+    It shares its parameters with ``model``, which therefore is trained as well. With
+    ``global_batches`` and a loss that is a mean over samples, the steps are those of one process,
+    up to rounding. What looks at a batch as a whole sees the rank's slice of it alone: keep
+    BatchNorm layers in eval mode. Random layers such as dropout draw in every rank for themselves.
+
+    Args:
+        model: on this rank's device, with at least one parameter that requires gradients.
+    """
+    device = next(model.parameters()).device
+    join(device)
+    if not _joined():
+        return model
+    wrapped: nn.Module = nn.parallel.DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None
+    )
+    return wrapped
+
+
+def global_batches(
+    num_samples: int, batch_size: int, *, num_steps: int, seed: int
+) -> Iterator[Tensor]:
+    """This rank's slice of every batch of a training run.
+
+    The batches are the same whatever the number of ranks: one shuffled pass over the samples after
+    another, cut into whole batches, which may reach from one pass into the next.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: samples of a step, over all ranks.
+        num_steps: how many batches.
+        seed: of the order.
+
+    Yields:
+        Indices (batch_size / world_size,) into the data set.
+
+    Raises:
+        InputError: if a number is below 1, or the ranks cannot share a batch equally.
+    """
+    if num_samples < 1 or batch_size < 1:
+        raise InputError(
+            f"batches need at least one sample, got {num_samples} samples and batch size "
+            f"{batch_size}"
+        )
+    waiting, passes = torch.empty(0, dtype=torch.long), 0
+    for _ in range(num_steps):
+        while len(waiting) < batch_size:
+            generator = seeding.generator(seed, "pass", passes)
+            waiting = torch.cat([waiting, torch.randperm(num_samples, generator=generator)])
+            passes += 1
+        yield slice_of_batch(waiting[:batch_size])
+        waiting = waiting[batch_size:]
+
+
+def slice_of_batch(batch: Tensor) -> Tensor:
+    """This rank's part (N / world_size, ...) of a batch (N, ...); together they are the batch.
+
+    Raises:
+        InputError: if the ranks cannot share it equally, since gradients are averaged over ranks.
+    """
+    size, rest = divmod(len(batch), world_size())
+    if rest:
+        raise InputError(
+            f"a batch of {len(batch)} cannot be shared equally by {world_size()} processes; choose "
+            "a multiple of that number"
+        )
+    return batch[rank() * size : (rank() + 1) * size]
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _alone() -> bool:
+    join()
+    return not _joined()
+
+
+def _variable(name: str, default: int) -> int:
+    """A number that ``torchrun`` gives to its processes."""
+    return int(os.environ[name]) if launched() and name in os.environ else default
+
+
+def _together(communicate: Callable[[], Any]) -> None:
+    try:
+        communicate()
+    except RuntimeError as error:
+        raise RankError(
+            "another process of this run stopped; what it said tells why, and the same command "
+            "goes on where it stopped"
+        ) from error

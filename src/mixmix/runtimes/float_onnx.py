@@ -1,0 +1,61 @@
+"""Networks as ONNX models, by PyTorch's exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mixmix.errors import ExportError
+from mixmix.runtime.quiet import quiet
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OPSET", "float_onnx"]
+
+OPSET = 21
+
+
+def float_onnx(
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    name: str,
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> onnx.ModelProto:
+    """A network as an ONNX model of opset 21, from ``images`` (N, C, H, W) to ``logits`` (N, K).
+
+    Args:
+        module: on the CPU, in eval mode; it takes normalized images.
+        input_shape: (C, H, W).
+        name: of the network, for messages.
+        translations: from operators that PyTorch's exporter does not know to functions of
+            onnxscript.
+
+    Raises:
+        ExportError: if PyTorch cannot translate the network.
+    """
+    with quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                (torch.zeros(2, *input_shape),),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                custom_translation_table=dict(translations or {}),
+                verbose=False,
+            )
+            assert program is not None
+            return program.model_proto
+        except Exception as error:  # each stage of the exporter raises its own kinds
+            cause = error.__cause__ or error
+            raise ExportError(
+                f"{name} cannot be exported to ONNX: {type(cause).__name__}: "
+                f"{(str(cause).strip() or 'no reason given').splitlines()[0]}"
+            ) from error

@@ -1,0 +1,99 @@
+"""Opening ONNX files in ONNX Runtime, quietly and with errors of one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from mixmix.errors import DataError, InputError, first_line
+
+__all__ = ["OnnxSession"]
+
+# ONNX Runtime prints what it also raises; 4 keeps only what ends the process.
+_FATAL_ONLY = 4
+
+
+class OnnxSession:
+    """A model with one input and at least one output, on the CPU.
+
+    Args:
+        model: path of an ONNX file, or its bytes.
+        threads: threads within an operator; 0 lets ONNX Runtime choose.
+        options: further ones of ONNX Runtime; they are changed.
+
+    Raises:
+        InputError: if there is no such file.
+        DataError: if it is not a model that ONNX Runtime can run.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        *,
+        threads: int = 0,
+        options: onnxruntime.SessionOptions | None = None,
+    ) -> None:
+        if not isinstance(model, bytes) and not Path(model).is_file():
+            raise InputError(f"no ONNX file at {model}; give the path that export wrote")
+        self.name = "the ONNX model" if isinstance(model, bytes) else str(model)
+        options = onnxruntime.SessionOptions() if options is None else options
+        options.log_severity_level = _FATAL_ONLY
+        options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # every kind of its exceptions derives from Exception only
+            raise DataError(
+                f"{self.name} is not a model that ONNX Runtime can run: {first_line(error)}"
+            ) from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise DataError(f"{self.name} takes {len(inputs)} inputs, expected one batch of images")
+        self._input = inputs[0].name
+        # A symbolic axis, such as the batch, is a string.
+        self.input_shape: tuple[int | str, ...] = tuple(inputs[0].shape)
+
+    def run(self, images: Tensor) -> Tensor:
+        """The first output, logits (N, K), of normalized images (N, C, H, W) float32.
+
+        Raises:
+            InputError: if the images do not fit the model.
+        """
+        try:
+            outputs = self._session.run(None, {self._input: images.detach().cpu().numpy()})
+        except Exception as error:
+            raise InputError(
+                f"{self.name} cannot run on images of {tuple(images.shape)}, it takes "
+                f"{self.input_shape}: {first_line(error)}"
+            ) from error
+        return torch.from_numpy(outputs[0])
+
+    def batch_shape(self, batch_size: int) -> tuple[int, ...]:
+        """(N, C, H, W) of a batch that the model takes.
+
+        Raises:
+            InputError: if the file does not say how large images are.
+        """
+        shape = self.input_shape[1:]
+        sizes = tuple(size for size in shape if isinstance(size, int))
+        if len(sizes) < len(shape):
+            raise InputError(
+                f"{self.name} leaves the size of its images open: {self.input_shape}; export it "
+                "with a fixed height and width"
+            )
+        return batch_size, *sizes
+
+    def end_profiling(self) -> Path:
+        """Close the profile that the options asked for; returns its path."""
+        return Path(self._session.end_profiling())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself, by key."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
