@@ -19,7 +19,7 @@ from PIL import Image
 from mixmix.demo.cifar10 import CIFAR10_CLASSES, _read_pack, load_cifar10, load_evaluation_pack
 from mixmix.errors import DataError, InputError
 
-PACK = Path(str(files("mixmix"))) / "assets" / "evaluation" / "cifar10_test_1000.png"
+PACK = Path(str(files("mixmix.demo"))) / "assets" / "evaluation" / "cifar10_test_1000.png"
 
 TRAIN_FILES = [f"data_batch_{i}" for i in range(1, 6)]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mixmix import Compressed, ImageSet, Quantize, compress
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import ExportError
-from mixmix.export import agreement
+from mixmix.export import verify
 from mixmix.export.verify import check_agreement, logit_error, nudged_logits, probe_images
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.models.model import Model
@@ -109,7 +109,7 @@ def test_as_many_classes_may_differ_as_under_the_nudge(
         moved[chosen] = -moved[chosen]
         return moved
 
-    monkeypatch.setattr(agreement, "nudged_logits", lambda *_: with_other_classes(0, 3))
+    monkeypatch.setattr(verify, "nudged_logits", lambda *_: with_other_classes(0, 3))
     got = iter(with_other_classes(1, flipped).split(25))
     how = {"min_agreement": 98, "max_logit_error": 0.3}
     if agrees:

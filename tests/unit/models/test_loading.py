@@ -157,7 +157,7 @@ class TestBadReferences:
         "reference", ["resnet-51", "model.yaml", "weights.safetensors", "", "http://x/y.pth"]
     )
     def test_neither_name_nor_spec(self, reference: str) -> None:
-        with pytest.raises(InputError, match="is not a model: expected bundled:NAME"):
+        with pytest.raises(InputError, match="is not a model: expected timm:NAME, .*bundled:NAME"):
             load_spec(reference)
 
     def test_unknown_bundled_name(self) -> None:
@@ -192,7 +192,10 @@ class TestBadSources:
     @pytest.mark.parametrize(
         ("source", "message"),
         [
-            ("module", "source 'module' is not known; expected bundled:NAME, python:"),
+            (
+                "module",
+                "source 'module' is not known; expected timm:NAME, .*python:MODULE:CALLABLE",
+            ),
             ("hub:resnet18", "is not known"),
             ("python:no_such_module:f", "cannot build .*No module named 'no_such_module'"),
             ("python:user_networks:absent", "cannot build .*no attribute 'absent'"),

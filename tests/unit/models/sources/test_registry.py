@@ -28,7 +28,7 @@ def test_weights_are_told_by_their_suffix(text: str, source: str, weights: str |
     assert is_reference(text)
 
 
-@pytest.mark.parametrize("text", ["resnet", "bundled:resnet", "python:a:b", "x.toml", "http://x/y"])
+@pytest.mark.parametrize("text", ["resnet", "x.toml", "http://x/y"])
 def test_other_references_are_left_to_others(text: str) -> None:
     assert find_source(text) is None
     assert not is_reference(text)

@@ -14,6 +14,7 @@ from mixmix import Compressed, ImageSet, Quantize, compress, evaluate, export
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
 from mixmix.models.model import normalize
+from mixmix.models.spec import ModelSpec
 from mixmix.runtimes.program import ProgramSession
 
 IMAGES = torch.rand(40, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
@@ -49,7 +50,7 @@ def test_program_computes_what_the_model_computes(family: str, bits: str, tmp_pa
 def test_program_loads_without_mixmix(tmp_path: Path) -> None:
     compressed = quantized("plain", "W8A8")
     artifact = export(compressed, tmp_path / "m.pt2", format="pt2e")
-    assert ProgramSession(artifact.path).spec() == compressed.spec
+    assert ModelSpec.from_metadata(ProgramSession(artifact.path).metadata, "it") == compressed.spec
     images = normalize(IMAGES[:3], compressed.spec)
     torch.save(images, tmp_path / "images.pt")
     script = (
