@@ -1,0 +1,70 @@
+"""Settings are written as plain types and read back; what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from mixmix._settings import Settings
+from mixmix.errors import InputError
+
+
+@dataclass(frozen=True)
+class Shape(Settings):
+    family: ClassVar[str] = "shape"
+    color: str = "red"
+
+
+@dataclass(frozen=True)
+class Circle(Shape):
+    kind: ClassVar[str] = "circle"
+    radius: float = 1.0
+
+
+@dataclass(frozen=True)
+class Square(Shape):
+    kind: ClassVar[str] = "square"
+    sides: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Drawing(Settings):
+    title: str
+    shapes: tuple[Shape, ...] = ()
+    frame: Circle | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def test_what_is_written_is_read_back() -> None:
+    drawing = Drawing(
+        "all", (Circle(radius=2.5), Square("blue", (2, 3))), Circle(), {"a": 1}, Path("x/y")
+    )
+    plain = json.loads(json.dumps(drawing.to_dict()))
+    assert plain["shapes"][0] == {"shape": "circle", "color": "red", "radius": 2.5}
+    assert Drawing.from_dict(plain) == drawing
+    assert Drawing.from_dict({"title": "few"}) == Drawing("few")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"title": "x", "shaped": []}, "Drawing has no 'shaped'; it has folder, frame, notes"),
+        ({}, "Drawing: .*title"),
+        ({"title": 3}, r"Drawing\.title must be text, got 3"),
+        ({"title": "x", "shapes": {"shape": "circle"}}, r"Drawing\.shapes must be a list"),
+        ({"title": "x", "shapes": [{"shape": "star"}]}, "'star' is no shape .* circle, square"),
+        ({"title": "x", "shapes": [{"shape": "circle", "radius": "big"}]}, "must be a number"),
+        ({"title": "x", "shapes": [{"shape": "square", "sides": [1]}]}, "must have 2 values"),
+        ({"title": "x", "notes": {"a": True}}, r"Drawing\.notes\.a must be a whole number"),
+        ({"title": "x", "frame": 3}, "expected a table of Circle fields, got 3"),
+    ],
+)
+def test_what_is_wrong_is_named(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Drawing.from_dict(content)
