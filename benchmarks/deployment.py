@@ -79,7 +79,7 @@ def _rows(
     if not is_trained:
         data, _ = data.split(64)
     with TemporaryDirectory() as scratch:
-        floats = export(Compressed(target.model, target.spec), Path(scratch) / "float.onnx")
+        floats = export(Compressed(target.module, target.spec), Path(scratch) / "float.onnx")
         rows, files = [], [floats.path]
         for setting in settings:
             bits, aim = setting.split("-")

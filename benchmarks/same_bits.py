@@ -118,7 +118,7 @@ def cases(folder: Path) -> Iterator[tuple[str, str, Callable[[], str]]]:
             model,
             setting,
             lambda model=model, method=method: digest_of_state(
-                compress(f"bundled:{model}", few, method, seed=0).model
+                compress(f"bundled:{model}", few, method, seed=0).module
             ),
         )
 

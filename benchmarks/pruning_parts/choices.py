@@ -95,7 +95,7 @@ def _measure(row: dict[str, Any], method: Method, folder: Path, budget: Budget) 
     images = normalize(photographs[order[:_NUM_PHOTOGRAPHS]].float() / 255, target.spec)
     with stopwatch() as cost:
         compressed = compress(target, ImageSet.load(folder), method, seed=row["seed"])
-    wanted, found = (run_in_batches(m, images) for m in (target.model, compressed.model))
+    wanted, found = (run_in_batches(m, images) for m in (target.module, compressed.module))
     measured = {
         "divergence": mean_divergence(wanted, found),
         "agreement": 100 * float((wanted.argmax(1) == found.argmax(1)).float().mean()),

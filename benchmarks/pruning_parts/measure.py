@@ -64,7 +64,7 @@ def _measure(cell: Cell, folder: Path, budget: Budget) -> dict[str, Any]:
         compressed = compress(target, data, method, seed=cell.seed)
     with TemporaryDirectory() as scratch:
         files = Path(scratch)
-        dense = export(Compressed(target.model, target.spec), files / "dense.onnx")
+        dense = export(Compressed(target.module, target.spec), files / "dense.onnx")
         artifact = export(compressed, files / "pruned.onnx", probe=data.images[:100])
         evaluation = evaluate(artifact, load_cifar10(budget.data, split="test"))
         size_bytes, latency = artifact.size_bytes, {}

@@ -56,12 +56,12 @@ class PruneAndTrain:
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
         if self.structured:
-            student, masks = _without_channels(model.model, model.spec, 1 - self.removed), {}
+            student, masks = _without_channels(model.module, model.spec, 1 - self.removed), {}
         else:
-            student = copy.deepcopy(model.model)
+            student = copy.deepcopy(model.module)
             masks = _without_small_weights(student, self.removed)
         images = normalize(data.images, model.spec)
-        self._train(student, model.model, images, masks, seed)
+        self._train(student, model.module, images, masks, seed)
         settings: dict[str, Any] = {"method": "prune-and-train", "removed": self.removed}
         return Compressed(student, model.spec, settings=(settings,), masks=masks)
 

@@ -55,7 +55,7 @@ def prunable(family: str) -> dict[str, nn.Module]:
 
 
 def assert_masks_hold(compressed: Compressed) -> None:
-    weights = dict(compressed.model.named_parameters())
+    weights = dict(compressed.module.named_parameters())
     for name, kept in compressed.masks.items():
         assert kept.dtype == torch.bool and kept.shape == weights[name].shape
         assert not weights[name][~kept].any()
@@ -75,15 +75,15 @@ def test_contract(family: str) -> None:
         on_progress=lambda what, share: told.append(what),
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert type(compressed.model) is type(model)
-    after = compressed.model.state_dict()
+    assert type(compressed.module) is type(model)
+    after = compressed.module.state_dict()
     assert {n: t.shape for n, t in after.items()} == {n: t.shape for n, t in before.items()}
-    assert not compressed.model.training
-    assert not any(p.requires_grad for p in compressed.model.parameters())
-    assert not any(p._backward_hooks for p in compressed.model.parameters())
-    assert not any(m._forward_hooks for m in compressed.model.modules())
+    assert not compressed.module.training
+    assert not any(p.requires_grad for p in compressed.module.parameters())
+    assert not any(p._backward_hooks for p in compressed.module.parameters())
+    assert not any(m._forward_hooks for m in compressed.module.modules())
     torch.rand(7)  # draws elsewhere must not matter
-    again = pruned(family, method).model.state_dict()
+    again = pruned(family, method).module.state_dict()
     assert all(torch.equal(after[name], again[name]) for name in after)
     assert_masks_hold(compressed)
     original = compressed.original
@@ -106,7 +106,7 @@ def test_contract(family: str) -> None:
         assert (record.action == "pruned") == (record.name in layers)
         assert (record.sparsity is None) == bool(record.reason) == (record.action == "skipped")
         assert record.action == "skipped" or record.error is not None
-    found = sparsity_of(compressed.model)
+    found = sparsity_of(compressed.module)
     assert all(
         found.layers[r.name] >= r.sparsity for r in compressed.records if r.sparsity is not None
     )
@@ -242,7 +242,7 @@ def test_zeros_stay_zeros_through_quantization(
     compressed = pruned(family, Prune(0.6, pattern, recovery=()), method)
     assert compressed.masks
     for name, kept in compressed.masks.items():
-        layer = compressed.model.get_submodule(name.removesuffix(".weight"))
+        layer = compressed.module.get_submodule(name.removesuffix(".weight"))
         assert isinstance(layer, QuantizedLayer)
         assert not layer.weight()[~kept].any()
         integers = layer.integers.int()
@@ -277,7 +277,7 @@ def test_teacher_of_every_prune_is_the_network_without_its_channels() -> None:
     zeros = (Prune(0.3, recovery=()), Prune(0.5, recovery=RECOVERY))
     twice = pruned("residual", channels, *zeros)
     assert twice.dense is not None
-    wanted = narrow.model.state_dict()
+    wanted = narrow.module.state_dict()
     assert all(torch.equal(t, wanted[name]) for name, t in twice.dense.state_dict().items())
     assert_masks_hold(twice)
 
@@ -339,8 +339,8 @@ def test_rounds_resume_from_their_checkpoints(tmp_path: Path, ends_in: str) -> N
     assert_masks_hold(resumed)
     expected = compress(pair, images(), whole, seed=0)
     assert all(torch.equal(expected.masks[n], kept) for n, kept in resumed.masks.items())
-    for name, tensor in expected.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name])
+    for name, tensor in expected.module.state_dict().items():
+        assert torch.equal(tensor, resumed.module.state_dict()[name])
     with pytest.raises(InputError, match="holds a pruning run with other settings"):
         compress(pair, images(), replace(method, sparsity=0.8), seed=0)
 
@@ -361,5 +361,5 @@ def test_fine_tuning_resumes_from_its_checkpoints(tmp_path: Path) -> None:
     resumed = compress(pair, images(), method, seed=0)
     whole = pruned("residual", Prune(0.7, recovery=FineTune(training)))
     assert_masks_hold(resumed)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name])
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, resumed.module.state_dict()[name])

@@ -117,7 +117,9 @@ def test_what_does_little_goes_first_and_the_budget_holds(
     assert settings["blocks"] == ["blocks.1.body", "blocks.3.body"]
     whole = count_macs(deep[0], INPUT_SHAPE)
     assert (
-        count_macs(result.model, INPUT_SHAPE) == round(settings["macs_ratio"] * whole) < 0.6 * whole
+        count_macs(result.module, INPUT_SHAPE)
+        == round(settings["macs_ratio"] * whole)
+        < 0.6 * whole
     )
     records = {record.name: record for record in result.records}
     assert records["blocks.1.body.0"].action == "pruned"
@@ -134,14 +136,14 @@ def test_recovery_brings_it_nearer_to_the_original(deep: tuple[nn.Module, ModelS
     def distance(recovery: tuple[object, ...]) -> float:
         method = PruneBlocks(max_macs=0.4, recovery=recovery)  # type: ignore[arg-type]
         result = compress(deep, tiny_images(64), method, seed=0)
-        return float((result.model(images) - deep[0](images)).detach().square().mean())
+        return float((result.module(images) - deep[0](images)).detach().square().mean())
 
     assert distance((ReconstructFeatures(iterations=60),)) < 0.5 * distance(())
 
 
 def test_the_same_seed_gives_the_same_network(deep: tuple[nn.Module, ModelSpec]) -> None:
     method = PruneBlocks(max_parameters=0.7, recovery=QUICK)
-    one, other = (compress(deep, tiny_images(), method, seed=3).model for _ in range(2))
+    one, other = (compress(deep, tiny_images(), method, seed=3).module for _ in range(2))
     for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 

@@ -68,18 +68,18 @@ def test_what_is_left_is_within_the_budget(family: str, importance: str, allocat
             pruned(family, importance=importance)
         return
     compressed = pruned(family, importance=importance, allocation=allocation)
-    ratio = count_macs(compressed.model, INPUT_SHAPE) / count_macs(
+    ratio = count_macs(compressed.module, INPUT_SHAPE) / count_macs(
         tiny_network(family), INPUT_SHAPE
     )
     assert 0.45 < ratio <= 0.6
     assert compressed.settings[0]["macs_ratio"] == ratio
-    assert logits(compressed.model, family).isfinite().all()
+    assert logits(compressed.module, family).isfinite().all()
 
 
 @families
 def test_parameters_are_a_budget_too(family: str) -> None:
     compressed = pruned(family, max_macs=None, max_parameters=0.5)
-    ratio = num_parameters(compressed.model) / num_parameters(tiny_network(family))
+    ratio = num_parameters(compressed.module) / num_parameters(tiny_network(family))
     assert 0.35 < ratio <= 0.5
     assert json.loads(json.dumps(compressed.settings))[0]["parameters_ratio"] == ratio
 
@@ -87,7 +87,7 @@ def test_parameters_are_a_budget_too(family: str) -> None:
 @families
 def test_records_say_what_every_layer_has_left(family: str) -> None:
     compressed = pruned(family)
-    modules = dict(compressed.model.named_modules())
+    modules = dict(compressed.module.named_modules())
     assert {record.name for record in compressed.records} == {
         name
         for name, module in tiny_network(family).named_modules()
@@ -120,11 +120,11 @@ def test_callers_model_is_unchanged_and_the_seed_decides(family: str) -> None:
     second = compress((model, tiny_spec(family)), tiny_images(), method, seed=3)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert flags == [parameter.requires_grad for parameter in model.parameters()]
-    one, other = first.model.state_dict(), second.model.state_dict()
+    one, other = first.module.state_dict(), second.module.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not first.model.training
-    assert not any(parameter.requires_grad for parameter in first.model.parameters())
+    assert not first.module.training
+    assert not any(parameter.requires_grad for parameter in first.module.parameters())
 
 
 @pytest.mark.parametrize("family", ["concat", "grouped-excitation"])
@@ -135,7 +135,7 @@ def test_exports_to_a_file_that_agrees(
     artifact = export(compressed, tmp_path_factory.mktemp("onnx") / "pruned.onnx")
     images = normalize(tiny_images().images, tiny_spec(family))
     torch.testing.assert_close(
-        OnnxSession(artifact.path).run(images), logits(compressed.model, family), atol=1e-4, rtol=0
+        OnnxSession(artifact.path).run(images), logits(compressed.module, family), atol=1e-4, rtol=0
     )
 
 
@@ -150,7 +150,7 @@ def test_what_is_left_can_be_quantized(family: str) -> None:
         "prune-channels",
         "quantize",
     ]
-    assert any(isinstance(module, QuantizedLayer) for module in compressed.model.modules())
+    assert any(isinstance(module, QuantizedLayer) for module in compressed.module.modules())
     layers = [record for record in compressed.records if record.action == "quantized"]
     assert any(r.out_channels and r.out_channels[0] > r.out_channels[1] for r in layers)
 
@@ -161,7 +161,7 @@ def test_recovery_knows_which_channels_are_left(family: str) -> None:
     wanted = logits(teacher, family)
     steps = (ReconstructFeatures(iterations=30, batch_size=8, views=64),)
     errors = [
-        (logits(pruned(family, recovery=recovery).model, family) - wanted).square().mean()
+        (logits(pruned(family, recovery=recovery).module, family) - wanted).square().mean()
         for recovery in ((), steps)
     ]
     assert errors[1] < errors[0]
@@ -182,7 +182,7 @@ def test_the_original_is_known_to_what_follows(family: str) -> None:
     for result in (first, *after):
         assert result.original is not None
         assert torch.allclose(result.original(inputs), whole, atol=1e-5)
-        layers = dict(result.model.named_modules())
+        layers = dict(result.module.named_modules())
         originals = dict(result.original.named_modules())
         for name, kept in result.kept_channels.items():
             assert int(kept.max()) < len(next(originals[name].parameters()))
@@ -205,7 +205,7 @@ def test_quantization_aware_training_learns_from_the_original() -> None:
         result = aware.apply(first, DATA, seed=0, on_progress=lambda what, share: None)
         inputs = normalize(DATA.images, tiny_spec("residual"))
         return float(
-            (result.model(inputs) - tiny_network("residual")(inputs)).detach().abs().mean()
+            (result.module(inputs) - tiny_network("residual")(inputs)).detach().abs().mean()
         )
 
     assert distance(from_original=True) < 0.9 * distance(from_original=False)
@@ -216,7 +216,7 @@ def test_single_weights_come_after_channels() -> None:
     channels = PruneChannels(max_macs=0.6, round_to=1, recovery=())
     pair = (tiny_network("residual"), tiny_spec("residual"))
     both = compress(pair, tiny_images(), [channels, prune], seed=0)
-    assert sparsity_of(both.model).total > 0.3
+    assert sparsity_of(both.module).total > 0.3
     assert any(r.sparsity and r.out_channels and len(set(r.out_channels)) > 1 for r in both.records)
     with pytest.raises(InputError, match="give PruneChannels before Prune"):
         compress(pair, tiny_images(), [prune, channels], seed=0)
@@ -275,7 +275,7 @@ def test_quantized_networks_and_backbones_are_refused() -> None:
 def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
     # A file's time stands for the multiplications here, since real times depend on the machine.
     def counted(compressed: Compressed, _: Tensor, **__: object) -> bytes:
-        return bytes(count_macs(compressed.model, INPUT_SHAPE))
+        return bytes(count_macs(compressed.module, INPUT_SHAPE))
 
     def sizes(paths: list[Path], **_: object) -> dict[str, float]:
         return {str(path): float(path.stat().st_size) for path in paths}

@@ -48,7 +48,7 @@ def logits(model: torch.nn.Module, family: str) -> Tensor:
 @pytest.mark.parametrize("bits", SETTINGS)
 def test_every_layer_is_quantized_and_close(family: str, bits: str) -> None:
     compressed = quantized(family, bits)
-    layers = [m for m in compressed.model.modules() if isinstance(m, QuantizedLayer)]
+    layers = [m for m in compressed.module.modules() if isinstance(m, QuantizedLayer)]
     expected = [
         m
         for m in tiny_network(family).modules()
@@ -57,7 +57,7 @@ def test_every_layer_is_quantized_and_close(family: str, bits: str) -> None:
     assert len(layers) == len(expected)
     assert all(int(m.integers.abs().max()) <= 2 ** (m.bits - 1) for m in layers if m.bits > 3)
     assert all(len(m.integers[0].unique()) <= 2**m.bits for m in layers)
-    out = logits(compressed.model, family)
+    out = logits(compressed.module, family)
     assert out.shape == (32, NUM_CLASSES)
     if bits == "W8A8":
         original = logits(tiny_network(family), family)
@@ -90,7 +90,7 @@ def test_callers_model_is_unchanged_and_the_seed_decides(family: str) -> None:
     second = compress((model, tiny_spec(family)), images(), method, seed=3)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
-    one, other = first.model.state_dict(), second.model.state_dict()
+    one, other = first.module.state_dict(), second.module.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -178,7 +178,7 @@ def test_networks_of_one_channel_may_view_their_features_as_rows() -> None:
 
 
 def test_activations_are_whole_steps() -> None:
-    model = quantized("plain", "W4A4").model
+    model = quantized("plain", "W4A4").module
     quantizer = next(
         m for m in model.modules() if isinstance(m, QuantizedActivation) and m.bits == 4
     )
@@ -207,7 +207,7 @@ def test_every_kind_of_scale_is_kept_by_the_file(
 ) -> None:
     options = {"symmetric_weights": symmetric, "symmetric_activations": symmetric}
     compressed = quantized("no-batch-norm", bits, per_channel=per_channel, **options)
-    for module in compressed.model.modules():
+    for module in compressed.module.modules():
         if isinstance(module, QuantizedLayer):
             assert (module.zero_point is None) == symmetric
             assert per_channel or len(module.scale.unique()) == 1
@@ -224,7 +224,7 @@ def test_every_loss_serves_every_family(family: str, loss: str) -> None:
     settings = ReconstructionSettings(iterations=3, batch_size=8, loss=loss)
     method = Quantize("W4A4", reconstruction=settings)
     target = (tiny_network(family), tiny_spec(family))
-    states = [compress(target, images(), method, seed=0).model.state_dict() for _ in range(2)]
+    states = [compress(target, images(), method, seed=0).module.state_dict() for _ in range(2)]
     assert all(torch.isfinite(tensor).all() for tensor in states[0].values())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -241,17 +241,17 @@ def test_equalized_and_corrected_networks_stay_close(family: str) -> None:
     )
     compressed = compress((model, tiny_spec(family)), images(), method, seed=0)
     original = logits(tiny_network(family), family)
-    out = logits(compressed.model, family)
+    out = logits(compressed.module, family)
     assert float((out - original).norm() / original.norm()) < 0.05
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not any(module._forward_hooks for module in compressed.model.modules())
-    layers = [m for m in compressed.model.modules() if isinstance(m, QuantizedLayer)]
+    assert not any(module._forward_hooks for module in compressed.module.modules())
+    layers = [m for m in compressed.module.modules() if isinstance(m, QuantizedLayer)]
     assert all(layer.bias is not None for layer in layers)
 
 
 def test_limits_of_channels_are_kept_by_the_file(tmp_path: Path) -> None:
     compressed = quantized("depthwise", "W4A4", equalize=True)
-    assert any(isinstance(module, ChannelLimit) for module in compressed.model.modules())
+    assert any(isinstance(module, ChannelLimit) for module in compressed.module.modules())
     artifact = export(compressed, tmp_path / "model.onnx", probe=images(64).images)
     assert artifact.agreement >= 98
 
@@ -268,7 +268,7 @@ def test_limits_of_channels_are_kept_by_the_file(tmp_path: Path) -> None:
 def test_layers_are_equalized_where_depthwise_ones_have_one_scale(
     family: str, options: dict[str, bool], equalized: bool
 ) -> None:
-    model = quantized(family, "W4A4", iterations=0, **options).model
+    model = quantized(family, "W4A4", iterations=0, **options).module
     assert any(isinstance(module, ChannelLimit) for module in model.modules()) == equalized
 
 
@@ -286,7 +286,7 @@ def test_biases_are_corrected_where_a_layer_is_depthwise(
 ) -> None:
     plain = quantized(family, "W4A4", iterations=0, correct_bias=False)
     chosen = quantized(family, "W4A4", iterations=0, **options)
-    pairs = zip(plain.model.modules(), chosen.model.modules(), strict=True)
+    pairs = zip(plain.module.modules(), chosen.module.modules(), strict=True)
     same = [
         torch.equal(a.bias, b.bias)
         for a, b in pairs

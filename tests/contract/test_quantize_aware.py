@@ -49,14 +49,14 @@ def test_contract(family: str) -> None:
         on_progress=lambda what, share: told.append(what),
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not any(p.requires_grad for p in compressed.model.parameters())
-    assert not compressed.model.training
+    assert not any(p.requires_grad for p in compressed.module.parameters())
+    assert not compressed.module.training
     torch.rand(7)  # draws elsewhere must not matter
     again = trained(family, method())
-    one, other = compressed.model.state_dict(), again.model.state_dict()
+    one, other = compressed.module.state_dict(), again.module.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    layers = [m for m in compressed.model.modules() if isinstance(m, QuantizedLayer)]
+    layers = [m for m in compressed.module.modules() if isinstance(m, QuantizedLayer)]
     quantized = [r for r in compressed.records if r.action == "quantized"]
     assert len(layers) == len(quantized) and {layer.bits for layer in layers} == {4}
     assert quantized[0].activation_bits == 8  # the images
@@ -96,8 +96,8 @@ def test_run_resumes_from_its_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         compress(pair, images(), chosen, seed=0, on_progress=on_progress)
     assert (tmp_path / "checkpoint.safetensors").exists()
-    resumed = compress(pair, images(), chosen, seed=0).model.state_dict()
-    whole = trained("residual", QuantizeAware(chosen.base, chosen.training)).model.state_dict()
+    resumed = compress(pair, images(), chosen, seed=0).module.state_dict()
+    whole = trained("residual", QuantizeAware(chosen.base, chosen.training)).module.state_dict()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     with pytest.raises(InputError, match="other seed"):
         compress(pair, images(), chosen, seed=1)
@@ -112,7 +112,7 @@ def test_training_that_does_harm_is_not_kept() -> None:
     seen, _ = data.split(len(data) - len(data) // 9)
     pair = (tiny_network("residual"), tiny_spec("residual"))
     base = compress(pair, seen, harmful.base, seed=0)
-    one, other = kept.model.state_dict(), base.model.state_dict()
+    one, other = kept.module.state_dict(), base.module.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in other)
     assert [r.error for r in kept.records] == [r.error for r in base.records]
 
@@ -124,7 +124,7 @@ def test_training_on_all_images_is_kept_whatever_comes() -> None:
         for count in (0, 64)
     )
     assert "divergence" not in one.settings[0]
-    weights, others = one.model.state_dict(), other.model.state_dict()
+    weights, others = one.module.state_dict(), other.module.state_dict()
     assert any(not torch.equal(weights[name], others[name]) for name in weights)
 
 
@@ -137,7 +137,7 @@ def test_images_have_bits_of_their_own(input_bits: int | None, expected: int) ->
         reconstruction=ReconstructionSettings(iterations=0),
     )
     compressed = trained("residual", QuantizeAware(base, TrainingSettings(steps=1, batch_size=8)))
-    first = next(m for m in compressed.model.modules() if isinstance(m, QuantizedActivation))
+    first = next(m for m in compressed.module.modules() if isinstance(m, QuantizedActivation))
     assert first.bits == expected
     record = next(r for r in compressed.records if r.action == "quantized")
     assert (record.weight_bits, record.activation_bits) == (3, expected)

@@ -40,7 +40,7 @@ def check(data: ImageSet, channels: int = 3, num_classes: int = NUM_CLASSES) -> 
 def test_every_recipe_serves_every_family(network: str, name: str, tmp_path: Path) -> None:
     teacher = tiny_teacher(network)
     zoo, settings = Zoo([teacher]), recipe(name, **small(name))
-    before = sha256_of_tensors(teacher.model.state_dict())
+    before = sha256_of_tensors(teacher.module.state_dict())
     if network == "no-batch-norm" and name == "zeroq":
         with pytest.raises(InputError, match="neither BatchNorm statistics nor labels to match"):
             synthesize(zoo, settings, seed=0)
@@ -50,8 +50,8 @@ def test_every_recipe_serves_every_family(network: str, name: str, tmp_path: Pat
     again = synthesize(zoo, settings, seed=0)
     assert torch.equal(data.images, again.images)
     assert torch.equal(ImageSet.load(tmp_path).images, data.images)
-    assert sha256_of_tensors(teacher.model.state_dict()) == before
-    hooks = [m._forward_hooks or m._forward_pre_hooks for m in teacher.model.modules()]
+    assert sha256_of_tensors(teacher.module.state_dict()) == before
+    hooks = [m._forward_hooks or m._forward_pre_hooks for m in teacher.module.modules()]
     assert not any(hooks)
 
 

@@ -75,7 +75,7 @@ def quantize(bits: str, **options: object) -> Quantize:
 def test_quantized_and_exported(name: str, bits: str, tmp_path: Path) -> None:
     model = compressed(name, quantize(bits))
     layers = [m for m in network(name).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    integers = [m for m in model.model.modules() if isinstance(m, QuantizedLayer)]
+    integers = [m for m in model.module.modules() if isinstance(m, QuantizedLayer)]
     assert len(integers) == len(layers)
     artifact = export(model, tmp_path / "m.onnx", probe=images().images, optimize_for="speed")
     assert artifact.agreement >= 90
@@ -112,7 +112,7 @@ def test_every_method_works(name: str, method: Method) -> None:
     before = {key: value.clone() for key, value in network(name).state_dict().items()}
     model = compressed(name, method)
     with torch.no_grad():
-        logits = model.model(images().images)
+        logits = model.module(images().images)
     assert logits.shape == (32, 10) and bool(logits.isfinite().all())
     after = network(name).state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())

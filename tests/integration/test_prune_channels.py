@@ -73,15 +73,15 @@ def test_what_is_left_is_quantized_in_the_same_call(name: str, bits: str, larges
     compressed = pruned(name, quantize)
     images = normalize(data().images, compressed.spec)
     with torch.no_grad():
-        wanted, found = pruned(name).model(images), compressed.model(images)
+        wanted, found = pruned(name).module(images), compressed.module(images)
     assert mean_divergence(wanted, found) < largest
     quantized = [record for record in compressed.records if record.action == "quantized"]
     assert any(r.out_channels and r.out_channels[0] > r.out_channels[1] for r in quantized)
 
 
 def test_statistics_of_what_is_left_are_measured_anew() -> None:
-    before = Zoo.load(["bundled:resnet"])[0].model.state_dict()
-    after = pruned("resnet").model.state_dict()
+    before = Zoo.load(["bundled:resnet"])[0].module.state_dict()
+    after = pruned("resnet").module.state_dict()
     means = [name for name in before if name.endswith("running_mean")]
     assert not any(bool(torch.isin(after[name], before[name]).all()) for name in means)
 
@@ -91,7 +91,7 @@ def divergence_after(name: str, images: Tensor, **options: object) -> float:
     teacher = Zoo.load([f"bundled:{name}"])[0]
     x = normalize(images, teacher.spec)
     with torch.no_grad():
-        return mean_divergence(teacher.model(x), pruned(name, **options).model(x))
+        return mean_divergence(teacher.module(x), pruned(name, **options).module(x))
 
 
 def test_importance_by_the_prediction_keeps_it_best() -> None:
@@ -129,7 +129,7 @@ def test_networks_of_timm(name: str, side: int) -> None:
     method = PruneChannels(max_macs=0.5, importance="magnitude", num_images=16, recovery=())
     compressed = compress((model, spec), data(16), method, seed=0)
     assert 0.4 < compressed.settings[0]["macs_ratio"] <= 0.5
-    assert compressed.model(torch.zeros(2, 3, side, side)).shape == (2, NUM_CLASSES)
+    assert compressed.module(torch.zeros(2, 3, side, side)).shape == (2, NUM_CLASSES)
 
 
 def test_channels_within_shuffled_blocks_go() -> None:

@@ -53,11 +53,11 @@ def test_without_mixmix_budgets_are_met_and_zeros_stay():
     kept = torch.cat([mask.flatten() for mask in zeros.masks.values()])
     assert kept.float().mean().item() == pytest.approx(0.5, abs=0.02)
     for name, mask in zeros.masks.items():
-        assert not zeros.model.get_parameter(name)[~mask].any()
+        assert not zeros.module.get_parameter(name)[~mask].any()
 
     small = compress(teacher, tiny_images(), PruneAndTrain(0.5, structured=True, epochs=1), seed=0)
     shape = teacher.spec.input_shape
-    assert count_macs(small.model, shape) <= 0.5 * count_macs(teacher.model, shape)
+    assert count_macs(small.module, shape) <= 0.5 * count_macs(teacher.module, shape)
 
 
 @pytest.mark.parametrize(

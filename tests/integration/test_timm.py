@@ -46,7 +46,7 @@ def test_networks_of_timm(name: str, tmp_path: Path) -> None:
         "W4A8", views=0, reconstruction=ReconstructionSettings(iterations=2, batch_size=8)
     )
     compressed = compress((model, spec), data, method, seed=0)
-    assert any(isinstance(module, QuantizedLayer) for module in compressed.model.modules())
+    assert any(isinstance(module, QuantizedLayer) for module in compressed.module.modules())
     skipped = {record.kind for record in compressed.records if record.action == "skipped"}
     assert not skipped & {"Linear", "Conv2d"}
     artifact = export(compressed, tmp_path / "m.onnx", probe=pixels, optimize_for="speed")

@@ -24,7 +24,7 @@ def test_statistics_are_those_batch_norm_writes(name: str) -> None:
     """One layer at a time in train mode with momentum 1 (the others as in eval mode)."""
     teacher = tiny_teacher(name)
     statistics = teacher.observe(batch()).statistics
-    model = copy.deepcopy(teacher.model)
+    model = copy.deepcopy(teacher.module)
     layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(statistics) == len(layers)
     for index, layer in enumerate(layers):

@@ -112,7 +112,7 @@ def test_relative_distances_need_no_balance() -> None:
 
 def test_networks_whose_channels_vary_much_are_measured_relatively() -> None:
     images, labels = batch()
-    wide = copy.deepcopy(tiny_teacher("plain").model)
+    wide = copy.deepcopy(tiny_teacher("plain").module)
     for module in wide.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_var is not None

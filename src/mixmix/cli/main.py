@@ -114,8 +114,8 @@ def zoo_show(
 
     teacher = Zoo.load([model])[0]
     content = teacher.spec.to_dict() | {
-        "num_parameters": sum(p.numel() for p in teacher.model.parameters()),
-        "num_macs": count_macs(teacher.model, teacher.spec.input_shape),
+        "num_parameters": sum(p.numel() for p in teacher.module.parameters()),
+        "num_macs": count_macs(teacher.module, teacher.spec.input_shape),
         "num_batch_norms": len(teacher.batch_norms),
     }
     report(content, [{"field": k, "value": str(v)} for k, v in content.items()], as_json)
@@ -181,7 +181,7 @@ def export(
     else:
         _require_suffix(out)
         teacher = Zoo.load([source], device="cpu")[0]
-        artifact = run_export(Compressed(teacher.model, teacher.spec), out)
+        artifact = run_export(Compressed(teacher.module, teacher.spec), out)
         content = {"out": str(out), "size_bytes": artifact.size_bytes}
     report(content, [content], as_json)
 

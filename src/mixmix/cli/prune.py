@@ -164,7 +164,7 @@ def prune(
     content = {
         "setting": method.setting,
         "bits": then_quantize,
-        "sparsity": sparsity_of(compressed.model).total,
+        "sparsity": sparsity_of(compressed.module).total,
     }
     title = f"wrote {out} ({artifact.size_bytes:,} bytes)"
     report_file(content, compressed, artifact, estimate, title=title, as_json=as_json)

@@ -64,21 +64,21 @@ class Compressed:
     """A compressed model and how it came about.
 
     Attributes:
-        model: takes *normalized* images (N, C, H, W), like the original, and gives logits (N, K).
+        module: takes *normalized* images (N, C, H, W), like the original, and gives logits (N, K).
         spec: of the original model.
         records: one for every layer with parameters, in the order of execution.
         settings: of every method applied, in order, in plain JSON types.
         masks: by the name of a weight in the model that was pruned, bool of its shape: what is
             False is zero, and stays so in whatever follows.
         original: what a pruned model was made from, for methods that learn from it; None stands
-            for ``model``. It takes and gives the same.
+            for ``module``. It takes and gives the same.
         kept_channels: by the name of a layer or BatchNorm that is narrower than the original's:
             which output channels of the original's it has, (kept,) in ascending order.
         dense: the model as it was before any weights were set to zero, whose channels and blocks
-            are those of ``model``; None stands for ``model``.
+            are those of ``module``; None stands for ``module``.
     """
 
-    model: nn.Module
+    module: nn.Module
     spec: ModelSpec
     records: tuple[LayerRecord, ...] = ()
     settings: tuple[dict[str, Any], ...] = field(default=())
@@ -133,7 +133,7 @@ def compress(
             f"the images have {data.images.shape[1]} channels, {teacher.spec.name} takes {channels}"
         )
     keep_freed_memory()
-    compressed = Compressed(teacher.model, teacher.spec)
+    compressed = Compressed(teacher.module, teacher.spec)
     for step in steps:
         compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)
     return compressed

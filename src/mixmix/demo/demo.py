@@ -101,7 +101,7 @@ class _Demo:
 
     def add_float_row(self) -> None:
         self.on_progress("exporting the float model", 0.0)
-        untouched = Compressed(self.target.model, self.target.spec)
+        untouched = Compressed(self.target.module, self.target.spec)
         self._export_and_evaluate(untouched, "float", "float", None, {})
 
     def add_rows(self, images: str, start: float, end: float) -> None:

@@ -156,7 +156,7 @@ class Predictor:
     ) -> None:
         self._logits: Callable[[Tensor], Tensor]
         if isinstance(model, Compressed):
-            model = Model(model.model, model.spec, device=device)
+            model = Model(model.module, model.spec, device=device)
         if isinstance(model, Model):
             self.spec = model.spec
             self._logits = model

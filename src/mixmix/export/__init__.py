@@ -130,7 +130,7 @@ def export(
             run = OnnxSession(content).run
         elif format == "sparse":
             content = sparse_bytes(compressed)
-            run = _loaded(compressed.model, content)
+            run = _loaded(compressed.module, content)
         else:
             from mixmix.export.pt2e import pt2e_bytes
             from mixmix.runtimes.program import ProgramSession

@@ -99,7 +99,7 @@ def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
     Raises:
         ExportError: if PyTorch cannot export the model, or activations have more than 8 bits.
     """
-    model = with_placeholders(compressed.model, activation=_Activation, layer=_Layer)
+    model = with_placeholders(compressed.module, activation=_Activation, layer=_Layer)
     # Archives take weights that are channels-last for parts of larger tensors.
     model = model.to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, *compressed.spec.input_shape)

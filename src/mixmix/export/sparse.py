@@ -40,7 +40,7 @@ def sparse_bytes(compressed: Compressed) -> bytes:
     masks = {_stored_name(name, compressed): kept for name, kept in compressed.masks.items()}
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
-    for name, tensor in compressed.model.state_dict().items():
+    for name, tensor in compressed.module.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
         kept = masks.get(name)
         if kept is None:
@@ -128,11 +128,11 @@ def _filled(kept: Tensor, values: Tensor, zero_point: Tensor | None) -> Tensor:
 
 def _stored_name(weight_name: str, compressed: Compressed) -> str:
     """The name in the state dict: of a quantized layer, that of its integers."""
-    if weight_name in compressed.model.state_dict():
+    if weight_name in compressed.module.state_dict():
         return weight_name
     for end in (".weight", "_weight"):
         integers = f"{weight_name.removesuffix(end)}.integers"
-        if weight_name.endswith(end) and integers in compressed.model.state_dict():
+        if weight_name.endswith(end) and integers in compressed.module.state_dict():
             return integers
     raise DataError(f"{compressed.spec.name} has no weight called {weight_name}")
 

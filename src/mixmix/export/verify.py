@@ -98,7 +98,7 @@ def check_agreement(
         ExportError: if file and model do not agree.
     """
     spec = compressed.spec
-    model = Model(compressed.model, spec)
+    model = Model(compressed.module, spec)
     batches = images.split(_BATCH)
     wanted = torch.cat([model(batch) for batch in batches])
     got = torch.cat([run(normalize(batch, spec)) for batch in batches])
@@ -148,7 +148,7 @@ def nudged_logits(compressed: Compressed, images: Tensor) -> Tensor:
         compressed: the model; it is not changed.
         images: (N, C, H, W) in [0, 1].
     """
-    model = Model(compressed.model, compressed.spec)  # a copy
+    model = Model(compressed.module, compressed.spec)  # a copy
     draws = generator(0, "export nudge")
 
     def nudge(quantizer: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -156,7 +156,7 @@ def nudged_logits(compressed: Compressed, images: Tensor) -> Tensor:
         noise = 2 * torch.rand(inputs[0].shape, generator=draws) - 1
         return inputs[0] + _NUDGE * quantizer.scale * noise
 
-    for module in model.model.modules():
+    for module in model.module.modules():
         if isinstance(module, QuantizedActivation):
             module.register_forward_pre_hook(nudge)
     return torch.cat([model(batch) for batch in images.split(_BATCH)])

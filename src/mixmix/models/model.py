@@ -65,12 +65,12 @@ class Model:
                     "or the training diverged"
                 )
         # Images are float32, and half precision is too coarse to optimize them through.
-        self.model = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
+        self.module = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
         self.batch_norms: tuple[_BatchNorm, ...] = tuple(
             module  # type: ignore[misc]
-            for module in self.model.modules()
+            for module in self.module.modules()
             if has_statistics(module)
         )
         # By share of its own resolution.
@@ -95,7 +95,7 @@ class Model:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
-        logits: Tensor = self.model(self._prepared(images))
+        logits: Tensor = self.module(self._prepared(images))
         return logits
 
     def observe(
@@ -140,7 +140,7 @@ class Model:
             with torch.no_grad():
                 expected = self(images)
                 try:
-                    found = self.model(self._prepared(images, scale=scale))
+                    found = self.module(self._prepared(images, scale=scale))
                 except Exception:  # whatever the network's own code raises
                     self._taken[scale] = False
                 else:
@@ -155,7 +155,7 @@ class Model:
 
     @cached_property
     def _hooked(self) -> HookedNetwork:
-        return HookedNetwork(self.model)
+        return HookedNetwork(self.module)
 
     def _network_at(self, scale: float) -> HookedNetwork | FusedNetwork:
         """The fused network where there is one and it sees what the plain one sees."""
@@ -171,7 +171,7 @@ class Model:
         images = torch.rand(4, *self.spec.input_shape, generator=generator)
         inputs = self._prepared(images, scale=scale)
         try:
-            fused = FusedNetwork(self.model, inputs)
+            fused = FusedNetwork(self.module, inputs)
         except CaptureError:
             return None
         return fused if fused.agrees_with(self._hooked.observe(inputs), inputs) else None
@@ -186,10 +186,10 @@ class Model:
         images = torch.full((2, *shape), 0.5, device=self.device)
         if shape[0] > 1:
             try:
-                self.model = self.model.to(memory_format=torch.channels_last)
+                self.module = self.module.to(memory_format=torch.channels_last)
                 return self(images)
             except Exception:  # of weights with more axes, or whatever the module itself raises
-                self.model = self.model.to(memory_format=torch.contiguous_format)
+                self.module = self.module.to(memory_format=torch.contiguous_format)
                 self._wants_contiguous = True
         try:
             return self(images)

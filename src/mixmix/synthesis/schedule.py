@@ -150,7 +150,7 @@ def shard_bytes(zoo: Zoo, settings: SynthesisSettings) -> int:
 
 def _saved_bytes(teacher: Model, shape: tuple[int, int, int], precision: str) -> int:
     """Bytes per image (C, H, W) that autograd keeps for the backward pass through a network."""
-    weights = [*teacher.model.parameters(), *teacher.model.buffers()]
+    weights = [*teacher.module.parameters(), *teacher.module.buffers()]
     shared = {tensor.untyped_storage().data_ptr() for tensor in weights}
     sizes: dict[int, int] = {}
 

@@ -77,7 +77,7 @@ def test_files_give_the_same_bits_as_memory(family: str, loss: str, folder: Path
     for memory_gib in (None, TINY_GIB):
         method = Quantize("W3A3", memory_gib=memory_gib, reconstruction=settings)
         compressed = compress((tiny_network(family), tiny_spec(family)), data, method, seed=0)
-        states.append(compressed.model.state_dict())
+        states.append(compressed.module.state_dict())
         records.append(compressed.records)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert records[0] == records[1]

@@ -90,4 +90,4 @@ def test_shipped_networks(name: str) -> None:
     teacher = Zoo.load([f"bundled:{name}"])[0]
     assert teacher.spec.label_set == "cifar10" and len(teacher.spec.classes) == 10
     assert teacher.spec.top1 is not None and teacher.spec.top1 > 75
-    assert any(isinstance(module, nn.Conv2d) for module in teacher.model.modules())
+    assert any(isinstance(module, nn.Conv2d) for module in teacher.module.modules())

@@ -45,8 +45,8 @@ def test_soft_labels_of_a_zoo_with_another_order_of_classes() -> None:
     names = ("cat", "dog", "frog")
     pixels = torch.rand(20, 3, 1, 1, generator=torch.Generator().manual_seed(0))
     spec = replace(SPEC, classes=names)
-    reference = Model(linear(torch.eye(3)).model, spec)
-    other = Model(linear(torch.eye(3)[[1, 0, 2]]).model, spec)
+    reference = Model(linear(torch.eye(3)).module, spec)
+    other = Model(linear(torch.eye(3)[[1, 0, 2]]).module, spec)
     data = dataset(pixels, reference)
     manifest = {"classes": [names[index] for index in order]}
     moved = ImageSet(pixels, data.labels, data.soft_labels[:, order], manifest)
@@ -107,7 +107,7 @@ def test_temperature_is_found(temperature: float) -> None:
 def test_nothing_is_lost_by_what_agrees() -> None:
     teacher = tiny_teacher("residual")
     data = random_dataset(50, teacher)
-    estimate = estimate_accuracy(Compressed(teacher.model, teacher.spec), teacher, data)
+    estimate = estimate_accuracy(Compressed(teacher.module, teacher.spec), teacher, data)
     assert estimate.agreement == 100 and estimate.predicted_drop == 0
     # That none of 50 images shows a loss does not say that there is none.
     assert estimate.predicted_drop_interval[0] == 0 < estimate.predicted_drop_interval[1]
@@ -134,6 +134,6 @@ def test_errors() -> None:
     with pytest.raises(InputError, match="soft labels of 3 classes, plain has 4"):
         other = ImageSet(data.images, data.labels, data.soft_labels[:, :3], {})
         estimate_accuracy(teacher, teacher, other)
-    headless = Compressed(teacher.model, replace(teacher.spec, num_classes=0))
+    headless = Compressed(teacher.module, replace(teacher.spec, num_classes=0))
     with pytest.raises(InputError, match="no label head"):
         estimate_accuracy(headless, teacher, data)

@@ -22,7 +22,7 @@ def profile(folder: Path, family: str, bits: str | None, **options: str) -> Kern
         soft = torch.full((32, NUM_CLASSES), 1 / NUM_CLASSES)
         data = ImageSet(images, torch.arange(32) % NUM_CLASSES, soft, {})
         method = Quantize(bits, reconstruction=ReconstructionSettings(iterations=0))
-        model = compress((model.model, model.spec), data, method, seed=0)
+        model = compress((model.module, model.spec), data, method, seed=0)
     artifact = export(model, folder / "m.onnx", **options)  # type: ignore[arg-type]
     return kernel_profile(artifact.path, runs=1)
 

@@ -62,7 +62,7 @@ def test_program_loads_without_mixmix(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     got = torch.load(tmp_path / "logits.pt")
-    expected = logits(compressed.model, images)
+    expected = logits(compressed.module, images)
     assert (got - expected).norm() < 0.02 * expected.norm()
 
 
@@ -85,7 +85,7 @@ def test_compiled_program_runs_integer_kernels(bits: str, tmp_path: Path) -> Non
             kinds["onednn.qconv_pointwise.default"] == 3 and not kinds["aten.convolution.default"]
         )
         got = torch.compile(lowered)(images)
-    expected = logits(compressed.model, images)
+    expected = logits(compressed.module, images)
     assert (got.argmax(1) == expected.argmax(1)).float().mean() >= 0.95
 
 

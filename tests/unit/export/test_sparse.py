@@ -29,7 +29,7 @@ def test_reloaded_weights_are_the_same_bits(family: str, sparsity: float, tmp_pa
     compressed = pruned(family, Prune(sparsity, allocation="uniform", recovery=()))
     artifact = export(compressed, tmp_path / "net.safetensors", format="sparse")
     assert artifact.size_bytes == artifact.path.stat().st_size
-    state, wanted = load_sparse(artifact.path), compressed.model.state_dict()
+    state, wanted = load_sparse(artifact.path), compressed.module.state_dict()
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
     tiny_network(family).load_state_dict(state)
@@ -40,7 +40,7 @@ def test_quantized_weights_are_stored_without_their_zeros(tmp_path: Path) -> Non
     compressed = pruned("residual", Prune(pattern="2:4", recovery=()), fast)
     artifact = export(compressed, tmp_path / "net.safetensors", format="sparse")
     state = load_sparse(artifact.path)
-    for name, tensor in compressed.model.state_dict().items():
+    for name, tensor in compressed.module.state_dict().items():
         assert torch.equal(state[name], tensor)
 
 
@@ -65,7 +65,7 @@ def test_broken_zeros_are_not_exported(tmp_path: Path) -> None:
     compressed = pruned("plain", Prune(pattern="2:4", recovery=()))
     name, kept = next(iter(compressed.masks.items()))
     with torch.no_grad():
-        compressed.model.get_parameter(name)[~kept] = 1e-9
+        compressed.module.get_parameter(name)[~kept] = 1e-9
     path = tmp_path / "net.safetensors"
     with pytest.raises(ExportError, match="were pruned are not zero"):
         export(compressed, path, format="sparse")

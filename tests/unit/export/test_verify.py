@@ -43,7 +43,7 @@ def nudged(model: nn.Module, share: float) -> nn.Module:
 
 
 def own_error(compressed: Compressed, images: Tensor) -> float:
-    model = Model(compressed.model, compressed.spec)
+    model = Model(compressed.module, compressed.spec)
     wanted = torch.cat([model(batch) for batch in images.split(25)])
     return logit_error(nudged_logits(compressed, images), wanted)
 
@@ -56,7 +56,7 @@ def check(run: nn.Module, compressed: Compressed, max_logit_error: float) -> flo
 
 
 def test_a_chaotic_model_may_differ_as_it_differs_from_itself(low_bit: Compressed) -> None:
-    other = nudged(low_bit.model, 0.005)
+    other = nudged(low_bit.module, 0.005)
     with torch.no_grad():
         error = check(other, low_bit, max_logit_error=1e-6)
     assert 1e-6 < error < 1.5 * own_error(low_bit, IMAGES)
@@ -64,7 +64,7 @@ def test_a_chaotic_model_may_differ_as_it_differs_from_itself(low_bit: Compresse
 
 @pytest.mark.parametrize("fault", ["scale", "zero point", "bias"])
 def test_a_fault_is_more_than_that(low_bit: Compressed, fault: str) -> None:
-    faulty = copy.deepcopy(low_bit.model)
+    faulty = copy.deepcopy(low_bit.module)
     quantizer = [m for m in faulty.modules() if isinstance(m, QuantizedActivation)][2]
     layer = [m for m in faulty.modules() if isinstance(m, QuantizedLayer)][1]
     if fault == "scale":
@@ -81,13 +81,13 @@ def test_a_fault_is_more_than_that(low_bit: Compressed, fault: str) -> None:
 def test_a_float_model_has_no_error_of_its_own() -> None:
     plain = Compressed(tiny_network("residual"), tiny_spec("residual"))
     assert own_error(plain, IMAGES) == 0
-    assert check(plain.model, plain, max_logit_error=1e-6) < 1e-6
+    assert check(plain.module, plain, max_logit_error=1e-6) < 1e-6
 
 
 def test_the_model_keeps_no_hook(low_bit: Compressed) -> None:
     first = own_error(low_bit, IMAGES)
     assert first == own_error(low_bit, IMAGES) > 0
-    assert not any(module._forward_pre_hooks for module in low_bit.model.modules())
+    assert not any(module._forward_pre_hooks for module in low_bit.module.modules())
 
 
 def test_probe_is_the_same_noise_every_time() -> None:
@@ -101,7 +101,7 @@ def test_as_many_classes_may_differ_as_under_the_nudge(
     flipped: int, agrees: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Compressed(tiny_network("residual"), tiny_spec("residual"))
-    wanted = Model(plain.model, plain.spec)(IMAGES)
+    wanted = Model(plain.module, plain.spec)(IMAGES)
     clear = (wanted.amax(1) - wanted.amin(1)).argsort(descending=True)
 
     def with_other_classes(first: int, count: int) -> Tensor:

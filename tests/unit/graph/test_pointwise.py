@@ -101,11 +101,11 @@ def test_network_that_has_one_can_be_compressed(method: Method) -> None:
     spec = tiny_spec("plain")
     compressed = compress((two_scales(), spec), tiny_images(), method, seed=0)
     with torch.no_grad():
-        assert compressed.model(torch.rand(2, *spec.input_shape)).isfinite().all()
+        assert compressed.module(torch.rand(2, *spec.input_shape)).isfinite().all()
 
 
 def test_network_that_has_one_can_be_a_student() -> None:
     teacher = (tiny_network("plain"), tiny_spec("plain"))
     method = Distill(two_scales(), training=TRAINING)
     compressed = compress(teacher, tiny_images(), method, seed=0)
-    assert all(p.isfinite().all() for p in compressed.model.parameters())
+    assert all(p.isfinite().all() for p in compressed.module.parameters())

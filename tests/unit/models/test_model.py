@@ -68,18 +68,18 @@ def test_teacher_is_frozen_and_its_hooks_come_off() -> None:
     observation = teacher.observe(batch)
     (observation.logits.sum() + observation.statistics[-1].var.sum()).backward()
     assert batch.grad is not None and batch.grad.abs().sum() > 0
-    assert not any(module.training for module in teacher.model.modules())
-    assert all(not p.requires_grad and p.grad is None for p in teacher.model.parameters())
-    assert num_hooks(teacher.model) == 0
-    assert teacher.spec.sha256 == sha256_of_tensors(teacher.model.state_dict())
+    assert not any(module.training for module in teacher.module.modules())
+    assert all(not p.requires_grad and p.grad is None for p in teacher.module.parameters())
+    assert num_hooks(teacher.module) == 0
+    assert teacher.spec.sha256 == sha256_of_tensors(teacher.module.state_dict())
 
 
 def test_hooks_come_off_after_an_exception() -> None:
     teacher = Model(Failing(), tiny_spec("plain"))
-    teacher.model.broken = True  # type: ignore[assignment]
+    teacher.module.broken = True  # type: ignore[assignment]
     with pytest.raises(ArithmeticError):
         teacher.observe(images(2, *INPUT_SHAPE))
-    assert num_hooks(teacher.model) == 0
+    assert num_hooks(teacher.module) == 0
 
 
 def test_batch_norm_without_running_statistics_is_not_observed() -> None:

@@ -27,7 +27,7 @@ def test_networks_are_taken_out_of_what_is_around_them(
 ) -> None:
     plain = Model(tiny_network("plain"), tiny_spec("plain"))
     wrapped = Model(wrap(tiny_network("plain")), tiny_spec("plain"))
-    assert wrapped.model.state_dict().keys() == plain.model.state_dict().keys()
+    assert wrapped.module.state_dict().keys() == plain.module.state_dict().keys()
     assert wrapped.spec.sha256 == plain.spec.sha256
     torch.testing.assert_close(wrapped(IMAGES), plain(IMAGES))
 
@@ -48,10 +48,10 @@ def test_normalized_weights_become_plain_in_the_copy_alone(
     names = list(model.state_dict())
 
     teacher = Model(model, tiny_spec("no-batch-norm"))
-    assert teacher.model.state_dict().keys() == tiny_network("no-batch-norm").state_dict().keys()
+    assert teacher.module.state_dict().keys() == tiny_network("no-batch-norm").state_dict().keys()
     torch.testing.assert_close(teacher(IMAGES), wanted.detach())
     twin = tiny_network("no-batch-norm")
-    twin.load_state_dict(teacher.model.state_dict())
+    twin.load_state_dict(teacher.module.state_dict())
     torch.testing.assert_close(twin(inputs), wanted.detach())
 
     assert list(model.state_dict()) == names

@@ -338,17 +338,17 @@ class TestSideEffects:
         before = sha256_of_tensors(model.state_dict())
         teacher = Model(model, tiny_spec("residual"))
         synthesize(Zoo([teacher]), SETTINGS, seed=0)
-        for module in (model, teacher.model):
+        for module in (model, teacher.module):
             assert sha256_of_tensors(module.state_dict()) == before
             assert all(parameter.grad is None for parameter in module.parameters())
             assert num_hooks(module) == 0
         assert model.training and all(p.requires_grad for p in model.parameters())
-        assert not any(p.requires_grad for p in teacher.model.parameters())
+        assert not any(p.requires_grad for p in teacher.module.parameters())
 
     def test_hooks_come_off_when_interrupted(self, zoo: Zoo) -> None:
         with pytest.raises(Interrupted):
             synthesize(zoo, SETTINGS, seed=0, on_progress=interrupt_after(1))
-        assert all(num_hooks(teacher.model) == 0 for teacher in zoo)
+        assert all(num_hooks(teacher.module) == 0 for teacher in zoo)
 
 
 class TestRefusals:

@@ -116,12 +116,12 @@ class Distill:
                 "there are no images to learn from; make some with synthesize, or give "
                 "fresh=GeneratedImages(zoo)"
             )
-        device = next(model.model.parameters()).device
+        device = next(model.module.parameters()).device
         student = self._fresh_student(seed).to(device).float()
         example = torch.full((2, *model.spec.input_shape), 0.5, device=device)
         example = normalize(example, model.spec)
-        _check_outputs(student.eval(), model.model, example, self._student_name)
-        teacher: nn.Module = model.original or model.model
+        _check_outputs(student.eval(), model.module, example, self._student_name)
+        teacher: nn.Module = model.original or model.module
         if self.ensemble is not None:
             teacher = Ensemble(self.ensemble, model.spec)
         pair = (student, teacher.eval())

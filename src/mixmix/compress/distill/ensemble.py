@@ -29,7 +29,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, zoo: Zoo, spec: ModelSpec) -> None:
         super().__init__()
-        self.members = nn.ModuleList(member.teacher.model for member in zoo.headed)
+        self.members = nn.ModuleList(member.teacher.module for member in zoo.headed)
         self._members = zoo.headed
         if not self._members:
             raise InputError(f"none of {', '.join(zoo.names)} has a label head to learn from")

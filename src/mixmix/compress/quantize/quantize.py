@@ -137,7 +137,7 @@ class Quantize:
         calibrated = self.calibrate(model, data, seed=seed, on_progress=on_progress)
         return replace(
             model,
-            model=deploy_(calibrated.graph_module),
+            module=deploy_(calibrated.graph_module),
             records=calibrated.records,
             settings=(*model.settings, self.to_dict()),
         )
@@ -187,10 +187,10 @@ class Quantize:
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Calibrated:
         """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
-        refuse_quantized(model.model, model.spec.name)
-        device = next(model.model.parameters()).device
+        refuse_quantized(model.module, model.spec.name)
+        device = next(model.module.parameters()).device
         example = in_faster_layout(normalize(data.images[:4].to(device), model.spec))
-        graph_module, folded = self.captured(model.model, example)
+        graph_module, folded = self.captured(model.module, example)
         kept = layer_masks(graph_module, model.masks)
         input_bits = self.insert(graph_module, kept)
         if not input_bits:
@@ -209,7 +209,7 @@ class Quantize:
                 seed=seed,
                 on_progress=on_progress,
             )
-        records = record_layers(model.model, graph_module, folded, input_bits, errors, kept)
+        records = record_layers(model.module, graph_module, folded, input_bits, errors, kept)
         return Calibrated(graph_module, with_channels(records, model.records))
 
 

@@ -152,7 +152,7 @@ class QuantizeAware:
             settings["divergence"] = found
             if found["trained"] > found["base"]:
                 result, records = base, calibrated.records
-        return replace(model, model=result, records=records, settings=(*model.settings, settings))
+        return replace(model, module=result, records=records, settings=(*model.settings, settings))
 
     def _pairs_with_original(
         self,

@@ -74,7 +74,7 @@ def measure_sensitivity(
         raise InputError(f"num_images must be at least 2, got {num_images}")
     original = _loaded(model)
     images = _chosen_images(data, original, num_images, seed)
-    folded, _ = quantize.captured(original.model, images[:4])
+    folded, _ = quantize.captured(original.module, images[:4])
     kept = layer_masks(folded, original.masks)
     groups = _input_groups(_Probe(folded, images, allowed[0], quantize, kept).quantizers)
     names = list(groups)
@@ -110,7 +110,7 @@ def measure_sensitivity(
             )
             for name in names
         ),
-        num_parameters=sum(p.numel() for p in original.model.parameters()),
+        num_parameters=sum(p.numel() for p in original.module.parameters()),
         num_floats=num_folded - sum(num_weights.values()) + num_scales,
         num_images=len(images),
         seed=seed,
@@ -207,7 +207,7 @@ def _loaded(
     if isinstance(model, Compressed):
         return model
     teacher = model if isinstance(model, Model) else Zoo.load([model], device="cpu")[0]
-    return Compressed(teacher.model, teacher.spec)
+    return Compressed(teacher.module, teacher.spec)
 
 
 def _chosen_images(data: ImageSet, model: Compressed, count: int, seed: int) -> Tensor:
@@ -218,7 +218,7 @@ def _chosen_images(data: ImageSet, model: Compressed, count: int, seed: int) -> 
         )
     order = torch.randperm(len(data), generator=seeding.generator(seed, "sensitivity"))
     images = normalize(data.images[order[:count]], model.spec)
-    return images.to(next(model.model.parameters()).device)
+    return images.to(next(model.module.parameters()).device)
 
 
 def _input_groups(quantizers: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -187,7 +187,7 @@ def onnx_bytes(
 
     spec = compressed.spec
     module = with_placeholders(
-        compressed.model,
+        compressed.module,
         activation=partial(_Activation, fast=fast),
         layer=partial(_Layer, signed=bool(signed_weights), fast=fast),
     )

@@ -71,7 +71,7 @@ def generated(zoo: Zoo, **changes: Any) -> GeneratedImages:
 
 def distilled(student: nn.Module, data: Any, **options: Any) -> dict[str, torch.Tensor]:
     method = Distill(student, **{"training": TRAINING, **options})
-    return compress(tiny_teacher("plain"), data, method, seed=0).model.state_dict()
+    return compress(tiny_teacher("plain"), data, method, seed=0).module.state_dict()
 
 
 class TestResult:
@@ -82,10 +82,10 @@ class TestResult:
         result = compress(teacher, data, Distill(student, training), seed=0)
         with torch.no_grad():
             wanted = teacher(data.images).argmax(1)
-            found = result.model(normalize(data.images, result.spec)).argmax(1)
+            found = result.module(normalize(data.images, result.spec)).argmax(1)
         assert float((found == wanted).float().mean()) > 0.7
         assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())
-        assert not result.model.training
+        assert not result.module.training
         assert [record.action for record in result.records] == ["trained"] * 5
         assert result.settings[-1]["method"] == "distill" and result.spec.name == "TinyStudent"
 
@@ -93,7 +93,7 @@ class TestResult:
         data = tiny_images(8)
         method = Distill(python_spec(), replace(TRAINING, steps=1))
         results = [
-            compress(tiny_teacher("plain"), data, method, seed=seed).model.state_dict()
+            compress(tiny_teacher("plain"), data, method, seed=seed).module.state_dict()
             for seed in (0, 0, 1)
         ]
         assert torch.equal(results[0]["8.weight"], results[1]["8.weight"])
@@ -107,14 +107,14 @@ class TestResult:
         export(result, tmp_path / "student.safetensors", format="sparse")
         student.load_state_dict(load_sparse(tmp_path / "student.safetensors"))
         loaded = student.state_dict()
-        assert all(torch.equal(t, loaded[name]) for name, t in result.model.state_dict().items())
+        assert all(torch.equal(t, loaded[name]) for name, t in result.module.state_dict().items())
 
     def test_learns_from_features_too(self, student: TinyStudent) -> None:
         teacher, data = tiny_teacher("residual"), tiny_images(8)
         without, features = (
             compress(
                 teacher, data, Distill(student, replace(TRAINING, feature_weight=weight)), seed=0
-            ).model.state_dict()
+            ).module.state_dict()
             for weight in (0.0, 10.0)
         )
         assert not torch.equal(without["0.weight"], features["0.weight"])
@@ -148,7 +148,7 @@ class TestImagesMadeOnTheWay:
         method = Distill(student, TRAINING, fresh, checkpoints=tmp_path)
         with pytest.raises(Interrupted):
             compress(tiny_teacher("plain"), None, method, seed=0, on_progress=stop)
-        resumed = compress(tiny_teacher("plain"), None, method, seed=0).model.state_dict()
+        resumed = compress(tiny_teacher("plain"), None, method, seed=0).module.state_dict()
         assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
         assert len(list(tmp_path.glob("images-*"))) == 1
         other = replace(method, fresh=replace(fresh, every_steps=2))
@@ -166,8 +166,8 @@ class TestImagesMadeOnTheWay:
             return compress(teacher, data, [Prune(0.5, rounds=1, recovery=tuned), trained], seed=0)
 
         with_them, without = result(generated(zoo)), result(None)
-        assert sparsity_of(with_them.model).total == sparsity_of(without.model).total >= 0.4
-        logits = [each.model(normalize(data.images, each.spec)) for each in (with_them, without)]
+        assert sparsity_of(with_them.module).total == sparsity_of(without.module).total >= 0.4
+        logits = [each.module(normalize(data.images, each.spec)) for each in (with_them, without)]
         assert not torch.equal(*logits)
 
     def test_bank_keeps_what_was_given_and_the_newest(self, student: TinyStudent, zoo: Zoo) -> None:

@@ -98,7 +98,7 @@ class TestTransformers:
         assert len(teacher.batch_norms) > 0
         original = AutoModelForImageClassification.from_pretrained(repository).eval()
         inputs = torch.randn(2, 3, 32, 32)
-        torch.testing.assert_close(teacher.model(inputs), original(inputs).logits)
+        torch.testing.assert_close(teacher.module(inputs), original(inputs).logits)
 
     def test_own_checkpoint_with_another_head(self, repository: Path) -> None:
         transformers = pytest.importorskip("transformers")

@@ -72,8 +72,8 @@ def test_same_logits(name: str, exporter: str, tmp_path: Path) -> None:
     # The other exporters fold them.
     assert len(teacher.batch_norms) == (batch_norms if exporter == "with-batch-norm" else 0)
     inputs = torch.randn(5, *INPUT_SHAPE)
-    torch.testing.assert_close(teacher.model(inputs), model(inputs), rtol=1e-4, atol=1e-5)
-    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    torch.testing.assert_close(teacher.module(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "one-image"])
@@ -84,7 +84,7 @@ def test_a_softmax_at_the_end_is_left_out(exporter: str, tmp_path: Path) -> None
     )
     teacher = Zoo.load([spec_file(tmp_path / "x.json", path)])[0]
     inputs = torch.randn(5, *INPUT_SHAPE)
-    torch.testing.assert_close(teacher.model(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(teacher.module(inputs), model(inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_zoo_synthesizes_and_quantizes_it(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_zoo_synthesizes_and_quantizes_it(tmp_path: Path) -> None:
     compressed = compress(zoo[0], data, method, seed=0)
     assert all(record.weight_bits == 8 for record in compressed.records if not record.reason)
     inputs = torch.randn(4, *INPUT_SHAPE)
-    expected = zoo[0].model(inputs)
-    assert float((compressed.model(inputs) - expected).norm() / expected.norm()) < 0.2
+    expected = zoo[0].module(inputs)
+    assert float((compressed.module(inputs) - expected).norm() / expected.norm()) < 0.2
 
 
 def test_files_of_mixmix_say_what_they_are(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_files_of_mixmix_say_what_they_are(tmp_path: Path) -> None:
     assert (teacher.spec.mean, teacher.spec.std) == (spec.mean, spec.std)
     inputs = torch.randn(4, *INPUT_SHAPE)
     expected = tiny_network("plain")(inputs)
-    torch.testing.assert_close(teacher.model(inputs), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(teacher.module(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_normalization_is_asked_for(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_operations_newer_than_the_converter(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(model, tmp_path / "net.onnx")
-    network = Zoo.load([spec_file(tmp_path / "x.json", tmp_path / "net.onnx")])[0].model
+    network = Zoo.load([spec_file(tmp_path / "x.json", tmp_path / "net.onnx")])[0].module
     inputs = torch.randn(5, *INPUT_SHAPE)
     gelus = [nn.functional.gelu(inputs[:, 1]), nn.functional.gelu(inputs[:, 0], approximate="tanh")]
     both = torch.stack([inputs[:, 2], *gelus], 1)
@@ -217,7 +217,7 @@ def test_products_with_constant_matrices_are_layers(tmp_path: Path) -> None:
     teacher = Zoo.load([spec_file(tmp_path / "tokens.json", path, **values)])[0]
     images = torch.rand(3, *INPUT_SHAPE)
     torch.testing.assert_close(teacher(images), model(images), rtol=1e-4, atol=1e-5)
-    layers = [m for m in capture(teacher.model, images).modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in capture(teacher.module, images).modules() if isinstance(m, nn.Linear)]
     assert sorted(layer.weight.shape for layer in layers) == [(4, 8), (8, 12), (12, 8)]
     assert sorted(layer.bias is None for layer in layers) == [False, False, True]
 
@@ -250,7 +250,7 @@ def test_transformers_are_captured(exporter: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Attention().eval()
     path = write(tmp_path / "net.onnx", model, exporter=exporter)
-    network = Zoo.load([spec_file(tmp_path / "x.json", path)])[0].model
+    network = Zoo.load([spec_file(tmp_path / "x.json", path)])[0].module
     inputs = torch.randn(5, *INPUT_SHAPE)
     torch.testing.assert_close(network(inputs), model(inputs), rtol=1e-4, atol=1e-5)
     captured = capture(network, inputs[:2])
@@ -273,6 +273,6 @@ class Views(nn.Module):
 @pytest.mark.parametrize("exporter", ["dynamo", "with-batch-norm"])
 def test_computed_sizes_are_settled(exporter: str, tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", Views().eval(), exporter=exporter)
-    network = Zoo.load([spec_file(tmp_path / "x.json", path, num_classes=4)])[0].model
+    network = Zoo.load([spec_file(tmp_path / "x.json", path, num_classes=4)])[0].module
     inputs = torch.randn(5, *INPUT_SHAPE)
     torch.testing.assert_close(capture(network, inputs[:2])(inputs), Views()(inputs))

@@ -48,8 +48,8 @@ def test_same_logits_and_batch_norms(name: str, batch: int | None, tmp_path: Pat
     assert teacher.spec.num_classes == 4
     assert len(teacher.batch_norms) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     inputs = torch.randn(5, *INPUT_SHAPE)
-    torch.testing.assert_close(teacher.model(inputs), model(inputs))
-    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    torch.testing.assert_close(teacher.module(inputs), model(inputs))
+    assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
 
 
 def test_normalization_is_asked_for(tmp_path: Path) -> None:

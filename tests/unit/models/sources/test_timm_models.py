@@ -50,7 +50,7 @@ def test_own_checkpoint_takes_the_place_of_a_download(tmp_path: Path, offline: N
     assert teacher.spec.name == "timm:test_resnet@mine"
     assert teacher.spec.sha256 == sha256_of_tensors(model.state_dict())
     inputs = torch.randn(2, 3, 160, 160)
-    torch.testing.assert_close(teacher.model(inputs), model(inputs))
+    torch.testing.assert_close(teacher.module(inputs), model(inputs))
 
 
 def test_head_and_channels_of_a_spec_file_reach_the_constructor(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_head_and_channels_of_a_spec_file_reach_the_constructor(tmp_path: Path) 
     teacher = Zoo.load([tmp_path / "five.toml"])[0]
     assert (teacher.spec.name, teacher.spec.label_set) == ("five", "")
     inputs = torch.randn(2, 5, 64, 64)
-    torch.testing.assert_close(teacher.model(inputs), model(inputs))
+    torch.testing.assert_close(teacher.module(inputs), model(inputs))
 
 
 def test_normalization_of_other_channels_is_asked_for(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_repository_in_timms_format(reference: str, tmp_path: Path) -> None:
     assert teacher.spec.classes == ("ant", "bee", "cat")
     assert (teacher.spec.num_classes, teacher.spec.label_set) == (3, "")
     inputs = torch.randn(2, 3, 160, 160)
-    torch.testing.assert_close(teacher.model(inputs), model(inputs))
+    torch.testing.assert_close(teacher.module(inputs), model(inputs))
 
 
 def test_vision_transformer_of_another_size(tmp_path: Path) -> None:

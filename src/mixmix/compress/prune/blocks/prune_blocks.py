@@ -90,16 +90,16 @@ class PruneBlocks:
             InputError: if it has no residual branch, is pruned or quantized already, or the budget
                 cannot be met.
         """
-        refuse_quantized(model.model, model.spec.name)
+        refuse_quantized(model.module, model.spec.name)
         if model.masks:
             raise InputError(
                 f"single weights of {model.spec.name} are pruned already; give PruneBlocks before "
                 "Prune"
             )
         order = torch.randperm(len(data), generator=seeding.generator(seed, "blocks"))
-        device = next(model.model.parameters()).device
+        device = next(model.module.parameters()).device
         images = normalize(data.images[order[: self.num_images]].to(device), model.spec)
-        dense = capture(model.model, images[:4]).requires_grad_(False)
+        dense = capture(model.module, images[:4]).requires_grad_(False)
         blocks = find_residual_blocks(dense)
         if not blocks:
             raise InputError(
@@ -114,8 +114,8 @@ class PruneBlocks:
         names = {"blocks": [block.name for block in removed]}
         return replace(
             model,
-            model=recovered,
-            records=_records(model.model, blocks, removed),
+            module=recovered,
+            records=_records(model.module, blocks, removed),
             settings=(*model.settings, self.to_dict() | names | measured),
             original=dense if model.original is None else model.original,
         )

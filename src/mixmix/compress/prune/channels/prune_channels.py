@@ -145,10 +145,10 @@ class PruneChannels:
                 quantized, or the budget cannot be met; the message says what can.
         """
         _check_prunable(model, self)
-        device = next(model.model.parameters()).device
+        device = next(model.module.parameters()).device
         order = torch.randperm(len(data), generator=seeding.generator(seed, "channels"))
         images = normalize(data.images[order[: self.num_images]], model.spec).to(device)
-        dense = without_fixed_widths(model.model, images[:4])
+        dense = without_fixed_widths(model.module, images[:4])
         groups, reasons = find_groups(
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
@@ -171,7 +171,7 @@ class PruneChannels:
             return [
                 ChannelPlan(
                     dense,
-                    model.model,
+                    model.module,
                     model.spec,
                     groups,
                     list(known.values()),
@@ -195,14 +195,14 @@ class PruneChannels:
         shape = model.spec.input_shape
         pruned = candidate.network
         measured = {
-            "macs_ratio": count_macs(pruned, shape) / count_macs(model.model, shape),
-            "parameters_ratio": num_parameters(pruned) / num_parameters(model.model),
+            "macs_ratio": count_macs(pruned, shape) / count_macs(model.module, shape),
+            "parameters_ratio": num_parameters(pruned) / num_parameters(model.module),
         }
         if candidate.latency_ratio is not None:
             measured["latency_ratio"] = candidate.latency_ratio
         kept = kept_output_channels(dense, groups, candidate.selection)
         recovered = recover(
-            _laid_out_like(pruned, model.model),
+            _laid_out_like(pruned, model.module),
             dense,
             data,
             model.spec,
@@ -213,8 +213,8 @@ class PruneChannels:
         )
         return replace(
             model,
-            model=recovered,
-            records=record_channels(model.model, pruned, groups, reasons),
+            module=recovered,
+            records=record_channels(model.module, pruned, groups, reasons),
             settings=(*model.settings, self.to_dict() | measured),
             original=dense if model.original is None else model.original,
             kept_channels=_kept_of_original(model.kept_channels, kept),
@@ -266,7 +266,7 @@ class PruneChannels:
             (plan,) = plans
             return plan.within(share)
         candidates, errors = [], []
-        with LatencyMeter(model.model, model.spec, self.max_latency) as meter:
+        with LatencyMeter(model.module, model.spec, self.max_latency) as meter:
             for plan in plans:
                 try:
                     candidates.append(plan.faster(share, meter, on_progress))
@@ -278,7 +278,7 @@ class PruneChannels:
 
 
 def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
-    refuse_quantized(model.model, model.spec.name)
+    refuse_quantized(model.module, model.spec.name)
     if model.masks:
         raise InputError(
             f"single weights of {model.spec.name} are pruned already, and what they were chosen by "

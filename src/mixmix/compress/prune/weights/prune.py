@@ -144,11 +144,11 @@ class Prune:
             CaptureError: if the model cannot be captured as a graph.
             InputError: if it is quantized, or has no layer that can be pruned.
         """
-        refuse_quantized(model.model, model.spec.name)
+        refuse_quantized(model.module, model.spec.name)
         # Behind channels or blocks that were removed a network is its own teacher, which did better
         # than the whole one.
-        teacher = model.model if model.dense is None else model.dense
-        student = copy.deepcopy(model.model).eval().requires_grad_(False)
+        teacher = model.module if model.dense is None else model.dense
+        student = copy.deepcopy(model.module).eval().requires_grad_(False)
         context = recovery_context(student, teacher, data, model.spec, masks=model.masks, seed=seed)
         check_layer_names(self.skip, list(context.student.layers))
         pattern = Pattern.parse(self.pattern)
@@ -169,11 +169,11 @@ class Prune:
         pruned = {r.name: r.sparsity for r in records if r.sparsity is not None}
         return replace(
             model,
-            model=student,
+            module=student,
             records=records,
             settings=(*model.settings, self.to_dict() | {"layer_sparsity": pruned}),
             masks=context.masks,
-            original=model.model if model.original is None else model.original,
+            original=model.module if model.original is None else model.original,
             dense=teacher,
         )
 

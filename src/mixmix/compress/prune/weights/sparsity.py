@@ -20,7 +20,7 @@ def check_zeros(compressed: Compressed) -> None:
     Raises:
         ExportError: naming the layer.
     """
-    weights, own = _weights(compressed.model), dict(compressed.model.named_parameters())
+    weights, own = _weights(compressed.module), dict(compressed.module.named_parameters())
     patterns = {
         name: Pattern.parse(chosen["pattern"])
         for chosen in compressed.settings
@@ -33,7 +33,7 @@ def check_zeros(compressed: Compressed) -> None:
         name = weight_name.removesuffix(".weight")
         weight: Tensor | None = own.get(weight_name)
         if weight is None:
-            ((name, _),) = layer_masks(compressed.model, {weight_name: kept}).items()
+            ((name, _),) = layer_masks(compressed.module, {weight_name: kept}).items()
             weight = weights[name]
         used = weight.detach().cpu() != 0
         if bool((used & ~kept.cpu()).any()):
