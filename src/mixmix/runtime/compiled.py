@@ -39,18 +39,29 @@ def is_compilable(*tensors: Tensor) -> bool:
     )
 
 
-def compiled(*, any_order: bool = False) -> Callable[[_Function], _Function]:
-    """Compile a function at its first call; ``any_order`` lets sums be taken in lanes."""
+def compiled(
+    signature: str | None = None, *, any_order: bool = False
+) -> Callable[[_Function], _Function]:
+    """Compile a function at its first call, and keep what is compiled for later processes.
+
+    Args:
+        signature: numba's, for a function that other compiled functions call: it is then compiled,
+            or loaded, right here. Else they would run the copy of it that was optimized with them
+            in one process and the function itself in another, and sums taken in lanes would differ
+            in the last bit.
+        any_order: lets sums be taken in lanes.
+    """
 
     def compile_(function: _Function) -> _Function:
         if not has_compiler():
             return function
         flags = {"reassoc", "contract", "nnan", "nsz"} if any_order else False
         options = {"nogil": True, "error_model": "numpy", "fastmath": flags}
+        arguments = () if signature is None else (signature,)
         try:
-            return cast("_Function", numba.njit(cache=True, **options)(function))
+            return cast("_Function", numba.njit(*arguments, cache=True, **options)(function))
         except RuntimeError:  # no folder can be written that would keep what is compiled
-            return cast("_Function", numba.njit(**options)(function))
+            return cast("_Function", numba.njit(*arguments, **options)(function))
 
     return compile_
 

@@ -46,7 +46,7 @@ def share_to_threshold(share: float) -> np.uint32:
     return _u4(round(share * 2**24))
 
 
-@compiled()
+@compiled("uint32(int64, uint32)")
 def _hash(index: int, key: np.uint32) -> np.uint32:
     """32 random bits for an index (Wellons' ``lowbias32`` on a Weyl sequence)."""
     bits = _u4(index) * _u4(0x9E3779B1) ^ key
@@ -75,7 +75,10 @@ def quantize(
         out[i] = rounded if (_hash(i, key) >> _u4(8)) < threshold else value
 
 
-@compiled(any_order=True)
+@compiled(
+    "float32(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32)",
+    any_order=True,
+)
 def _quantize_gradient_part(
     gradient: Floats, x: Floats, y: Floats, out: Floats, inverse: Any, low: Any, high: Any
 ) -> Any:
@@ -160,7 +163,7 @@ def weighted_loss_gradient(
             row[j] = (output[j] - target[j]) * factor * weight[j]
 
 
-@compiled(any_order=True)
+@compiled("float32(float32[::1], float32[::1])", any_order=True)
 def _dot(a: Floats, b: Floats) -> Any:
     total = _ZERO
     for j in range(a.size):
