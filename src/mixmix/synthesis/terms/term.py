@@ -55,11 +55,13 @@ class Term(Settings, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        kind = cls.kind
         for other in subclasses(Term):  # type: ignore[type-abstract]
             is_ours = other.__module__.startswith("mixmix.")
-            if other is not cls and cls.kind and other.kind == cls.kind and is_ours:
+            if kind and other is not cls and other.kind == kind and is_ours:
+                cls.kind = ""  # so that it is not found under this kind, while it exists
                 raise InputError(
-                    f"{cls.__qualname__} has the kind {cls.kind!r}, which is that of "
+                    f"{cls.__qualname__} has the kind {kind!r}, which is that of "
                     f"{other.__module__}.{other.__qualname__}; give it a kind of its own"
                 )
 
