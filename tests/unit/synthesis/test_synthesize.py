@@ -228,6 +228,25 @@ class TestResume:
             synthesize(zoo, settings, seed=seed, out=tmp_path)
         assert contents(tmp_path) == before
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"sharpness": 1}, r"sharpness: 1, now None"),
+            ({"terms": [{"term": "unheard-of", "weight": 1.0}]}, "terms: .*'unheard-of'"),
+            (None, "None, now"),
+        ],
+    )
+    def test_settings_that_nobody_knows_are_refused(
+        self, changes: dict[str, Any] | None, message: str, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        path = tmp_path / "manifest.json"
+        manifest = json.loads(path.read_text())
+        settings = None if changes is None else manifest["settings"] | changes
+        path.write_text(json.dumps(manifest | {"settings": settings}))
+        with pytest.raises(InputError, match=f"made with other settings .{message}"):
+            synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+
     def test_other_networks_are_refused(self, zoo: Zoo, tmp_path: Path) -> None:
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
         with pytest.raises(InputError, match="made from other networks .plain, residual, depth"):
