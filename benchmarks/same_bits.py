@@ -42,6 +42,7 @@ from mixmix import (
     generate,
     recipe,
     synthesize,
+    terms,
 )
 
 _ZOO = ["bundled:vgg", "bundled:mobilenetv2", "bundled:vovnet"]
@@ -129,17 +130,19 @@ def _all_terms(zoo: Zoo) -> mixmix.ImageSet:
         num_images=32,
         batch_size=16,
         iterations=6,
-        l2_weight=0.1,
-        first_bn_multiplier=2.0,
-        bn_distance="relative",
         members_per_step=2,
         scales=(0.5, 1.0),
+    )
+    settings = settings.with_term(terms.L2(weight=0.1))
+    settings = settings.with_term(
+        terms.BatchNormDistance(distance="relative", first_multiplier=2.0)
     )
     return synthesize(zoo, settings, seed=2)
 
 
 def _amortized(zoo: Zoo) -> mixmix.ImageSet:
-    settings = AmortizedSettings(objective=recipe("mixmix", batch_size=16, iterations=3))
+    objective = recipe("mixmix", batch_size=16, iterations=3)
+    settings = AmortizedSettings(objective.with_term(terms.Similarity(weight=10.0)))
     return generate(zoo, settings, num_images=32, seed=0, warmup_rounds=1)
 
 

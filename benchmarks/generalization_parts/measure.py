@@ -26,6 +26,7 @@ from mixmix import (
 )
 from mixmix.demo.cifar10 import load_cifar10
 from mixmix.runtime.storage import read_json, write_json
+from mixmix.synthesis.terms import BatchNormDistance
 
 __all__ = ["row_of"]
 
@@ -51,7 +52,8 @@ def _images_of(cell: Cell, budget: Budget) -> Path:
 
 def _make(cell: Cell, folder: Path, budget: Budget) -> None:
     zoo = Zoo.load([load_network(name, budget.weights_dir) for name in zoo_of(cell.row)])
-    settings = recipe("mixmix", num_images=budget.num_images, balance_members=cell.balanced)
+    settings = recipe("mixmix", num_images=budget.num_images)
+    settings = settings.with_term(BatchNormDistance(balance=cell.balanced))
     with stopwatch() as cost:
         synthesize(zoo, settings, seed=cell.seed, out=folder)
     write_json(folder / "cost.json", cost.rounded())

@@ -77,6 +77,7 @@ def _invert_batch(
     images.requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=(0.5, 0.9))
     loss = torch.zeros(())
+    terms = {term.kind: term for term in settings.terms}
     for iteration in range(settings.iterations):
         progress = iteration / settings.iterations
         for group in optimizer.param_groups:
@@ -85,10 +86,10 @@ def _invert_batch(
         model.zero_grad()
         logits = model((_augmented(images, settings) - mean) / std)
         distances = [hook.distance() for hook in hooks]
-        distances[0] = distances[0] * settings.first_bn_multiplier
-        loss = settings.bn_weight * sum(distances)
-        loss = loss + settings.ce_weight * F.cross_entropy(logits, labels)
-        loss = loss + settings.tv_weight * _total_variation(images)
+        distances[0] = distances[0] * terms["bn"].first_multiplier
+        loss = terms["bn"].weight * sum(distances)
+        loss = loss + terms["ce"].weight * F.cross_entropy(logits, labels)
+        loss = loss + terms["tv"].weight * _total_variation(images)
         loss.backward()
         optimizer.step()
         with torch.no_grad():

@@ -42,6 +42,7 @@ from mixmix.synthesis import (
     generate,
     recipe,
     synthesize,
+    terms,
 )
 
 __all__ = [
@@ -90,4 +91,5 @@ __all__ = [
     "recover",
     "sparsity_of",
     "synthesize",
+    "terms",
 ]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 from mixmix.errors import InputError
 
-__all__ = ["Settings", "to_plain"]
+__all__ = ["Settings", "subclasses", "to_plain"]
 
 _S = TypeVar("_S", bound="Settings")
 
@@ -73,7 +73,7 @@ class Settings:
         Raises:
             InputError: if a package's entry point cannot be loaded.
         """
-        found = {each.kind: each for each in _subclasses(cls) if each.kind}
+        found = {each.kind: each for each in subclasses(cls) if each.kind}
         return found | {k: v for k, v in _entries(cls.family).items() if k not in found}
 
 
@@ -92,8 +92,9 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _subclasses(cls: type[_S]) -> list[type[_S]]:
-    return [cls, *(each for child in cls.__subclasses__() for each in _subclasses(child))]
+def subclasses(cls: type[_S]) -> list[type[_S]]:
+    """A class and all that inherit from it."""
+    return [cls, *(each for child in cls.__subclasses__() for each in subclasses(child))]
 
 
 @cache

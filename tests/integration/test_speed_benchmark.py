@@ -7,7 +7,8 @@ from torch import nn
 from mixmix import Model, ModelSpec, recipe
 from mixmix.models.model import normalize
 from mixmix.runtime.storage import read_json
-from mixmix.synthesis.terms.terms import bn_statistics_loss, total_variation_loss
+from mixmix.synthesis.terms.bn import bn_statistics_loss
+from mixmix.synthesis.terms.prior import total_variation_loss
 
 pytestmark = pytest.mark.usefixtures("importable_benchmarks")
 SPEC = ModelSpec("net", "module", (3, 8, 8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 4)

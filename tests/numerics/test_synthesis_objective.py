@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +13,17 @@ from torch.nn import functional as F
 from mixmix import SynthesisSettings, Zoo
 from mixmix.data.mixing import draw_boxes
 from mixmix.models import Model
-from mixmix.synthesis.losses import is_mixed, losses_of
-from mixmix.synthesis.terms.terms import agreement_loss, relative_bn_loss
+from mixmix.synthesis.drawing import is_mixed
+from mixmix.synthesis.objective import losses_of
+from mixmix.synthesis.terms import (
+    L2,
+    Adversarial,
+    BatchNormDistance,
+    CrossEntropy,
+    TotalVariation,
+)
+from mixmix.synthesis.terms.adversarial import agreement_loss
+from mixmix.synthesis.terms.bn import relative_bn_loss
 
 NUM_IMAGES = 6
 
@@ -41,11 +49,12 @@ def bn_distance(teacher: Model, views: Tensor) -> Tensor:
 def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
     zoo = Zoo([tiny_teacher(name) for name in names])
     settings = SynthesisSettings(
-        bn_weight=0.7,
-        bn_distance="absolute",
-        ce_weight=1.3,
-        tv_weight=0.2,
-        l2_weight=0.4,
+        terms=(
+            BatchNormDistance(weight=0.7, distance="absolute"),
+            CrossEntropy(weight=1.3),
+            TotalVariation(weight=0.2),
+            L2(weight=0.4),
+        ),
         members_per_step=None,
         jitter=0,
         flip=False,
@@ -90,7 +99,7 @@ def test_loss_of_a_step_with_data_mixing(names: tuple[str, ...]) -> None:
 def test_loss_of_a_step_without_data_mixing() -> None:
     teacher = tiny_teacher("depthwise")
     settings = SynthesisSettings(
-        bn_weight=1, bn_distance="absolute", tv_weight=0, jitter=0, flip=False
+        terms=(BatchNormDistance(distance="absolute"), CrossEntropy()), jitter=0, flip=False
     )
     images, labels = batch()
     found = losses_of(Zoo([teacher]), images, labels, settings, generator=generator(), mixing=False)
@@ -103,7 +112,7 @@ def test_relative_distances_need_no_balance() -> None:
     zoo = Zoo([tiny_teacher(name) for name in ("plain", "depthwise")])
     images, labels = batch()
     settings = SynthesisSettings(
-        bn_distance="relative", members_per_step=None, jitter=0, flip=False
+        terms=(BatchNormDistance(distance="relative"),), members_per_step=None, jitter=0, flip=False
     )
     found = losses_of(zoo, images, labels, settings, generator=generator(), mixing=False)
     distances = [relative_bn_loss(teacher.observe(images).statistics) for teacher in zoo]
@@ -125,7 +134,7 @@ def test_networks_whose_channels_vary_much_are_measured_relatively() -> None:
         zoo = Zoo([teacher])
         found, expected = (
             losses_of(zoo, images, labels, each, generator=generator(), mixing=False)["bn"]
-            for each in (settings, replace(settings, bn_distance=distance))
+            for each in (settings, settings.with_term(BatchNormDistance(distance=distance)))
         )
         torch.testing.assert_close(found, expected)
 
@@ -134,9 +143,7 @@ def test_members_are_drawn_anew_at_every_step() -> None:
     zoo = Zoo([tiny_teacher(name) for name in ("plain", "residual", "depthwise")])
     settings = SynthesisSettings(
         members_per_step=1,
-        bn_weight=1,
-        bn_distance="absolute",
-        balance_members=False,
+        terms=(BatchNormDistance(distance="absolute", balance=False),),
         jitter=0,
         flip=False,
     )
@@ -172,7 +179,7 @@ def test_disagreement_is_with_the_mean_of_the_members_drawn() -> None:
     )
     images, labels = batch()
     settings = SynthesisSettings(
-        adversarial_weight=3.0, members_per_step=None, jitter=0, flip=False
+        terms=(Adversarial(weight=3.0),), members_per_step=None, jitter=0, flip=False
     )
     found = losses_of(
         zoo, images, labels, settings, generator=generator(), mixing=False, student=student

@@ -92,6 +92,7 @@ def distill(
     from mixmix.export import export
     from mixmix.models import Zoo
     from mixmix.synthesis import AmortizedSettings
+    from mixmix.synthesis.terms import Adversarial
 
     prepare(device, threads)
     file_format = format_of(out, _FORMATS)
@@ -107,8 +108,7 @@ def distill(
     if networks is not None:
         synthesis = AmortizedSettings()
         if adversarial_weight is not None:
-            objective = replace(synthesis.objective, adversarial_weight=adversarial_weight)
-            synthesis = replace(synthesis, objective=objective)
+            synthesis = synthesis.with_term(Adversarial(weight=adversarial_weight))
         fresh = GeneratedImages(networks, synthesis)
         if every_steps is not None:
             fresh = replace(fresh, every_steps=every_steps)

@@ -14,8 +14,10 @@ _TITLES = {
     "bn": "BatchNorm statistics",
     "ce": "Cross-entropy",
     "adversarial": "Agreement with the student",
+    "patch": "Likeness of patches",
     "tv": "Total variation",
     "l2": "Squared pixels",
+    "similarity": "Likeness within a class",
 }
 # Matplotlib knows no CSS, so these two stand for the page's colors until the SVG is written.
 _INK, _ACCENT = "#010203", "#040506"

@@ -14,96 +14,27 @@ pushed apart.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixmix.errors import InputError
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
 from mixmix.runtime.storage import tensors_below
+from mixmix.synthesis.amortized_settings import AmortizedSettings
+from mixmix.synthesis.drawing import is_mixed
 from mixmix.synthesis.generator import ImageGenerator
-from mixmix.synthesis.initial import balanced_labels
-from mixmix.synthesis.losses import Student, check_terms, is_mixed, losses_of
-from mixmix.synthesis.settings import SynthesisSettings
-from mixmix.synthesis.terms.terms import similarity_loss
+from mixmix.synthesis.latents import LatentBank
+from mixmix.synthesis.objective import check_terms, finite_values, losses_of, total_loss
+from mixmix.synthesis.terms.observation import Student
 from mixmix.synthesis.workers import run_side_by_side
 
-__all__ = ["AmortizedSettings", "AmortizedSynthesizer", "ImageBatch"]
+__all__ = ["AmortizedSynthesizer", "ImageBatch"]
 
-# Of the variance of a latent, what is common to its class at first; and the noise around it.
-_CLASS_SHARE = 0.5
-_NOISE = 0.3
 _BETAS = (0.5, 0.999)
-
-
-@dataclass(frozen=True)
-class AmortizedSettings:
-    """How batches are drawn from a generator that they share.
-
-    Attributes:
-        objective: the terms of the loss, ``batch_size`` and mixing; its ``iterations`` are the
-            steps of each batch, too few for statistics to weigh as much as with pixels.
-            ``num_images``, ``initial`` and ``learning_rate`` are for pixels.
-        batches_at_once: batches of a round, which begin from the same generator; on a CPU they are
-            made side by side.
-        num_latents: latents that are kept, and begun from; at least the images of a round.
-        latent_size: numbers in each.
-        width: channels of the generator's last stage.
-        latent_rate: learning rate of Adam for latents.
-        generator_rate: of Adam for the weights of a batch's generator.
-        meta_rate: share of the way that the generator and its latents go to what a round made of
-            them, in (0, 1].
-        diversity_weight: of the likeness of images of the same class in a batch.
-    """
-
-    objective: SynthesisSettings = field(
-        default_factory=lambda: SynthesisSettings(
-            iterations=10, bn_weight=0.5, bn_distance="relative"
-        )
-    )
-    batches_at_once: int = 2
-    num_latents: int = 1280
-    latent_size: int = 128
-    width: int = 16
-    latent_rate: float = 5e-2
-    generator_rate: float = 3e-3
-    meta_rate: float = 0.5
-    diversity_weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("batches_at_once", "num_latents", "latent_size", "width"):
-            value = getattr(self, name)
-            self._require(isinstance(value, int) and value >= 1, name, "a whole number >= 1")
-        for name in ("latent_rate", "generator_rate"):
-            self._require(0 < getattr(self, name) < math.inf, name, "a finite number > 0")
-        self._require(0 < self.meta_rate <= 1, "meta_rate", "in (0, 1]")
-        weight = self.diversity_weight
-        self._require(0 <= weight < math.inf, "diversity_weight", "a finite number >= 0")
-        if self.objective.iterations < 1:
-            raise InputError("objective.iterations must be >= 1: the steps of every batch")
-        if self.num_latents < self.images_per_round:
-            raise InputError(
-                f"num_latents must be at least the images of a round ({self.images_per_round}), "
-                f"got {self.num_latents}"
-            )
-
-    def _require(self, valid: bool, name: str, expected: str) -> None:
-        if not valid:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
-
-    @property
-    def images_per_round(self) -> int:
-        return self.batches_at_once * self.objective.batch_size
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self) | {"objective": self.objective.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -141,13 +72,8 @@ class AmortizedSynthesizer:
         check_terms(zoo, settings.objective)
         self._zoo, self._settings, self._seed = zoo, settings, seed
         self.rounds_done = 0
-        count, size = settings.num_latents, settings.latent_size
-        self._labels = balanced_labels(count, zoo.num_classes)
-        draws = seeding.generator(seed, "latents")
-        of_class = torch.randn(max(1, zoo.num_classes), size, generator=draws)[self._labels]
-        own = torch.randn(count, size, generator=draws)
-        latents = _CLASS_SHARE**0.5 * of_class + (1 - _CLASS_SHARE) ** 0.5 * own
-        self._latents = latents.to(zoo.device)
+        size = settings.latent_size
+        self._latents = LatentBank(zoo, settings.num_latents, size, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.child_seed(seed, "generator"))
             self._generator = ImageGenerator(
@@ -160,8 +86,8 @@ class AmortizedSynthesizer:
         """The batches of the next round.
 
         Args:
-            student: whose disagreement with the zoo ``adversarial_weight`` asks for. Several
-                threads call it at a time.
+            student: a network under training, for terms that ask for one. Several threads call it
+                at a time.
 
         Raises:
             InputError: if a loss is no longer finite.
@@ -192,14 +118,14 @@ class AmortizedSynthesizer:
         """All that the next rounds depend on."""
         state = {f"generator.{k}": v.clone() for k, v in self._generator.state_dict().items()}
         return state | {
-            "latents": self._latents.clone(),
+            "latents": self._latents.values.clone(),
             "rounds_done": torch.tensor(self.rounds_done),
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what ``tensors()`` gave."""
         self.rounds_done = int(tensors["rounds_done"])
-        self._latents.copy_(tensors["latents"])
+        self._latents.values.copy_(tensors["latents"])
         self._generator.load_state_dict(tensors_below("generator.", tensors))
 
     def _make_batch(
@@ -207,10 +133,8 @@ class AmortizedSynthesizer:
     ) -> _Made:
         settings, objective, zoo = self._settings, self._settings.objective, self._zoo
         draws = seeding.generator(self._seed, "batch", self.rounds_done, index)
-        noise = torch.randn(len(chosen), settings.latent_size, generator=draws)
-        labels = self._labels[chosen].to(zoo.device)
-        latents = self._latents[chosen.to(zoo.device)] + _NOISE * noise.to(zoo.device)
-        latents.requires_grad_(True)
+        latents = self._latents.near(chosen, draws)
+        labels = self._latents.labels[chosen].to(zoo.device)
         generator = copy.deepcopy(self._generator)
         weights = list(generator.parameters())
         optimizer = torch.optim.Adam(
@@ -233,18 +157,10 @@ class AmortizedSynthesizer:
                 mixing=is_mixed(iteration, objective.mixing_share),
                 student=student,
             )
-            if settings.diversity_weight:
-                losses["similarity"] = settings.diversity_weight * similarity_loss(images, labels)
             optimizer.zero_grad()
-            # Rooted in the images, because the members drawn may have no term of their own.
-            sum(losses.values(), start=images.sum() * 0).backward()
+            total_loss(losses, images).backward()
             optimizer.step()
-        values = {name: loss.item() for name, loss in losses.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise InputError(
-                f"the loss is no longer finite in round {self.rounds_done} ({values}); lower "
-                "generator_rate, or check the networks' normalization"
-            )
+        values = finite_values(losses, at=f"in round {self.rounds_done}", lower="generator_rate")
         with torch.no_grad():
             images = (generator(latents) * 255).round() / 255
         batch = ImageBatch(images.contiguous().cpu(), labels.cpu(), values)
@@ -255,8 +171,7 @@ class AmortizedSynthesizer:
         """Go a part of the way to what the batches have made of it."""
         rate = self._settings.meta_rate
         for each, chosen in zip(made, parts, strict=True):
-            index = chosen.to(self._latents.device)
-            self._latents[index] = self._latents[index].lerp(each.latents, rate)
+            self._latents.move(chosen, each.latents, rate)
         states = [each.generator.state_dict() for each in made]
         for name, value in self._generator.state_dict().items():
             others = torch.stack([state[name] for state in states])

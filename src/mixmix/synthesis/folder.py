@@ -17,7 +17,6 @@ from mixmix.data.image_set import (
 )
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import write_json
-from mixmix.synthesis.settings import SynthesisSettings
 
 __all__ = ["RunFolder"]
 
@@ -33,20 +32,10 @@ class RunFolder:
         path: is made with the first shard.
         manifest: how this run is made, without shards. Nothing in it depends on when or how often
             the run was started, so that a resumed run ends with the same manifest.
-        before: settings that folders of earlier versions do not tell; by default those of
-            ``synthesize``, with the values that they had before there was a choice.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: Mapping[str, Any],
-        *,
-        before: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path = path
-        settings = SynthesisSettings(initial="white", balance_members=False, bn_distance="absolute")
-        self._before = settings.to_dict() if before is None else dict(before)
         self._manifest = dict(manifest)
         self._lock = Lock()
 
@@ -99,13 +88,17 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _check_same_run(self, earlier: Mapping[str, Any]) -> None:
-        settings = self._before | (earlier.get("settings") or {})
-        for key, value in (("settings", settings), ("seed", earlier.get("seed"))):
-            if value != self._manifest[key]:
-                raise InputError(
-                    f"{self.path} holds a data set made with other {key} ({value}, now "
-                    f"{self._manifest[key]}); choose another folder, or remove that one"
-                )
+        settings, now = earlier.get("settings"), self._manifest["settings"]
+        if settings != now:
+            raise InputError(
+                f"{self.path} holds a data set made with other settings "
+                f"({_differences(settings, now)}); choose another folder, or remove that one"
+            )
+        if earlier.get("seed") != self._manifest["seed"]:
+            raise InputError(
+                f"{self.path} holds a data set made with another seed ({earlier.get('seed')}, now "
+                f"{self._manifest['seed']}); choose another folder, or remove that one"
+            )
         for key, other in (
             ("start", "started from other images"),
             ("student", "made for another student"),
@@ -130,3 +123,10 @@ class RunFolder:
         except (KeyError, DataError):
             return False
         return True
+
+
+def _differences(before: Any, now: Mapping[str, Any]) -> str:
+    if not isinstance(before, Mapping):
+        return f"{before!r}, now {dict(now)}"
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return "; ".join(f"{key}: {before.get(key)}, now {now.get(key)}" for key in keys)

@@ -11,7 +11,8 @@ from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed
 from mixmix.runtime.allocator import keep_freed_memory
 from mixmix.runtime.storage import read_tensors, write_tensors
-from mixmix.synthesis.amortized import AmortizedSettings, AmortizedSynthesizer
+from mixmix.synthesis.amortized import AmortizedSynthesizer
+from mixmix.synthesis.amortized_settings import AmortizedSettings
 from mixmix.synthesis.folder import RunFolder
 from mixmix.synthesis.kept import KeptShards
 from mixmix.synthesis.synthesize import provenance
@@ -65,7 +66,7 @@ def generate(
     keep_freed_memory()
     asked = settings.to_dict() | {"num_images": num_images, "warmup_rounds": warmup_rounds}
     manifest = {"format": FORMAT, "settings": asked, "seed": seed} | provenance(zoo)
-    folder = None if out is None else RunFolder(Path(out), manifest, before={})
+    folder = None if out is None else RunFolder(Path(out), manifest)
     path = None if folder is None else folder.path / _STATE
     kept, size = KeptShards(zoo, folder), settings.objective.batch_size
     num_shards = -(-num_images // size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,14 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix.errors import InputError
 from mixmix.models.zoo import Zoo
 from mixmix.runtime.memory_layout import in_faster_layout
+from mixmix.runtime.rates import cosine_decay
+from mixmix.synthesis.drawing import is_mixed
 from mixmix.synthesis.initial import initial_images
-from mixmix.synthesis.losses import Student, check_terms, is_mixed, losses_of
+from mixmix.synthesis.objective import check_terms, finite_values, losses_of, total_loss
 from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.terms.observation import Student
 
-__all__ = ["OptimizedBatch", "optimize_batch"]
+__all__ = ["OptimizedBatch", "optimize_batch", "stage_at"]
 
 # Losses are kept for about this many iterations, which is enough to draw their curve.
 _TRACE_POINTS = 50
@@ -47,10 +48,10 @@ def optimize_batch(
     Args:
         zoo: m networks; ``settings.members_per_step`` of them are drawn at each step.
         labels: (N,) classes of the images.
-        settings: weights of the terms, iterations, mixing.
+        settings: terms, iterations, mixing.
         generator: a CPU generator, the only source of randomness.
         start: (N, C, H, W) in [0, 1], images to begin with; None begins with noise.
-        student: whose disagreement with the zoo ``settings.adversarial_weight`` asks for.
+        student: a network under training, for terms that ask for one.
         part: images that pass a network at a time; None: all.
         on_step: called after every iteration.
 
@@ -62,55 +63,70 @@ def optimize_batch(
         shape = (len(labels), zoo.input_shape[0], *_size(zoo, settings.scales[0]))
         start = initial_images(settings.initial, shape, generator=generator)
     labels = labels.to(zoo.device)
-    images, optimizer = _begin(start, zoo, settings, settings.scales[0])
+    pixels = _Pixels(start, zoo, settings)
     trace: list[dict[str, float]] = []
     stride = max(1, settings.iterations // _TRACE_POINTS)
-    stage = 0
     for iteration in range(settings.iterations):
-        if iteration * len(settings.scales) >= (stage + 1) * settings.iterations:
-            stage += 1
-            images, optimizer = _begin(images, zoo, settings, settings.scales[stage])
-        progress = iteration / settings.iterations
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        mixing = is_mixed(iteration, settings.mixing_share)
+        pixels.prepare(iteration)
         losses = losses_of(
             zoo,
-            images,
+            pixels.images,
             labels,
             settings,
             generator=generator,
-            mixing=mixing,
+            mixing=is_mixed(iteration, settings.mixing_share),
             student=student,
-            scale=settings.scales[stage],
+            scale=pixels.scale,
             part=part,
         )
-        # Rooted in the images, because the members drawn may have no term of their own.
-        total = sum(losses.values(), start=images.sum() * 0)
+        total = total_loss(losses, pixels.images)
         if iteration % stride == 0 or iteration == settings.iterations - 1:
-            values = {name: loss.item() for name, loss in losses.items()}
-            if not all(math.isfinite(value) for value in values.values()):
-                raise InputError(
-                    f"the loss is no longer finite at iteration {iteration} ({values}); lower "
-                    "learning_rate, or check the networks' normalization"
-                )
+            values = finite_values(losses, at=f"at iteration {iteration}", lower="learning_rate")
             trace.append({"iteration": iteration} | values)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        with torch.no_grad():
-            images.clamp_(0, 1)
+        pixels.step(total)
         on_step()
-    return OptimizedBatch(_resized(images.detach(), _size(zoo, 1.0)).contiguous(), trace)
+    return OptimizedBatch(_resized(pixels.images.detach(), _size(zoo, 1.0)).contiguous(), trace)
 
 
-def _begin(
-    start: Tensor, zoo: Zoo, settings: SynthesisSettings, scale: float
-) -> tuple[Tensor, torch.optim.Adam]:
-    """Images at a share of the full size to be optimized, and their optimizer."""
-    images = _resized(start.detach(), _size(zoo, scale)).to(zoo.device, copy=True)
-    images = in_faster_layout(images).requires_grad_(True)
-    return images, torch.optim.Adam([images], lr=settings.learning_rate, betas=(0.5, 0.9))
+def stage_at(iteration: int, iterations: int, num_stages: int) -> int:
+    """Which of equally long stages an iteration in [0, iterations) belongs to."""
+    return iteration * num_stages // iterations
+
+
+class _Pixels:
+    """Images (N, C, H, W) that Adam moves within [0, 1], at one scale after the other."""
+
+    def __init__(self, start: Tensor, zoo: Zoo, settings: SynthesisSettings) -> None:
+        self._zoo, self._settings, self._stage = zoo, settings, 0
+        self._begin(start)
+
+    @property
+    def scale(self) -> float:
+        return self._settings.scales[self._stage]
+
+    def prepare(self, iteration: int) -> None:
+        """Set the size and learning rate of an iteration."""
+        settings = self._settings
+        if stage_at(iteration, settings.iterations, len(settings.scales)) > self._stage:
+            self._stage += 1
+            self._begin(self.images)
+        rate = settings.learning_rate * cosine_decay(iteration / settings.iterations)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        with torch.no_grad():
+            self.images.clamp_(0, 1)
+
+    def _begin(self, start: Tensor) -> None:
+        size, device = _size(self._zoo, self.scale), self._zoo.device
+        images = _resized(start.detach(), size).to(device, copy=True)
+        self.images = in_faster_layout(images).requires_grad_(True)
+        rate = self._settings.learning_rate
+        self._optimizer = torch.optim.Adam([self.images], lr=rate, betas=(0.5, 0.9))
 
 
 def _size(zoo: Zoo, scale: float) -> tuple[int, int]:

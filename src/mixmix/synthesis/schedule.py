@@ -4,23 +4,26 @@ Small operations gain little from a second thread, so that two shards side by si
 each are faster than one after the other with two. Sums depend on the number of threads, in their
 last bits: it is a function of the machine and the settings alone, never of the number of processes.
 
-Where the memory is too small for one shard, its images pass a network in parts (see ``parts``).
+Where the memory is too small for one shard, its images pass a network in parts (see ``observing``).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mixmix.errors import InputError
-from mixmix.models.model import Model
+from mixmix.models.member import Member
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed
 from mixmix.runtime.machine import memory_bytes, usable_cpus
+from mixmix.synthesis.observing import observe_member
 from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.terms.observation import BatchObservation, MemberObservation
 
 __all__ = ["Schedule", "plan", "schedule", "shard_bytes"]
 
@@ -31,6 +34,8 @@ _BYTES_PER_SAVED_BYTE = 2
 # Images, their views, mixtures, gradients, the optimizer's moments and what the prior keeps; 25 to
 # 40 float32 copies were measured.
 _COPIES_OF_IMAGES = 35
+# Of these, what the built-in prior keeps.
+_COPIES_OF_PRIOR = 6
 
 
 @dataclass(frozen=True)
@@ -140,29 +145,68 @@ def _fitting(num_shards: int, threads: int, shard_bytes: int, budget: int) -> in
 def shard_bytes(zoo: Zoo, settings: SynthesisSettings) -> int:
     """An estimate of the memory that making one shard takes, in bytes.
 
-    It is what autograd keeps for the networks of a step, the largest of them if they are drawn,
-    with a margin.
+    It is what autograd keeps for the networks of a step, the largest of them if they are drawn, and
+    for the terms of the loss, with a margin. A student is not counted.
     """
-    shape, precision = zoo.input_shape, settings.precision
-    sizes = sorted((_saved_bytes(teacher, shape, precision) for teacher in zoo), reverse=True)
+    found = [_saved_bytes(zoo, member, settings) for member in zoo.members]
+    sizes = sorted((network + terms for network, terms in found), reverse=True)
     return settings.batch_size * _BYTES_PER_SAVED_BYTE * sum(sizes[: settings.members_per_step])
 
 
-def _saved_bytes(teacher: Model, shape: tuple[int, int, int], precision: str) -> int:
-    """Bytes per image (C, H, W) that autograd keeps for the backward pass through a network."""
-    weights = [*teacher.module.parameters(), *teacher.module.buffers()]
-    shared = {tensor.untyped_storage().data_ptr() for tensor in weights}
-    sizes: dict[int, int] = {}
+def _saved_bytes(zoo: Zoo, member: Member, settings: SynthesisSettings) -> tuple[int, int]:
+    """Bytes per image that autograd keeps for a network, and for the terms that look at it.
 
-    def pack(tensor: Tensor) -> Tensor:
+    What terms take of tokens counts with the network; what the prior keeps, with the images.
+    """
+    shape, terms = zoo.input_shape, settings.weighed_terms
+    weights = [*member.teacher.module.parameters(), *member.teacher.module.buffers()]
+    images = torch.full((2, *shape), 0.5, device=zoo.device, requires_grad=True)
+    with torch.enable_grad():
+        with _SavedBytes(weights) as network:
+            seen = observe_member(member, images, terms, precision=settings.precision)
+        sizes = []
+        for count in (1, 2):
+            batch = _batch_of(zoo, seen, images, count)
+            # Kept until the end, so that no storage is freed and its address used again.
+            with _SavedBytes(weights) as kept:
+                losses = [term.weighted(batch) for term in terms]
+            sizes.append(kept.total)
+            del losses
+    of_terms = sizes[1] - sizes[0] - _COPIES_OF_PRIOR * 4 * math.prod(shape)
+    return network.total // len(images), max(0, of_terms)
+
+
+def _batch_of(zoo: Zoo, seen: MemberObservation, images: Tensor, count: int) -> BatchObservation:
+    """The first images of what one network saw."""
+    logits = None if seen.logits is None else seen.logits[:count]
+    of_tokens = {kind: value[:count] for kind, value in seen.of_tokens.items()}
+    some, labels = images[:count], torch.zeros(count, dtype=torch.long, device=images.device)
+    box_fraction = torch.zeros(count, device=images.device)
+    members = (replace(seen, logits=logits, of_tokens=of_tokens),)
+    return BatchObservation(zoo, some, some, labels, labels, box_fraction, members)
+
+
+class _SavedBytes:
+    """Counts what autograd keeps while it is open: each storage once, ``shared`` ones never."""
+
+    def __init__(self, shared: Sequence[Tensor]) -> None:
+        self._shared = {tensor.untyped_storage().data_ptr() for tensor in shared}
+        self._sizes: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept)
+
+    @property
+    def total(self) -> int:
+        return sum(self._sizes.values())
+
+    def __enter__(self) -> _SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in shared:
-            sizes[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in self._shared:
+            self._sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
-
-    images = torch.full((2, *shape), 0.5, device=teacher.device, requires_grad=True)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        # Kept until the end, so that no storage is freed and its address used again.
-        observation = teacher.observe(images, precision=precision)
-    del observation
-    return sum(sizes.values()) // len(images)

@@ -1,33 +1,29 @@
-"""Settings of synthesis; the recipes of the field are presets of the same engine."""
+"""Settings of synthesis."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass, replace
 
+from mixmix._settings import Settings
 from mixmix.errors import InputError
+from mixmix.synthesis.terms.bn import BatchNormDistance
+from mixmix.synthesis.terms.labels import CrossEntropy
+from mixmix.synthesis.terms.prior import TotalVariation
+from mixmix.synthesis.terms.term import Term
 
-__all__ = ["RECIPES", "SynthesisSettings", "recipe"]
+__all__ = ["SynthesisSettings"]
 
 _INITIALS = ("pink", "white")
 _PRECISIONS = ("auto", "float32", "bfloat16")
-_DISTANCES = ("auto", "absolute", "relative")
-_WEIGHTS = (
-    "bn_weight",
-    "first_bn_multiplier",
-    "ce_weight",
-    "tv_weight",
-    "l2_weight",
-    "adversarial_weight",
-    "patch_weight",
-)
+_TERMS = (BatchNormDistance(), CrossEntropy(), TotalVariation(weight=0.1))
 
 
 @dataclass(frozen=True)
-class SynthesisSettings:
-    """How images are synthesized (MixMix, Li et al. 2021, section 3; see ``terms`` for the losses).
+class SynthesisSettings(Settings):
+    """How images are synthesized (MixMix, Li et al. 2021, section 3).
 
     Attributes:
         num_images: how many images; labels are balanced over the classes.
@@ -36,28 +32,14 @@ class SynthesisSettings:
         initial: noise to start from: ``pink``, whose spectrum is that of photographs, or ``white``.
         iterations: optimizer steps per batch; 0 keeps the initial noise.
         learning_rate: of Adam on pixels in [0, 1], decayed to zero by a cosine.
-        bn_weight: of the BatchNorm statistics.
-        bn_distance: ``absolute``: Euclidean, summed over layers, as in ZeroQ, DeepInversion and
-            MixMix, eq. 2; ``relative``: in units of what each channel varies by, a mean over
-            layers, so that one weight suits all networks; ``auto``: absolute, but for networks
-            whose channels vary so much that labels would be lost beside it.
-        first_bn_multiplier: extra weight of the first BatchNorm layer of every network.
-        ce_weight: of the cross-entropy with the labels.
-        tv_weight: of the total variation, a mean over pixels.
-        adversarial_weight: of the agreement with a student, where there is one (``1 - JS / ln 2``),
-            so that images are made on which it does not agree with the zoo yet.
-        patch_weight: of the entropy of the likeness of patches, which transformers (networks with
-            LayerNorm) see; see ``terms.patch_entropy``.
-        l2_weight: of the mean squared distance of the pixels from mid-gray.
+        terms: of the loss, one of each kind, in whatever order; see ``mixmix.synthesis.terms``,
+            ``with_term`` and ``without_term``.
         mixing_share: share of the steps, evenly spread, at which a second image is shrunk into a
             random box of each image; 0 does without data mixing. At the other steps the images
             themselves match the statistics, which mixtures alone would not ask of them.
         box_area: smallest and largest share of the image that the box covers, within (0, 1).
         members_per_step: zoo members drawn at each step, so that a step costs the same however
             large the zoo is; None takes all of them.
-        balance_members: weigh the absolute distance of each network by the mean number of BatchNorm
-            layers in the zoo over its own, so that deep networks do not drown the others; the
-            relative one is balanced by itself.
         scales: sizes of the images, as increasing shares of the full one, which is the last: an
             equal part of the iterations is done at each, and what came of it is enlarged. Networks
             run at the same share of their own resolution, if they can.
@@ -72,27 +54,47 @@ class SynthesisSettings:
     initial: str = "pink"
     iterations: int = 100
     learning_rate: float = 0.1
-    bn_weight: float = 1.0
-    bn_distance: str = "auto"
-    first_bn_multiplier: float = 1.0
-    ce_weight: float = 1.0
-    tv_weight: float = 0.1
-    l2_weight: float = 0.0
-    adversarial_weight: float = 0.0
-    patch_weight: float = 0.0
+    terms: tuple[Term, ...] = _TERMS
     mixing_share: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
     members_per_step: int | None = 1
-    balance_members: bool = True
     scales: tuple[float, ...] = (1.0,)
     jitter: int = 2
     flip: bool = True
     precision: str = "auto"
 
+    def with_term(self, term: Term) -> SynthesisSettings:
+        """The same with a term more, in place of the one of its kind, if there is one."""
+        others = (each for each in self.terms if each.kind != term.kind)
+        return replace(self, terms=(*others, term))
+
+    def without_term(self, kind: str) -> SynthesisSettings:
+        """The same without the term of a kind.
+
+        Raises:
+            InputError: if there is none.
+        """
+        kinds = [term.kind for term in self.terms]
+        if kind not in kinds:
+            raise InputError(
+                f"there is no term {kind!r} to leave out; there are {', '.join(kinds)}"
+            )
+        return replace(self, terms=tuple(each for each in self.terms if each.kind != kind))
+
+    @property
+    def weighed_terms(self) -> tuple[Term, ...]:
+        """The terms that count, in the order of the sum."""
+        return tuple(term for term in self.terms if term.weight)
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether a term asks for a network under training."""
+        return any(term.needs_student for term in self.weighed_terms)
+
     def __post_init__(self) -> None:
         for name in ("num_images", "batch_size", "iterations", "jitter"):
             self._require(isinstance(getattr(self, name), int), name, "a whole number")
-        for name in ("learning_rate", "mixing_share", *_WEIGHTS):
+        for name in ("learning_rate", "mixing_share"):
             value = getattr(self, name)
             self._require(
                 isinstance(value, int | float) and math.isfinite(value), name, "a finite number"
@@ -108,8 +110,6 @@ class SynthesisSettings:
         self._require(self.batch_size >= 2, "batch_size", ">= 2")
         self._require(self.iterations >= 0, "iterations", ">= 0")
         self._require(self.learning_rate > 0, "learning_rate", "> 0")
-        for name in _WEIGHTS:
-            self._require(getattr(self, name) >= 0, name, ">= 0")
         self._require(0 <= self.mixing_share <= 1, "mixing_share", "within [0, 1]")
         self._require(
             len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
@@ -123,11 +123,9 @@ class SynthesisSettings:
             "None or a whole number >= 1",
         )
         object.__setattr__(self, "scales", self._checked_scales())
+        object.__setattr__(self, "terms", self._checked_terms())
         self._require(self.jitter >= 0, "jitter", ">= 0")
         self._require(self.initial in _INITIALS, "initial", f"one of {', '.join(_INITIALS)}")
-        self._require(
-            self.bn_distance in _DISTANCES, "bn_distance", f"one of {', '.join(_DISTANCES)}"
-        )
         self._require(
             self.precision in _PRECISIONS, "precision", f"one of {', '.join(_PRECISIONS)}"
         )
@@ -145,58 +143,23 @@ class SynthesisSettings:
         self._require(bool(scales) and increasing and scales[-1] == 1, "scales", expected)
         return scales
 
+    def _checked_terms(self) -> tuple[Term, ...]:
+        """Sorted, so that the same terms are the same settings and give the same bits."""
+        is_sequence = isinstance(self.terms, tuple | list)
+        self._require(
+            is_sequence and all(isinstance(each, Term) for each in self.terms),
+            "terms",
+            "a sequence of terms, such as (CrossEntropy(), TotalVariation(weight=0.1))",
+        )
+        kinds = Counter(term.kind for term in self.terms)
+        twice = [kind for kind, count in kinds.items() if count > 1]
+        if twice:
+            raise InputError(
+                f"terms has two of the kind {twice[0]!r}, expected one of each; raise the weight "
+                "of one, or give a term of your own a kind of its own"
+            )
+        return tuple(sorted(self.terms, key=lambda term: (term.order, term.kind)))
+
     def _require(self, valid: bool, name: str, expected: str) -> None:
         if not valid:
             raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        content = asdict(self)
-        return content | {"box_area": list(self.box_area), "scales": list(self.scales)}
-
-
-# Each preset differs from another only in what its method is about, so that a comparison at equal
-# images and iterations compares the methods.
-RECIPES: dict[str, SynthesisSettings] = {
-    "mixmix": SynthesisSettings(),
-    "refine": SynthesisSettings(iterations=20, learning_rate=0.05),
-    "feature-mixing": SynthesisSettings(mixing_share=0.0),
-    "data-mixing": SynthesisSettings(),
-    "deepinversion": SynthesisSettings(
-        initial="white",
-        mixing_share=0.0,
-        bn_distance="absolute",
-        first_bn_multiplier=10.0,
-    ),
-    "zeroq": SynthesisSettings(
-        initial="white",
-        mixing_share=0.0,
-        bn_distance="absolute",
-        ce_weight=0.0,
-        tv_weight=0.0,
-        jitter=0,
-        flip=False,
-    ),
-    "psaq-vit": SynthesisSettings(
-        initial="white", mixing_share=0.0, bn_weight=0.0, patch_weight=1.0, jitter=0, flip=False
-    ),
-    "noise": SynthesisSettings(initial="white", iterations=0, mixing_share=0.0),
-}
-
-
-def recipe(name: str, **changes: Any) -> SynthesisSettings:
-    """The settings of a named recipe, with changes.
-
-    ``feature-mixing`` and ``mixmix`` want a zoo of several networks; ``data-mixing`` (which is
-    ``mixmix`` on one), ``deepinversion`` and ``zeroq`` are methods for a zoo of one, ``psaq-vit``
-    for one transformer. ``refine`` goes on from images, for a network that was not in their zoo.
-
-    Raises:
-        InputError: if the name or a change is unknown.
-    """
-    if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
-    try:
-        return replace(RECIPES[name], **changes)
-    except TypeError as error:
-        raise InputError(f"recipe {name!r}: {error}") from error

@@ -64,8 +64,8 @@ def synthesize(
         start: images to go on from, of whatever zoo, in place of noise; as many are made, with the
             same labels. A few iterations (``recipe("refine")``) fit them to a network that was not
             in their zoo.
-        student: with an ``adversarial_weight`` in the settings, images are made on which it does
-            not agree with the zoo (Adaptive DeepInversion, Yin et al. 2020).
+        student: with the term ``Adversarial`` in the settings, images are made on which it does not
+            agree with the zoo (Adaptive DeepInversion, Yin et al. 2020).
         threads: CPU threads on this machine, for all of its processes; by default
             ``torch.get_num_threads()``, or all processors under ``torchrun``.
         memory_gib: to stay within, GiB, beside the networks' weights; by default half of what the

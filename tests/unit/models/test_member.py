@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mixmix import Model, ModelSpec, SynthesisSettings, Zoo, synthesize
 from mixmix.errors import InputError
 from mixmix.models.member import label_map
-from mixmix.synthesis.losses import losses_of
+from mixmix.synthesis.objective import losses_of
 
 CLASSES = ("cat", "Fire_Truck", "ship", "frog")
 ORDER = (2, 0, 3, 1)

@@ -11,9 +11,12 @@ from mixmix import AmortizedSettings, SynthesisSettings, Zoo
 from mixmix.errors import InputError
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.generator import ImageGenerator
+from mixmix.synthesis.terms import Adversarial, Similarity
 
 SETTINGS = AmortizedSettings(
-    objective=SynthesisSettings(iterations=3, batch_size=8, adversarial_weight=1.0),
+    objective=SynthesisSettings(iterations=3, batch_size=8)
+    .with_term(Adversarial())
+    .with_term(Similarity(weight=10.0)),
     num_latents=24,
     latent_size=8,
     width=4,
@@ -87,7 +90,6 @@ class TestRounds:
         ({"meta_rate": 0.0}, "meta_rate must be in"),
         ({"latent_rate": float("inf")}, "latent_rate must be a finite number > 0"),
         ({"width": 0}, "width must be a whole number >= 1"),
-        ({"diversity_weight": -1.0}, "diversity_weight must be a finite number >= 0"),
         ({"objective": SynthesisSettings(iterations=0)}, "objective.iterations must be >= 1"),
     ],
 )

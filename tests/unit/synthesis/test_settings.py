@@ -8,21 +8,21 @@ import pytest
 
 from mixmix import SynthesisSettings, recipe
 from mixmix.errors import InputError
-from mixmix.synthesis.settings import RECIPES
+from mixmix.synthesis.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_recipes_survive_json(name: str) -> None:
     settings = recipe(name, num_images=7)
     assert settings.num_images == 7
-    assert SynthesisSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
+    assert SynthesisSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
 def test_recipes_differ_in_what_their_method_is_about() -> None:
     assert recipe("mixmix").mixing_share == recipe("data-mixing").mixing_share > 0
     assert not recipe("feature-mixing").mixing_share and not recipe("deepinversion").mixing_share
     assert {recipe(name).members_per_step for name in RECIPES} == {1}
-    assert recipe("zeroq").ce_weight == 0
+    assert [term.kind for term in recipe("zeroq").terms] == ["bn"]
     assert recipe("noise").iterations == 0
 
 
@@ -43,9 +43,6 @@ def test_settings_are_frozen() -> None:
         ({"iterations": "200"}, "iterations must be a whole number, got '200'"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
-        ({"bn_weight": -1.0}, "bn_weight must be >= 0"),
-        ({"tv_weight": float("inf")}, "tv_weight must be a finite number"),
-        ({"ce_weight": None}, "ce_weight must be a finite number"),
         ({"box_area": (0.0, 0.5)}, "box_area must be two increasing numbers"),
         ({"box_area": (0.5, 0.1)}, "box_area must be"),
         ({"box_area": (0.5, 1.0)}, "box_area must be"),

@@ -14,6 +14,7 @@ from mixmix import ImageSet, Model, SynthesisSettings, Zoo, recipe, synthesize
 from mixmix.data.image_set import Shard
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import sha256_of_tensors
+from mixmix.synthesis.terms import Adversarial, BatchNormDistance, CrossEntropy, TotalVariation
 
 # Three shards, the last one smaller.
 SETTINGS = SynthesisSettings(num_images=10, batch_size=4, iterations=3)
@@ -69,8 +70,7 @@ class TestResult:
             num_images=16,
             batch_size=16,
             iterations=40,
-            bn_weight=0.0,
-            tv_weight=0.0,
+            terms=(CrossEntropy(),),
         )
         data = synthesize(Zoo([tiny_teacher("plain")]), settings, seed=0)
         # Chance is 1/4.
@@ -176,26 +176,6 @@ class TestResume:
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "whole")
         assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
-    @pytest.mark.parametrize("num_listed", [0, 1, 2])
-    def test_folder_of_an_earlier_version_goes_on(
-        self, num_listed: int, zoo: Zoo, tmp_path: Path
-    ) -> None:
-        # It had no entries beside the shards: the manifest listed what was finished.
-        expected = synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "whole")
-        early = tmp_path / "early"
-        early.mkdir()
-        shards = expected.manifest["shards"][:num_listed]
-        settings = {k: v for k, v in SETTINGS.to_dict().items() if k != "precision"}
-        changes = {"machine": {"threads": 1}, "settings": settings, "shards": shards}
-        for shard in shards:
-            content = (tmp_path / "whole" / shard["file"]).read_bytes()
-            (early / shard["file"]).write_bytes(content)
-        (early / "manifest.json").write_text(json.dumps(expected.manifest | changes))
-        if num_listed:
-            assert len(ImageSet.load(early)) == 4 * num_listed
-        synthesize(zoo, SETTINGS, seed=1, out=early)
-        assert contents(early) == contents(tmp_path / "whole")
-
     def test_interrupt_while_the_entries_are_gathered(
         self, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -236,7 +216,7 @@ class TestResume:
         ("settings", "seed", "message"),
         [
             (SynthesisSettings(num_images=10, batch_size=4, iterations=4), 1, "other settings"),
-            (SETTINGS, 2, "other seed .1, now 2."),
+            (SETTINGS, 2, "another seed .1, now 2."),
         ],
     )
     def test_folder_of_another_run_is_refused(
@@ -247,6 +227,25 @@ class TestResume:
         with pytest.raises(InputError, match=f"{message}.*choose another folder"):
             synthesize(zoo, settings, seed=seed, out=tmp_path)
         assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"sharpness": 1}, r"sharpness: 1, now None"),
+            ({"terms": [{"term": "unheard-of", "weight": 1.0}]}, "terms: .*'unheard-of'"),
+            (None, "None, now"),
+        ],
+    )
+    def test_settings_that_nobody_knows_are_refused(
+        self, changes: dict[str, Any] | None, message: str, zoo: Zoo, tmp_path: Path
+    ) -> None:
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
+        path = tmp_path / "manifest.json"
+        manifest = json.loads(path.read_text())
+        settings = None if changes is None else manifest["settings"] | changes
+        path.write_text(json.dumps(manifest | {"settings": settings}))
+        with pytest.raises(InputError, match=f"made with other settings .{message}"):
+            synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
 
     def test_other_networks_are_refused(self, zoo: Zoo, tmp_path: Path) -> None:
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
@@ -354,7 +353,7 @@ class TestSideEffects:
 class TestRefusals:
     def test_nothing_to_invert(self) -> None:
         zoo = Zoo([tiny_teacher("no-batch-norm")])
-        with pytest.raises(InputError, match="nothing to invert: no-batch-norm with bn_weight 1.0"):
+        with pytest.raises(InputError, match=r"the terms \(bn\) none applies to no-batch-norm"):
             synthesize(zoo, recipe("zeroq", **_small()), seed=0)
 
     def test_member_without_a_term_of_its_own_is_no_obstacle(self) -> None:
@@ -363,7 +362,9 @@ class TestRefusals:
         assert len(synthesize(zoo, settings, seed=0)) == 6
 
     def test_loss_that_explodes_is_named(self, zoo: Zoo) -> None:
-        settings = SynthesisSettings(**_small(), bn_weight=1e38, bn_distance="absolute")
+        settings = SynthesisSettings(
+            **_small(), terms=(BatchNormDistance(weight=1e38, distance="absolute"),)
+        )
         with pytest.raises(InputError, match="no longer finite at iteration"):
             synthesize(zoo, settings, seed=0)
 
@@ -421,9 +422,7 @@ def test_a_student_is_made_for(zoo: Zoo, tmp_path: Path) -> None:
         batch_size=16,
         iterations=30,
         members_per_step=None,
-        bn_weight=0.0,
-        ce_weight=0.01,
-        adversarial_weight=5.0,
+        terms=(CrossEntropy(weight=0.01), Adversarial(weight=5.0), TotalVariation(weight=0.1)),
     )
     student = tiny_teacher("plain")
     data = synthesize(zoo, settings, seed=0, student=student, out=tmp_path)

@@ -37,7 +37,7 @@ class FreshImages:
 
     Attributes:
         zoo: what the images are made from.
-        synthesis: how they are made, and how many at a time. With an ``adversarial_weight``, they
+        synthesis: how they are made, and how many at a time. With the term ``Adversarial``, they
             are made for the student as it is by then.
         every_steps: steps of training from one time to the next.
     """

@@ -18,8 +18,9 @@ from mixmix.errors import InputError
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
-from mixmix.synthesis.amortized import AmortizedSettings, AmortizedSynthesizer
-from mixmix.synthesis.losses import Student
+from mixmix.synthesis.amortized import AmortizedSynthesizer
+from mixmix.synthesis.amortized_settings import AmortizedSettings
+from mixmix.synthesis.terms.observation import Student
 
 __all__ = ["GeneratedImages"]
 
@@ -34,7 +35,7 @@ class GeneratedImages:
 
     Attributes:
         zoo: what the images are made from.
-        synthesis: how. With an ``adversarial_weight`` in its objective, images are made on which
+        synthesis: how. With the term ``Adversarial`` in its objective, images are made on which
             the student does not agree with the zoo yet, once training has begun.
         warmup_rounds: before any image is kept.
         first_rounds: before the first step.

@@ -32,7 +32,7 @@ from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keep_freed_memory
 from mixmix.runtime.memory_layout import in_faster_layout
 from mixmix.synthesis.settings import SynthesisSettings
-from mixmix.synthesis.terms.terms import mixed_cross_entropy_loss
+from mixmix.synthesis.terms.labels import mixed_cross_entropy_loss
 
 __all__ = ["Outputs", "Step", "learning_rate_at", "opponent_of", "outputs_of", "train_"]
 
@@ -238,8 +238,8 @@ class _Trainer:
 def opponent_of(
     student: nn.Module, spec: ModelSpec, objective: SynthesisSettings, device: torch.device
 ) -> Model | None:
-    """The student as it is, for synthesis to disagree with, if that is what it asks for."""
-    if not objective.adversarial_weight:
+    """The student as it is, if a term of the synthesis asks for one."""
+    if not objective.needs_student:
         return None
     return Model(_LogitsAlone(student), spec, device=device)
 

@@ -37,6 +37,7 @@ from mixmix.compress.distill.ensemble import Ensemble
 from mixmix.compress.distill.stages import staged
 from mixmix.errors import CaptureError, InputError
 from mixmix.models.model import normalize
+from mixmix.synthesis.terms import Adversarial
 
 TRAINING = TrainingSettings(
     steps=6, batch_size=4, optimizer="sgd", learning_rate=0.02, ema_decay=0.9, checkpoint_steps=2
@@ -137,8 +138,8 @@ class TestImagesMadeOnTheWay:
         zoo: Zoo,
         tmp_path: Path,
     ) -> None:
-        objective = replace(SYNTHESIS.objective, adversarial_weight=adversarial_weight)
-        fresh = generated(zoo, synthesis=replace(SYNTHESIS, objective=objective))
+        synthesis = SYNTHESIS.with_term(Adversarial(weight=adversarial_weight))
+        fresh = generated(zoo, synthesis=synthesis)
         whole = distilled(student, None, fresh=fresh)
 
         def stop(what: str, share: float) -> None:
@@ -188,8 +189,8 @@ class TestImagesMadeOnTheWay:
 
     def test_a_student_changes_what_is_made(self, student: TinyStudent, zoo: Zoo) -> None:
         def made(weight: float) -> torch.Tensor:
-            objective = replace(SYNTHESIS.objective, adversarial_weight=weight)
-            fresh = generated(zoo, every_steps=1, synthesis=replace(SYNTHESIS, objective=objective))
+            synthesis = SYNTHESIS.with_term(Adversarial(weight=weight))
+            fresh = generated(zoo, every_steps=1, synthesis=synthesis)
             source = fresh.source(student, tiny_spec("plain"), seed=0)
             data = source.images_for(0, student, tiny_images(2))
             assert data is not None

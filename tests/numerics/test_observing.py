@@ -7,9 +7,9 @@ from torch import nn
 
 from mixmix import Model, SynthesisSettings, Zoo
 from mixmix.models.observation import BatchNormStatistics
-from mixmix.synthesis.losses import losses_of
-from mixmix.synthesis.parts import joined_statistics, observe_in_parts
-from mixmix.synthesis.terms.terms import patch_entropy
+from mixmix.synthesis.objective import losses_of
+from mixmix.synthesis.observing import joined_statistics, observe_in_parts
+from mixmix.synthesis.terms import PatchEntropy
 
 
 def test_statistics_of_parts_make_those_of_the_whole() -> None:
@@ -74,31 +74,9 @@ def test_entropies_of_patches_are_those_of_the_whole_batch() -> None:
     torch.manual_seed(0)
     teacher = Model(Tokens(), tiny_teacher("plain").spec)
     images = torch.rand(5, *INPUT_SHAPE)
-    whole = observe_in_parts(teacher, images, patches=True)
-    pieces = observe_in_parts(teacher, images.requires_grad_(), part=2, patches=True)
-    assert whole.entropy is not None and pieces.entropy is not None
-    torch.testing.assert_close(pieces.entropy, whole.entropy)
-    pieces.entropy.sum().backward()
+    whole = observe_in_parts(teacher, images, [PatchEntropy()])
+    pieces = observe_in_parts(teacher, images.requires_grad_(), [PatchEntropy()], part=2)
+    torch.testing.assert_close(pieces.of_tokens["patch"], whole.of_tokens["patch"])
+    pieces.of_tokens["patch"].sum().backward()
     assert images.grad is not None and images.grad.abs().sum() > 0
-    assert observe_in_parts(teacher, images).entropy is None
-
-
-class TestPatchEntropy:
-    def test_of_a_known_density(self) -> None:
-        # Tokens at right angles: every cosine is 0, and what is left is the kernel, normal.
-        found = patch_entropy([torch.eye(9).expand(2, 9, 9)])
-        expected = 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e * 0.05**2))
-        torch.testing.assert_close(found, expected.expand(2), atol=1e-2, rtol=0)
-
-    def test_two_kinds_of_patches_have_more(self) -> None:
-        torch.manual_seed(0)
-        noise = 0.3 * torch.randn(1, 32, 64)
-        alike = 1 + noise
-        two_kinds = torch.cat([alike[:, :16], alike[:, 16:] * torch.linspace(-1, 1, 64)], dim=1)
-        assert patch_entropy([two_kinds]) > patch_entropy([alike]) + 0.3
-
-    def test_layers_with_a_single_place_do_not_count(self) -> None:
-        tokens = torch.randn(3, 20, 8, generator=torch.Generator().manual_seed(0))
-        single = torch.randn(3, 1, 8)
-        torch.testing.assert_close(patch_entropy([tokens, single]), patch_entropy([tokens]))
-        assert patch_entropy([single]).tolist() == [0, 0, 0]
+    assert not observe_in_parts(teacher, images).of_tokens

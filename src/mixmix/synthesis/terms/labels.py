@@ -1,0 +1,58 @@
+"""Labels: the networks recognize in images what these are to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixmix.models.zoo import Zoo
+from mixmix.synthesis.terms.observation import BatchObservation, MemberObservation
+from mixmix.synthesis.terms.term import MemberTerm
+
+__all__ = ["CrossEntropy", "mixed_cross_entropy_loss"]
+
+
+@dataclass(frozen=True)
+class CrossEntropy(MemberTerm):
+    """Cross-entropy with the labels, which count by the area that they cover in mixed images.
+
+    Attributes:
+        weight: factor of the term, >= 0.
+    """
+
+    kind: ClassVar[str] = "ce"
+    order: ClassVar[int] = 10
+
+    def applies_to(self, zoo: Zoo) -> bool:
+        """Whether a network has a label head."""
+        return bool(zoo.headed)
+
+    def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
+        """The cross-entropy of one network."""
+        if seen.logits is None:
+            return None
+        return mixed_cross_entropy_loss(
+            seen.logits, batch.labels, batch.partner_labels, batch.box_fraction
+        )
+
+
+def mixed_cross_entropy_loss(
+    logits: Tensor, labels: Tensor, partner_labels: Tensor, box_fraction: Tensor
+) -> Tensor:
+    """Cross-entropy of mixed images: labels weigh as much as the area they cover (MixMix, eq. 7).
+
+    Args:
+        logits: (N, K).
+        labels: (N,) classes of the images outside the box.
+        partner_labels: (N,) classes of the images inside the box.
+        box_fraction: (N,) fraction of the area that the box covers, in [0, 1].
+
+    Returns:
+        A scalar, the mean over the batch.
+    """
+    outside = F.cross_entropy(logits, labels, reduction="none")
+    inside = F.cross_entropy(logits, partner_labels, reduction="none")
+    return ((1 - box_fraction) * outside + box_fraction * inside).mean()

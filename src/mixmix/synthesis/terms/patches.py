@@ -1,0 +1,80 @@
+"""Patches: transformers tell an object from its background."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixmix.models.zoo import Zoo
+from mixmix.synthesis.terms.observation import BatchObservation, MemberObservation
+from mixmix.synthesis.terms.term import MemberTerm
+
+__all__ = ["PatchEntropy", "patch_entropy"]
+
+_TINY = 1e-12
+# Density of cosines: how many values it is evaluated at, its bandwidth, and tokens compared.
+_COSINES, _BANDWIDTH, _TOKENS = 64, 0.05, 32
+
+
+@dataclass(frozen=True)
+class PatchEntropy(MemberTerm):
+    """Minus the entropy of how alike patches are to networks with LayerNorm; see ``patch_entropy``.
+
+    Attributes:
+        weight: factor of the term, >= 0.
+    """
+
+    kind: ClassVar[str] = "patch"
+    order: ClassVar[int] = 20
+    needs_tokens: ClassVar[bool] = True
+
+    def applies_to(self, zoo: Zoo) -> bool:
+        """Whether a network has LayerNorm, whose inputs are tokens."""
+        return any(isinstance(m, nn.LayerNorm) for model in zoo for m in model.module.modules())
+
+    def of_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
+        """The entropy of each image (N,)."""
+        return patch_entropy(tokens)
+
+    def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
+        """Minus the mean entropy of one network."""
+        entropy = seen.of_tokens.get(self.kind)
+        return None if entropy is None else -entropy.mean()
+
+
+def patch_entropy(tokens: Sequence[Tensor]) -> Tensor:
+    """How much the patches of an image differ in how alike they are, to a transformer.
+
+    The differential entropy of the cosines between its tokens, by a Gaussian kernel (PSAQ-ViT,
+    Li et al. 2022, eq. 4 to 8): noise gives the same cosine everywhere, an image with an object
+    before a background does not. At most 32 tokens, evenly spread, are compared.
+
+    Args:
+        tokens: of each layer (N, positions, features); layers with one position only do not count.
+
+    Returns:
+        (N,), in nats, the mean over layers; larger is more like a photograph.
+    """
+    grid = torch.linspace(-1, 1, _COSINES, device=tokens[0].device)
+    entropies = []
+    for values in tokens:
+        if values.shape[1] < 3:
+            continue
+        count = min(_TOKENS, values.shape[1])
+        chosen = torch.linspace(0, values.shape[1] - 1, count).round().long()
+        rows = F.normalize(values[:, chosen.to(values.device)], dim=2)
+        first, second = torch.triu_indices(count, count, 1, device=values.device)
+        cosines = (rows @ rows.transpose(1, 2))[:, first, second]
+        kernels = torch.exp(-0.5 * ((grid - cosines[:, :, None]) / _BANDWIDTH).square())
+        density = kernels.mean(1) / (_BANDWIDTH * math.sqrt(2 * math.pi))
+        step = 2 / (_COSINES - 1)
+        entropies.append(-(density * density.clamp_min(_TINY).log()).sum(1) * step)
+    if not entropies:
+        return tokens[0].new_zeros(len(tokens[0]))
+    return torch.stack(entropies).mean(0)
