@@ -16,13 +16,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mixmix._settings import Settings
 from mixmix.errors import InputError
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
@@ -43,7 +43,7 @@ _BETAS = (0.5, 0.999)
 
 
 @dataclass(frozen=True)
-class AmortizedSettings:
+class AmortizedSettings(Settings):
     """How batches are drawn from a generator that they share.
 
     Attributes:
@@ -100,10 +100,6 @@ class AmortizedSettings:
     @property
     def images_per_round(self) -> int:
         return self.batches_at_once * self.objective.batch_size
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self) | {"objective": self.objective.to_dict()}
 
 
 @dataclass(frozen=True)

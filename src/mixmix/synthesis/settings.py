@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mixmix._settings import Settings
 from mixmix.errors import InputError
 
 __all__ = ["RECIPES", "SynthesisSettings", "recipe"]
@@ -26,7 +27,7 @@ _WEIGHTS = (
 
 
 @dataclass(frozen=True)
-class SynthesisSettings:
+class SynthesisSettings(Settings):
     """How images are synthesized (MixMix, Li et al. 2021, section 3; see ``terms`` for the losses).
 
     Attributes:
@@ -148,11 +149,6 @@ class SynthesisSettings:
     def _require(self, valid: bool, name: str, expected: str) -> None:
         if not valid:
             raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        content = asdict(self)
-        return content | {"box_area": list(self.box_area), "scales": list(self.scales)}
 
 
 # Each preset differs from another only in what its method is about, so that a comparison at equal

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixmix._settings import Settings
 from mixmix.compress.quantize import kernels
 from mixmix.compress.quantize.dropping import mix_inputs
 from mixmix.compress.quantize.importance import LOSSES
@@ -33,7 +34,7 @@ __all__ = ["ReconstructionSettings", "loss_gradient", "rates_at", "reconstruct_u
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings:
+class ReconstructionSettings(Settings):
     """How a unit is reconstructed.
 
     Attributes:

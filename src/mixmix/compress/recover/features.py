@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mixmix.compress.method import Progress
 from mixmix.compress.recover.masked_least_squares import masked_least_squares
 from mixmix.compress.recover.recover import (
+    Recovery,
     RecoveryContext,
     UnitStep,
     iterate_units,
@@ -50,7 +51,7 @@ _LEAST_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
-class ReconstructFeatures:
+class ReconstructFeatures(Recovery):
     """Let every unit give what it gave, one after another, each behind those that do already.
 
     Attributes:
@@ -69,6 +70,9 @@ class ReconstructFeatures:
             images, most of them warped, join them. None takes twice as many as the data set has,
             and at least 2^20 pixels (1,024 images of 32x32); 0 takes the images alone.
     """
+
+    kind: ClassVar[str] = "reconstruct"
+    adapts_units: ClassVar[bool] = True
 
     least_squares: int = 50
     ridge: float = 1e-3
@@ -96,10 +100,6 @@ class ReconstructFeatures:
             raise InputError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate must be a finite number > 0, got {self.learning_rate}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"recovery": "reconstruct"} | asdict(self)
 
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Change the student's weights, biases and BatchNorm in place."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from mixmix._settings import Settings
 from mixmix.compress.activation_store import (
     ActivationStore,
     default_memory_gib,
@@ -87,16 +89,40 @@ class RecoveryContext:
         )
 
 
-class Recovery(Protocol):
-    """A strength of recovery: frozen settings and how to apply them."""
+class Recovery(Settings, ABC):
+    """A way to recover: frozen settings and how to apply them.
 
+    A subclass is a frozen dataclass with a ``kind``; see ``docs/extending.md``. Any other object
+    with these attributes does as well.
+
+    Attributes:
+        adapts_weights: whether weights make up for what was pruned, and not statistics alone; the
+            defaults of pruning follow from it.
+        adapts_units: whether every unit is fitted to what enters it by now, so that weights can be
+            pruned in rounds.
+        uses_checkpoints: whether it has a field ``checkpoints``, a folder from which a run goes on.
+    """
+
+    family: ClassVar[str] = "recovery"
+    modules: ClassVar[tuple[str, ...]] = (
+        "mixmix.compress.recover.batch_norm",
+        "mixmix.compress.recover.features",
+        "mixmix.compress.recover.fine_tuning",
+    )
+    adapts_weights: ClassVar[bool] = True
+    adapts_units: ClassVar[bool] = False
+    uses_checkpoints: ClassVar[bool] = False
+
+    @abstractmethod
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Change the student's weights and statistics in place."""
-        ...
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        ...
+    def shortened(self, fraction: float) -> Recovery | None:
+        """The same in a fraction of its steps, for between the rounds of pruning.
+
+        None leaves it to the end; between the rounds, features are reconstructed anyway.
+        """
+        return None
 
 
 def as_recoveries(given: Recovery | Sequence[Recovery] | None) -> tuple[Recovery, ...]:

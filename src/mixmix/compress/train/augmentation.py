@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixmix._settings import Settings
 from mixmix.data.mixing import Boxes, draw_boxes, mix_images
 from mixmix.data.warping import WIDE_WARPS, WarpRange, Warps, draw_warps, warp_images
 from mixmix.errors import InputError
@@ -19,7 +20,7 @@ _MIXINGS = ("shrink", "cutmix", "mixup")
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Settings):
     """What is done to images before networks see them in training.
 
     Attributes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from mixmix._settings import Settings
 from mixmix.compress.train.augmentation import Augmentation
 from mixmix.errors import InputError
 
@@ -15,7 +15,7 @@ _OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How a student is trained to give what its teacher gives.
 
     The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``objective``.
@@ -75,12 +75,3 @@ class TrainingSettings:
     def _require(self, valid: bool, name: str, expected: str) -> None:
         if not valid:
             raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        content = asdict(self)
-        content["augmentation"] |= {
-            "mixing": list(self.augmentation.mixing),
-            "box_area": list(self.augmentation.box_area),
-        }
-        return content

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.compress.method import Compressed, LayerRecord, Progress
+from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
 from mixmix.compress.prune.budgets import check_budgets, given_budgets, in_words
 from mixmix.compress.prune.channels.latency import LatencyMeter
 from mixmix.compress.prune.channels.plan import num_parameters
@@ -36,13 +36,16 @@ __all__ = ["PruneBlocks"]
 
 
 @dataclass(frozen=True)
-class PruneBlocks:
+class PruneBlocks(Method):
     """Remove residual branches until the network costs a share of what it did.
 
     ``x + f(x)`` becomes ``x``. The branch goes next that moves the prediction least for the
     multiplications that it saves (parameters, if they are the budget), given those that are gone.
     Depth is time: a shallower network is faster by what it lacks, where one with fewer channels may
-    not be. At least one budget is given, and none is exceeded.
+    not be. At least one budget is given, and none is exceeded. The results hold the names of the
+    ``blocks`` that were removed, and what fraction is left of multiplications and parameters
+    (``macs_ratio``, ``parameters_ratio``), and of the time if that was a budget
+    (``latency_ratio``).
 
     Attributes:
         max_macs: multiplications relative to those of the whole network, in (0, 1).
@@ -52,6 +55,8 @@ class PruneBlocks:
         num_images: images that predictions are compared on.
         recovery: one, or several to apply in order; ``()`` for none.
     """
+
+    kind: ClassVar[str] = "prune-blocks"
 
     max_macs: float | None = None
     max_parameters: float | None = None
@@ -70,20 +75,13 @@ class PruneBlocks:
         """What is pruned, in a word."""
         return f"blocks, {in_words(given_budgets(self))}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        steps = [step.to_dict() for step in as_recoveries(self.recovery)]
-        return {"method": "prune-blocks"} | own | {"recovery": steps}
-
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
         """Prune a copy of the model.
 
         Returns:
-            The shallower network, as a graph. The settings say which blocks went, and what share is
-            left of multiplications and parameters, and of the time if that was a budget.
+            The shallower network, as a graph.
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
@@ -112,11 +110,11 @@ class PruneBlocks:
             pruned, dense, data, model.spec, self.recovery, seed=seed, on_progress=on_progress
         )
         names = {"blocks": [block.name for block in removed]}
-        return replace(
-            model,
+        return model.with_method(
+            self,
+            names | measured,
             module=recovered,
             records=_records(model.module, blocks, removed),
-            settings=(*model.settings, self.to_dict() | names | measured),
             original=dense if model.original is None else model.original,
         )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.method import Compressed, Progress
+from mixmix.compress.method import Compressed, Method, Progress
 from mixmix.compress.prune.budgets import check_budgets, given_budgets, in_words
 from mixmix.compress.prune.channels.costs import ChannelCosts
 from mixmix.compress.prune.channels.discovery import find_groups
@@ -31,7 +31,6 @@ from mixmix.compress.prune.channels.plan import (
 )
 from mixmix.compress.prune.channels.records import record_channels
 from mixmix.compress.prune.channels.removal import kept_output_channels
-from mixmix.compress.recover.batch_norm import ReestimateBatchNorm
 from mixmix.compress.recover.features import ReconstructFeatures
 from mixmix.compress.recover.fine_tuning import FineTune
 from mixmix.compress.recover.recover import Recovery, as_recoveries, recover
@@ -57,12 +56,14 @@ _PARTS_OF_BLOCKS = (4, 1)
 
 
 @dataclass(frozen=True)
-class PruneChannels:
+class PruneChannels(Method):
     """Remove channels until the network costs a share of what it did.
 
     Channels that several layers share (residual sums, concatenations, depthwise convolutions,
     gates) go together. What is left computes what the network would with those channels silent,
-    and then recovers. At least one budget is given, and none is exceeded.
+    and then recovers. At least one budget is given, and none is exceeded. The results hold the
+    ``importance``, and what fraction is left of multiplications and parameters (``macs_ratio``,
+    ``parameters_ratio``), and of the time if that was a budget (``latency_ratio``).
 
     Attributes:
         max_macs: multiplications relative to those of the whole network, in (0, 1).
@@ -88,6 +89,8 @@ class PruneChannels:
         recovery: one, or several to apply in order; ``()`` for none.
     """
 
+    kind: ClassVar[str] = "prune-channels"
+
     max_macs: float | None = None
     max_parameters: float | None = None
     max_latency: float | None = None
@@ -103,7 +106,7 @@ class PruneChannels:
         if self.max_macs is not None and self.max_parameters is not None:
             raise InputError("give max_macs or max_parameters, not both")
         for name, given, known in (
-            ("importance", self._importance, IMPORTANCES),
+            ("importance", self.chosen_importance, IMPORTANCES),
             ("allocation", self.allocation, ALLOCATIONS),
         ):
             if given not in known:
@@ -121,14 +124,6 @@ class PruneChannels:
         """What is pruned, in a word."""
         return in_words(given_budgets(self))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        steps = [step.to_dict() for step in as_recoveries(self.recovery)]
-        return (
-            {"method": "prune-channels"} | own | {"importance": self._importance, "recovery": steps}
-        )
-
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
@@ -136,9 +131,7 @@ class PruneChannels:
 
         Returns:
             The smaller network. Where the original's code pads channels with zeros, or names the
-            number of features that it flattens, it is a graph that does without. The settings say
-            what share is left of multiplications and parameters, and of the time if that was the
-            budget.
+            number of features that it flattens, it is a graph that does without.
 
         Raises:
             InputError: if the network cannot be traced, nothing of it can be pruned, it is
@@ -153,7 +146,7 @@ class PruneChannels:
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
         rankings = rank_channels(
-            self._importance, dense, groups, images, seed=seed, on_progress=on_progress
+            self.chosen_importance, dense, groups, images, seed=seed, on_progress=on_progress
         )
         for group, ranking in zip(groups, rankings, strict=True):
             if ranking is None:
@@ -181,7 +174,7 @@ class PruneChannels:
                         counts_parameters=self.max_parameters is not None,
                         allocation=self.allocation,
                         # Scores relative to the mean of a layer do not say what would be missed.
-                        adds_up=self._importance in OF_THE_PREDICTION
+                        adds_up=self.chosen_importance in OF_THE_PREDICTION
                         or self.allocation == "sensitivity",
                         round_to=round_to,
                         min_share=min_share,
@@ -211,11 +204,11 @@ class PruneChannels:
             seed=seed,
             on_progress=on_progress,
         )
-        return replace(
-            model,
+        return model.with_method(
+            self,
+            {"importance": self.chosen_importance} | measured,
             module=recovered,
             records=record_channels(model.module, pruned, groups, reasons),
-            settings=(*model.settings, self.to_dict() | measured),
             original=dense if model.original is None else model.original,
             kept_channels=_kept_of_original(model.kept_channels, kept),
         )
@@ -223,11 +216,11 @@ class PruneChannels:
     @property
     def _adapted(self) -> bool:
         """Whether weights make up for channels that went, and not statistics alone."""
-        steps = as_recoveries(self.recovery)
-        return any(not isinstance(step, ReestimateBatchNorm) for step in steps)
+        return any(step.adapts_weights for step in as_recoveries(self.recovery))
 
     @property
-    def _importance(self) -> str:
+    def chosen_importance(self) -> str:
+        """``importance``, or what None stands for."""
         return self.importance or ("obs" if self._adapted else "taylor")
 
     @property
@@ -284,7 +277,9 @@ def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
             f"single weights of {model.spec.name} are pruned already, and what they were chosen by "
             "changes with its channels; give PruneChannels before Prune"
         )
-    needs_logits = settings._importance in OF_THE_PREDICTION or settings.allocation == "sensitivity"
+    needs_logits = (
+        settings.chosen_importance in OF_THE_PREDICTION or settings.allocation == "sensitivity"
+    )
     if needs_logits and model.spec.num_classes < 1:
         raise InputError(
             f"{model.spec.name} has no label head, and importance 'obs' and 'taylor' and "

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from mixmix.compress.method import Compressed, LayerRecord, Progress, with_channels
+from mixmix.compress.method import Compressed, LayerRecord, Method, Progress, with_channels
 from mixmix.compress.prune.stages import Stage, run_stages
 from mixmix.compress.prune.weights.allocation import ALLOCATIONS
 from mixmix.compress.prune.weights.plan import CRITERIA, Plan, prunable_layers, prune_
@@ -42,11 +42,12 @@ _STEPS_BETWEEN = 0.25
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(Method):
     """Set weights of convolutions and linear layers to zero, and let the others make up for it.
 
     The result is a copy of the model with the same parameters by the same names. Depthwise
-    convolutions stay dense.
+    convolutions stay dense. The results hold the ``allocation`` and the sparsity of every pruned
+    layer (``layer_sparsity``).
 
     Attributes:
         sparsity: share of the prunable weights that become zero, of all layers together. N:M has
@@ -81,6 +82,8 @@ class Prune:
         InputError: if a setting is out of range.
     """
 
+    kind: ClassVar[str] = "prune"
+
     sparsity: float = 0.8
     pattern: str = "unstructured"
     criterion: str = "magnitude"
@@ -90,7 +93,7 @@ class Prune:
     rounds: int | None = None
     between: Recovery | Sequence[Recovery] | None = None
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
-    checkpoints: str | Path | None = None
+    checkpoints: str | Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         pattern = Pattern.parse(self.pattern)
@@ -104,7 +107,7 @@ class Prune:
             raise InputError(f"rounds must be a whole number >= 1 or None, got {self.rounds!r}")
         for name, given, known in (
             ("criterion", self.criterion, CRITERIA),
-            ("allocation", self._allocation, ALLOCATIONS),
+            ("allocation", self.chosen_allocation, ALLOCATIONS),
         ):
             if given not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {given!r}")
@@ -119,21 +122,6 @@ class Prune:
         if Pattern.parse(self.pattern).is_grouped:
             return self.pattern
         return f"unstructured-{100 * self.sparsity:g}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "method": "prune",
-            "sparsity": self.sparsity,
-            "pattern": self.pattern,
-            "criterion": self.criterion,
-            "allocation": self._allocation,
-            "skip": list(self.skip),
-            "damping": self.damping,
-            "rounds": self.rounds,
-            "between": [step.to_dict() for step in self._between()],
-            "recovery": [step.to_dict() for step in as_recoveries(self.recovery)],
-        }
 
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
@@ -167,11 +155,11 @@ class Prune:
         )
         records = with_channels(_record(context, reasons), model.records)
         pruned = {r.name: r.sparsity for r in records if r.sparsity is not None}
-        return replace(
-            model,
+        return model.with_method(
+            self,
+            {"allocation": self.chosen_allocation, "layer_sparsity": pruned},
             module=student,
             records=records,
-            settings=(*model.settings, self.to_dict() | {"layer_sparsity": pruned}),
             masks=context.masks,
             original=model.module if model.original is None else model.original,
             dense=teacher,
@@ -199,20 +187,19 @@ class Prune:
         """Whether zeros become more while the others make up for them, and not at once."""
         if self.rounds is not None:
             return self.rounds > 1
-        return any(isinstance(step, ReconstructFeatures) for step in as_recoveries(self.recovery))
+        return any(step.adapts_units for step in as_recoveries(self.recovery))
 
     @property
-    def _allocation(self) -> str:
+    def chosen_allocation(self) -> str:
+        """``allocation``, or what None stands for."""
         return self.allocation or ("global" if self._in_rounds else "sqrt-lamp")
 
     def _between(self) -> tuple[Recovery, ...]:
         """What follows on every round but the last."""
         if self.between is not None:
             return as_recoveries(self.between)
-        return (
-            _QUICK,
-            *(_shorter(s) for s in as_recoveries(self.recovery) if isinstance(s, FineTune)),
-        )
+        shorter = (step.shortened(_STEPS_BETWEEN) for step in as_recoveries(self.recovery))
+        return (_QUICK, *(step for step in shorter if step is not None))
 
     def _plans(self, pattern: Pattern, *, left: float) -> Iterator[Plan]:
         """What to keep in every round, each time the same share of what is left by then."""
@@ -233,15 +220,9 @@ class Prune:
                 now,
                 replace(pattern, n=kept) if pattern.is_grouped else pattern,
                 self.criterion,
-                self._allocation,
+                self.chosen_allocation,
                 self.damping,
             )
-
-
-def _shorter(step: FineTune) -> FineTune:
-    steps = max(1, round(_STEPS_BETWEEN * step.training.steps))
-    training = replace(step.training, steps=steps)
-    return replace(step, training=training, fresh=None, checkpoints=None)
 
 
 def _share_left(context: RecoveryContext, names: Collection[str]) -> float:

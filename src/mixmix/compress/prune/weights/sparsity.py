@@ -22,11 +22,10 @@ def check_zeros(compressed: Compressed) -> None:
     """
     weights, own = _weights(compressed.module), dict(compressed.module.named_parameters())
     patterns = {
-        name: Pattern.parse(chosen["pattern"])
-        for chosen in compressed.settings
-        if chosen.get("method") == "prune"
-        for name in chosen["layer_sparsity"]
-        if chosen["pattern"] != "unstructured"
+        name: Pattern.parse(method.settings["pattern"])
+        for method in compressed.applied
+        if "pattern" in method.settings
+        for name in method.results.get("layer_sparsity", ())
     }
     for weight_name, kept in compressed.masks.items():
         # A weight in the original module may belong to no layer of its own there.
