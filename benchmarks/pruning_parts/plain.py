@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mixmix import Compressed, ImageSet, ModelSpec
 from mixmix.compress.method import AppliedMethod, Progress
-from mixmix.compress.train.objective import kl_loss
+from mixmix.compress.train.loss import kl_loss
 from mixmix.graph.costs import count_macs
 from mixmix.graph.masks import hold_masks
 from mixmix.models.model import normalize

@@ -249,14 +249,14 @@ def test_widths_are_parts_of_a_block_only_where_the_budget_asks_for_it() -> None
 
 
 def test_groups_keep_less_than_a_quarter_only_where_the_budget_asks_for_it() -> None:
-    with pytest.raises(InputError, match=r"min_share=0\.25") as error:
-        pruned("plain", max_macs=0.01, min_share=0.25)
+    with pytest.raises(InputError, match=r"min_fraction=0\.25") as error:
+        pruned("plain", max_macs=0.01, min_fraction=0.25)
     least = float(str(error.value).partition("leave at least ")[2].partition(";")[0])
     quick = {"recovery": ReconstructFeatures(least_squares=1, iterations=0, views=0)}
     quarter, less = (pruned("plain", max_macs=share, **quick) for share in (least, 0.9 * least))
     assert quarter.applied[0].results["macs_ratio"] <= least
     assert less.applied[0].results["macs_ratio"] <= 0.9 * least
-    with pytest.raises(InputError, match=r"min_share=0\.1"):
+    with pytest.raises(InputError, match=r"min_fraction=0\.1"):
         pruned("plain", max_macs=0.01, **quick)
 
 
@@ -305,7 +305,7 @@ def test_settings_are_checked_and_hash() -> None:
         ({"max_macs": 0.5, "importance": "random"}, "importance must be one of"),
         ({"max_macs": 0.5, "allocation": "best"}, "allocation must be one of"),
         ({"max_macs": 0.5, "round_to": 0}, "round_to"),
-        ({"max_macs": 0.5, "min_share": 0.0}, "min_share"),
+        ({"max_macs": 0.5, "min_fraction": 0.0}, "min_fraction"),
         ({"max_macs": 0.5, "num_images": 1}, "num_images"),
     ):
         with pytest.raises(InputError, match=message):

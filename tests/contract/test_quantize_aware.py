@@ -103,7 +103,7 @@ def test_run_resumes_from_its_checkpoints(tmp_path: Path) -> None:
         compress(pair, images(), chosen, seed=1)
 
 
-def test_training_that_does_harm_is_not_kept() -> None:
+def test_training_that_raises_the_divergence_is_not_kept() -> None:
     harmful = QuantizeAware(method().base, TrainingSettings(steps=6, learning_rate=3.0))
     kept = trained("residual", harmful)
     found = kept.applied[0].results["divergence"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mixmix.compress.prune.weights.allocation import (
-    allocate_by_harm,
+    allocate_by_increase,
     allocate_by_rank,
     lamp_scores,
 )
@@ -143,11 +143,11 @@ def test_ranks_are_of_all_layers_and_leave_each_output_a_weight() -> None:
     assert allocate_by_rank(scores, 0.5) == {"strong": 48, "weak": 2}
 
 
-def test_harms_are_evened_out_within_the_budget() -> None:
+def test_loss_increases_are_evened_out_within_the_budget() -> None:
     densities = (1.0, 0.5, 0.1)
-    harms = {"robust": (0.0, 1e-4, 1e-3), "fragile": (0.0, 1.0, 5.0)}
+    increases = {"robust": (0.0, 1e-4, 1e-3), "fragile": (0.0, 1.0, 5.0)}
     sizes = {"robust": 1000, "fragile": 1000}
-    counts = allocate_by_harm(harms, densities, sizes, 0.5)
+    counts = allocate_by_increase(increases, densities, sizes, 0.5)
     assert sum(counts.values()) == pytest.approx(1000, abs=10)
     assert counts["fragile"] > 2 * counts["robust"]
 

@@ -11,7 +11,7 @@ from mixmix.compress.quantize.quantizers import search_weight_grid
 from mixmix.compress.quantize.rounding import Moments, RoundingRates, SoftRounding
 from mixmix.runtime.compiled import has_compiler
 
-RATES = RoundingRates(share=0.02, scale=0.003, pull=0.5)
+RATES = RoundingRates(share=0.02, scale=0.003, regularization=0.5)
 SHAPES = [(6, 5, 3, 3), (8, 1, 3, 3), (5, 7, 1, 1), (4, 9)]
 needs_numba = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 
@@ -64,7 +64,7 @@ def test_first_step_goes_against_the_gradients_of_share_and_scale() -> None:
     expected = (share.detach() - 0.01 * share.grad.sign()).clamp(0, 1)
     expected_scale = scale.detach() * (1 - 0.002 * scale.grad.sign())
     rounding.weight.grad = 2 * (rounding.weight.detach() - target)
-    rounding.update(RoundingRates(share=0.01, scale=0.002, pull=0.0))
+    rounding.update(RoundingRates(share=0.01, scale=0.002, regularization=0.0))
     # Adam's first direction is the gradient's sign.
     assert torch.allclose(rounding.share, expected, atol=1e-5)
     assert torch.allclose(rounding.grid.scale, expected_scale, rtol=1e-5)
@@ -79,7 +79,7 @@ def test_pull_alone_rounds_to_nearest() -> None:
     rounding = SoftRounding(weight, grid, learn_scale=True)
     for _ in range(400):
         rounding.weight.grad = torch.zeros_like(weight)
-        rounding.update(RoundingRates(share=0.05, scale=0.01, pull=1.0))
+        rounding.update(RoundingRates(share=0.05, scale=0.01, regularization=1.0))
     decided = (rounding.share == 0) | (rounding.share == 1)
     assert float(decided.float().mean()) > 0.99
     _, q = rounding.rounded()

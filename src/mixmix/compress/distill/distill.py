@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compress.distill.ensemble import Ensemble
-from mixmix.compress.distill.stages import staged
+from mixmix.compress.distill.feature_taps import with_feature_taps
 from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
 from mixmix.compress.train.augmentation import Augmentation
 from mixmix.compress.train.image_source import MoreImages, source_of
@@ -38,7 +38,7 @@ _TRAINING = TrainingSettings(
     learning_rate=0.1,
     weight_decay=5e-4,
     feature_weight=100.0,
-    augmentation=Augmentation(warp_share=0.7, mixing=("shrink", "cutmix", "mixup")),
+    augmentation=Augmentation(warp_prob=0.7, mixing=("shrink", "cutmix", "mixup")),
     ema_decay=0.998,
     max_gradient_norm=5.0,
 )
@@ -136,7 +136,7 @@ class Distill(Method):
         pair = (student, teacher.eval())
         if self.training.feature_weight:
             try:
-                pair = staged(*pair, example, seed=seed)
+                pair = with_feature_taps(*pair, example, seed=seed)
             except CaptureError as error:
                 raise CaptureError(
                     f"features cannot be compared: {error}. Or do without: feature_weight=0"

@@ -15,7 +15,7 @@ from mixmix.compress.activation_store import (
 )
 from mixmix.compress.method import Compressed, LayerRecord, Method, Progress, with_channels
 from mixmix.compress.quantize.bits import parse_bits
-from mixmix.compress.quantize.calibration import calibrate_units, learnable_units
+from mixmix.compress.quantize.calibrate_units import calibrate_units, learnable_units
 from mixmix.compress.quantize.insertion import insert_quantizers
 from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings

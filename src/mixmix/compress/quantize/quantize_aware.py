@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
 from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
-from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.quantize.calibrate_units import learnable_units
 from mixmix.compress.quantize.learnable import (
     LearnableActivation,
     LearnableLayer,
@@ -42,7 +42,7 @@ _TRAINING = TrainingSettings(
     batch_size=32,
     learning_rate=1e-2,
     feature_weight=100.0,
-    augmentation=replace(WIDE_VIEWS, mixing_share=1.0),
+    augmentation=replace(WIDE_VIEWS, mixing_prob=1.0),
 )
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
@@ -58,8 +58,8 @@ class QuantizeAware(Method):
     network was pruned, the teacher is what it was before, unless layers are evened out, since
     units then give the same at other scales; what was pruned stays zero.
 
-    Where little is to be gained, training can do harm: it fits the images, and photographs are
-    others. So some images are held out, and where training has not brought the predictions for
+    Where little is to be gained, training can make it worse: it fits the images, and photographs
+    are others. So some images are held out, and where training has not brought the predictions for
     mixtures of them nearer to the teacher's (in mean Kullback-Leibler divergence), the result is
     that of ``base``. Both divergences are in the results: ``{"divergence": {"base", "trained"}}``.
 

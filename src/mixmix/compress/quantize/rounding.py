@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixmix.compress.quantize import kernels
+from mixmix.compress.quantize import rounding_kernels
 from mixmix.compress.quantize.quantizers import WeightGrid
 from mixmix.runtime.compiled import flat_view, is_compilable, row_view
 from mixmix.runtime.memory_layout import memory_layout
@@ -57,12 +57,13 @@ class RoundingRates:
     Attributes:
         share: of the way from one level to the next, per unit of Adam's direction.
         scale: of each scale, relative to it.
-        pull: toward 0 and 1, growing from none at 1/2 to this much, against a direction of 1.
+        regularization: toward 0 and 1, growing from none at 1/2 to this much, against a direction
+            of 1.
     """
 
     share: float
     scale: float
-    pull: float
+    regularization: float
 
 
 class SoftRounding:
@@ -104,7 +105,7 @@ class SoftRounding:
         gradient = self.weight.grad
         assert gradient is not None
         if self.removed is not None:
-            # At a level, the pull holds what no gradient moves.
+            # At a level, the regularization holds what no gradient moves.
             gradient = gradient.masked_fill(self.removed, 0)
         if not self.learn_scale:
             rates = replace(rates, scale=0.0)
@@ -124,8 +125,8 @@ class SoftRounding:
         by_scale = (gradient * self.weight).flatten(1).sum(1).view_as(self.grid.scale)
         self.grid.scale.mul_(1 - rates.scale * self.scale_moments.update(by_scale))
         direction = self.share_moments.update(gradient)
-        pull = rates.pull * (2 * self.share - 1)
-        self.share.sub_(rates.share * (direction - pull)).clamp_(0, 1)
+        regularization = rates.regularization * (2 * self.share - 1)
+        self.share.sub_(rates.share * (direction - regularization)).clamp_(0, 1)
         self.weight.copy_(self.grid.value(self.floor + self.share))
 
     def _update_fused(self, gradient: Tensor, rates: RoundingRates) -> None:
@@ -135,8 +136,8 @@ class SoftRounding:
         shares.num_updates += 1
         matrices = (gradient, self.weight, self.floor, self.share, shares.first, shares.second)
         vectors = (self.grid.scale, scales.first, scales.second, *self._vectors)
-        constants = ((rates.share, rates.scale, rates.pull), _BETAS, shares.corrections())
-        kernels.round_step(
+        constants = ((rates.share, rates.scale, rates.regularization), _BETAS, shares.corrections())
+        rounding_kernels.round_step(
             *[
                 *map(row_view, matrices),
                 *map(flat_view, vectors),

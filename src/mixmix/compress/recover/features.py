@@ -44,8 +44,8 @@ __all__ = ["ReconstructFeatures"]
 
 # What hardly varies any more is not to be blown up.
 _SMALLEST_SHARE = 1e-2
-# For each weight of a row: in fewer places, least squares would fit what is there by chance.
-_LEAST_PLACES = 2
+# For each weight of a row: in fewer positions, least squares would fit what is there by chance.
+_LEAST_POSITIONS = 2
 _TINY = 1e-12
 _LEAST_PIXELS = 2**20
 
@@ -57,15 +57,15 @@ class ReconstructFeatures(Recovery):
     Attributes:
         least_squares: iterations of conjugate gradients by which the weights that are left are
             fitted to each layer's outputs, in closed form but for rounding; 0 leaves it out. Only
-            means and spreads are fitted where a row has more weights than half of the places.
+            means and spreads are fitted where a row has more weights than half of the positions.
         ridge: of least squares, relative to the mean square of a layer's inputs.
-        fitted_places: most places (pixels of a layer's output, over all images) that a layer is
-            fitted to.
+        max_fitted_positions: most positions (pixels of a layer's output, over all images) that a
+            layer is fitted to.
         iterations: steps of Adam for each unit's outputs; 0 leaves them out.
         learning_rate: of these, relative to the size of a parameter; it falls to zero.
         batch_size: most images in a step.
-        places: most places (pixels of the larger of a unit's input and output, summed over images)
-            in a step, as long as eight images are left.
+        max_positions: most positions (pixels of the larger of a unit's input and output, summed
+            over images) in a step, as long as eight images are left.
         views: images that units are fitted to, where the data set has fewer: mixtures of its
             images, most of them warped, join them. None takes twice as many as the data set has,
             and at least 2^20 pixels (1,024 images of 32x32); 0 takes the images alone.
@@ -76,20 +76,20 @@ class ReconstructFeatures(Recovery):
 
     least_squares: int = 50
     ridge: float = 1e-3
-    fitted_places: int = 2**15
+    max_fitted_positions: int = 2**15
     iterations: int = 240
     learning_rate: float = 1e-2
     batch_size: int = 32
-    places: int = 4096
+    max_positions: int = 4096
     views: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
             ("least_squares", 0),
             ("iterations", 0),
-            ("fitted_places", 1),
+            ("max_fitted_positions", 1),
             ("batch_size", 1),
-            ("places", 1),
+            ("max_positions", 1),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -142,7 +142,7 @@ class ReconstructFeatures(Recovery):
         moments = measure_moments(
             layer,
             _calls(name, unit_step, targets, batch_size),
-            places=max(1, self.fitted_places // len(unit_step.inputs)),
+            places=max(1, self.max_fitted_positions // len(unit_step.inputs)),
             generator=seeding.generator(context.seed, "least squares", name),
         )
         free = layer.bias is not None or norm is not None
@@ -150,7 +150,8 @@ class ReconstructFeatures(Recovery):
         kept = context.masks.get(context.student.weight_names[name])
         rows = grouped_rows(layer, layer.weight)
         support = torch.ones_like(rows) if kept is None else grouped_rows(layer, kept)
-        is_determined = moments.num_places >= _LEAST_PLACES * float(support.float().sum(-1).mean())
+        num_weights = float(support.float().sum(-1).mean())
+        is_determined = moments.num_places >= _LEAST_POSITIONS * num_weights
         solved = masked_least_squares(
             rows,
             support.bool().to(rows.device),

@@ -33,7 +33,7 @@ _TRAINING = TrainingSettings(
     batch_size=32,
     learning_rate=2e-2,
     feature_weight=300.0,
-    augmentation=replace(WIDE_VIEWS, mixing=("shrink", "cutmix", "mixup"), mixing_share=0.75),
+    augmentation=replace(WIDE_VIEWS, mixing=("shrink", "cutmix", "mixup"), mixing_prob=0.75),
 )
 # Shares of the way from the weights before training to those after it, the last of all first.
 _SHARES = tuple(share / 8 for share in range(8, -1, -1))

@@ -27,7 +27,7 @@ class Augmentation(Settings):
         shift: largest shift in pixels each way, drawn for each image; what comes in at the border
             mirrors what is there.
         flip: flip each image horizontally with probability 1/2.
-        warp_share: share of the images that are warped: turned, enlarged or shrunk, and stretched.
+        warp_prob: share of the images that are warped: turned, enlarged or shrunk, and stretched.
         rotation: largest angle in degrees each way.
         zoom: largest factor, >= 1, by which an image is enlarged or shrunk; its mirror image
             surrounds what has shrunk.
@@ -38,20 +38,20 @@ class Augmentation(Settings):
         mixing: ways to mix two images, one of which is drawn for each pair: ``shrink`` (the second
             into a box of the first, as in synthesis), ``cutmix`` (a box of the second; Yun et al.
             2019), ``mixup`` (a weighted sum; Zhang et al. 2018).
-        mixing_share: share of the images that are mixed.
+        mixing_prob: share of the images that are mixed.
         box_area: smallest and largest share that the second image takes.
     """
 
     shift: int = 4
     flip: bool = True
-    warp_share: float = 0.0
+    warp_prob: float = 0.0
     rotation: float = 20.0
     zoom: float = 1.4
     stretch: float = 1.35
     contrast: float = 0.0
     brightness: float = 0.0
     mixing: tuple[str, ...] = ("shrink",)
-    mixing_share: float = 0.5
+    mixing_prob: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Augmentation(Settings):
         object.__setattr__(self, "mixing", tuple(self.mixing))
         for name, valid, expected in (
             ("shift", isinstance(self.shift, int) and self.shift >= 0, "a whole number >= 0"),
-            ("warp_share", 0 <= self.warp_share <= 1, "in [0, 1]"),
+            ("warp_prob", 0 <= self.warp_prob <= 1, "in [0, 1]"),
             ("rotation", 0 <= self.rotation <= 180, "in [0, 180]"),
             ("zoom", 1 <= self.zoom < math.inf, "a finite number >= 1"),
             ("stretch", 1 <= self.stretch < math.inf, "a finite number >= 1"),
@@ -70,7 +70,7 @@ class Augmentation(Settings):
                 len(self.mixing) > 0 and set(self.mixing) <= set(_MIXINGS),
                 f"some of {', '.join(_MIXINGS)}",
             ),
-            ("mixing_share", 0 <= self.mixing_share <= 1, "in [0, 1]"),
+            ("mixing_prob", 0 <= self.mixing_prob <= 1, "in [0, 1]"),
             (
                 "box_area",
                 len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
@@ -83,11 +83,11 @@ class Augmentation(Settings):
     @property
     def warps(self) -> WarpRange:
         """How far images are warped."""
-        return WarpRange(self.warp_share, self.rotation, self.zoom, self.stretch)
+        return WarpRange(self.warp_prob, self.rotation, self.zoom, self.stretch)
 
 
 WIDE_VIEWS = Augmentation(
-    warp_share=WIDE_WARPS.share,
+    warp_prob=WIDE_WARPS.share,
     rotation=WIDE_WARPS.rotation,
     zoom=WIDE_WARPS.zoom,
     stretch=WIDE_WARPS.stretch,
@@ -120,7 +120,7 @@ def augment(
     shares = torch.empty(count).uniform_(*settings.box_area, generator=generator)
     boxes = draw_boxes(count, size, settings.box_area, generator=generator)
     way = torch.randint(len(settings.mixing), (count,), generator=generator)
-    way[torch.rand(count, generator=generator) >= settings.mixing_share] = -1
+    way[torch.rand(count, generator=generator) >= settings.mixing_prob] = -1
     shares, way, *parts = (distributed.slice_of_batch(t) for t in (shares, way, *boxes))
     boxes = Boxes(*parts)
     mixed, mixed_share = views, torch.zeros(len(way))
@@ -161,7 +161,7 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
-    if settings.warp_share:
+    if settings.warp_prob:
         warps = draw_warps(count, (height, width), settings.warps, generator=generator)
         views = warp_images(views, Warps(*(distributed.slice_of_batch(t) for t in warps)))
     if settings.contrast or settings.brightness:

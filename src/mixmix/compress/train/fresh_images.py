@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
 from mixmix.compress.train.image_source import ImageSource, MoreImages, SameImages
-from mixmix.compress.train.objective import kl_loss
+from mixmix.compress.train.loss import kl_loss
 from mixmix.compress.train.train import opponent_of, outputs_of
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError

@@ -18,7 +18,7 @@ _OPTIMIZERS = ("adamw", "sgd")
 class TrainingSettings(Settings):
     """How a student is trained to give what its teacher gives.
 
-    The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``objective``.
+    The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``loss``.
 
     Attributes:
         steps: optimizer steps.

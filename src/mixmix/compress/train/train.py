@@ -20,7 +20,7 @@ from mixmix.compress.method import Progress
 from mixmix.compress.train.augmentation import augment
 from mixmix.compress.train.checkpoint import Checkpoint
 from mixmix.compress.train.image_source import ImageSource, SameImages
-from mixmix.compress.train.objective import feature_loss, kl_loss
+from mixmix.compress.train.loss import feature_loss, kl_loss
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.state import TrainingState
 from mixmix.data.image_set import ImageSet

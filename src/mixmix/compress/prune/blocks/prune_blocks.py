@@ -168,10 +168,11 @@ class PruneBlocks(Method):
 
 
 class _Order:
-    """Which block goes next: the least harm for what it saves, given those that are gone.
+    """Which block is removed next: the smallest loss increase for what it saves.
 
-    Harm is the divergence from the whole network's predictions. That of the others is measured
-    again only as long as the order may change by it, since it mostly grows with each that goes.
+    The loss increase is the divergence from the whole network's predictions, given the blocks that
+    are removed already. That of the others is measured again only as long as the order may change
+    by it, since it mostly grows with each removal.
 
     Attributes:
         removed: blocks that went, in order.
@@ -193,7 +194,7 @@ class _Order:
         self.measured = shares(dense)
         self.removed: list[ResidualBlock] = []
         self.left = list(blocks)
-        self._known = {block.addition: self._harm(block) for block in blocks}
+        self._known = {block.addition: self._increase(block) for block in blocks}
 
     def remove_next(self) -> fx.GraphModule:
         """The network without one more block."""
@@ -202,7 +203,7 @@ class _Order:
             best = min(self.left, key=lambda block: self._known[block.addition])
             if best.addition in fresh:
                 break
-            self._known[best.addition] = self._harm(best)
+            self._known[best.addition] = self._increase(best)
             fresh.add(best.addition)
         self.left.remove(best)
         self.removed.append(best)
@@ -210,7 +211,7 @@ class _Order:
         self.measured = self._shares(network)
         return network
 
-    def _harm(self, block: ResidualBlock) -> float:
+    def _increase(self, block: ResidualBlock) -> float:
         after = without_blocks(self._dense, [*self.removed, block])
         saved = self.measured[self._counted] - self._shares(after)[self._counted]
         return mean_divergence(self._logits, run_in_batches(after, self._images)) / max(saved, 1e-9)

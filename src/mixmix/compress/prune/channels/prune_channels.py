@@ -46,8 +46,8 @@ from mixmix.runtime.memory_layout import layout_of_model
 __all__ = ["PruneChannels"]
 
 # Of its channels, that a group keeps at least; the second where the first leaves too much. Few
-# channels in a layer are worse than the harm of each alone tells, and give little to adapt.
-_LEAST_SHARES = (0.25, 0.1)
+# channels in a layer are worse than the loss increase of each alone suggests, and adapt little.
+_MIN_FRACTIONS = (0.25, 0.1)
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
 # block costs as much as the whole. Parts of a block are for networks too narrow for whole ones.
@@ -80,11 +80,11 @@ class PruneChannels(Method):
             relative to the mean of their layer); ``uniform``: the same share everywhere;
             ``sensitivity``: by how far the prediction moves when a group is pruned alone.
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
-            compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
-            harm; 4 or 1 where the budgets cannot be met with those.
-        min_share: of its channels that each group keeps at least, in (0, 1]. None takes a quarter
-            where ``recovery`` adapts weights, and a tenth where it does not, or where the budget
-            cannot be met with a quarter.
+            compute 8 or 16 at a time, and with ``max_latency`` that of the two which increases the
+            loss less; 4 or 1 where the budgets cannot be met with those.
+        min_fraction: of its channels that each group keeps at least, in (0, 1]. None takes a
+            quarter where ``recovery`` adapts weights, and a tenth where it does not, or where the
+            budget cannot be met with a quarter.
         num_images: images that importance is measured on.
         recovery: one, or several to apply in order; ``()`` for none.
     """
@@ -97,7 +97,7 @@ class PruneChannels(Method):
     importance: str | None = None
     allocation: str = "global"
     round_to: int | None = None
-    min_share: float | None = None
+    min_fraction: float | None = None
     num_images: int = 256
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
@@ -113,8 +113,8 @@ class PruneChannels(Method):
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {given!r}")
         if self.round_to is not None and self.round_to < 1:
             raise InputError(f"round_to must be at least 1 or None, got {self.round_to}")
-        if self.min_share is not None and not 0 < self.min_share <= 1:
-            raise InputError(f"min_share must be above 0 and at most 1, got {self.min_share}")
+        if self.min_fraction is not None and not 0 < self.min_fraction <= 1:
+            raise InputError(f"min_fraction must be above 0 and at most 1, got {self.min_fraction}")
         if self.num_images < 2:
             raise InputError(f"num_images must be at least 2, got {self.num_images}")
         object.__setattr__(self, "recovery", as_recoveries(self.recovery))
@@ -160,7 +160,7 @@ class PruneChannels(Method):
 
         costs = ChannelCosts(dense, model.spec.input_shape, groups)
 
-        def plans(widths: Sequence[int], min_share: float) -> list[ChannelPlan]:
+        def plans(widths: Sequence[int], min_fraction: float) -> list[ChannelPlan]:
             return [
                 ChannelPlan(
                     dense,
@@ -177,7 +177,7 @@ class PruneChannels(Method):
                         adds_up=self.chosen_importance in OF_THE_PREDICTION
                         or self.allocation == "sensitivity",
                         round_to=round_to,
-                        min_share=min_share,
+                        min_fraction=min_fraction,
                     ),
                     on_progress=on_progress,
                 )
@@ -231,10 +231,10 @@ class PruneChannels(Method):
         else:
             blocks = _BLOCKS if self.max_latency is not None else _BLOCKS[:1]
             widths = [blocks, *((width,) for width in _PARTS_OF_BLOCKS)]
-        if self.min_share is not None:
-            shares: Sequence[float] = [self.min_share]
+        if self.min_fraction is not None:
+            shares: Sequence[float] = [self.min_fraction]
         else:
-            shares = _LEAST_SHARES if self._adapted else _LEAST_SHARES[-1:]
+            shares = _MIN_FRACTIONS if self._adapted else _MIN_FRACTIONS[-1:]
         return list(itertools.product(widths, shares))
 
     def _within_budgets(
@@ -253,7 +253,7 @@ class PruneChannels(Method):
     def _chosen(
         self, plans: Sequence[ChannelPlan], model: Compressed, on_progress: Progress
     ) -> Candidate:
-        """The candidate within the budgets that does least harm."""
+        """The candidate within the budgets with the smallest loss increase."""
         share = self.max_macs or self.max_parameters or 1.0
         if self.max_latency is None:
             (plan,) = plans
@@ -267,7 +267,7 @@ class PruneChannels(Method):
                     errors.append(error)
         if not candidates:
             raise errors[0]
-        return min(candidates, key=lambda candidate: candidate.harm)
+        return min(candidates, key=lambda candidate: candidate.loss_increase)
 
 
 def _check_prunable(model: Compressed, settings: PruneChannels) -> None:

@@ -21,12 +21,12 @@ class Ranking:
 
     Attributes:
         order: (elements,) numbers of the elements, the first to go first.
-        harms: (elements + 1,) what the loss of the first 0, 1, 2, ... of them costs together; they
+        increases: (elements + 1,) of the loss when the first 0, 1, 2, ... of them are removed; they
             do not fall.
     """
 
     order: Tensor
-    harms: Tensor
+    increases: Tensor
 
 
 def rank_by_scores(scores: Tensor) -> Ranking:
@@ -67,8 +67,8 @@ def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
     lost = wanted[back, None] * (1 - explained / variance[:, None]).clamp(0, 1)
     kept_by = torch.arange(len(back))
     gone = lost.masked_fill(kept_by[:, None] <= kept_by, 0.0).sum(0).flip(0)
-    harms = torch.cat([gone, wanted.sum()[None]])
-    return Ranking(order, harms.cummax(0).values.float())
+    increases = torch.cat([gone, wanted.sum()[None]])
+    return Ranking(order, increases.cummax(0).values.float())
 
 
 def _order(scores: Tensor, covariance: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixmix.compress.divergence import mean_divergence
 from mixmix.compress.method import Progress
 from mixmix.compress.prune.weights.allocation import (
-    allocate_by_harm,
+    allocate_by_increase,
     allocate_by_rank,
     allocate_evenly,
     lamp_scores,
@@ -32,8 +32,8 @@ __all__ = ["CRITERIA", "Plan", "prunable_layers", "prune_"]
 
 CRITERIA = ("magnitude", "wanda", "obs")
 _TINY = 1e-12
-# Most places of all images that moments are taken of, and images that harms are measured on.
-_PLACES = 2**17
+# Most positions of all images that moments are taken of, and images that increases are measured on.
+_POSITIONS = 2**17
 _JUDGES = 128
 _LAMP_POWERS = {"lamp": 1.0, "sqrt-lamp": 0.5}
 _DENSITIES = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
@@ -182,7 +182,7 @@ def _moments(
     return measure_moments(
         context.student.layers[name],
         calls(),
-        places=max(1, _PLACES // len(unit_step.inputs)),
+        places=max(1, _POSITIONS // len(unit_step.inputs)),
         generator=seeding.generator(context.seed, "moments", name),
     )
 
@@ -200,12 +200,12 @@ def _counts(
         power = _LAMP_POWERS[plan.allocation]
         alike = {n: lamp_scores(score.clamp_min(0), power=power) for n, score in scores.items()}
         return allocate_by_rank(alike, plan.density)
-    harms = _measure_harms(context, scores, on_progress=on_progress)
-    return allocate_by_harm(harms, _DENSITIES, sizes, plan.density)
+    increases = _measure_increases(context, scores, on_progress=on_progress)
+    return allocate_by_increase(increases, _DENSITIES, sizes, plan.density)
 
 
 @torch.no_grad()
-def _measure_harms(
+def _measure_increases(
     context: RecoveryContext, scores: dict[str, Tensor], *, on_progress: Progress
 ) -> dict[str, list[float]]:
     """Mean divergence of the predictions with each layer pruned alone, for each density."""
@@ -217,14 +217,14 @@ def _measure_harms(
     for unit in units:
         inputs.append(unit(inputs[-1]))
     logits = inputs.pop()
-    harms: dict[str, list[float]] = {}
+    increases: dict[str, list[float]] = {}
     for index, pair in enumerate(context.pairs):
         for name in pair.student.layers:
             if name not in scores:
                 continue
             layer = context.student.layers[name]
             dense = layer.weight.clone()
-            harms[name] = [0.0]
+            increases[name] = [0.0]
             for density in _DENSITIES[1:]:
                 kept = keep_largest(scores[name], max(1, round(density * scores[name].numel())))
                 rows = kept.view_as(grouped_rows(layer, dense))
@@ -233,9 +233,9 @@ def _measure_harms(
                 for unit in units[index:]:
                     x = unit(x)
                 layer.weight.copy_(dense)
-                harms[name].append(mean_divergence(logits, x))
-            on_progress("measuring sensitivity", len(harms) / len(scores))
-    return harms
+                increases[name].append(mean_divergence(logits, x))
+            on_progress("measuring sensitivity", len(increases) / len(scores))
+    return increases
 
 
 def _prune_in_turn(

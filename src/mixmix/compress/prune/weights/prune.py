@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mixmix.compress.method import Compressed, LayerRecord, Method, Progress, with_channels
-from mixmix.compress.prune.stages import Stage, run_stages
+from mixmix.compress.prune.checkpointed import Stage, run_stages
 from mixmix.compress.prune.weights.allocation import ALLOCATIONS
 from mixmix.compress.prune.weights.plan import CRITERIA, Plan, prunable_layers, prune_
 from mixmix.compress.recover.features import ReconstructFeatures

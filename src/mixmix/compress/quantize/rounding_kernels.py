@@ -199,11 +199,11 @@ def round_step(
         scale_second: second moment; updated.
         step: of the grids.
         offset: of the grids.
-        rates: (3,) of the shares, of the scales (relative), and the pull toward 0 and 1.
+        rates: (3,) of the shares, of the scales (relative), and the regularization toward 0 and 1.
         betas: (2,) of the moments.
         corrections: (2,) what makes the moments unbiased.
     """
-    rate, scale_rate, pull = rates
+    rate, scale_rate, regularization = rates
     beta1, beta2 = betas
     unbias1, unbias2 = corrections
     for c in range(gradient.shape[0]):
@@ -218,6 +218,6 @@ def round_step(
             m[j] = beta1 * m[j] + (_ONE - beta1) * g[j]
             v[j] = beta2 * v[j] + (_ONE - beta2) * g[j] * g[j]
             direction = m[j] * unbias1 / (np.sqrt(v[j] * unbias2) + _TINY)
-            moved = h[j] - rate * (direction - pull * (h[j] + h[j] - _ONE))
+            moved = h[j] - rate * (direction - regularization * (h[j] + h[j] - _ONE))
             h[j] = min(max(moved, _ZERO), _ONE)
             w[j] = (f[j] + h[j]) * unit + lowest

@@ -14,7 +14,7 @@ from mixmix.compress.prune.channels.groups import ChannelGroup
 from mixmix.compress.prune.channels.ranking import Ranking
 from mixmix.compress.prune.channels.removal import silence_channels_
 
-__all__ = ["lowest_channels", "measure_channel_harms"]
+__all__ = ["lowest_channels", "measure_loss_increases"]
 
 _NUM_SHARES = 4
 
@@ -26,7 +26,7 @@ def lowest_channels(group: ChannelGroup, ranking: Ranking, kept: int) -> list[in
 
 
 @torch.no_grad()
-def measure_channel_harms(
+def measure_loss_increases(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
     rankings: Sequence[Ranking],
@@ -52,7 +52,7 @@ def measure_channel_harms(
         For each option of each group, in nats; they do not fall.
     """
     logits = run_in_batches(model, images)
-    harms = []
+    increases = []
     for index, (group, ranking, own) in enumerate(zip(groups, rankings, options, strict=True)):
         places = sorted(set(np.linspace(0, len(own) - 1, _NUM_SHARES).round().astype(int).tolist()))
         measured = [0.0]
@@ -63,6 +63,6 @@ def measure_channel_harms(
             measured.append(mean_divergence(logits, run_in_batches(pruned, images)))
         rising = np.maximum.accumulate(measured)
         removed = [own[0] - count for count in own]
-        harms.append(np.interp(removed, [removed[place] for place in places], rising).tolist())
+        increases.append(np.interp(removed, [removed[place] for place in places], rising).tolist())
         on_progress((index + 1) / len(groups))
-    return harms
+    return increases
