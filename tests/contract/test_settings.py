@@ -16,10 +16,12 @@ from tiny_networks import TinyStudent, tiny_teacher
 from mixmix import (
     AmortizedSettings,
     Augmentation,
+    Compressed,
     Distill,
     FineTune,
     FreshImages,
     GeneratedImages,
+    ImageSet,
     MixedPrecision,
     ModelSpec,
     Prune,
@@ -33,6 +35,7 @@ from mixmix import (
     SynthesisSettings,
     TrainingSettings,
     Zoo,
+    compress,
 )
 from mixmix._settings import Settings
 from mixmix.compress.method import Method
@@ -160,3 +163,24 @@ def test_references_stand_for_networks_of_a_zoo() -> None:
 def test_what_is_wrong_is_named(content: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Method.from_dict(content)
+
+
+class Copying:
+    """Has what ``compress`` asks for, and is no ``Method``."""
+
+    needs_images = False
+
+    def apply(
+        self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Any
+    ) -> Compressed:
+        on_progress("copying", 1.0)
+        return model.with_method(self, {"images": len(data)})  # type: ignore[arg-type]
+
+
+def test_any_object_with_apply_is_a_method() -> None:
+    told = []
+    model = compress(
+        tiny_teacher("plain"), None, Copying(), seed=0, on_progress=lambda *of: told.append(of)
+    )
+    assert model.settings == ({"method": "Copying"},) and told == [("copying", 1.0)]
+    assert model.applied[0].results == {"images": 0}

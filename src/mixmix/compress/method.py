@@ -184,7 +184,7 @@ def compress(
     methods: Method | Sequence[Method],
     *,
     seed: int,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> Compressed:
     """Compress a pretrained network with images instead of its training data.
 
@@ -194,7 +194,7 @@ def compress(
             methods that make their own, as ``Distill`` can.
         methods: applied in order, such as ``Quantize("W4A4")``.
         seed: of every random draw.
-        on_progress: called with (what is being done, share done).
+        on_progress: called with (what is being done, fraction done).
 
     Raises:
         InputError: if there is no method, or model and images do not fit each other.

@@ -28,7 +28,7 @@ def fake_quantize(
         scale: () > 0.
         zero_point: () whole.
         bits: of the values.
-        quantize_prob: share of the values that are quantized.
+        quantize_prob: fraction of the values that are quantized.
     """
     if is_compilable(x, scale):
         out: Tensor = _FakeQuantize.apply(x, scale, float(zero_point), 2**bits - 1, quantize_prob)
@@ -52,12 +52,12 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: float, largest: int, share: float
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: float, largest: int, fraction: float
     ) -> Tensor:
         x = x.contiguous(memory_format=memory_layout(x))
         out = torch.empty_like(x)
         ctx.grid = [np.float32(value) for value in (scale.item(), zero_point, largest)]
-        ctx.draws = (rounding_kernels.share_to_threshold(share), rounding_kernels.draw_key())
+        ctx.draws = (rounding_kernels.fraction_to_threshold(fraction), rounding_kernels.draw_key())
         rounding_kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
         ctx.save_for_backward(x)
         ctx.out, ctx.version = out.detach(), out._version
@@ -91,7 +91,7 @@ def mix_inputs(
             row_view(quantized_inputs.contiguous(memory_format=layout)),
             chosen.numpy(),
             row_view(mixed),
-            rounding_kernels.share_to_threshold(quantize_prob),
+            rounding_kernels.fraction_to_threshold(quantize_prob),
             rounding_kernels.draw_key(),
         )
         return mixed

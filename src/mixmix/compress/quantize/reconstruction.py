@@ -125,7 +125,7 @@ def reconstruct_unit(
 def rates_at(progress: float, settings: ReconstructionSettings) -> RoundingRates:
     """Rates after a fraction of the iterations: regularization grows, the scales settle."""
     return RoundingRates(
-        share=settings.rounding_rate,
+        fraction=settings.rounding_rate,
         scale=settings.weight_scale_rate * cosine_decay(progress),
         regularization=settings.rounding_regularization * progress,
     )

@@ -43,7 +43,7 @@ from mixmix.runtime.rates import cosine_decay
 __all__ = ["ReconstructFeatures"]
 
 # What hardly varies any more is not to be blown up.
-_SMALLEST_SHARE = 1e-2
+_SMALLEST_FRACTION = 1e-2
 # For each weight of a row: in fewer positions, least squares would fit what is there by chance.
 _LEAST_POSITIONS = 2
 _TINY = 1e-12
@@ -170,11 +170,13 @@ class ReconstructFeatures(Recovery):
                 mean = moments.target_mean.flatten()
             if norm is not None:
                 fitted = ((solved @ moments.centered().gram) * solved).sum(-1).flatten()
-                share = fitted / moments.target_variance.flatten().clamp_min(_TINY)
+                fraction = fitted / moments.target_variance.flatten().clamp_min(_TINY)
                 theirs = unit_step.pair.teacher.module.get_submodule(norms[name])
                 channels = context.kept_channels.get(norms[name], context.kept_channels.get(name))
                 _take_over(norm, theirs, channels)
-                _adapt(norm, moments.target_mean.flatten(), mean, share.clamp(_SMALLEST_SHARE, 1))
+                _adapt(
+                    norm, moments.target_mean.flatten(), mean, fraction.clamp(_SMALLEST_FRACTION, 1)
+                )
 
     def _descend(
         self, unit_step: UnitStep, context: RecoveryContext, *, on_step: Callable[[], None]
@@ -223,8 +225,8 @@ def _take_over(norm: nn.Module, other: nn.Module, channels: Tensor | None) -> No
         mine.copy_(theirs)
 
 
-def _adapt(norm: nn.Module, old_mean: Tensor, mean: Tensor, share: Tensor) -> None:
-    """Fit a BatchNorm to another mean (C,) and this share (C,) of the variance, in place.
+def _adapt(norm: nn.Module, old_mean: Tensor, mean: Tensor, fraction: Tensor) -> None:
+    """Fit a BatchNorm to another mean (C,) and this fraction (C,) of the variance, in place.
 
     What least squares cannot tell from its inputs is missing in the outputs, which so vary less;
     over many layers little would be left of the differences between images. The distance of the
@@ -232,8 +234,8 @@ def _adapt(norm: nn.Module, old_mean: Tensor, mean: Tensor, share: Tensor) -> No
     """
     assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
-    norm.running_mean.sub_(old_mean).mul_(share.sqrt()).add_(mean)
-    norm.running_var.mul_(share)
+    norm.running_mean.sub_(old_mean).mul_(fraction.sqrt()).add_(mean)
+    norm.running_var.mul_(fraction)
 
 
 def _tell(on_progress: Progress, what: str, steps: Iterator[int], total: int) -> None:

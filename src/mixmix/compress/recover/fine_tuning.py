@@ -36,7 +36,7 @@ _TRAINING = TrainingSettings(
     augmentation=replace(WIDE_VIEWS, mixing=("shrink", "cutmix", "mixup"), mixing_prob=0.75),
 )
 # Shares of the way from the weights before training to those after it, the last of all first.
-_SHARES = tuple(share / 8 for share in range(8, -1, -1))
+_FRACTIONS = tuple(fraction / 8 for fraction in range(8, -1, -1))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class FineTune(Recovery):
 def go_back_(
     student: nn.Module, before: Mapping[str, Tensor], inputs: Tensor, wanted: Tensor
 ) -> None:
-    """Go the share of the way of training, in place, that gives the nearest predictions.
+    """Go the fraction of the way of training, in place, that gives the nearest predictions.
 
     Args:
         student: as training left it.
@@ -128,12 +128,12 @@ def go_back_(
     """
     after = {name: p.clone() for name, p in student.named_parameters()}
 
-    def go(share: float) -> None:
+    def go(fraction: float) -> None:
         for name, parameter in student.named_parameters():
-            parameter.copy_(before[name].lerp(after[name], share))
+            parameter.copy_(before[name].lerp(after[name], fraction))
 
-    def divergence(share: float) -> float:
-        go(share)
+    def divergence(fraction: float) -> float:
+        go(fraction)
         return mean_divergence(wanted, run_in_batches(student, inputs))
 
-    go(distributed.from_main(lambda: min(_SHARES, key=divergence)))
+    go(distributed.from_main(lambda: min(_FRACTIONS, key=divergence)))

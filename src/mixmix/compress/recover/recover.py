@@ -142,7 +142,7 @@ def recover(
     masks: Mapping[str, Tensor] | None = None,
     kept_channels: Mapping[str, Tensor] | None = None,
     seed: int,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> nn.Module:
     """Let a copy of a student win back what its teacher does.
 
@@ -158,7 +158,7 @@ def recover(
             output channels of the teacher's it has. Where nothing tells it, only what has equal
             shapes is compared: the ends of residual units, or the logits alone.
         seed: of every random draw.
-        on_progress: called with (what is being done, share done).
+        on_progress: called with (what is being done, fraction done).
 
     Returns:
         The student's copy, in eval mode, without gradients.

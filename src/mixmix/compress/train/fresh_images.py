@@ -58,7 +58,7 @@ class FreshImages(MoreImages):
         spec: ModelSpec,
         *,
         seed: int,
-        on_progress: Progress = lambda what, share: None,
+        on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
         """What ``train_`` asks for images."""
         return _FreshImageSource(self, teacher, spec, seed)

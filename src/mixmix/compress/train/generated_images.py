@@ -72,7 +72,7 @@ class GeneratedImages(MoreImages):
         spec: ModelSpec,
         *,
         seed: int,
-        on_progress: Progress = lambda what, share: None,
+        on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
         """What ``train_`` asks for images; progress is told while the generator is warmed up."""
         return _GeneratedImageSource(self, spec, seed, on_progress)

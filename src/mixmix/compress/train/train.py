@@ -70,7 +70,7 @@ def train_(
     rate_of: Callable[[str], float] = lambda name: 1.0,
     source: ImageSource | None = None,
     on_checkpoint: Callable[[int], None] = lambda steps_done: None,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> list[Step]:
     """Train ``student``, in place, to give what ``teacher`` gives for augmented images.
 
@@ -223,7 +223,7 @@ class _Trainer:
         if settings.ce_weight:
             pair = (self._labels[chosen], self._labels[others])
             loss = loss + settings.ce_weight * mixed_cross_entropy_loss(
-                found[0], *pair, mixture.share
+                found[0], *pair, mixture.fraction
             )
         loss.backward()
         length = self._state.clip_gradients(settings.max_gradient_norm)

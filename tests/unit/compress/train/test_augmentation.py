@@ -16,7 +16,7 @@ def draw(count: int = 8, seed: int = 0) -> Tensor:
 
 def augmented(settings: Augmentation, seed: int = 0) -> tuple[Tensor, Tensor]:
     mixture = augment(draw(), draw(seed=1), settings, generator=torch.Generator().manual_seed(seed))
-    return mixture.images, mixture.share
+    return mixture.images, mixture.fraction
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -90,8 +90,8 @@ def test_share_is_that_of_the_second_image(mixing: str) -> None:
         settings,
         generator=torch.Generator().manual_seed(0),
     )
-    torch.testing.assert_close(mixture.images.mean((1, 2, 3)), mixture.share)
-    assert len(mixture.share.unique()) > 1
+    torch.testing.assert_close(mixture.images.mean((1, 2, 3)), mixture.fraction)
+    assert len(mixture.fraction.unique()) > 1
     is_whole = torch.allclose(mixture.images.round(), mixture.images, atol=1e-5)
     assert is_whole is (mixing != "mixup")
 
@@ -117,7 +117,7 @@ def test_ranks_share_the_batch_of_one_process(monkeypatch: pytest.MonkeyPatch) -
             generator=torch.Generator().manual_seed(3),
         )
         torch.testing.assert_close(part.images, whole[mine])
-        assert torch.equal(part.share, share[mine])
+        assert torch.equal(part.fraction, share[mine])
 
 
 @pytest.mark.parametrize(

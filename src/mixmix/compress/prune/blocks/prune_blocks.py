@@ -37,7 +37,7 @@ __all__ = ["PruneBlocks"]
 
 @dataclass(frozen=True)
 class PruneBlocks(Method):
-    """Remove residual branches until the network costs a share of what it did.
+    """Remove residual branches until the network costs a fraction of what it did.
 
     ``x + f(x)`` becomes ``x``. The branch goes next that moves the prediction least for the
     multiplications that it saves (parameters, if they are the budget), given those that are gone.
@@ -126,17 +126,19 @@ class PruneBlocks(Method):
         images: Tensor,
         on_progress: Progress,
     ) -> tuple[list[ResidualBlock], dict[str, float]]:
-        """The blocks that go, and what share is left of each cost."""
+        """The blocks that go, and what fraction is left of each cost."""
         shape = model.spec.input_shape
         whole = (count_macs(dense, shape), num_parameters(dense))
 
-        def shares(network: nn.Module) -> dict[str, float]:
+        def fractions(network: nn.Module) -> dict[str, float]:
             return {
                 "macs_ratio": count_macs(network, shape) / whole[0],
                 "parameters_ratio": num_parameters(network) / whole[1],
             }
 
-        order = _Order(dense, blocks, images, shares, "parameters" if not self._by_macs else "macs")
+        order = _Order(
+            dense, blocks, images, fractions, "parameters" if not self._by_macs else "macs"
+        )
         with ExitStack() as stack:
             meter = None
             if self.max_latency is not None:
@@ -155,7 +157,7 @@ class PruneBlocks(Method):
                 if measured.get("latency_ratio", 0.0) <= (self.max_latency or 1):
                     return order.removed, measured
         names = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "latency_ratio": "latency"}
-        left = ", ".join(f"{share:.3f} of {names[key]}" for key, share in measured.items())
+        left = ", ".join(f"{fraction:.3f} of {names[key]}" for key, fraction in measured.items())
         raise InputError(
             f"{model.spec.name} cannot be pruned to {self.setting}: without any of its "
             f"{len(blocks)} residual branches, {left} is left; raise the budget, or go on with "
@@ -177,7 +179,7 @@ class _Order:
     Attributes:
         removed: blocks that went, in order.
         left: all others.
-        measured: what ``shares`` says of the network without those that went.
+        measured: what ``fractions`` says of the network without those that went.
     """
 
     def __init__(
@@ -185,13 +187,13 @@ class _Order:
         dense: fx.GraphModule,
         blocks: Sequence[ResidualBlock],
         images: Tensor,
-        shares: Callable[[nn.Module], dict[str, float]],
+        fractions: Callable[[nn.Module], dict[str, float]],
         counted: str,
     ) -> None:
-        self._dense, self._images, self._shares = dense, images, shares
+        self._dense, self._images, self._fractions = dense, images, fractions
         self._counted = f"{counted}_ratio"
         self._logits = run_in_batches(dense, images)
-        self.measured = shares(dense)
+        self.measured = fractions(dense)
         self.removed: list[ResidualBlock] = []
         self.left = list(blocks)
         self._known = {block.addition: self._increase(block) for block in blocks}
@@ -208,12 +210,12 @@ class _Order:
         self.left.remove(best)
         self.removed.append(best)
         network = without_blocks(self._dense, self.removed)
-        self.measured = self._shares(network)
+        self.measured = self._fractions(network)
         return network
 
     def _increase(self, block: ResidualBlock) -> float:
         after = without_blocks(self._dense, [*self.removed, block])
-        saved = self.measured[self._counted] - self._shares(after)[self._counted]
+        saved = self.measured[self._counted] - self._fractions(after)[self._counted]
         return mean_divergence(self._logits, run_in_batches(after, self._images)) / max(saved, 1e-9)
 
 

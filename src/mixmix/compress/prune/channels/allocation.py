@@ -38,13 +38,13 @@ def keep_uniform(
     cost: Cost,
     limit: float,
 ) -> list[int] | None:
-    """The largest share that all groups keep alike, each rounded down to one of its options.
+    """The largest fraction that all groups keep alike, each rounded down to one of its options.
 
     What rounding leaves of the budget goes to the groups whose loss increase falls most. Arguments
     and result are those of ``keep_least_increase``.
     """
-    shares = sorted({count / own[0] for own in options for count in own}, reverse=True)
-    states = [[_at_most(own, share * own[0]) for own in options] for share in shares]
+    fractions = sorted({count / own[0] for own in options for count in own}, reverse=True)
+    states = [[_at_most(own, fraction * own[0]) for own in options] for fraction in fractions]
     fitting = np.flatnonzero(cost(np.array([_kept(options, state) for state in states])) <= limit)
     if not len(fitting):
         return None

@@ -16,7 +16,7 @@ from mixmix.compress.prune.channels.removal import silence_channels_
 
 __all__ = ["lowest_channels", "measure_loss_increases"]
 
-_NUM_SHARES = 4
+_NUM_FRACTIONS = 4
 
 
 def lowest_channels(group: ChannelGroup, ranking: Ranking, kept: int) -> list[int]:
@@ -33,7 +33,7 @@ def measure_loss_increases(
     options: Sequence[Sequence[int]],
     images: Tensor,
     *,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[list[float]]:
     """Mean divergence from the prediction of the whole network, each group pruned alone.
 
@@ -46,7 +46,7 @@ def measure_loss_increases(
         rankings: of the elements of each group.
         options: for each group how many elements it may keep, from all of them downwards.
         images: (N, C, H, W) normalized.
-        on_progress: called with the share done.
+        on_progress: called with the fraction done.
 
     Returns:
         For each option of each group, in nats; they do not fall.
@@ -54,7 +54,9 @@ def measure_loss_increases(
     logits = run_in_batches(model, images)
     increases = []
     for index, (group, ranking, own) in enumerate(zip(groups, rankings, options, strict=True)):
-        places = sorted(set(np.linspace(0, len(own) - 1, _NUM_SHARES).round().astype(int).tolist()))
+        places = sorted(
+            set(np.linspace(0, len(own) - 1, _NUM_FRACTIONS).round().astype(int).tolist())
+        )
         measured = [0.0]
         for place in places[1:]:
             pruned = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""Which channels go, for any share of what a network costs."""
+"""Which channels go, for any fraction of what a network costs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Candidate:
 
 
 class ChannelPlan:
-    """Candidates of one network at any share of its cost.
+    """Candidates of one network at any fraction of its cost.
 
     Args:
         dense: the whole network, in eval mode; it is not changed.
@@ -85,7 +85,7 @@ class ChannelPlan:
         costs: of the network with fewer elements of each.
         images: (N, C, H, W) normalized.
         settings: how channels are shared out.
-        on_progress: called with (what is being done, share done).
+        on_progress: called with (what is being done, fraction done).
     """
 
     def __init__(
@@ -137,36 +137,36 @@ class ChannelPlan:
 
     @property
     def _least(self) -> float:
-        """The smallest share of the cost that the options allow."""
+        """The smallest fraction of the cost that the options allow."""
         return float(self._cost(np.array([own[-1] for own in self._options]))) / self._whole
 
-    def within(self, share: float) -> Candidate:
-        """The network at no more than this share of the cost.
+    def within(self, fraction: float) -> Candidate:
+        """The network at no more than this fraction of the cost.
 
         Raises:
             InputError: if there is none, or what is left does not compute what it should.
         """
-        return self._checked(self._candidate(share))
+        return self._checked(self._candidate(fraction))
 
-    def faster(self, share: float, meter: LatencyMeter, on_progress: Progress) -> Candidate:
-        """The network at the largest share of the cost that is fast enough.
+    def faster(self, fraction: float, meter: LatencyMeter, on_progress: Progress) -> Candidate:
+        """The network at the largest fraction of the cost that is fast enough.
 
         Args:
-            share: of the cost that is not exceeded either, in (0, 1]; 1 is any.
+            fraction: of the cost that is not exceeded either, in (0, 1]; 1 is any.
             meter: compares with the original, and knows the limit.
-            on_progress: called with (what is being done, share done).
+            on_progress: called with (what is being done, fraction done).
 
         Raises:
             InputError: if none is fast enough, or as for ``within``.
         """
-        low, high = self._least, share
-        smallest = self._candidate(min(low, share))
+        low, high = self._least, fraction
+        smallest = self._candidate(min(low, fraction))
         measured = meter.ratio(smallest.network)
         fitting = [smallest] if measured <= meter.limit else []
         for step in range(_LATENCY_STEPS if fitting else 0):
             on_progress("measuring latency", step / _LATENCY_STEPS)
             # What is as large as it may be is enough if it is fast.
-            tried = share if step == 0 and share < 1 else (low + high) / 2
+            tried = fraction if step == 0 and fraction < 1 else (low + high) / 2
             candidate = self._candidate(tried)
             if meter.ratio(candidate.network) <= meter.limit:
                 low = tried
@@ -187,15 +187,15 @@ class ChannelPlan:
             f"network that takes {measured:.2f} of it; raise the budget or lower those"
         )
 
-    def _candidate(self, share: float) -> Candidate:
-        if self._least > share:
-            raise InputError(self._too_little(share))
+    def _candidate(self, fraction: float) -> Candidate:
+        if self._least > fraction:
+            raise InputError(self._too_little(fraction))
         # Costs are whole numbers, and rounding must not make them look larger.
-        limit = allowed = math.floor(share * self._whole + 1e-6)
+        limit = allowed = math.floor(fraction * self._whole + 1e-6)
         while True:
             kept = self._keep(limit + 0.5)
             if kept is None:
-                raise InputError(self._too_little(share))
+                raise InputError(self._too_little(fraction))
             selection = {
                 group.root: lowest_channels(group, ranking, count)
                 for group, ranking, count in zip(self._groups, self._rankings, kept, strict=True)
@@ -235,11 +235,11 @@ class ChannelPlan:
             return num_parameters(pruned)
         return count_macs(pruned, self._spec.input_shape)
 
-    def _too_little(self, share: float) -> str:
+    def _too_little(self, fraction: float) -> str:
         what = "parameters" if self._settings.counts_parameters else "multiplications"
         least = math.ceil(1e4 * self._least) / 1e4
         return (
-            f"{self._spec.name} cannot be pruned to {share:.4f} of its {what}: round_to="
+            f"{self._spec.name} cannot be pruned to {fraction:.4f} of its {what}: round_to="
             f"{self._settings.round_to} and min_fraction={self._settings.min_fraction:g} leave at "
             f"least {least:.4f}; raise the budget or lower those"
         )

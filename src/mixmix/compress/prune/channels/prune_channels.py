@@ -57,7 +57,7 @@ _PARTS_OF_BLOCKS = (4, 1)
 
 @dataclass(frozen=True)
 class PruneChannels(Method):
-    """Remove channels until the network costs a share of what it did.
+    """Remove channels until the network costs a fraction of what it did.
 
     Channels that several layers share (residual sums, concatenations, depthwise convolutions,
     gates) go together. What is left computes what the network would with those channels silent,
@@ -77,7 +77,7 @@ class PruneChannels(Method):
             takes ``obs`` where ``recovery`` adapts weights, else ``taylor``.
         allocation: how many channels each group loses. ``global``: all channels are ranked together
             (``obs`` and ``taylor`` by what a multiplication or parameter saved costs, the others
-            relative to the mean of their layer); ``uniform``: the same share everywhere;
+            relative to the mean of their layer); ``uniform``: the same fraction everywhere;
             ``sensitivity``: by how far the prediction moves when a group is pruned alone.
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
             compute 8 or 16 at a time, and with ``max_latency`` that of the two which increases the
@@ -225,17 +225,17 @@ class PruneChannels(Method):
 
     @property
     def _attempts(self) -> list[tuple[tuple[int, ...], float]]:
-        """What widths may be multiples of, and the least share: the first that will do is taken."""
+        """What widths may be multiples of, and the least fraction; the first that fits is taken."""
         if self.round_to is not None:
             widths: list[tuple[int, ...]] = [(self.round_to,)]
         else:
             blocks = _BLOCKS if self.max_latency is not None else _BLOCKS[:1]
             widths = [blocks, *((width,) for width in _PARTS_OF_BLOCKS)]
         if self.min_fraction is not None:
-            shares: Sequence[float] = [self.min_fraction]
+            fractions: Sequence[float] = [self.min_fraction]
         else:
-            shares = _MIN_FRACTIONS if self._adapted else _MIN_FRACTIONS[-1:]
-        return list(itertools.product(widths, shares))
+            fractions = _MIN_FRACTIONS if self._adapted else _MIN_FRACTIONS[-1:]
+        return list(itertools.product(widths, fractions))
 
     def _within_budgets(
         self,
@@ -254,15 +254,15 @@ class PruneChannels(Method):
         self, plans: Sequence[ChannelPlan], model: Compressed, on_progress: Progress
     ) -> Candidate:
         """The candidate within the budgets with the smallest loss increase."""
-        share = self.max_macs or self.max_parameters or 1.0
+        fraction = self.max_macs or self.max_parameters or 1.0
         if self.max_latency is None:
             (plan,) = plans
-            return plan.within(share)
+            return plan.within(fraction)
         candidates, errors = [], []
         with LatencyMeter(model.module, model.spec, self.max_latency) as meter:
             for plan in plans:
                 try:
-                    candidates.append(plan.faster(share, meter, on_progress))
+                    candidates.append(plan.faster(fraction, meter, on_progress))
                 except InputError as error:
                     errors.append(error)
         if not candidates:

@@ -11,7 +11,7 @@ __all__ = ["RIDGE", "Ranking", "rank_by_scores", "rank_with_compensation"]
 
 # Of the mean variance, that is added to all: weights that could only tell less apart are noise.
 RIDGE = 1e-3
-# Elements, and share of those left, among which the next to go are looked for together.
+# Elements, and fraction of those left, among which the next to go are looked for together.
 _CANDIDATES = (32, 0.25)
 
 
@@ -39,12 +39,12 @@ def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
     """Elements by what their loss costs if those that are left stand in for them.
 
     What each layer gives is linear in the channels that it reads, so a channel that others predict
-    can be made up for by their weights, and only the share of its variance that they do not explain
-    is lost. With the Hessian of a layer as a Kronecker product of what enters it and of what the
-    loss asks of its outputs, that share is the ratio of the costs of removing an input with and
-    without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi & Stork
+    can be made up for by their weights, and only the fraction of its variance that they do not
+    explain is lost. With the Hessian of a layer as a Kronecker product of what enters it and of
+    what the loss asks of its outputs, that fraction is the ratio of the costs of removing an input
+    with and without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi & Stork
     1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM"). The element of least cost
-    goes, and the shares of all others rise with it, until none is left.
+    goes, and the fractions of all others rise with it, until none is left.
 
     Args:
         scores: (elements,) the cost of losing each alone, if nothing is adapted.

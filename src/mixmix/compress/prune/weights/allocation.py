@@ -1,4 +1,4 @@
-"""How many weights each layer keeps, so that all layers together keep a share."""
+"""How many weights each layer keeps, so that all layers together keep a fraction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TINY = 1e-30
 
 
 def allocate_evenly(sizes: Mapping[str, int], density: float) -> dict[str, int]:
-    """The same share of each layer's weights."""
+    """The same fraction of each layer's weights."""
     return {name: max(1, round(density * size)) for name, size in sizes.items()}
 
 
@@ -32,7 +32,7 @@ def allocate_by_rank(scores: Mapping[str, Tensor], density: float) -> dict[str, 
     Args:
         scores: (out, d) for each layer, comparable between layers. The best of each output come
             first, so that no layer is left without weights.
-        density: share of the weights that are kept.
+        density: fraction of the weights that are kept.
     """
     ranked = {name: score.flatten().clone() for name, score in scores.items()}
     for name, score in scores.items():
@@ -81,7 +81,7 @@ def allocate_by_increase(
         increases: of each layer, for each of the densities, >= 0.
         densities: falling, the first being 1.
         sizes: numbers of weights.
-        density: share of the weights that are kept.
+        density: fraction of the weights that are kept.
     """
     levels = torch.linspace(densities[0], densities[-1], 201, dtype=torch.float64)
     curves = {name: _interpolated(levels, densities, values) for name, values in increases.items()}
@@ -113,5 +113,5 @@ def _interpolated(levels: Tensor, densities: Sequence[float], increases: Sequenc
     values = torch.tensor(increases, dtype=torch.float64).cummax(0).values.flip(0)
     logs = (values + 1e-9).log()
     right = torch.searchsorted(points, levels).clamp(1, len(points) - 1)
-    share = ((levels - points[right - 1]) / (points[right] - points[right - 1])).clamp(0, 1)
-    return (logs[right - 1] * (1 - share) + logs[right] * share).exp()
+    fraction = ((levels - points[right - 1]) / (points[right] - points[right - 1])).clamp(0, 1)
+    return (logs[right - 1] * (1 - fraction) + logs[right] * fraction).exp()

@@ -33,7 +33,7 @@ def prune_rows(
     Args:
         weight: (rows, d).
         gram: (d, d) mean of ``x x^T`` of what enters the layer; half of the Hessian of a row.
-        sparsity: share of zeros, where the pattern has no groups.
+        sparsity: fraction of zeros, where the pattern has no groups.
         pattern: where zeros may be.
         damping: added to the diagonal of the Hessian, relative to its mean.
         forbidden: (rows, d) bool, weights that are removed in any case.

@@ -44,7 +44,7 @@ class Plan:
     """How to prune.
 
     Attributes:
-        density: share of the prunable weights that are kept, where the pattern has no groups.
+        density: fraction of the prunable weights that are kept, where the pattern has no groups.
         pattern: where zeros may be.
         criterion: one of ``CRITERIA``.
         allocation: one of ``sparsity_allocation.ALLOCATIONS``.

@@ -34,7 +34,7 @@ from mixmix.graph.unit_pairs import chains_of, unit_errors
 
 __all__ = ["Prune"]
 
-# Least share of the weights that a round leaves of those that were left, unless rounds are given.
+# Least fraction that a round leaves of the weights that were left, unless rounds are given.
 _LEFT_BY_ROUND = 0.6
 # Between rounds: what is pruned next is chosen among weights that have adapted.
 _QUICK = ReconstructFeatures(iterations=60)
@@ -50,7 +50,7 @@ class Prune(Method):
     layer (``layer_sparsity``).
 
     Attributes:
-        sparsity: share of the prunable weights that become zero, of all layers together. N:M has
+        sparsity: fraction of the prunable weights that become zero, of all layers together. N:M has
             a sparsity of its own.
         pattern: ``unstructured``, or ``N:M``: of every M input channels at one place of a kernel
             (M values of a linear layer's input) at most N have weights other than zero, for each
@@ -60,7 +60,7 @@ class Prune(Method):
             ``obs``: what its removal costs if the others are adapted, which they are (SparseGPT,
             Frantar & Alistarh 2023).
         allocation: how many weights each layer keeps, where zeros may be anywhere. ``uniform``:
-            the same share. ``global``: those above one threshold for all layers; of scores that
+            the same fraction. ``global``: those above one threshold for all layers; of scores that
             are relative to the spread of a layer's outputs, unless they are magnitudes. ``lamp``:
             the same for scores relative to what is left of their layer (Lee et al. 2021).
             ``sqrt-lamp``: for the geometric mean of both. ``sensitivity``: as many as leave the
@@ -174,7 +174,7 @@ class Prune(Method):
     ) -> list[Stage]:
         """Zeros and what follows on them, round by round."""
         stages: list[Stage] = []
-        plans = list(self._plans(pattern, left=_share_left(context, names)))
+        plans = list(self._plans(pattern, left=_fraction_left(context, names)))
         for number, plan in enumerate(plans, start=1):
             tell = on_progress if len(plans) == 1 else _in_round(number, len(plans), on_progress)
             stages.append(partial(_prune, names=names, plan=plan, on_progress=tell))
@@ -202,7 +202,7 @@ class Prune(Method):
         return (_QUICK, *(step for step in shorter if step is not None))
 
     def _plans(self, pattern: Pattern, *, left: float) -> Iterator[Plan]:
-        """What to keep in every round, each time the same share of what is left by then."""
+        """What to keep in every round, each time the same fraction of what is left by then."""
         density = 1 - self.sparsity
         ratio = min(1.0, density / left)
         rounds = self.rounds or 1
@@ -225,7 +225,7 @@ class Prune(Method):
             )
 
 
-def _share_left(context: RecoveryContext, names: Collection[str]) -> float:
+def _fraction_left(context: RecoveryContext, names: Collection[str]) -> float:
     """Of the weights of some layers, before anything is pruned now."""
     weights = [context.student.weight_names[name] for name in names]
     total = sum(context.student.layers[name].weight.numel() for name in names)
@@ -249,7 +249,7 @@ def _recover(
 
 def _in_round(number: int, rounds: int, on_progress: Progress) -> Progress:
     """Say which round it is."""
-    return lambda what, share: on_progress(f"round {number} of {rounds}: {what}", share)
+    return lambda what, fraction: on_progress(f"round {number} of {rounds}: {what}", fraction)
 
 
 @torch.no_grad()
