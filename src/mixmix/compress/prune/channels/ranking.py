@@ -42,8 +42,8 @@ def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
     can be made up for by their weights, and only the fraction of its variance that they do not
     explain is lost. With the Hessian of a layer as a Kronecker product of what enters it and of
     what the loss asks of its outputs, that fraction is the ratio of the costs of removing an input
-    with and without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi & Stork
-    1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM"). The element of least cost
+    with and without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi &
+    Stork 1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM"). The element of least cost
     goes, and the fractions of all others rise with it, until none is left.
 
     Args:
