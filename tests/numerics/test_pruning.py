@@ -105,8 +105,8 @@ def test_second_order_pruning_errs_less_than_magnitudes_do(pattern: str) -> None
         assert (kept.unflatten(1, (-1, 4)).sum(2) == 2).all()
 
 
-def test_what_is_forbidden_is_removed_by_second_order_pruning() -> None:
-    weight, forbidden = draw(4, 16), draw(4, 16, seed=3) > 0.5
+def test_what_is_pruned_already_is_removed_by_second_order_pruning() -> None:
+    weight, already_pruned = draw(4, 16), draw(4, 16, seed=3) > 0.5
     for pattern in ("unstructured", "2:4"):
         found, kept = prune_rows(
             weight,
@@ -114,9 +114,9 @@ def test_what_is_forbidden_is_removed_by_second_order_pruning() -> None:
             sparsity=0.5,
             pattern=Pattern.parse(pattern),
             damping=1e-2,
-            forbidden=forbidden,
+            already_pruned=already_pruned,
         )
-        assert not (kept & forbidden).any() and not found[forbidden].any()
+        assert not (kept & already_pruned).any() and not found[already_pruned].any()
 
 
 def test_groups_are_input_channels_at_one_place_of_a_kernel() -> None:

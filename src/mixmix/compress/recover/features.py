@@ -147,9 +147,9 @@ class ReconstructFeatures(Recovery):
         )
         free = layer.bias is not None or norm is not None
         used = moments.centered() if free else moments
-        kept = context.masks.get(context.student.weight_names[name])
+        mask = context.masks.get(context.student.weight_names[name])
         rows = grouped_rows(layer, layer.weight)
-        support = torch.ones_like(rows) if kept is None else grouped_rows(layer, kept)
+        support = torch.ones_like(rows) if mask is None else grouped_rows(layer, mask)
         num_weights = float(support.float().sum(-1).mean())
         is_determined = moments.num_places >= _LEAST_POSITIONS * num_weights
         solved = masked_least_squares(
@@ -196,7 +196,7 @@ class ReconstructFeatures(Recovery):
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         own = {id(p) for p in parameters}
         names = {n for n, p in context.student.module.named_parameters() if id(p) in own}
-        masks = {name: kept for name, kept in context.masks.items() if name in names}
+        masks = {name: mask for name, mask in context.masks.items() if name in names}
         for parameter in parameters:
             parameter.requires_grad_(True)
         try:

@@ -201,10 +201,10 @@ def recovery_context(
         kept_channels=kept_channels,
     )
     weights = dict(student.named_parameters())
-    for name, kept in (masks or {}).items():
-        if name not in weights or weights[name].shape != kept.shape:
+    for name, mask in (masks or {}).items():
+        if name not in weights or weights[name].shape != mask.shape:
             raise InputError(
-                f"a mask of shape {tuple(kept.shape)} is named {name}, which is no weight of that "
+                f"a mask of shape {tuple(mask.shape)} is named {name}, which is no weight of that "
                 "shape in the model; masks are named like the model's own parameters"
             )
     return RecoveryContext(

@@ -229,8 +229,8 @@ def _fraction_left(context: RecoveryContext, names: Collection[str]) -> float:
     """Of the weights of some layers, before anything is pruned now."""
     weights = [context.student.weight_names[name] for name in names]
     total = sum(context.student.layers[name].weight.numel() for name in names)
-    gone = sum(int((~context.masks[w]).sum()) for w in weights if w in context.masks)
-    return max(1, total - gone) / total
+    pruned = sum(int((~context.masks[w]).sum()) for w in weights if w in context.masks)
+    return max(1, total - pruned) / total
 
 
 def _prune(
@@ -268,17 +268,17 @@ def _record(context: RecoveryContext, reasons: dict[str, str]) -> tuple[LayerRec
         count = sum(p.numel() for p in parameters.values())
         record = LayerRecord(name, kind, "skipped", num_parameters=count)
         layers = held.get(name, [])
-        kept = [
+        masks = [
             context.masks[context.student.weight_names[layer]]
             for layer in layers
             if context.student.weight_names[layer] in context.masks
         ]
-        if kept:
-            zeros = sum(int((~mask).sum()) for mask in kept)
+        if masks:
+            zeros = sum(int((~mask).sum()) for mask in masks)
             record = replace(
                 record,
                 action="pruned",
-                sparsity=zeros / sum(mask.numel() for mask in kept),
+                sparsity=zeros / sum(mask.numel() for mask in masks),
                 error=errors.get(layers[0]),
             )
         else:
