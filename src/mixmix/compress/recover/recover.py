@@ -1,4 +1,4 @@
-"""Recovery: what a network lost by pruning is won back from the network that it was made from.
+"""Recovery: what a network lost by pruning is recovered from the network that it was made from.
 
 Three strengths, alone or one after another. Each knows of the student no more than that it has the
 layers of its teacher, some weights of which are held at zero, and some of which may be narrower; so
@@ -144,7 +144,7 @@ def recover(
     seed: int,
     on_progress: Progress = lambda what, fraction: None,
 ) -> nn.Module:
-    """Let a copy of a student win back what its teacher does.
+    """Let a copy of a student recover what its teacher computes.
 
     Args:
         student: takes normalized images (N, C, H, W) and gives logits (N, K); it is not changed.

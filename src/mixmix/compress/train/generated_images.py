@@ -74,7 +74,7 @@ class GeneratedImages(MoreImages):
         seed: int,
         on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
-        """What ``train_`` asks for images; progress is told while the generator is warmed up."""
+        """What ``train_`` asks for images; progress is reported while the generator warms up."""
         return _GeneratedImageSource(self, spec, seed, on_progress)
 
 

@@ -92,7 +92,7 @@ def train_(
         source: may give other images before any step.
         on_checkpoint: called with the number of steps done at every checkpoint, while the student
             has the weights that it would end with.
-        on_progress: called after every step; it is told the recent loss and agreement.
+        on_progress: called after every step; it gets the recent loss and agreement.
 
     Returns:
         The steps that this call took.
