@@ -69,9 +69,10 @@ class Prune(Method):
             makes up for the rest, and ``sqrt-lamp`` at once.
         skip: names of layers that stay dense and do not count.
         damping: of the Hessian, relative to the mean of its diagonal, for ``obs``.
-        rounds: steps in which the zeros become more; what is pruned late is chosen among weights that
-            have made up for the rest. None takes as many as leave at least 0.6 of what was left
-            before (4 for 80%, 5 for 90%) where features are reconstructed in the end, else one.
+        rounds: steps in which the zeros become more; what is pruned late is chosen among weights
+            that have made up for the rest. None takes as many as leave at least 0.6 of what was
+            left before (4 for 80%, 5 for 90%) where features are reconstructed in the end, else
+            one.
         between: one, or several, to apply after every round but the last. None reconstructs
             features in fewer iterations, and fine-tunes in a quarter of the steps where
             ``recovery`` fine-tunes, without making images.
