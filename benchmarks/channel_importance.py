@@ -33,7 +33,7 @@ def main() -> None:
             PruneChannels(
                 max_macs=macs,
                 importance=importance,
-                min_share=min_share,
+                min_fraction=min_share,
                 recovery=RECOVERY_STEPS[recovery],
             ),
         )

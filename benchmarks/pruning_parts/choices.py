@@ -101,7 +101,7 @@ def _measure(row: dict[str, Any], method: Method, folder: Path, budget: Budget) 
         "agreement": 100 * float((wanted.argmax(1) == found.argmax(1)).float().mean()),
         "num_photographs": len(images),
     }
-    ratio = compressed.settings[0].get("parameters_ratio")
+    ratio = compressed.applied[0].results.get("parameters_ratio")
     if ratio is not None:
         measured["parameters_ratio"] = ratio
     return row | measured | cost.rounded()

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix import Compressed, ImageSet, ModelSpec
-from mixmix.compress.method import Progress
-from mixmix.compress.train.objective import kl_loss
+from mixmix.compress.method import AppliedMethod, Progress
+from mixmix.compress.train.loss import kl_loss
 from mixmix.graph.costs import count_macs
 from mixmix.graph.masks import hold_masks
 from mixmix.models.model import normalize
@@ -63,7 +63,8 @@ class PruneAndTrain:
         images = normalize(data.images, model.spec)
         self._train(student, model.module, images, masks, seed)
         settings: dict[str, Any] = {"method": "prune-and-train", "removed": self.removed}
-        return Compressed(student, model.spec, settings=(settings,), masks=masks)
+        applied = (AppliedMethod(settings),)
+        return Compressed(student, model.spec, applied=applied, masks=masks)
 
     def _train(
         self,

@@ -6,6 +6,7 @@ import dataclasses
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -23,18 +24,26 @@ class Settings:
     A *family* is a base class that names a ``family``; its subclasses are told apart by their
     ``kind``, which stands under the family's name in what ``to_dict`` gives:
     ``{"term": "bn", "weight": 1.0}``. Other packages add to a family by an entry point of the group
-    ``mixmix.FAMILY`` that is named after the kind and loads the class.
+    ``mixmix.FAMILY`` that is named after the kind and loads the class. Those of mixmix are in the
+    ``modules`` of the family, which are imported when its kinds are asked for.
 
     Fields hold numbers, text, paths, other settings, tuples and mappings of these, and objects with
-    ``to_plain()`` and ``from_plain(value)``.
+    ``to_plain()`` and ``from_plain(value)``, or ``to_dict()`` and ``from_dict(content)``. Fields
+    with ``compare=False`` say where to work, not what to do (a folder for checkpoints): they are
+    read, but not written.
     """
 
     family: ClassVar[str] = ""
     kind: ClassVar[str] = ""
+    modules: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` reads them back."""
-        own = {f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        own = {
+            field.name: to_plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if field.compare
+        }
         return {self.family: self.kind} | own if self.family else own
 
     @classmethod
@@ -73,16 +82,18 @@ class Settings:
         Raises:
             InputError: if a package's entry point cannot be loaded.
         """
+        for module in cls.modules:
+            import_module(module)
         found = {each.kind: each for each in subclasses(cls) if each.kind}
         return found | {k: v for k, v in _entries(cls.family).items() if k not in found}
 
 
 def to_plain(value: Any) -> Any:
     """A value of a field as plain JSON types."""
-    if isinstance(value, Settings):
-        return value.to_dict()
     if hasattr(value, "to_plain"):
         return value.to_plain()
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -127,10 +138,12 @@ def _from_plain(value: Any, hint: Any, where: str) -> Any:
         return value
     if origin in (Union, types.UnionType):
         return _from_union(value, arguments, where)
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        return hint.from_dict(value)
     if hasattr(hint, "from_plain"):
         return hint.from_plain(value)
+    if hasattr(hint, "from_dict"):
+        if not (_is_table(value) or issubclass(hint, Settings)):
+            raise InputError(f"{where} must be a table, got {value!r}")
+        return hint.from_dict(value)
     if origin is tuple or origin is not None and issubclass(origin, Sequence):
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise InputError(f"{where} must be a list, got {value!r}")
@@ -162,9 +175,18 @@ def _from_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
         try:
             return _from_plain(value, option, where)
         except InputError as error:
-            errors.append(error)
-    # The first of several says most: the others are shorthands for it.
-    raise errors[0]
+            errors.append((_is_table(value) == _wants_table(option), error))
+    # What fits the form of the value says most; of several the first: the others are shorthands.
+    raise max(errors, key=lambda each: each[0])[1]
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _wants_table(hint: Any) -> bool:
+    origin = get_origin(hint)
+    return hasattr(hint, "from_dict") or (origin is not None and issubclass(origin, Mapping))
 
 
 def _fits(value: Any, hint: Any) -> bool:

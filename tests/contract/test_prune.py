@@ -213,8 +213,8 @@ def test_every_allocation_keeps_to_the_budget(family: str, criterion: str, alloc
         ({"rounds": 1, "allocation": "uniform"}, "uniform"),
     ],
 )
-def test_default_allocation_is_told(options: dict[str, Any], allocation: str) -> None:
-    assert Prune(0.9, **options).to_dict()["allocation"] == allocation
+def test_default_allocation_follows_from_recovery(options: dict[str, Any], allocation: str) -> None:
+    assert Prune(0.9, **options).chosen_allocation == allocation
 
 
 @families

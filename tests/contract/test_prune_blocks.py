@@ -113,13 +113,11 @@ def test_what_does_little_goes_first_and_the_budget_holds(
 ) -> None:
     before = {key: value.clone() for key, value in deep[0].state_dict().items()}
     result = compress(deep, tiny_images(), PruneBlocks(max_macs=0.6, recovery=QUICK), seed=0)
-    settings = result.settings[0]
-    assert settings["blocks"] == ["blocks.1.body", "blocks.3.body"]
+    results = result.applied[0].results
+    assert results["blocks"] == ["blocks.1.body", "blocks.3.body"]
     whole = count_macs(deep[0], INPUT_SHAPE)
     assert (
-        count_macs(result.module, INPUT_SHAPE)
-        == round(settings["macs_ratio"] * whole)
-        < 0.6 * whole
+        count_macs(result.module, INPUT_SHAPE) == round(results["macs_ratio"] * whole) < 0.6 * whole
     )
     records = {record.name: record for record in result.records}
     assert records["blocks.1.body.0"].action == "pruned"
@@ -169,7 +167,7 @@ def test_other_methods_go_on_and_the_file_is_smaller(
 
 def test_max_latency_is_measured(deep: tuple[nn.Module, ModelSpec]) -> None:
     result = compress(deep, tiny_images(), PruneBlocks(max_latency=0.99, recovery=()), seed=0)
-    assert 0 < result.settings[0]["latency_ratio"] <= 0.99
+    assert 0 < result.applied[0].results["latency_ratio"] <= 0.99
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_what_is_left_is_within_the_budget(family: str, importance: str, allocat
         tiny_network(family), INPUT_SHAPE
     )
     assert 0.45 < ratio <= 0.6
-    assert compressed.settings[0]["macs_ratio"] == ratio
+    assert compressed.applied[0].results["macs_ratio"] == ratio
     assert logits(compressed.module, family).isfinite().all()
 
 
@@ -81,7 +81,7 @@ def test_parameters_are_a_budget_too(family: str) -> None:
     compressed = pruned(family, max_macs=None, max_parameters=0.5)
     ratio = num_parameters(compressed.module) / num_parameters(tiny_network(family))
     assert 0.35 < ratio <= 0.5
-    assert json.loads(json.dumps(compressed.settings))[0]["parameters_ratio"] == ratio
+    assert compressed.applied[0].results["parameters_ratio"] == ratio
 
 
 @families
@@ -231,7 +231,7 @@ def test_impossible_budgets_are_refused_with_the_smallest() -> None:
     with pytest.raises(InputError, match="leave at least 0") as error:
         pruned("plain", max_macs=0.01)
     least = float(str(error.value).partition("leave at least ")[2].partition(";")[0])
-    assert pruned("plain", max_macs=least).settings[0]["macs_ratio"] <= least
+    assert pruned("plain", max_macs=least).applied[0].results["macs_ratio"] <= least
 
 
 def test_widths_are_parts_of_a_block_only_where_the_budget_asks_for_it() -> None:
@@ -250,14 +250,14 @@ def test_widths_are_parts_of_a_block_only_where_the_budget_asks_for_it() -> None
 
 
 def test_groups_keep_less_than_a_quarter_only_where_the_budget_asks_for_it() -> None:
-    with pytest.raises(InputError, match=r"min_share=0\.25") as error:
-        pruned("plain", max_macs=0.01, min_share=0.25)
+    with pytest.raises(InputError, match=r"min_fraction=0\.25") as error:
+        pruned("plain", max_macs=0.01, min_fraction=0.25)
     least = float(str(error.value).partition("leave at least ")[2].partition(";")[0])
     quick = {"recovery": ReconstructFeatures(least_squares=1, iterations=0, views=0)}
     quarter, less = (pruned("plain", max_macs=share, **quick) for share in (least, 0.9 * least))
-    assert quarter.settings[0]["macs_ratio"] <= least
-    assert less.settings[0]["macs_ratio"] <= 0.9 * least
-    with pytest.raises(InputError, match=r"min_share=0\.1"):
+    assert quarter.applied[0].results["macs_ratio"] <= least
+    assert less.applied[0].results["macs_ratio"] <= 0.9 * least
+    with pytest.raises(InputError, match=r"min_fraction=0\.1"):
         pruned("plain", max_macs=0.01, **quick)
 
 
@@ -269,34 +269,31 @@ def test_quantized_networks_and_backbones_are_refused() -> None:
     with pytest.raises(InputError, match="no label head"):
         compress(backbone, tiny_images(), PruneChannels(max_macs=0.6), seed=0)
     method = PruneChannels(max_macs=0.6, round_to=1, importance="magnitude", recovery=())
-    assert compress(backbone, tiny_images(), method, seed=0).settings[0]["macs_ratio"] <= 0.6
+    assert compress(backbone, tiny_images(), method, seed=0).applied[0].results["macs_ratio"] <= 0.6
 
 
 def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
     # A file's time stands for the multiplications here, since real times depend on the machine.
-    class Counted:
-        def __init__(self, module: nn.Module, *_: object, **__: object) -> None:
-            self.macs = count_macs(module, INPUT_SHAPE)
-
-        def SerializeToString(self) -> bytes:
-            return bytes(self.macs)
+    def counted(module: nn.Module, *_: object, **__: object) -> SimpleNamespace:
+        size = count_macs(module, INPUT_SHAPE)
+        return SimpleNamespace(SerializeToString=lambda: bytes(size))
 
     def sizes(paths: list[Path], **_: object) -> dict[str, float]:
         return {str(path): float(path.stat().st_size) for path in paths}
 
-    monkeypatch.setattr(channel_latency, "float_onnx", Counted)
+    monkeypatch.setattr(channel_latency, "float_onnx", counted)
     monkeypatch.setattr(channel_latency, "compare_latency_ms", sizes)
     compressed = pruned("residual", max_macs=None, max_latency=0.7)
-    assert 0.6 < compressed.settings[0]["latency_ratio"] <= 0.7
+    assert 0.6 < compressed.applied[0].results["latency_ratio"] <= 0.7
     with pytest.raises(InputError, match=r"cannot be pruned to 0\.01 of its latency"):
         pruned("residual", max_macs=None, max_latency=0.01)
-    both = pruned("residual", max_macs=0.4, max_latency=0.7).settings[0]
+    both = pruned("residual", max_macs=0.4, max_latency=0.7).applied[0].results
     assert both["latency_ratio"] == pytest.approx(both["macs_ratio"], abs=1e-3)
     assert 0.3 < both["macs_ratio"] <= 0.4
-    both = pruned("residual", max_macs=0.7, max_latency=0.4).settings[0]
+    both = pruned("residual", max_macs=0.7, max_latency=0.4).applied[0].results
     assert 0.3 < both["latency_ratio"] <= 0.4
     # Too narrow for blocks of 8.
-    narrow = pruned("residual", max_macs=None, max_latency=0.2, round_to=None).settings[0]
+    narrow = pruned("residual", max_macs=None, max_latency=0.2, round_to=None).applied[0].results
     assert narrow["latency_ratio"] <= 0.2
 
 
@@ -310,7 +307,7 @@ def test_settings_are_checked_and_hash() -> None:
         ({"max_macs": 0.5, "importance": "random"}, "importance must be one of"),
         ({"max_macs": 0.5, "allocation": "best"}, "allocation must be one of"),
         ({"max_macs": 0.5, "round_to": 0}, "round_to"),
-        ({"max_macs": 0.5, "min_share": 0.0}, "min_share"),
+        ({"max_macs": 0.5, "min_fraction": 0.0}, "min_fraction"),
         ({"max_macs": 0.5, "num_images": 1}, "num_images"),
     ):
         with pytest.raises(InputError, match=message):

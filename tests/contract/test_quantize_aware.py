@@ -103,10 +103,10 @@ def test_run_resumes_from_its_checkpoints(tmp_path: Path) -> None:
         compress(pair, images(), chosen, seed=1)
 
 
-def test_training_that_does_harm_is_not_kept() -> None:
+def test_training_that_raises_the_divergence_is_not_kept() -> None:
     harmful = QuantizeAware(method().base, TrainingSettings(steps=6, learning_rate=3.0))
     kept = trained("residual", harmful)
-    found = kept.settings[0]["divergence"]
+    found = kept.applied[0].results["divergence"]
     assert found["trained"] > found["base"]
     data = images()
     seen, _ = data.split(len(data) - len(data) // 9)
@@ -123,7 +123,7 @@ def test_training_on_all_images_is_kept_whatever_comes() -> None:
         trained("residual", QuantizeAware(method().base, harmful, held_out=count))
         for count in (0, 64)
     )
-    assert "divergence" not in one.settings[0]
+    assert "divergence" not in one.applied[0].results
     weights, others = one.module.state_dict(), other.module.state_dict()
     assert any(not torch.equal(weights[name], others[name]) for name in weights)
 

@@ -48,7 +48,7 @@ def pruned(name: str, *more: Quantize, **options: object) -> Compressed:
 @bundled
 def test_files_run_without_the_code_of_the_network(name: str, tmp_path: Path) -> None:
     compressed = pruned(name)
-    assert 0.6 < compressed.settings[0]["macs_ratio"] <= 0.7
+    assert 0.6 < compressed.applied[0].results["macs_ratio"] <= 0.7
     artifact = export(compressed, tmp_path / "pruned.onnx", probe=data().images)
     # Of ten classes, before anything is done to recover.
     assert evaluate(artifact, load_evaluation_pack()).top1 > 40
@@ -128,7 +128,7 @@ def test_networks_of_timm(name: str, side: int) -> None:
     spec = ModelSpec(name, "module", (3, side, side), (0.5,) * 3, (0.25,) * 3, NUM_CLASSES)
     method = PruneChannels(max_macs=0.5, importance="magnitude", num_images=16, recovery=())
     compressed = compress((model, spec), data(16), method, seed=0)
-    assert 0.4 < compressed.settings[0]["macs_ratio"] <= 0.5
+    assert 0.4 < compressed.applied[0].results["macs_ratio"] <= 0.5
     assert compressed.module(torch.zeros(2, 3, side, side)).shape == (2, NUM_CLASSES)
 
 
@@ -141,7 +141,7 @@ def test_channels_within_shuffled_blocks_go() -> None:
     method = PruneChannels(max_macs=0.5, num_images=16, recovery=())
     compressed = compress((model, spec), data(16), method, seed=0)
     records = {record.name: record for record in compressed.records}
-    assert compressed.settings[0]["macs_ratio"] <= 0.5
+    assert compressed.applied[0].results["macs_ratio"] <= 0.5
     inner, outer = records["stage4.1.branch2.0"], records["stage4.1.branch2.5"]
     assert inner.out_channels and inner.out_channels[0] > inner.out_channels[1]
     assert outer.out_channels and len(set(outer.out_channels)) == 1  # shuffled behind it

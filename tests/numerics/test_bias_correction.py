@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mixmix.compress.activation_store import ActivationStore
 from mixmix.compress.quantize.bias_correction import correct_biases
-from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.quantize.calibrate_units import learnable_units
 from mixmix.compress.quantize.learnable import LearnableLayer, Phase, set_phase
 from mixmix.graph.quantized import QuantizedLayer
 from mixmix.graph.units import Unit

@@ -22,7 +22,7 @@ def tables(draw: st.DrawFn) -> SensitivityTable:
     layers = []
     for index in range(draw(st.integers(1, 4))):
         choices = draw(st.sampled_from([CHOICES, CHOICES[1:], ("W8A8",)]))
-        harms = draw(
+        increases = draw(
             st.lists(
                 st.one_of(st.just(0.0), st.floats(1e-6, 10.0)),
                 min_size=len(choices),
@@ -35,7 +35,7 @@ def tables(draw: st.DrawFn) -> SensitivityTable:
                 num_weights=draw(st.integers(1, 5000)),
                 macs=draw(st.integers(0, 10**6)),
                 input_group=draw(st.integers(0, index)),
-                divergence=dict(zip(choices, harms, strict=True)),
+                divergence=dict(zip(choices, increases, strict=True)),
                 logit_error={},
             )
         )

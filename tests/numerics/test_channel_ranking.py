@@ -57,17 +57,17 @@ def in_turn(scores: Tensor, covariance: Tensor) -> list[int]:
 def test_scores_alone_add_up() -> None:
     ranking = rank_by_scores(torch.tensor([3.0, 1.0, 2.0]))
     assert ranking.order.tolist() == [1, 2, 0]
-    assert ranking.harms.tolist() == [0, 1, 3, 6]
+    assert ranking.increases.tolist() == [0, 1, 3, 6]
 
 
-def test_harms_are_what_those_left_do_not_explain() -> None:
+def test_loss_increases_are_what_those_left_do_not_explain() -> None:
     scores, covariance = random_problem(12)
     ranking = rank_with_compensation(scores, covariance)
     for gone in range(12):
         kept = ranking.order[gone:].tolist()
         expected = lost(scores, covariance, kept)
-        assert float(ranking.harms[gone]) == pytest.approx(expected, rel=1e-5, abs=1e-9)
-    assert float(ranking.harms[12]) == pytest.approx(float(scores.sum()))
+        assert float(ranking.increases[gone]) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert float(ranking.increases[12]) == pytest.approx(float(scores.sum()))
 
 
 @pytest.mark.parametrize("count", [8, 50])
@@ -85,21 +85,21 @@ def test_one_of_two_channels_that_say_the_same_goes_for_nothing() -> None:
     scores = torch.tensor([5.0, 1.0, 5.0, 1.0])
     ranking = rank_with_compensation(scores, channels.cov())
     assert int(ranking.order[0]) in (0, 2)
-    assert float(ranking.harms[1]) < 0.02
+    assert float(ranking.increases[1]) < 0.02
     # The other costs what both did.
     assert set(ranking.order[1:3].tolist()) == {1, 3}
-    assert float(ranking.harms[4]) == pytest.approx(12.0)
+    assert float(ranking.increases[4]) == pytest.approx(12.0)
 
 
 def test_independent_channels_go_by_their_scores() -> None:
     scores = torch.tensor([3.0, 1.0, 2.0, 4.0])
     ranking = rank_with_compensation(scores, torch.eye(4, dtype=torch.float64))
     assert ranking.order.tolist() == [1, 2, 0, 3]
-    torch.testing.assert_close(ranking.harms, torch.tensor([0.0, 1, 3, 6, 10]))
+    torch.testing.assert_close(ranking.increases, torch.tensor([0.0, 1, 3, 6, 10]))
 
 
 @pytest.mark.parametrize("covariance", [torch.zeros(5, 5), torch.ones(5, 5)])
 def test_channels_that_are_silent_or_all_the_same_are_ranked(covariance: Tensor) -> None:
     ranking: Ranking = rank_with_compensation(torch.ones(5), covariance)
     assert sorted(ranking.order.tolist()) == list(range(5))
-    assert bool(ranking.harms.isfinite().all()) and bool((ranking.harms.diff() >= 0).all())
+    assert bool(ranking.increases.isfinite().all()) and bool((ranking.increases.diff() >= 0).all())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mixmix.compress.prune.weights.allocation import (
-    allocate_by_harm,
+    allocate_by_increase,
     allocate_by_rank,
     lamp_scores,
 )
@@ -105,8 +105,8 @@ def test_second_order_pruning_errs_less_than_magnitudes_do(pattern: str) -> None
         assert (kept.unflatten(1, (-1, 4)).sum(2) == 2).all()
 
 
-def test_what_is_forbidden_is_removed_by_second_order_pruning() -> None:
-    weight, forbidden = draw(4, 16), draw(4, 16, seed=3) > 0.5
+def test_what_is_pruned_already_is_removed_by_second_order_pruning() -> None:
+    weight, already_pruned = draw(4, 16), draw(4, 16, seed=3) > 0.5
     for pattern in ("unstructured", "2:4"):
         found, kept = prune_rows(
             weight,
@@ -114,9 +114,9 @@ def test_what_is_forbidden_is_removed_by_second_order_pruning() -> None:
             sparsity=0.5,
             pattern=Pattern.parse(pattern),
             damping=1e-2,
-            forbidden=forbidden,
+            already_pruned=already_pruned,
         )
-        assert not (kept & forbidden).any() and not found[forbidden].any()
+        assert not (kept & already_pruned).any() and not found[already_pruned].any()
 
 
 def test_groups_are_input_channels_at_one_place_of_a_kernel() -> None:
@@ -143,11 +143,11 @@ def test_ranks_are_of_all_layers_and_leave_each_output_a_weight() -> None:
     assert allocate_by_rank(scores, 0.5) == {"strong": 48, "weak": 2}
 
 
-def test_harms_are_evened_out_within_the_budget() -> None:
+def test_loss_increases_are_evened_out_within_the_budget() -> None:
     densities = (1.0, 0.5, 0.1)
-    harms = {"robust": (0.0, 1e-4, 1e-3), "fragile": (0.0, 1.0, 5.0)}
+    increases = {"robust": (0.0, 1e-4, 1e-3), "fragile": (0.0, 1.0, 5.0)}
     sizes = {"robust": 1000, "fragile": 1000}
-    counts = allocate_by_harm(harms, densities, sizes, 0.5)
+    counts = allocate_by_increase(increases, densities, sizes, 0.5)
     assert sum(counts.values()) == pytest.approx(1000, abs=10)
     assert counts["fragile"] > 2 * counts["robust"]
 

@@ -57,13 +57,17 @@ def test_batches_take_every_image_before_one_comes_again() -> None:
 def test_large_images_come_in_small_batches(
     inputs: tuple[int, ...], outputs: tuple[int, ...], expected: int
 ) -> None:
-    settings = ReconstructionSettings(batch_size=32, places=4096)
+    settings = ReconstructionSettings(batch_size=32, max_positions=4096)
     assert images_in_step(torch.empty(inputs), torch.empty(outputs), settings) == expected
 
 
 def test_pull_grows_and_scales_settle() -> None:
     settings = ReconstructionSettings()
     first, middle, last = (rates_at(progress, settings) for progress in (0.0, 0.5, 1.0))
-    assert (first.pull, middle.pull, last.pull) == (0.0, settings.pull / 2, settings.pull)
+    assert [r.regularization / settings.rounding_regularization for r in (first, middle, last)] == [
+        0.0,
+        0.5,
+        1.0,
+    ]
     assert first.scale == settings.weight_scale_rate and last.scale == pytest.approx(0)
     assert cosine_decay(0.5) == pytest.approx(0.5)

@@ -11,7 +11,7 @@ from mixmix.compress.quantize.quantizers import search_weight_grid
 from mixmix.compress.quantize.rounding import Moments, RoundingRates, SoftRounding
 from mixmix.runtime.compiled import has_compiler
 
-RATES = RoundingRates(share=0.02, scale=0.003, pull=0.5)
+RATES = RoundingRates(fraction=0.02, scale=0.003, regularization=0.5)
 SHAPES = [(6, 5, 3, 3), (8, 1, 3, 3), (5, 7, 1, 1), (4, 9)]
 needs_numba = pytest.mark.skipif(not has_compiler(), reason="numba is not installed")
 
@@ -47,14 +47,14 @@ def test_one_pass_takes_the_steps_of_the_plain_version(shape: tuple[int, ...], b
         fused.update(RATES)
         plain._update_plain(gradient, RATES)
     assert fused.weight.grad is None
-    assert torch.allclose(fused.share, plain.share, atol=1e-4)
+    assert torch.allclose(fused.fraction, plain.fraction, atol=1e-4)
     assert torch.allclose(fused.grid.scale, plain.grid.scale, rtol=1e-4)
     assert torch.allclose(fused.weight, plain.weight, atol=1e-4)
 
 
 def test_first_step_goes_against_the_gradients_of_share_and_scale() -> None:
     rounding = soft_rounding((6, 5, 3, 3))
-    share = rounding.share.clone().requires_grad_(True)
+    share = rounding.fraction.clone().requires_grad_(True)
     scale = rounding.grid.scale.clone().requires_grad_(True)
     grid = rounding.grid
     (target,) = gradients((6, 5, 3, 3), 1)
@@ -64,12 +64,12 @@ def test_first_step_goes_against_the_gradients_of_share_and_scale() -> None:
     expected = (share.detach() - 0.01 * share.grad.sign()).clamp(0, 1)
     expected_scale = scale.detach() * (1 - 0.002 * scale.grad.sign())
     rounding.weight.grad = 2 * (rounding.weight.detach() - target)
-    rounding.update(RoundingRates(share=0.01, scale=0.002, pull=0.0))
+    rounding.update(RoundingRates(fraction=0.01, scale=0.002, regularization=0.0))
     # Adam's first direction is the gradient's sign.
-    assert torch.allclose(rounding.share, expected, atol=1e-5)
+    assert torch.allclose(rounding.fraction, expected, atol=1e-5)
     assert torch.allclose(rounding.grid.scale, expected_scale, rtol=1e-5)
     assert torch.allclose(
-        rounding.weight, rounding.grid.value(rounding.floor + rounding.share), atol=1e-5
+        rounding.weight, rounding.grid.value(rounding.floor + rounding.fraction), atol=1e-5
     )
 
 
@@ -79,8 +79,8 @@ def test_pull_alone_rounds_to_nearest() -> None:
     rounding = SoftRounding(weight, grid, learn_scale=True)
     for _ in range(400):
         rounding.weight.grad = torch.zeros_like(weight)
-        rounding.update(RoundingRates(share=0.05, scale=0.01, pull=1.0))
-    decided = (rounding.share == 0) | (rounding.share == 1)
+        rounding.update(RoundingRates(fraction=0.05, scale=0.01, regularization=1.0))
+    decided = (rounding.fraction == 0) | (rounding.fraction == 1)
     assert float(decided.float().mean()) > 0.99
     _, q = rounding.rounded()
     assert torch.equal(q[decided], grid.nearest(weight)[decided])

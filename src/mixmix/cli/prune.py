@@ -182,7 +182,6 @@ def _method(
     from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
     from mixmix.compress.prune.channels.prune_channels import PruneChannels
     from mixmix.compress.prune.weights.prune import Prune
-    from mixmix.compress.recover.fine_tuning import FineTune
 
     weights, channels, common = (
         {name: value for name, value in given.items() if value is not None}
@@ -197,7 +196,7 @@ def _method(
                 "leave out one of both kinds"
             )
         if checkpoints is not None and not any(
-            isinstance(step, FineTune) for step in common["recovery"]
+            step.uses_checkpoints for step in common["recovery"]
         ):
             raise InputError(
                 "--checkpoints with channels is for fine-tuning; add --recovery fine-tune"

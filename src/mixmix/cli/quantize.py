@@ -200,7 +200,7 @@ def _show_sensitivity(compressed: Compressed, path: Path | None, *, as_json: boo
     from mixmix.compress.quantize.sensitivity_table import SensitivityTable
     from mixmix.report import print_sensitivity
 
-    found = [chosen for chosen in compressed.settings if "sensitivity" in chosen]
+    found = [method.results for method in compressed.applied if "sensitivity" in method.results]
     if not found:
         return
     table = SensitivityTable.from_dict(found[-1]["sensitivity"])

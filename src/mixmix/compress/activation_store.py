@@ -25,7 +25,7 @@ __all__ = ["ActivationStore", "default_memory_gib", "images_at_a_time"]
 
 # What enters and leaves a unit, in floats and quantized, is alive at a time; as much again is for
 # what lies in between for a batch.
-_SHARES = 8
+_FRACTIONS = 8
 _MOST_IMAGES = 128
 # Largest activation of a batch in a forward pass of all images.
 _BATCH_VALUES = 2**23
@@ -108,7 +108,7 @@ class ActivationStore:
         shape = (count, *batch.shape[1:])
         layout = memory_layout(batch)
         num_bytes = math.prod(shape) * batch.element_size()
-        if num_bytes * _SHARES <= self.memory_gib * 2**30:
+        if num_bytes * _FRACTIONS <= self.memory_gib * 2**30:
             return torch.empty(shape, dtype=batch.dtype, device=self.device, memory_format=layout)
         flat = self._mapped(num_bytes, batch.dtype)
         if layout is torch.channels_last:
@@ -135,7 +135,7 @@ class ActivationStore:
         except OSError as error:
             raise InputError(
                 f"{num_bytes / 2**30:.2f} GiB of activations fit neither into memory (memory_gib "
-                f"is {self.memory_gib:g}, for {_SHARES} such tensors) nor into {folder}: "
+                f"is {self.memory_gib:g}, for {_FRACTIONS} such tensors) nor into {folder}: "
                 f"{error.strerror or error}. Set TMPDIR to a folder with more room, raise "
                 "memory_gib, or take fewer images"
             ) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from mixmix._settings import Settings, to_plain
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.models.model import Model
@@ -17,9 +19,17 @@ from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 from mixmix.runtime.allocator import keep_freed_memory
 
-__all__ = ["Compressed", "LayerRecord", "Method", "Progress", "compress", "with_channels"]
+__all__ = [
+    "AppliedMethod",
+    "Compressed",
+    "LayerRecord",
+    "Method",
+    "Progress",
+    "compress",
+    "with_channels",
+]
 
-# Called with (what is being done, share done in [0, 1]).
+# Called with (what is being done, fraction done in [0, 1]).
 Progress = Callable[[str, float], None]
 
 
@@ -37,7 +47,7 @@ class LayerRecord:
         weight_bits: bits of its weights, or None for floats.
         activation_bits: bits of its input, or None for floats.
         error: relative squared error of the layer's unit on the images, or None.
-        sparsity: share of its weights that are held at zero, or None where none is.
+        sparsity: fraction of its weights that are held at zero, or None where none is.
         in_channels: its input channels before and after pruning, or None.
         out_channels: its output channels before and after pruning, or None.
     """
@@ -60,6 +70,19 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class AppliedMethod:
+    """A method that was applied to a model.
+
+    Attributes:
+        settings: as the caller gave them, in plain JSON types; ``Method.from_dict`` reads them.
+        results: what the method chose and measured, by name, in plain JSON types.
+    """
+
+    settings: dict[str, Any]
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Compressed:
     """A compressed model and how it came about.
 
@@ -67,7 +90,8 @@ class Compressed:
         module: takes *normalized* images (N, C, H, W), like the original, and gives logits (N, K).
         spec: of the original model.
         records: one for every layer with parameters, in the order of execution.
-        settings: of every method applied, in order, in plain JSON types.
+        applied: every method that was applied, in order: its settings, and apart from them its
+            results. Exported files hold the settings alone.
         masks: by the name of a weight in the model that was pruned, bool of its shape: what is
             False is zero, and stays so in whatever follows.
         original: what a pruned model was made from, for methods that learn from it; None stands
@@ -81,21 +105,77 @@ class Compressed:
     module: nn.Module
     spec: ModelSpec
     records: tuple[LayerRecord, ...] = ()
-    settings: tuple[dict[str, Any], ...] = field(default=())
+    applied: tuple[AppliedMethod, ...] = ()
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     original: nn.Module | None = None
     kept_channels: Mapping[str, Tensor] = field(default_factory=dict)
     dense: nn.Module | None = None
 
+    @property
+    def settings(self) -> tuple[dict[str, Any], ...]:
+        """Of every method applied, in order, in plain JSON types."""
+        return tuple(method.settings for method in self.applied)
 
-class Method(Protocol):
-    """A way to compress: frozen settings and how to apply them."""
+    def with_method(
+        self, method: Method, results: Mapping[str, Any] | None = None, **changes: Any
+    ) -> Compressed:
+        """A copy that says that a method was applied.
 
+        Args:
+            method: its settings are added to ``applied``.
+            results: what it chose and measured, by name.
+            changes: fields of the copy, such as ``module`` and ``records``.
+        """
+        entry = AppliedMethod(_settings_of(method), to_plain(results or {}))
+        return replace(self, applied=(*self.applied, entry), **changes)
+
+
+def _settings_of(method: Any) -> dict[str, Any]:
+    return method.to_dict() if hasattr(method, "to_dict") else {"method": type(method).__name__}
+
+
+class Method(Settings, ABC):
+    """A way to compress: frozen settings and how to apply them.
+
+    A subclass is a frozen dataclass with a ``kind``; see ``docs/extending.md``. ``compress`` takes
+    any other object with ``apply``, too.
+    """
+
+    family: ClassVar[str] = "method"
+    modules: ClassVar[tuple[str, ...]] = (
+        "mixmix.compress.distill.distill",
+        "mixmix.compress.prune.blocks.prune_blocks",
+        "mixmix.compress.prune.channels.prune_channels",
+        "mixmix.compress.prune.weights.prune",
+        "mixmix.compress.quantize.mixed_precision",
+        "mixmix.compress.quantize.quantize",
+        "mixmix.compress.quantize.quantize_aware",
+    )
+
+    @property
+    def setting(self) -> str:
+        """A short name for tables."""
+        return self.kind
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether ``compress`` has to be given images."""
+        return True
+
+    @abstractmethod
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
-        """Return a compressed copy; ``model`` is not changed."""
-        ...
+        """Return a compressed copy; ``model`` is not changed.
+
+        Args:
+            model: the network by now, in eval mode, and what earlier methods say of it.
+            data: images (N, C, H, W) in [0, 1], with labels (N,) and soft labels (N, K). They may
+                have another size than the network takes: ``models.model.normalize`` resizes them.
+                Without images, N is 0.
+            seed: of every random draw.
+            on_progress: called with (what is being done, fraction done in [0, 1]).
+        """
 
 
 def compress(
@@ -104,7 +184,7 @@ def compress(
     methods: Method | Sequence[Method],
     *,
     seed: int,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> Compressed:
     """Compress a pretrained network with images instead of its training data.
 
@@ -114,7 +194,7 @@ def compress(
             methods that make their own, as ``Distill`` can.
         methods: applied in order, such as ``Quantize("W4A4")``.
         seed: of every random draw.
-        on_progress: called with (what is being done, share done).
+        on_progress: called with (what is being done, fraction done).
 
     Raises:
         InputError: if there is no method, or model and images do not fit each other.

@@ -35,11 +35,11 @@ class StepSize(Protocol):
     def batch_size(self) -> int: ...
 
     @property
-    def places(self) -> int: ...
+    def max_positions(self) -> int: ...
 
 
 def images_in_step(inputs: Tensor, outputs: Tensor, settings: StepSize) -> int:
     """Images in a step of a unit with inputs and outputs (N, C, H, W), (N, T, C) or (N, C)."""
-    places = max(math.prod(t.shape[1:]) // t.shape[channel_axis(t)] for t in (inputs, outputs))
-    fitting = max(_SMALLEST_BATCH, settings.places // places)
+    positions = max(math.prod(t.shape[1:]) // t.shape[channel_axis(t)] for t in (inputs, outputs))
+    fitting = max(_SMALLEST_BATCH, settings.max_positions // positions)
     return min(settings.batch_size, fitting)

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.errors import CaptureError
 from mixmix.graph.capture import ADDITIONS, capture, is_call_to, module_of, relative_error
-from mixmix.models import kernels
+from mixmix.models import fused_kernels
 from mixmix.models.observation import BatchNormStatistics, Observation, has_statistics
 from mixmix.runtime.compiled import Floats, flat_view
 
@@ -119,10 +119,10 @@ class _Fused(torch.autograd.Function):
             [flat_view(y)],
         )
         if shortcut is None:
-            sums = _by_rows(kernels.forward, *arguments)
+            sums = _by_rows(fused_kernels.forward, *arguments)
         else:
             arguments[2].append(flat_view(_channels_innermost(shortcut)))
-            sums = _by_rows(kernels.forward_joined, *arguments)
+            sums = _by_rows(fused_kernels.forward_joined, *arguments)
         num_channels = z.shape[1]
         count = z.numel() // num_channels
         deviation, square = (
@@ -153,11 +153,11 @@ class _Fused(torch.autograd.Function):
         affine = (layer.scale, slope, offset, *_floats(layer.bounds))
         if not ctx.joined:
             constants = (layer.mean, layer.scale, layer.shift, *affine[1:])
-            _by_rows(kernels.backward, inputs, constants, [flat_view(grad_z)])
+            _by_rows(fused_kernels.backward, inputs, constants, [flat_view(grad_z)])
             return grad_z, None, None
         grad_shortcut = torch.empty_like(z)
         outputs = [flat_view(grad_z), flat_view(grad_shortcut)]
-        _by_rows(kernels.backward_joined, [*inputs, flat_view(y)], affine, outputs)
+        _by_rows(fused_kernels.backward_joined, [*inputs, flat_view(y)], affine, outputs)
         return grad_z, grad_shortcut, None
 
 

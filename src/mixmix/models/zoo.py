@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,8 @@ class Zoo(Sequence[Model]):
     Args:
         teachers: at least one.
         weights: one for each, > 0: their chances of being drawn at a step; None: the same for all.
+
+    Two zoos are equal that have the same networks, in the same order, with the same weights.
 
     Raises:
         InputError: if there is none, they have different numbers of channels, or one of them can
@@ -59,6 +63,7 @@ class Zoo(Sequence[Model]):
                 f"weights must be one finite number > 0 for each of the {len(names)} networks, got "
                 f"{list(weights)}"
             )
+        self.weights = None if weights is None else tuple(weights)
         self.members = members_of(self._teachers, weights)
 
     @classmethod
@@ -101,6 +106,50 @@ class Zoo(Sequence[Model]):
     def __iter__(self) -> Iterator[Model]:
         return iter(self._teachers)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Zoo):
+            return NotImplemented
+        return (
+            self.weights == other.weights
+            and len(self) == len(other)
+            and all(map(_same_model, self, other))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.weights))
+
+    def to_plain(self) -> Any:
+        """Plain JSON types, of which ``from_plain`` loads the zoo again.
+
+        A list with a reference for each network, or its whole spec where no reference says as
+        much. With weights, it is a table of ``models`` and ``weights``.
+        """
+        models = [_plain_reference(model.spec) for model in self]
+        if self.weights is None:
+            return models
+        return {"models": models, "weights": list(self.weights)}
+
+    @classmethod
+    def from_plain(cls, content: Any) -> Zoo:
+        """Load what ``to_plain`` gave, on the CPU.
+
+        Raises:
+            InputError: if it is no list of references, or a network cannot be loaded.
+        """
+        weights = None
+        if isinstance(content, Mapping) and set(content) == {"models", "weights"}:
+            content, weights = content["models"], content["weights"]
+        if isinstance(content, str) or not isinstance(content, Sequence):
+            raise InputError(f"a zoo must be a list of networks, got {content!r}")
+        references = [ModelSpec.from_dict(e) if isinstance(e, Mapping) else e for e in content]
+        for reference in references:
+            if isinstance(reference, ModelSpec) and reference.source == "module":
+                raise InputError(
+                    f"{reference.name} was a module that the caller built, which settings in plain "
+                    "types do not hold; build the zoo with the module itself"
+                )
+        return cls.load(references, weights=weights)
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(teacher.spec.name for teacher in self)
@@ -141,3 +190,25 @@ class Zoo(Sequence[Model]):
             predictions = [m.logits_of_zoo(m.teacher(batch)).softmax(1) for m in self.headed]
             batches.append(torch.stack(predictions).mean(0).cpu())
         return torch.cat(batches)
+
+
+def _plain_reference(spec: ModelSpec) -> Any:
+    """``SOURCE``, ``SOURCE@FILE``, or the fields of the spec where these say less."""
+    text = spec.source if spec.weights is None else f"{spec.source}@{spec.weights}"
+    try:
+        known = load_spec(text)
+    except InputError:
+        return spec.to_dict()
+    # Hash and accuracy follow from the weights.
+    return text if replace(known, sha256=spec.sha256, top1=spec.top1) == spec else spec.to_dict()
+
+
+def _same_model(one: Model, other: Model) -> bool:
+    if one is other:
+        return True
+    mine, theirs = one.module.state_dict(), other.module.state_dict()
+    return (
+        one.spec == other.spec
+        and mine.keys() == theirs.keys()
+        and all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in mine)
+    )

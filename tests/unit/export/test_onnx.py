@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from mixmix.compress.method import Compressed
+from mixmix.compress.method import AppliedMethod, Compressed
 from mixmix.errors import ExportError, InputError
 from mixmix.export import Artifact, export
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
@@ -374,8 +374,9 @@ def test_float_model_exports_plainly(tmp_path: Path) -> None:
 def test_metadata_and_caller(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = Residual(4, 4).train()
     before = copy.deepcopy(model)
-    settings = ({"method": "Quantize", "scheme": "W4A4"},)
-    artifact = export(Compressed(model, make_spec(), settings=settings), tmp_path / "m.onnx")
+    settings = {"method": "Quantize", "scheme": "W4A4"}
+    applied = (AppliedMethod(settings),)
+    artifact = export(Compressed(model, make_spec(), applied=applied), tmp_path / "m.onnx")
     assert capsys.readouterr() == ("", "")
     assert model.training and str(model) == str(before)
     for (name, tensor), kept in zip(
@@ -385,10 +386,13 @@ def test_metadata_and_caller(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     written = onnx.load(artifact.path)
     properties = {entry.key: entry.value for entry in written.metadata_props}
     assert ModelSpec.from_dict(json.loads(properties["mixmix.spec"])) == make_spec()
-    assert json.loads(properties["mixmix.settings"]) == list(settings)
+    assert json.loads(properties["mixmix.settings"]) == [settings]
     assert properties["mixmix.version"]
     assert str(Path.cwd()).encode() not in artifact.path.read_bytes()
-    again = export(Compressed(model, make_spec(), settings=settings), tmp_path / "again.onnx")
+    again = export(
+        Compressed(model, make_spec(), applied=applied),
+        tmp_path / "again.onnx",
+    )
     assert again.sha256 == artifact.sha256
 
 

@@ -1,4 +1,4 @@
-"""Budgets of structured pruning: what share of each cost may be left."""
+"""Budgets of structured pruning: what fraction of each cost may be left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COUNTED = {"max_macs": "MACs", "max_parameters": "parameters", "max_latency": "
 
 
 class Budgeted(Protocol):
-    """Settings with budgets, each a share of the whole network's cost in (0, 1), or None."""
+    """Settings with budgets, each a fraction of the whole network's cost in (0, 1), or None."""
 
     @property
     def max_macs(self) -> float | None: ...

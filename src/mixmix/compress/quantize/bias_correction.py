@@ -75,7 +75,7 @@ class _Sum:
 def _channel_means(
     unit: Unit, inputs: Tensor, layers: list[LearnableLayer], store: ActivationStore
 ) -> list[Tensor]:
-    """Mean over images and places of each layer's outputs, per channel (C,)."""
+    """Mean over images and positions of each layer's outputs, per channel (C,)."""
     sums = [_Sum() for _ in layers]
     with _hooked(layers, sums):
         for batch in inputs.split(store.batch_size):

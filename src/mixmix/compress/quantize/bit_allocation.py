@@ -72,8 +72,8 @@ class Budget:
 def allocate_bits(table: SensitivityTable, budget: Budget) -> dict[str, str]:
     """The bits of every layer that have the least divergence within a budget.
 
-    Minimizes ``SensitivityTable.divergence``: the layers' harms, each measured alone, are taken to
-    add up, which they do as long as they are small.
+    Minimizes ``SensitivityTable.divergence``: the layers' increases, each measured alone, are taken
+    to add up, which they do as long as they are small.
 
     Returns:
         From each layer's name to bits such as ``W4A8``. Layers that share an input have the same
@@ -85,14 +85,14 @@ def allocate_bits(table: SensitivityTable, budget: Budget) -> dict[str, str]:
     cheapest = _cheapest_bits(table, budget)
     _check_feasible(table, budget, cheapest)
     options = [(layer, bits) for layer in table.layers for bits in layer.divergence]
-    harms = np.array([layer.divergence[bits] for layer, bits in options])
+    increases = np.array([layer.divergence[bits] for layer, bits in options])
     costs = np.array([_layer_cost(layer, bits, budget) for layer, bits in options])
     limit = budget.limit(table)
     available = limit * 8 - table.floats_size_bits if budget.is_size else limit
     equalities = _equalities(table, options)
     tightened = available
     while True:
-        chosen = _solve(harms, costs, tightened, equalities)
+        chosen = _solve(increases, costs, tightened, equalities)
         if chosen is None:
             return cheapest
         excess = int(costs[chosen].sum()) - available
@@ -181,7 +181,10 @@ def _equalities(
 
 
 def _solve(
-    harms: np.ndarray, costs: np.ndarray, available: int, equalities: tuple[np.ndarray, np.ndarray]
+    increases: np.ndarray,
+    costs: np.ndarray,
+    available: int,
+    equalities: tuple[np.ndarray, np.ndarray],
 ) -> list[int] | None:
     """Indices of the options taken, or None where no choice fits."""
     # It takes long to import, and most of what is done needs none of it.
@@ -190,11 +193,11 @@ def _solve(
 
     matrix, targets = equalities
     num_variables = matrix.shape[1]
-    padding = np.zeros(num_variables - len(harms))
+    padding = np.zeros(num_variables - len(increases))
     # Whole numbers suit the solver's tolerance of 1e-6, unless they grow large.
     unit = max(np.gcd.reduce(costs), costs.max() / _LARGEST_COST, 1)
     result = milp(
-        np.concatenate([harms * (_LARGEST_HARM / max(harms.max(), 1e-300)), padding]),
+        np.concatenate([increases * (_LARGEST_HARM / max(increases.max(), 1e-300)), padding]),
         integrality=np.ones(num_variables),
         bounds=Bounds(0, 1),
         constraints=[
@@ -205,4 +208,4 @@ def _solve(
     )
     if result.x is None:
         return None
-    return [int(index) for index in np.flatnonzero(result.x[: len(harms)] > 0.5)]
+    return [int(index) for index in np.flatnonzero(result.x[: len(increases)] > 0.5)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixmix.compress.quantize import kernels
+from mixmix.compress.quantize import rounding_kernels
 from mixmix.runtime.compiled import flat_view, is_compilable, row_view
 from mixmix.runtime.memory_layout import memory_layout
 
@@ -28,7 +28,7 @@ def fake_quantize(
         scale: () > 0.
         zero_point: () whole.
         bits: of the values.
-        quantize_prob: share of the values that are quantized.
+        quantize_prob: fraction of the values that are quantized.
     """
     if is_compilable(x, scale):
         out: Tensor = _FakeQuantize.apply(x, scale, float(zero_point), 2**bits - 1, quantize_prob)
@@ -52,13 +52,13 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: float, largest: int, share: float
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: float, largest: int, fraction: float
     ) -> Tensor:
         x = x.contiguous(memory_format=memory_layout(x))
         out = torch.empty_like(x)
         ctx.grid = [np.float32(value) for value in (scale.item(), zero_point, largest)]
-        ctx.draws = (kernels.share_to_threshold(share), kernels.draw_key())
-        kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
+        ctx.draws = (rounding_kernels.fraction_to_threshold(fraction), rounding_kernels.draw_key())
+        rounding_kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
         ctx.save_for_backward(x)
         ctx.out, ctx.version = out.detach(), out._version
         return out
@@ -70,12 +70,12 @@ class _FakeQuantize(torch.autograd.Function):
         out = ctx.out
         if out._version != ctx.version:  # overwritten, as by ``out += shortcut``
             out = torch.empty_like(x)
-            kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
+            rounding_kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
         if gradient.stride() != x.stride():
             gradient = torch.empty_like(x).copy_(gradient)
         by_x = torch.empty_like(x)
         views: list[Any] = [flat_view(tensor) for tensor in (gradient, x, out, by_x)]
-        by_scale = kernels.quantize_gradient(*views, *ctx.grid)
+        by_scale = rounding_kernels.quantize_gradient(*views, *ctx.grid)
         return by_x, torch.tensor(by_scale, dtype=x.dtype), None, None, None
 
 
@@ -86,13 +86,13 @@ def mix_inputs(
     if is_compilable(float_inputs, quantized_inputs):
         shape, layout = (len(chosen), *float_inputs.shape[1:]), memory_layout(float_inputs)
         mixed = torch.empty(shape, memory_format=layout)
-        kernels.mix_rows(
+        rounding_kernels.mix_rows(
             row_view(float_inputs),
             row_view(quantized_inputs.contiguous(memory_format=layout)),
             chosen.numpy(),
             row_view(mixed),
-            kernels.share_to_threshold(quantize_prob),
-            kernels.draw_key(),
+            rounding_kernels.fraction_to_threshold(quantize_prob),
+            rounding_kernels.draw_key(),
         )
         return mixed
     inputs = quantized_inputs[chosen]

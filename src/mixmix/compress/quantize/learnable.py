@@ -118,7 +118,7 @@ class LearnableActivation(nn.Module):
 
     Args:
         bits: of the activations.
-        quantize_prob: share of values that are quantized in the ``LEARN`` phase; the others
+        quantize_prob: fraction of values that are quantized in the ``LEARN`` phase; the others
             pass as floats (QDrop, Wei et al. 2022).
         symmetric: zero is the middle level, or the lowest where nothing is negative.
     """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from mixmix.compress.method import Compressed, Progress
+from mixmix.compress.method import Compressed, Method, Progress
 from mixmix.compress.quantize.bit_allocation import Budget, allocate_bits
 from mixmix.compress.quantize.bits import parse_bits
 from mixmix.compress.quantize.quantize import Quantize
@@ -17,11 +17,11 @@ __all__ = ["MixedPrecision"]
 
 
 @dataclass(frozen=True)
-class MixedPrecision:
+class MixedPrecision(Method):
     """Measure how sensitive each layer is, share out the bits, and quantize.
 
-    Exactly one budget is given. The settings of the result hold the table of sensitivities and the
-    bits chosen, beside those of the quantization.
+    Exactly one budget is given. The results hold the table of sensitivities (``sensitivity``) and
+    the bits chosen (``layer_bits``); the quantization follows as a method of its own.
 
     Attributes:
         max_size_ratio: size relative to all parameters in float32, in (0, 1]: 3/32 is about 3 bits.
@@ -36,6 +36,8 @@ class MixedPrecision:
             ``layer_bits``, and the first and last by its ``first_last_bits``, have those bits and
             count toward the budget.
     """
+
+    kind: ClassVar[str] = "mixed-precision"
 
     max_size_ratio: float | None = None
     max_size_bytes: int | None = None
@@ -64,11 +66,6 @@ class MixedPrecision:
             max_bitops=self.max_bitops,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        own = {"method": "mixed_precision"} | asdict(self)
-        return own | {"choices": list(self.choices), "quantize": self.quantize.to_dict()}
-
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
@@ -92,5 +89,5 @@ class MixedPrecision:
         activation_bits = max(parse_bits(bits)[1] for bits in self.choices)
         quantize = replace(self.quantize, bits=f"W8A{activation_bits}", layer_bits=layer_bits)
         decided = {"sensitivity": table.to_dict(), "layer_bits": layer_bits}
-        model = replace(model, settings=(*model.settings, self.to_dict() | decided))
+        model = model.with_method(self, decided)
         return quantize.apply(model, data, seed=seed, on_progress=on_progress)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, fx, nn
 
@@ -13,9 +13,9 @@ from mixmix.compress.activation_store import (
     default_memory_gib,
     images_at_a_time,
 )
-from mixmix.compress.method import Compressed, LayerRecord, Progress, with_channels
+from mixmix.compress.method import Compressed, LayerRecord, Method, Progress, with_channels
 from mixmix.compress.quantize.bits import parse_bits
-from mixmix.compress.quantize.calibration import calibrate_units, learnable_units
+from mixmix.compress.quantize.calibrate_units import calibrate_units, learnable_units
 from mixmix.compress.quantize.insertion import insert_quantizers
 from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
@@ -41,7 +41,7 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(Method):
     """Quantize weights per output channel and activations per tensor, BatchNorm folded.
 
     Scales minimize the squared error; below 8 bits every unit of the network is then reconstructed
@@ -77,6 +77,8 @@ class Quantize:
             ``bits`` and ``first_last_bits``.
     """
 
+    kind: ClassVar[str] = "quantize"
+
     bits: str = "W8A8"
     first_last_bits: int | None = 8
     input_bits: int | None = 8
@@ -108,6 +110,10 @@ class Quantize:
             raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
 
     @property
+    def setting(self) -> str:
+        return self.bits
+
+    @property
     def weight_bits(self) -> int:
         return parse_bits(self.bits)[0]
 
@@ -120,10 +126,6 @@ class Quantize:
         """Whether layers are evened out."""
         return bool(self.equalize) or (self.equalize is None and not self.per_channel)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"method": "quantize"} | asdict(self)
-
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
@@ -135,11 +137,8 @@ class Quantize:
                 activations fit nowhere.
         """
         calibrated = self.calibrate(model, data, seed=seed, on_progress=on_progress)
-        return replace(
-            model,
-            module=deploy_(calibrated.graph_module),
-            records=calibrated.records,
-            settings=(*model.settings, self.to_dict()),
+        return model.with_method(
+            self, module=deploy_(calibrated.graph_module), records=calibrated.records
         )
 
     def captured(self, model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, dict[str, str]]:

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.compress.method import Compressed, LayerRecord, Progress
-from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
+from mixmix.compress.quantize.calibrate_units import learnable_units
 from mixmix.compress.quantize.learnable import (
     LearnableActivation,
     LearnableLayer,
@@ -42,7 +42,7 @@ _TRAINING = TrainingSettings(
     batch_size=32,
     learning_rate=1e-2,
     feature_weight=100.0,
-    augmentation=replace(WIDE_VIEWS, mixing_share=1.0),
+    augmentation=replace(WIDE_VIEWS, mixing_prob=1.0),
 )
 # Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
 # steps of their grid.
@@ -50,7 +50,7 @@ _SCALE_RATE = 0.1
 
 
 @dataclass(frozen=True)
-class QuantizeAware:
+class QuantizeAware(Method):
     """Quantize, then train what is quantized: weights, biases, and all scales (LSQ: see ``lsq``).
 
     The network in floats is the teacher, for the logits and for what each unit of reconstruction
@@ -58,10 +58,10 @@ class QuantizeAware:
     network was pruned, the teacher is what it was before, unless layers are evened out, since
     units then give the same at other scales; what was pruned stays zero.
 
-    Where little is to be gained, training can do harm: it fits the images, and photographs are
-    others. So some images are held out, and where training has not brought the predictions for
+    Where little is to be gained, training can make it worse: it fits the images, and photographs
+    are others. So some images are held out, and where training has not brought the predictions for
     mixtures of them nearer to the teacher's (in mean Kullback-Leibler divergence), the result is
-    that of ``base``. Both divergences are in the settings of the result.
+    that of ``base``. Both divergences are in the results: ``{"divergence": {"base", "trained"}}``.
 
     Attributes:
         base: how the network is quantized; training starts from its result.
@@ -73,25 +73,21 @@ class QuantizeAware:
             on all, and keeps what comes of it.
     """
 
+    kind: ClassVar[str] = "quantize-aware"
+
     base: Quantize = field(default_factory=lambda: Quantize("W4A4", first_last_bits=None))
     training: TrainingSettings = _TRAINING
     fresh: MoreImages | None = None
-    checkpoints: str | Path | None = None
+    checkpoints: str | Path | None = field(default=None, compare=False)
     held_out: int = 64
 
     def __post_init__(self) -> None:
         if self.held_out < 0:
             raise InputError(f"held_out must not be negative, got {self.held_out}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "method": "quantize-aware",
-            "base": self.base.to_dict(),
-            "training": self.training.to_dict(),
-            "fresh": None if self.fresh is None else self.fresh.to_dict(),
-            "held_out": self.held_out,
-        }
+    @property
+    def setting(self) -> str:
+        return f"{self.base.setting}, trained"
 
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
@@ -141,7 +137,7 @@ class QuantizeAware:
             _replace(trained, kind, kind.deployed)
         trained.recompile()
         trained.eval().requires_grad_(False)
-        result, settings = trained, self.to_dict()
+        result, results = trained, {}
         records = tuple(_with_error(record, errors) for record in calibrated.records)
         if judged is not None:
             images = mixtures_of(judged, self.training.augmentation, seed=seed)
@@ -149,10 +145,10 @@ class QuantizeAware:
             found = distributed.from_main(
                 lambda: _divergences(students, teacher, images, model.spec)
             )
-            settings["divergence"] = found
+            results["divergence"] = found
             if found["trained"] > found["base"]:
                 result, records = base, calibrated.records
-        return replace(model, module=result, records=records, settings=(*model.settings, settings))
+        return model.with_method(self, results, module=result, records=records)
 
     def _pairs_with_original(
         self,

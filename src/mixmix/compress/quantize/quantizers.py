@@ -10,8 +10,8 @@ from torch import Tensor
 
 __all__ = ["ActivationRange", "WeightGrid", "search_activation_range", "search_weight_grid"]
 
-_CLIPPING_SHARES = torch.linspace(1.0, 0.2, 41)
-# Values of a sample that errors are taken of: the search passes over them for every share.
+_CLIPPING_FRACTIONS = torch.linspace(1.0, 0.2, 41)
+# Values of a sample that errors are taken of: the search passes over them for every fraction.
 _SEARCHED_VALUES = 2**18
 
 
@@ -85,16 +85,16 @@ def _weight_candidates(
     peak = flat.abs().amax(1, keepdim=True).clamp_min(1e-8)
     for step, offset in _layouts(bits, with_zero=with_zero):
         reach = max(-offset, (2**bits - 1) * step + offset)
-        for share in _CLIPPING_SHARES.tolist():
-            scale = peak * share / reach
+        for fraction in _CLIPPING_FRACTIONS.tolist():
+            scale = peak * fraction / reach
             yield scale, torch.full_like(scale, step), torch.full_like(scale, offset)
     if symmetric:
         return
     low = flat.amin(1, keepdim=True).clamp(max=0)
     length = (flat.amax(1, keepdim=True).clamp(min=0) - low).clamp_min(1e-8)
-    for share in _CLIPPING_SHARES.tolist():
-        scale = length * share / (2**bits - 1)
-        offset = (low * share / scale).round().clamp(1 - 2**bits, 0)
+    for fraction in _CLIPPING_FRACTIONS.tolist():
+        scale = length * fraction / (2**bits - 1)
+        offset = (low * fraction / scale).round().clamp(1 - 2**bits, 0)
         yield scale, torch.ones_like(scale), offset
 
 
@@ -175,9 +175,9 @@ def search_activation_range(
         step = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
         low, high = -(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step
     best: tuple[Tensor, Tensor, Tensor] | None = None
-    for share in _CLIPPING_SHARES.tolist():
-        scale = ((high - low) * share / levels).clamp_min(1e-8)
-        zero_point = (-low * share / scale).round().clamp(0, levels)
+    for fraction in _CLIPPING_FRACTIONS.tolist():
+        scale = ((high - low) * fraction / levels).clamp_min(1e-8)
+        zero_point = (-low * fraction / scale).round().clamp(0, levels)
         q = ((values / scale).round() + zero_point).clamp(0, levels)
         error = ((q - zero_point) * scale - values).square().mean()
         if best is None or bool(error < best[0]):

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixmix.compress.quantize import kernels
+from mixmix._settings import Settings
+from mixmix.compress.quantize import rounding_kernels
 from mixmix.compress.quantize.dropping import mix_inputs
-from mixmix.compress.quantize.importance import LOSSES
 from mixmix.compress.quantize.learnable import (
     LearnableActivation,
     LearnableLayer,
     Phase,
     set_phase,
 )
+from mixmix.compress.quantize.loss_weights import LOSSES
 from mixmix.compress.quantize.rounding import Moments, RoundingRates
 from mixmix.compress.unit_batches import draw_batches, images_in_step
 from mixmix.errors import InputError
@@ -33,22 +34,22 @@ __all__ = ["ReconstructionSettings", "loss_gradient", "rates_at", "reconstruct_u
 
 
 @dataclass(frozen=True)
-class ReconstructionSettings:
+class ReconstructionSettings(Settings):
     """How a unit is reconstructed.
 
     Attributes:
         iterations: optimizer steps for each unit; 0 rounds to nearest.
         batch_size: most images in a step.
-        places: most places (pixels of the larger of a unit's input and output, summed over images)
-            in a step, as long as eight images are left: units early in a network have few weights
-            and many places to learn them from.
+        max_positions: most positions (pixels of the larger of a unit's input and output, summed
+            over images) in a step, as long as eight images are left: units early in a network have
+            few weights and many positions to learn them from.
         rounding_rate: learning rate of the rounding, in steps of the grid.
         weight_scale_rate: learning rate of the scales of weights, relative to each of them.
         scale_rate: learning rate of the step sizes of activations, relative to each of them.
-        pull: of the rounding toward 0 and 1 in the end, relative to that of the loss.
-        quantize_prob: share of the values entering and inside a unit that are quantized (QDrop).
+        rounding_regularization: of the rounding toward 0 and 1 in the end, relative to the loss.
+        quantize_prob: fraction of the values entering and inside a unit that are quantized (QDrop).
         loss: what a unit's outputs are weighed by: ``mse`` counts all alike, ``fisher`` and
-            ``output`` by what they do to the prediction (see ``importance``).
+            ``output`` by what they do to the prediction (see ``loss_weights``).
 
     Raises:
         InputError: if the loss is not known.
@@ -56,11 +57,11 @@ class ReconstructionSettings:
 
     iterations: int = 240
     batch_size: int = 32
-    places: int = 2048
+    max_positions: int = 2048
     rounding_rate: float = 2e-2
     weight_scale_rate: float = 1e-3
     scale_rate: float = 2e-3
-    pull: float = 2.0
+    rounding_regularization: float = 2.0
     quantize_prob: float = 0.5
     loss: str = "mse"
 
@@ -122,11 +123,11 @@ def reconstruct_unit(
 
 
 def rates_at(progress: float, settings: ReconstructionSettings) -> RoundingRates:
-    """Rates of the rounding after a share of the iterations: the pull grows, the scales settle."""
+    """Rates after a fraction of the iterations: regularization grows, the scales settle."""
     return RoundingRates(
-        share=settings.rounding_rate,
+        fraction=settings.rounding_rate,
         scale=settings.weight_scale_rate * cosine_decay(progress),
-        pull=settings.pull * progress,
+        regularization=settings.rounding_regularization * progress,
     )
 
 
@@ -166,7 +167,7 @@ def loss_gradient(
 ) -> Tensor:
     """Gradient for the outputs of their squared error against the chosen targets.
 
-    The error is summed over channels, a mean over images and places (BRECQ's).
+    The error is summed over channels, a mean over images and positions (BRECQ's).
 
     Args:
         outputs: (n, ...).
@@ -185,8 +186,10 @@ def loss_gradient(
     gradient = torch.empty_like(outputs)
     rows = row_view(outputs), row_view(targets), chosen.numpy()
     if importance is None:
-        kernels.loss_gradient(*rows, row_view(gradient), np.float32(factor))
+        rounding_kernels.loss_gradient(*rows, row_view(gradient), np.float32(factor))
     else:
         weights = row_view(importance.contiguous(memory_format=memory_layout(targets)))
-        kernels.weighted_loss_gradient(*rows, weights, row_view(gradient), np.float32(factor))
+        rounding_kernels.weighted_loss_gradient(
+            *rows, weights, row_view(gradient), np.float32(factor)
+        )
     return gradient

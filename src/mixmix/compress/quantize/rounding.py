@@ -1,9 +1,9 @@
 """Learning which way each weight is rounded, and the scales of the grid with it.
 
-AdaRound (Nagel et al. 2020) learns a share in [0, 1] by which each weight lies above the level
-below it; Genie (Jeon et al. 2023) learns the scales jointly, with the levels held. Here the share
-is the variable itself, clipped, where AdaRound passes it through a stretched sigmoid; and what
-drives it to 0 or 1 acts beside Adam's direction, as decoupled weight decay does (Loshchilov &
+AdaRound (Nagel et al. 2020) learns a fraction in [0, 1] by which each weight lies above the level
+below it; Genie (Jeon et al. 2023) learns the scales jointly, with the levels held. Here the
+fraction is the variable itself, clipped, where AdaRound passes it through a stretched sigmoid; and
+what drives it to 0 or 1 acts beside Adam's direction, as decoupled weight decay does (Loshchilov &
 Hutter 2019), so that its strength needs no tuning to the size of the loss or of the unit.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixmix.compress.quantize import kernels
+from mixmix.compress.quantize import rounding_kernels
 from mixmix.compress.quantize.quantizers import WeightGrid
 from mixmix.runtime.compiled import flat_view, is_compilable, row_view
 from mixmix.runtime.memory_layout import memory_layout
@@ -55,21 +55,22 @@ class RoundingRates:
     """How far a step goes.
 
     Attributes:
-        share: of the way from one level to the next, per unit of Adam's direction.
+        fraction: of the way from one level to the next, per unit of Adam's direction.
         scale: of each scale, relative to it.
-        pull: toward 0 and 1, growing from none at 1/2 to this much, against a direction of 1.
+        regularization: toward 0 and 1, growing from none at 1/2 to this much, against a direction
+            of 1.
     """
 
-    share: float
+    fraction: float
     scale: float
-    pull: float
+    regularization: float
 
 
 class SoftRounding:
     """The weights of a layer between two levels of their grid.
 
     Args:
-        weight: (out, ...) the float weights; they are where the shares start.
+        weight: (out, ...) the float weights; they are where the fractions start.
         grid: its levels stay.
         learn_scale: adapt the scales of the channels, each for itself.
         removed: bool of the weight's shape, True where it is zero and is to stay so; None where
@@ -94,9 +95,9 @@ class SoftRounding:
         self.grid = replace(grid, scale=grid.scale.clone())
         # At the highest level too there is a level above the floor.
         self.floor = position.floor().clamp(max=grid.largest - 1)
-        self.share = position - self.floor
+        self.fraction = position - self.floor
         self.weight = grid.value(position).requires_grad_(True)
-        self.share_moments, self.scale_moments = Moments(self.share), Moments(grid.scale)
+        self.fraction_moments, self.scale_moments = Moments(self.fraction), Moments(grid.scale)
         self._vectors = [t.flatten().float() for t in (grid.step, grid.offset)]
 
     def update(self, rates: RoundingRates) -> None:
@@ -104,7 +105,7 @@ class SoftRounding:
         gradient = self.weight.grad
         assert gradient is not None
         if self.removed is not None:
-            # At a level, the pull holds what no gradient moves.
+            # At a level, the regularization holds what no gradient moves.
             gradient = gradient.masked_fill(self.removed, 0)
         if not self.learn_scale:
             rates = replace(rates, scale=0.0)
@@ -116,27 +117,38 @@ class SoftRounding:
 
     def rounded(self) -> tuple[WeightGrid, Tensor]:
         """The grid with its learned scales, and the level of each weight."""
-        return self.grid, self.floor + (self.share >= 0.5).float()
+        return self.grid, self.floor + (self.fraction >= 0.5).float()
 
     @torch.no_grad()
     def _update_plain(self, gradient: Tensor, rates: RoundingRates) -> None:
-        # d loss / d log(scale), and d loss / d share but for a factor that Adam does not see.
+        # d loss / d log(scale), and d loss / d fraction but for a factor that Adam does not see.
         by_scale = (gradient * self.weight).flatten(1).sum(1).view_as(self.grid.scale)
         self.grid.scale.mul_(1 - rates.scale * self.scale_moments.update(by_scale))
-        direction = self.share_moments.update(gradient)
-        pull = rates.pull * (2 * self.share - 1)
-        self.share.sub_(rates.share * (direction - pull)).clamp_(0, 1)
-        self.weight.copy_(self.grid.value(self.floor + self.share))
+        direction = self.fraction_moments.update(gradient)
+        regularization = rates.regularization * (2 * self.fraction - 1)
+        self.fraction.sub_(rates.fraction * (direction - regularization)).clamp_(0, 1)
+        self.weight.copy_(self.grid.value(self.floor + self.fraction))
 
     def _update_fused(self, gradient: Tensor, rates: RoundingRates) -> None:
         if gradient.stride() != self.weight.stride():
             gradient = torch.empty_like(self.weight).copy_(gradient)
-        shares, scales = self.share_moments, self.scale_moments
-        shares.num_updates += 1
-        matrices = (gradient, self.weight, self.floor, self.share, shares.first, shares.second)
+        fractions, scales = self.fraction_moments, self.scale_moments
+        fractions.num_updates += 1
+        matrices = (
+            gradient,
+            self.weight,
+            self.floor,
+            self.fraction,
+            fractions.first,
+            fractions.second,
+        )
         vectors = (self.grid.scale, scales.first, scales.second, *self._vectors)
-        constants = ((rates.share, rates.scale, rates.pull), _BETAS, shares.corrections())
-        kernels.round_step(
+        constants = (
+            (rates.fraction, rates.scale, rates.regularization),
+            _BETAS,
+            fractions.corrections(),
+        )
+        rounding_kernels.round_step(
             *[
                 *map(row_view, matrices),
                 *map(flat_view, vectors),

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from mixmix.compress.divergence import mean_divergence, run_in_batches
 from mixmix.compress.method import Compressed, Progress
 from mixmix.compress.quantize.bits import parse_bits
-from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.quantize.calibrate_units import learnable_units
 from mixmix.compress.quantize.insertion import input_quantizers, insert_quantizers
 from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer, Phase
 from mixmix.compress.quantize.quantize import Quantize

@@ -1,1 +1,5 @@
-"""What a network loses by pruning is won back from the network that it was made from."""
+"""What a network lost by pruning is recovered from the network that it was made from."""
+
+from mixmix.compress.recover.recover import Recovery, RecoveryContext, UnitStep, iterate_units
+
+__all__ = ["Recovery", "RecoveryContext", "UnitStep", "iterate_units"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
-from mixmix.compress.recover.recover import RecoveryContext, iterate_units
+from mixmix.compress.recover.recover import Recovery, RecoveryContext, iterate_units
 from mixmix.graph.layer_moments import captured_calls
 from mixmix.graph.unit_pairs import UnitPair
 from mixmix.graph.units import Unit
@@ -23,7 +23,7 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
-class ReestimateBatchNorm:
+class ReestimateBatchNorm(Recovery):
     """Set the running statistics of BatchNorm to what the pruned network gives; seconds.
 
     Those of the original are of its training data, which the images are only like. Hence what is
@@ -34,9 +34,8 @@ class ReestimateBatchNorm:
     nothing to do.
     """
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"recovery": "batch-norm"}
+    kind: ClassVar[str] = "batch-norm"
+    adapts_weights: ClassVar[bool] = False
 
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Change the student's statistics, unit by unit, each behind those that have new ones."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mixmix.compress.method import Progress
 from mixmix.compress.recover.masked_least_squares import masked_least_squares
 from mixmix.compress.recover.recover import (
+    Recovery,
     RecoveryContext,
     UnitStep,
     iterate_units,
@@ -42,50 +43,53 @@ from mixmix.runtime.rates import cosine_decay
 __all__ = ["ReconstructFeatures"]
 
 # What hardly varies any more is not to be blown up.
-_SMALLEST_SHARE = 1e-2
-# For each weight of a row: in fewer places, least squares would fit what is there by chance.
-_LEAST_PLACES = 2
+_SMALLEST_FRACTION = 1e-2
+# For each weight of a row: in fewer positions, least squares would fit what is there by chance.
+_LEAST_POSITIONS = 2
 _TINY = 1e-12
 _LEAST_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
-class ReconstructFeatures:
+class ReconstructFeatures(Recovery):
     """Let every unit give what it gave, one after another, each behind those that do already.
 
     Attributes:
         least_squares: iterations of conjugate gradients by which the weights that are left are
             fitted to each layer's outputs, in closed form but for rounding; 0 leaves it out. Only
-            means and spreads are fitted where a row has more weights than half of the places.
+            means and spreads are fitted where a row has more weights than half of the positions.
         ridge: of least squares, relative to the mean square of a layer's inputs.
-        fitted_places: most places (pixels of a layer's output, over all images) that a layer is
-            fitted to.
+        max_fitted_positions: most positions (pixels of a layer's output, over all images) that a
+            layer is fitted to.
         iterations: steps of Adam for each unit's outputs; 0 leaves them out.
         learning_rate: of these, relative to the size of a parameter; it falls to zero.
         batch_size: most images in a step.
-        places: most places (pixels of the larger of a unit's input and output, summed over images)
-            in a step, as long as eight images are left.
+        max_positions: most positions (pixels of the larger of a unit's input and output, summed
+            over images) in a step, as long as eight images are left.
         views: images that units are fitted to, where the data set has fewer: mixtures of its
             images, most of them warped, join them. None takes twice as many as the data set has,
             and at least 2^20 pixels (1,024 images of 32x32); 0 takes the images alone.
     """
 
+    kind: ClassVar[str] = "reconstruct"
+    adapts_units: ClassVar[bool] = True
+
     least_squares: int = 50
     ridge: float = 1e-3
-    fitted_places: int = 2**15
+    max_fitted_positions: int = 2**15
     iterations: int = 240
     learning_rate: float = 1e-2
     batch_size: int = 32
-    places: int = 4096
+    max_positions: int = 4096
     views: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
             ("least_squares", 0),
             ("iterations", 0),
-            ("fitted_places", 1),
+            ("max_fitted_positions", 1),
             ("batch_size", 1),
-            ("places", 1),
+            ("max_positions", 1),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -96,10 +100,6 @@ class ReconstructFeatures:
             raise InputError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate must be a finite number > 0, got {self.learning_rate}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"recovery": "reconstruct"} | asdict(self)
 
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Change the student's weights, biases and BatchNorm in place."""
@@ -142,15 +142,16 @@ class ReconstructFeatures:
         moments = measure_moments(
             layer,
             _calls(name, unit_step, targets, batch_size),
-            places=max(1, self.fitted_places // len(unit_step.inputs)),
+            places=max(1, self.max_fitted_positions // len(unit_step.inputs)),
             generator=seeding.generator(context.seed, "least squares", name),
         )
         free = layer.bias is not None or norm is not None
         used = moments.centered() if free else moments
-        kept = context.masks.get(context.student.weight_names[name])
+        mask = context.masks.get(context.student.weight_names[name])
         rows = grouped_rows(layer, layer.weight)
-        support = torch.ones_like(rows) if kept is None else grouped_rows(layer, kept)
-        is_determined = moments.num_places >= _LEAST_PLACES * float(support.float().sum(-1).mean())
+        support = torch.ones_like(rows) if mask is None else grouped_rows(layer, mask)
+        num_weights = float(support.float().sum(-1).mean())
+        is_determined = moments.num_places >= _LEAST_POSITIONS * num_weights
         solved = masked_least_squares(
             rows,
             support.bool().to(rows.device),
@@ -169,11 +170,13 @@ class ReconstructFeatures:
                 mean = moments.target_mean.flatten()
             if norm is not None:
                 fitted = ((solved @ moments.centered().gram) * solved).sum(-1).flatten()
-                share = fitted / moments.target_variance.flatten().clamp_min(_TINY)
+                fraction = fitted / moments.target_variance.flatten().clamp_min(_TINY)
                 theirs = unit_step.pair.teacher.module.get_submodule(norms[name])
                 channels = context.kept_channels.get(norms[name], context.kept_channels.get(name))
                 _take_over(norm, theirs, channels)
-                _adapt(norm, moments.target_mean.flatten(), mean, share.clamp(_SMALLEST_SHARE, 1))
+                _adapt(
+                    norm, moments.target_mean.flatten(), mean, fraction.clamp(_SMALLEST_FRACTION, 1)
+                )
 
     def _descend(
         self, unit_step: UnitStep, context: RecoveryContext, *, on_step: Callable[[], None]
@@ -193,7 +196,7 @@ class ReconstructFeatures:
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         own = {id(p) for p in parameters}
         names = {n for n, p in context.student.module.named_parameters() if id(p) in own}
-        masks = {name: kept for name, kept in context.masks.items() if name in names}
+        masks = {name: mask for name, mask in context.masks.items() if name in names}
         for parameter in parameters:
             parameter.requires_grad_(True)
         try:
@@ -222,8 +225,8 @@ def _take_over(norm: nn.Module, other: nn.Module, channels: Tensor | None) -> No
         mine.copy_(theirs)
 
 
-def _adapt(norm: nn.Module, old_mean: Tensor, mean: Tensor, share: Tensor) -> None:
-    """Fit a BatchNorm to another mean (C,) and this share (C,) of the variance, in place.
+def _adapt(norm: nn.Module, old_mean: Tensor, mean: Tensor, fraction: Tensor) -> None:
+    """Fit a BatchNorm to another mean (C,) and this fraction (C,) of the variance, in place.
 
     What least squares cannot tell from its inputs is missing in the outputs, which so vary less;
     over many layers little would be left of the differences between images. The distance of the
@@ -231,8 +234,8 @@ def _adapt(norm: nn.Module, old_mean: Tensor, mean: Tensor, share: Tensor) -> No
     """
     assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
-    norm.running_mean.sub_(old_mean).mul_(share.sqrt()).add_(mean)
-    norm.running_var.mul_(share)
+    norm.running_mean.sub_(old_mean).mul_(fraction.sqrt()).add_(mean)
+    norm.running_var.mul_(fraction)
 
 
 def _tell(on_progress: Progress, what: str, steps: Iterator[int], total: int) -> None:

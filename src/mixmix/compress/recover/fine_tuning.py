@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
 from mixmix.compress.method import Progress
-from mixmix.compress.recover.recover import RecoveryContext, sizes_of_parameters
+from mixmix.compress.recover.recover import Recovery, RecoveryContext, sizes_of_parameters
 from mixmix.compress.train.augmentation import WIDE_VIEWS
 from mixmix.compress.train.held_out import hold_out, mixtures_of
 from mixmix.compress.train.image_source import MoreImages, source_of
@@ -33,14 +33,14 @@ _TRAINING = TrainingSettings(
     batch_size=32,
     learning_rate=2e-2,
     feature_weight=300.0,
-    augmentation=replace(WIDE_VIEWS, mixing=("shrink", "cutmix", "mixup"), mixing_share=0.75),
+    augmentation=replace(WIDE_VIEWS, mixing=("shrink", "cutmix", "mixup"), mixing_prob=0.75),
 )
 # Shares of the way from the weights before training to those after it, the last of all first.
-_SHARES = tuple(share / 8 for share in range(8, -1, -1))
+_FRACTIONS = tuple(fraction / 8 for fraction in range(8, -1, -1))
 
 
 @dataclass(frozen=True)
-class FineTune:
+class FineTune(Recovery):
     """Train all that is left for what the original gives: logits, and the outputs of units.
 
     BatchNorm keeps its statistics, and its factors and shifts are trained.
@@ -60,23 +60,23 @@ class FineTune:
             the weights that training ends with.
     """
 
+    kind: ClassVar[str] = "fine-tune"
+    uses_checkpoints: ClassVar[bool] = True
+
     training: TrainingSettings = _TRAINING
     fresh: MoreImages | None = None
-    checkpoints: str | Path | None = None
+    checkpoints: str | Path | None = field(default=None, compare=False)
     held_out: int = 64
 
     def __post_init__(self) -> None:
         if self.held_out < 0:
             raise InputError(f"held_out must not be negative, got {self.held_out}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "recovery": "fine-tune",
-            "training": self.training.to_dict(),
-            "fresh": None if self.fresh is None else self.fresh.to_dict(),
-            "held_out": self.held_out,
-        }
+    def shortened(self, fraction: float) -> FineTune:
+        """In a fraction of the steps, without making images and without checkpoints."""
+        steps = max(1, round(fraction * self.training.steps))
+        training = replace(self.training, steps=steps)
+        return replace(self, training=training, fresh=None, checkpoints=None)
 
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Train the student in place."""
@@ -118,7 +118,7 @@ class FineTune:
 def go_back_(
     student: nn.Module, before: Mapping[str, Tensor], inputs: Tensor, wanted: Tensor
 ) -> None:
-    """Go the share of the way of training, in place, that gives the nearest predictions.
+    """Go the fraction of the way of training, in place, that gives the nearest predictions.
 
     Args:
         student: as training left it.
@@ -128,12 +128,12 @@ def go_back_(
     """
     after = {name: p.clone() for name, p in student.named_parameters()}
 
-    def go(share: float) -> None:
+    def go(fraction: float) -> None:
         for name, parameter in student.named_parameters():
-            parameter.copy_(before[name].lerp(after[name], share))
+            parameter.copy_(before[name].lerp(after[name], fraction))
 
-    def divergence(share: float) -> float:
-        go(share)
+    def divergence(fraction: float) -> float:
+        go(fraction)
         return mean_divergence(wanted, run_in_batches(student, inputs))
 
-    go(distributed.from_main(lambda: min(_SHARES, key=divergence)))
+    go(distributed.from_main(lambda: min(_FRACTIONS, key=divergence)))

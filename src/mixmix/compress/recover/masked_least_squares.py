@@ -13,7 +13,7 @@ _TINY = 1e-12
 @torch.no_grad()
 def masked_least_squares(
     weight: Tensor,
-    kept: Tensor,
+    mask: Tensor,
     gram: Tensor,
     cross: Tensor,
     *,
@@ -28,16 +28,16 @@ def masked_least_squares(
 
     Args:
         weight: (..., rows, d) ``w0``, where it starts.
-        kept: (..., rows, d) bool, the supports.
+        mask: (..., rows, d) bool, the supports.
         gram: (..., d, d) mean of ``x x^T``.
         cross: (..., rows, d) mean of ``t x^T``.
         ridge: lambda, relative to the mean of the diagonal of ``gram``.
         iterations: of conjugate gradients.
 
     Returns:
-        (..., rows, d), zero where nothing is kept.
+        (..., rows, d), zero where the mask is False.
     """
-    support = kept.to(weight)
+    support = mask.to(weight)
     start = weight * support
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     penalty = ridge * diagonal.mean(-1, keepdim=True).unsqueeze(-1)

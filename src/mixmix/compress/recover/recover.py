@@ -1,4 +1,4 @@
-"""Recovery: what a network lost by pruning is won back from the network that it was made from.
+"""Recovery: what a network lost by pruning is recovered from the network that it was made from.
 
 Three strengths, alone or one after another. Each knows of the student no more than that it has the
 layers of its teacher, some weights of which are held at zero, and some of which may be narrower; so
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from mixmix._settings import Settings
 from mixmix.compress.activation_store import (
     ActivationStore,
     default_memory_gib,
@@ -87,16 +89,40 @@ class RecoveryContext:
         )
 
 
-class Recovery(Protocol):
-    """A strength of recovery: frozen settings and how to apply them."""
+class Recovery(Settings, ABC):
+    """A way to recover: frozen settings and how to apply them.
 
+    A subclass is a frozen dataclass with a ``kind``; see ``docs/extending.md``. Any other object
+    with these attributes does as well.
+
+    Attributes:
+        adapts_weights: whether weights make up for what was pruned, and not statistics alone; the
+            defaults of pruning follow from it.
+        adapts_units: whether every unit is fitted to what enters it by now, so that weights can be
+            pruned in rounds.
+        uses_checkpoints: whether it has a field ``checkpoints``, a folder from which a run goes on.
+    """
+
+    family: ClassVar[str] = "recovery"
+    modules: ClassVar[tuple[str, ...]] = (
+        "mixmix.compress.recover.batch_norm",
+        "mixmix.compress.recover.features",
+        "mixmix.compress.recover.fine_tuning",
+    )
+    adapts_weights: ClassVar[bool] = True
+    adapts_units: ClassVar[bool] = False
+    uses_checkpoints: ClassVar[bool] = False
+
+    @abstractmethod
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Change the student's weights and statistics in place."""
-        ...
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        ...
+    def shortened(self, fraction: float) -> Recovery | None:
+        """The same in a fraction of its steps, for between the rounds of pruning.
+
+        None leaves it to the end; between the rounds, features are reconstructed anyway.
+        """
+        return None
 
 
 def as_recoveries(given: Recovery | Sequence[Recovery] | None) -> tuple[Recovery, ...]:
@@ -116,9 +142,9 @@ def recover(
     masks: Mapping[str, Tensor] | None = None,
     kept_channels: Mapping[str, Tensor] | None = None,
     seed: int,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> nn.Module:
-    """Let a copy of a student win back what its teacher does.
+    """Let a copy of a student recover what its teacher computes.
 
     Args:
         student: takes normalized images (N, C, H, W) and gives logits (N, K); it is not changed.
@@ -132,7 +158,7 @@ def recover(
             output channels of the teacher's it has. Where nothing tells it, only what has equal
             shapes is compared: the ends of residual units, or the logits alone.
         seed: of every random draw.
-        on_progress: called with (what is being done, share done).
+        on_progress: called with (what is being done, fraction done).
 
     Returns:
         The student's copy, in eval mode, without gradients.
@@ -175,10 +201,10 @@ def recovery_context(
         kept_channels=kept_channels,
     )
     weights = dict(student.named_parameters())
-    for name, kept in (masks or {}).items():
-        if name not in weights or weights[name].shape != kept.shape:
+    for name, mask in (masks or {}).items():
+        if name not in weights or weights[name].shape != mask.shape:
             raise InputError(
-                f"a mask of shape {tuple(kept.shape)} is named {name}, which is no weight of that "
+                f"a mask of shape {tuple(mask.shape)} is named {name}, which is no weight of that "
                 "shape in the model; masks are named like the model's own parameters"
             )
     return RecoveryContext(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixmix._settings import Settings
 from mixmix.data.mixing import Boxes, draw_boxes, mix_images
 from mixmix.data.warping import WIDE_WARPS, WarpRange, Warps, draw_warps, warp_images
 from mixmix.errors import InputError
@@ -19,38 +20,38 @@ _MIXINGS = ("shrink", "cutmix", "mixup")
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Settings):
     """What is done to images before networks see them in training.
 
     Attributes:
         shift: largest shift in pixels each way, drawn for each image; what comes in at the border
             mirrors what is there.
         flip: flip each image horizontally with probability 1/2.
-        warp_share: share of the images that are warped: turned, enlarged or shrunk, and stretched.
+        warp_prob: probability that an image is warped: turned, enlarged or shrunk, and stretched.
         rotation: largest angle in degrees each way.
         zoom: largest factor, >= 1, by which an image is enlarged or shrunk; its mirror image
             surrounds what has shrunk.
         stretch: largest ratio, >= 1, of the factors of its height and width.
-        contrast: largest change of an image's contrast, as a share: the distance of its pixels
+        contrast: largest change of an image's contrast, as a fraction: the distance of its pixels
             from their mean is multiplied by a number from 1 - contrast to 1 + contrast.
         brightness: largest amount, in [0, 1] pixel values, that is added to all of an image.
         mixing: ways to mix two images, one of which is drawn for each pair: ``shrink`` (the second
             into a box of the first, as in synthesis), ``cutmix`` (a box of the second; Yun et al.
             2019), ``mixup`` (a weighted sum; Zhang et al. 2018).
-        mixing_share: share of the images that are mixed.
-        box_area: smallest and largest share that the second image takes.
+        mixing_prob: probability that an image is mixed with another.
+        box_area: smallest and largest fraction that the second image takes.
     """
 
     shift: int = 4
     flip: bool = True
-    warp_share: float = 0.0
+    warp_prob: float = 0.0
     rotation: float = 20.0
     zoom: float = 1.4
     stretch: float = 1.35
     contrast: float = 0.0
     brightness: float = 0.0
     mixing: tuple[str, ...] = ("shrink",)
-    mixing_share: float = 0.5
+    mixing_prob: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Augmentation:
         object.__setattr__(self, "mixing", tuple(self.mixing))
         for name, valid, expected in (
             ("shift", isinstance(self.shift, int) and self.shift >= 0, "a whole number >= 0"),
-            ("warp_share", 0 <= self.warp_share <= 1, "in [0, 1]"),
+            ("warp_prob", 0 <= self.warp_prob <= 1, "in [0, 1]"),
             ("rotation", 0 <= self.rotation <= 180, "in [0, 180]"),
             ("zoom", 1 <= self.zoom < math.inf, "a finite number >= 1"),
             ("stretch", 1 <= self.stretch < math.inf, "a finite number >= 1"),
@@ -69,7 +70,7 @@ class Augmentation:
                 len(self.mixing) > 0 and set(self.mixing) <= set(_MIXINGS),
                 f"some of {', '.join(_MIXINGS)}",
             ),
-            ("mixing_share", 0 <= self.mixing_share <= 1, "in [0, 1]"),
+            ("mixing_prob", 0 <= self.mixing_prob <= 1, "in [0, 1]"),
             (
                 "box_area",
                 len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
@@ -82,11 +83,11 @@ class Augmentation:
     @property
     def warps(self) -> WarpRange:
         """How far images are warped."""
-        return WarpRange(self.warp_share, self.rotation, self.zoom, self.stretch)
+        return WarpRange(self.warp_prob, self.rotation, self.zoom, self.stretch)
 
 
 WIDE_VIEWS = Augmentation(
-    warp_share=WIDE_WARPS.share,
+    warp_prob=WIDE_WARPS.share,
     rotation=WIDE_WARPS.rotation,
     zoom=WIDE_WARPS.zoom,
     stretch=WIDE_WARPS.stretch,
@@ -95,10 +96,10 @@ WIDE_VIEWS = Augmentation(
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images (N, C, H, W); the share (N,) in [0, 1] of each that shows the second of its pair."""
+    """Images (N, C, H, W), and the fraction (N,) of each that shows the second of its pair."""
 
     images: Tensor
-    share: Tensor
+    fraction: Tensor
 
 
 def augment(
@@ -116,25 +117,28 @@ def augment(
     size = (images.shape[2], images.shape[3])
     views = _view(images, settings, generator)
     partners = _view(others, settings, generator)
-    shares = torch.empty(count).uniform_(*settings.box_area, generator=generator)
+    fractions = torch.empty(count).uniform_(*settings.box_area, generator=generator)
     boxes = draw_boxes(count, size, settings.box_area, generator=generator)
     way = torch.randint(len(settings.mixing), (count,), generator=generator)
-    way[torch.rand(count, generator=generator) >= settings.mixing_share] = -1
-    shares, way, *parts = (distributed.slice_of_batch(t) for t in (shares, way, *boxes))
+    way[torch.rand(count, generator=generator) >= settings.mixing_prob] = -1
+    fractions, way, *parts = (distributed.slice_of_batch(t) for t in (fractions, way, *boxes))
     boxes = Boxes(*parts)
-    mixed, mixed_share = views, torch.zeros(len(way))
+    mixed, mixed_fraction = views, torch.zeros(len(way))
     for index, name in enumerate(settings.mixing):
         if name == "mixup":
-            share, candidate = shares, views.lerp(partners, shares.to(views).view(-1, 1, 1, 1))
+            fraction, candidate = (
+                fractions,
+                views.lerp(partners, fractions.to(views).view(-1, 1, 1, 1)),
+            )
         elif name == "cutmix":
-            share = boxes.share(size)
+            fraction = boxes.share(size)
             candidate = torch.where(_inside(boxes, size).to(views.device), partners, views)
         else:
-            share, candidate = boxes.share(size), mix_images(views, partners, boxes)
+            fraction, candidate = boxes.share(size), mix_images(views, partners, boxes)
         chosen = (way == index).to(views.device)
         mixed = torch.where(chosen.view(-1, 1, 1, 1), candidate, mixed)
-        mixed_share = torch.where(way == index, share, mixed_share)
-    return Mixture(mixed, mixed_share.to(views))
+        mixed_fraction = torch.where(way == index, fraction, mixed_fraction)
+    return Mixture(mixed, mixed_fraction.to(views))
 
 
 def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
@@ -160,7 +164,7 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
-    if settings.warp_share:
+    if settings.warp_prob:
         warps = draw_warps(count, (height, width), settings.warps, generator=generator)
         views = warp_images(views, Warps(*(distributed.slice_of_batch(t) for t in warps)))
     if settings.contrast or settings.brightness:

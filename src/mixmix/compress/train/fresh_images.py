@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
-from mixmix.compress.train.image_source import ImageSource, SameImages
-from mixmix.compress.train.objective import kl_loss
+from mixmix.compress.train.image_source import ImageSource, MoreImages, SameImages
+from mixmix.compress.train.loss import kl_loss
 from mixmix.compress.train.train import opponent_of, outputs_of
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
@@ -28,7 +28,7 @@ _INFERENCE_BATCH = 128
 
 
 @dataclass(frozen=True)
-class FreshImages:
+class FreshImages(MoreImages):
     """Go on synthesizing during training.
 
     Every ``every_steps`` steps, ``synthesis.num_images`` images are made. Together with those that
@@ -42,6 +42,8 @@ class FreshImages:
         every_steps: steps of training from one time to the next.
     """
 
+    kind: ClassVar[str] = "synthesized"
+
     zoo: Zoo = field(repr=False)
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
     every_steps: int = 500
@@ -50,21 +52,13 @@ class FreshImages:
         if self.every_steps < 1:
             raise InputError(f"every_steps must be at least 1, got {self.every_steps}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "zoo": [teacher.spec.name for teacher in self.zoo],
-            "synthesis": self.synthesis.to_dict(),
-            "every_steps": self.every_steps,
-        }
-
     def source(
         self,
         teacher: nn.Module,
         spec: ModelSpec,
         *,
         seed: int,
-        on_progress: Progress = lambda what, share: None,
+        on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
         """What ``train_`` asks for images."""
         return _FreshImageSource(self, teacher, spec, seed)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix.compress.method import Progress
-from mixmix.compress.train.image_source import ImageSource
+from mixmix.compress.train.image_source import ImageSource, MoreImages
 from mixmix.compress.train.train import opponent_of
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
@@ -26,7 +26,7 @@ __all__ = ["GeneratedImages"]
 
 
 @dataclass(frozen=True)
-class GeneratedImages:
+class GeneratedImages(MoreImages):
     """Go on synthesizing with a generator (see ``synthesis.amortized``), into a bank of images.
 
     Before the first step, rounds are made to warm the generator up, whose images are not used, and
@@ -43,6 +43,9 @@ class GeneratedImages:
         rounds: at each of these times.
         capacity: most generated images in the bank.
     """
+
+    kind: ClassVar[str] = "generated"
+    needs_images: ClassVar[bool] = False
 
     zoo: Zoo = field(repr=False)
     synthesis: AmortizedSettings = field(default_factory=AmortizedSettings)
@@ -64,21 +67,15 @@ class GeneratedImages:
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        content = {each.name: getattr(self, each.name) for each in fields(self)}
-        names = [teacher.spec.name for teacher in self.zoo]
-        return content | {"zoo": names, "synthesis": self.synthesis.to_dict()}
-
     def source(
         self,
         teacher: nn.Module,
         spec: ModelSpec,
         *,
         seed: int,
-        on_progress: Progress = lambda what, share: None,
+        on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
-        """What ``train_`` asks for images; progress is told while the generator is warmed up."""
+        """What ``train_`` asks for images; progress is reported while the generator warms up."""
         return _GeneratedImageSource(self, spec, seed, on_progress)
 
 

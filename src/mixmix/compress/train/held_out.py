@@ -39,5 +39,5 @@ def mixtures_of(judged: ImageSet, augmentation: Augmentation, *, seed: int) -> T
     generator = seeding.generator(seed, "held-out mixtures")
     images = judged.images.repeat(_VIEWS, 1, 1, 1)
     others = images[torch.randperm(len(images), generator=generator)]
-    settings = replace(augmentation, mixing_share=1.0)
+    settings = replace(augmentation, mixing_prob=1.0)
     return augment(images, others, settings, generator=generator).images

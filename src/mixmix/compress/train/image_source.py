@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from mixmix._settings import Settings
 from mixmix.compress.method import Progress
 from mixmix.data.image_set import ImageSet
 from mixmix.models.spec import ModelSpec
@@ -54,18 +56,26 @@ class SameImages:
         pass
 
 
-class MoreImages(Protocol):
-    """Settings of how images are made while a student is trained."""
+class MoreImages(Settings, ABC):
+    """Settings of how images are made while a student is trained.
 
+    Attributes:
+        needs_images: whether training has to begin with images, or these come before its first
+            step.
+    """
+
+    family: ClassVar[str] = "more_images"
+    modules: ClassVar[tuple[str, ...]] = (
+        "mixmix.compress.train.fresh_images",
+        "mixmix.compress.train.generated_images",
+    )
+    needs_images: ClassVar[bool] = True
+
+    @abstractmethod
     def source(
         self, teacher: nn.Module, spec: ModelSpec, *, seed: int, on_progress: Progress
     ) -> ImageSource:
         """What ``train_`` asks for images."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        ...
 
 
 def source_of(

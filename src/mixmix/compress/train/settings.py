@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from mixmix._settings import Settings
 from mixmix.compress.train.augmentation import Augmentation
 from mixmix.errors import InputError
 
@@ -15,17 +15,17 @@ _OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How a student is trained to give what its teacher gives.
 
-    The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``objective``.
+    The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``loss``.
 
     Attributes:
         steps: optimizer steps.
         batch_size: images of a step, over all processes.
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum of 0.9.
-        learning_rate: the highest; it falls to zero along a cosine.
-        warmup: share of the steps in which it rises from zero.
+        learning_rate: peak learning rate; it falls to zero along a cosine.
+        warmup: fraction of the steps in which it rises from zero.
         weight_decay: of all parameters.
         temperature: that logits are divided by in the KL divergence.
         kl_weight: of the KL divergence from the teacher's logits.
@@ -33,8 +33,8 @@ class TrainingSettings:
         ce_weight: of the cross-entropy with the labels, which weigh as much as the area that they
             cover where two images are mixed.
         augmentation: what is done to images.
-        ema_decay: share of a running mean of the weights that a step leaves; the student ends with
-            that mean. None ends with the last weights.
+        ema_decay: fraction of a running mean of the weights that a step leaves; the student ends
+            with that mean. None ends with the last weights.
         max_gradient_norm: longer gradients are shortened to it; None takes them as they are.
         checkpoint_steps: steps from one checkpoint to the next, where there is a folder for them.
     """
@@ -75,12 +75,3 @@ class TrainingSettings:
     def _require(self, valid: bool, name: str, expected: str) -> None:
         if not valid:
             raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        content = asdict(self)
-        content["augmentation"] |= {
-            "mixing": list(self.augmentation.mixing),
-            "box_area": list(self.augmentation.box_area),
-        }
-        return content

@@ -20,7 +20,7 @@ from mixmix.compress.method import Progress
 from mixmix.compress.train.augmentation import augment
 from mixmix.compress.train.checkpoint import Checkpoint
 from mixmix.compress.train.image_source import ImageSource, SameImages
-from mixmix.compress.train.objective import feature_loss, kl_loss
+from mixmix.compress.train.loss import feature_loss, kl_loss
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.state import TrainingState
 from mixmix.data.image_set import ImageSet
@@ -70,7 +70,7 @@ def train_(
     rate_of: Callable[[str], float] = lambda name: 1.0,
     source: ImageSource | None = None,
     on_checkpoint: Callable[[int], None] = lambda steps_done: None,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> list[Step]:
     """Train ``student``, in place, to give what ``teacher`` gives for augmented images.
 
@@ -92,7 +92,7 @@ def train_(
         source: may give other images before any step.
         on_checkpoint: called with the number of steps done at every checkpoint, while the student
             has the weights that it would end with.
-        on_progress: called after every step; it is told the recent loss and agreement.
+        on_progress: called after every step; it gets the recent loss and agreement.
 
     Returns:
         The steps that this call took.
@@ -223,7 +223,7 @@ class _Trainer:
         if settings.ce_weight:
             pair = (self._labels[chosen], self._labels[others])
             loss = loss + settings.ce_weight * mixed_cross_entropy_loss(
-                found[0], *pair, mixture.share
+                found[0], *pair, mixture.fraction
             )
         loss.backward()
         length = self._state.clip_gradients(settings.max_gradient_norm)

@@ -9,10 +9,11 @@ from mixmix.models.sources.registry import (
     sources,
     split_reference,
 )
-from mixmix.models.sources.source import Source
+from mixmix.models.sources.source import Source, check_pretrained
 
 __all__ = [
     "Source",
+    "check_pretrained",
     "complete",
     "describe_references",
     "find_source",

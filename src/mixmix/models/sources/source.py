@@ -56,7 +56,7 @@ class Source(ABC):
         """The network with its pretrained weights.
 
         Raises:
-            InputError: if there are none, or they are neither on this machine nor to be had.
+            InputError: if there are none, or they are neither cached nor downloadable.
             DataError: if they are damaged.
         """
 

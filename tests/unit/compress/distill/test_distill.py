@@ -34,7 +34,7 @@ from mixmix import (
     sparsity_of,
 )
 from mixmix.compress.distill.ensemble import Ensemble
-from mixmix.compress.distill.stages import staged
+from mixmix.compress.distill.feature_taps import with_feature_taps
 from mixmix.errors import CaptureError, InputError
 from mixmix.models.model import normalize
 from mixmix.synthesis.terms import Adversarial
@@ -218,7 +218,7 @@ class TestTeachers:
     def test_stages_share_weights_and_give_the_same_logits(self, student: TinyStudent) -> None:
         teacher = tiny_network("residual").eval()
         inputs = normalize(tiny_images(3).images, tiny_spec("residual"))
-        pair = staged(student.eval(), teacher, inputs, seed=0)
+        pair = with_feature_taps(student.eval(), teacher, inputs, seed=0)
         for network, stages in zip((student, teacher), pair, strict=True):
             logits, features = stages(inputs)
             assert torch.allclose(logits, network(inputs), atol=1e-5)
@@ -229,7 +229,7 @@ class TestTeachers:
     def test_other_widths_are_projected(self, student: TinyStudent) -> None:
         inputs = normalize(tiny_images(3).images, tiny_spec("residual"))
         first, again = (
-            staged(student.eval(), tiny_network("residual").eval(), inputs, seed=0)[0]
+            with_feature_taps(student.eval(), tiny_network("residual").eval(), inputs, seed=0)[0]
             for _ in range(2)
         )
         projections = list(first.projections.named_parameters())

@@ -32,7 +32,7 @@ def test_the_layers_have_the_bits_that_the_record_says(
 ) -> None:
     choices = ("W2A4", "W4A4", "W4A8", "W8A8")
     model = compressed(family, choices=choices, **budget)
-    mixed, quantize = json.loads(json.dumps(model.settings))
+    mixed, quantize = json.loads(json.dumps([model.applied[0].results, model.settings[1]]))
     table, bits = SensitivityTable.from_dict(mixed["sensitivity"]), mixed["layer_bits"]
     found = {
         record.name: f"W{record.weight_bits}A{record.activation_bits}"
@@ -51,7 +51,7 @@ def test_budgets_too_small_are_refused_with_the_smallest() -> None:
     with pytest.raises(InputError, match="needs at least .* a ratio of 0") as error:
         compressed("plain", max_size_ratio=0.01)
     ratio = float(str(error.value).partition("a ratio of ")[2].partition(";")[0])
-    bits = compressed("plain", max_size_ratio=ratio).settings[0]["layer_bits"]
+    bits = compressed("plain", max_size_ratio=ratio).applied[0].results["layer_bits"]
     assert list(bits.values()) == ["W8A8", "W2A8", "W2A8", "W8A8"]
 
 

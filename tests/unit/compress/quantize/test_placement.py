@@ -8,7 +8,7 @@ from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from mixmix.compress.quantize.calibration import learnable_units
+from mixmix.compress.quantize.calibrate_units import learnable_units
 from mixmix.compress.quantize.insertion import input_quantizers, insert_quantizers
 from mixmix.compress.quantize.learnable import LearnableActivation, Phase, set_phase
 from mixmix.graph.capture import capture, fold_batch_norms, is_call_to

@@ -7,7 +7,7 @@ from torch import Tensor
 from mixmix.compress.train.augmentation import Augmentation, augment
 from mixmix.errors import InputError
 
-PLAIN = Augmentation(shift=0, flip=False, mixing_share=0.0)
+PLAIN = Augmentation(shift=0, flip=False, mixing_prob=0.0)
 
 
 def draw(count: int = 8, seed: int = 0) -> Tensor:
@@ -16,7 +16,7 @@ def draw(count: int = 8, seed: int = 0) -> Tensor:
 
 def augmented(settings: Augmentation, seed: int = 0) -> tuple[Tensor, Tensor]:
     mixture = augment(draw(), draw(seed=1), settings, generator=torch.Generator().manual_seed(seed))
-    return mixture.images, mixture.share
+    return mixture.images, mixture.fraction
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -26,7 +26,7 @@ def test_nothing_asked_for_changes_nothing() -> None:
 
 
 def test_views_are_shifted_and_flipped_each_for_itself() -> None:
-    images, _ = augmented(Augmentation(shift=2, mixing_share=0.0))
+    images, _ = augmented(Augmentation(shift=2, mixing_prob=0.0))
     found = set()
     for image, original in zip(images, draw(), strict=True):
         padded = torch.nn.functional.pad(original[None], (2, 2, 2, 2), mode="reflect")[0]
@@ -45,7 +45,7 @@ def test_views_are_shifted_and_flipped_each_for_itself() -> None:
 
 def test_images_are_turned_by_up_to_the_angle() -> None:
     turned = Augmentation(
-        shift=0, flip=False, mixing_share=0.0, warp_share=1.0, rotation=180, zoom=1.0, stretch=1.0
+        shift=0, flip=False, mixing_prob=0.0, warp_prob=1.0, rotation=180, zoom=1.0, stretch=1.0
     )
     generator = torch.Generator().manual_seed(0)
     smooth = torch.linspace(0, 1, 120).view(1, 1, 12, 10).expand(64, 3, -1, -1)
@@ -57,7 +57,7 @@ def test_images_are_turned_by_up_to_the_angle() -> None:
 
 def test_what_is_enlarged_shows_the_middle() -> None:
     zoomed = Augmentation(
-        shift=0, flip=False, mixing_share=0.0, warp_share=1.0, rotation=0, zoom=4.0, stretch=1.0
+        shift=0, flip=False, mixing_prob=0.0, warp_prob=1.0, rotation=0, zoom=4.0, stretch=1.0
     )
     dot = torch.zeros(64, 1, 12, 12)
     dot[:, :, 4:8, 4:8] = 1
@@ -67,7 +67,7 @@ def test_what_is_enlarged_shows_the_middle() -> None:
 
 
 def test_some_are_warped_within_the_range_of_pixels() -> None:
-    images, _ = augmented(Augmentation(shift=0, flip=False, mixing_share=0.0, warp_share=0.5))
+    images, _ = augmented(Augmentation(shift=0, flip=False, mixing_prob=0.0, warp_prob=0.5))
     same = [torch.equal(one, other) for one, other in zip(images, draw(), strict=True)]
     assert 0 < sum(same) < 8
     assert images.min() >= 0 and images.max() <= 1
@@ -75,7 +75,7 @@ def test_some_are_warped_within_the_range_of_pixels() -> None:
 
 def test_contrast_and_brightness_stay_in_range() -> None:
     images, _ = augmented(
-        Augmentation(shift=0, flip=False, mixing_share=0.0, contrast=0.9, brightness=0.5)
+        Augmentation(shift=0, flip=False, mixing_prob=0.0, contrast=0.9, brightness=0.5)
     )
     assert images.min() >= 0 and images.max() <= 1
     assert not torch.allclose(images, draw())
@@ -83,27 +83,27 @@ def test_contrast_and_brightness_stay_in_range() -> None:
 
 @pytest.mark.parametrize("mixing", ["shrink", "cutmix", "mixup"])
 def test_share_is_that_of_the_second_image(mixing: str) -> None:
-    settings = Augmentation(shift=0, flip=False, mixing=(mixing,), mixing_share=1.0)
+    settings = Augmentation(shift=0, flip=False, mixing=(mixing,), mixing_prob=1.0)
     mixture = augment(
         torch.zeros(6, 3, 12, 10),
         torch.ones(6, 3, 12, 10),
         settings,
         generator=torch.Generator().manual_seed(0),
     )
-    torch.testing.assert_close(mixture.images.mean((1, 2, 3)), mixture.share)
-    assert len(mixture.share.unique()) > 1
+    torch.testing.assert_close(mixture.images.mean((1, 2, 3)), mixture.fraction)
+    assert len(mixture.fraction.unique()) > 1
     is_whole = torch.allclose(mixture.images.round(), mixture.images, atol=1e-5)
     assert is_whole is (mixing != "mixup")
 
 
 def test_some_are_mixed() -> None:
-    _, share = augmented(Augmentation(mixing_share=0.5))
+    _, share = augmented(Augmentation(mixing_prob=0.5))
     assert 0 < int((share > 0).sum()) < 8
 
 
 def test_ranks_share_the_batch_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Augmentation(
-        warp_share=0.7, contrast=0.2, brightness=0.1, mixing=("shrink", "cutmix", "mixup")
+        warp_prob=0.7, contrast=0.2, brightness=0.1, mixing=("shrink", "cutmix", "mixup")
     )
     whole, share = augmented(settings, seed=3)
     for rank in range(2):
@@ -117,7 +117,7 @@ def test_ranks_share_the_batch_of_one_process(monkeypatch: pytest.MonkeyPatch) -
             generator=torch.Generator().manual_seed(3),
         )
         torch.testing.assert_close(part.images, whole[mine])
-        assert torch.equal(part.share, share[mine])
+        assert torch.equal(part.fraction, share[mine])
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_ranks_share_the_batch_of_one_process(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"shift": -1}, "shift must be a whole number >= 0, got -1"),
         ({"mixing": ("blend",)}, "mixing must be some of shrink, cutmix, mixup"),
-        ({"mixing_share": 1.5}, "mixing_share must be in"),
+        ({"mixing_prob": 1.5}, "mixing_prob must be in"),
         ({"box_area": (0.5, 0.1)}, "box_area must be two increasing numbers"),
-        ({"warp_share": 2.0}, "warp_share must be in"),
+        ({"warp_prob": 2.0}, "warp_prob must be in"),
         ({"rotation": -1}, "rotation must be in"),
         ({"zoom": 0.5}, "zoom must be a finite number >= 1"),
         ({"stretch": 0.5}, "stretch must be a finite number >= 1"),

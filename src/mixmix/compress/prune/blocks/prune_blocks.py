@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.compress.method import Compressed, LayerRecord, Progress
+from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
 from mixmix.compress.prune.budgets import check_budgets, given_budgets, in_words
 from mixmix.compress.prune.channels.latency import LatencyMeter
 from mixmix.compress.prune.channels.plan import num_parameters
@@ -36,13 +36,16 @@ __all__ = ["PruneBlocks"]
 
 
 @dataclass(frozen=True)
-class PruneBlocks:
-    """Remove residual branches until the network costs a share of what it did.
+class PruneBlocks(Method):
+    """Remove residual branches until the network costs a fraction of what it did.
 
     ``x + f(x)`` becomes ``x``. The branch goes next that moves the prediction least for the
     multiplications that it saves (parameters, if they are the budget), given those that are gone.
     Depth is time: a shallower network is faster by what it lacks, where one with fewer channels may
-    not be. At least one budget is given, and none is exceeded.
+    not be. At least one budget is given, and none is exceeded. The results hold the names of the
+    ``blocks`` that were removed, and what fraction is left of multiplications and parameters
+    (``macs_ratio``, ``parameters_ratio``), and of the time if that was a budget
+    (``latency_ratio``).
 
     Attributes:
         max_macs: multiplications relative to those of the whole network, in (0, 1).
@@ -52,6 +55,8 @@ class PruneBlocks:
         num_images: images that predictions are compared on.
         recovery: one, or several to apply in order; ``()`` for none.
     """
+
+    kind: ClassVar[str] = "prune-blocks"
 
     max_macs: float | None = None
     max_parameters: float | None = None
@@ -70,20 +75,13 @@ class PruneBlocks:
         """What is pruned, in a word."""
         return f"blocks, {in_words(given_budgets(self))}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        steps = [step.to_dict() for step in as_recoveries(self.recovery)]
-        return {"method": "prune-blocks"} | own | {"recovery": steps}
-
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
         """Prune a copy of the model.
 
         Returns:
-            The shallower network, as a graph. The settings say which blocks went, and what share is
-            left of multiplications and parameters, and of the time if that was a budget.
+            The shallower network, as a graph.
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
@@ -112,11 +110,11 @@ class PruneBlocks:
             pruned, dense, data, model.spec, self.recovery, seed=seed, on_progress=on_progress
         )
         names = {"blocks": [block.name for block in removed]}
-        return replace(
-            model,
+        return model.with_method(
+            self,
+            names | measured,
             module=recovered,
             records=_records(model.module, blocks, removed),
-            settings=(*model.settings, self.to_dict() | names | measured),
             original=dense if model.original is None else model.original,
         )
 
@@ -128,17 +126,19 @@ class PruneBlocks:
         images: Tensor,
         on_progress: Progress,
     ) -> tuple[list[ResidualBlock], dict[str, float]]:
-        """The blocks that go, and what share is left of each cost."""
+        """The blocks that go, and what fraction is left of each cost."""
         shape = model.spec.input_shape
         whole = (count_macs(dense, shape), num_parameters(dense))
 
-        def shares(network: nn.Module) -> dict[str, float]:
+        def fractions(network: nn.Module) -> dict[str, float]:
             return {
                 "macs_ratio": count_macs(network, shape) / whole[0],
                 "parameters_ratio": num_parameters(network) / whole[1],
             }
 
-        order = _Order(dense, blocks, images, shares, "parameters" if not self._by_macs else "macs")
+        order = _Order(
+            dense, blocks, images, fractions, "parameters" if not self._by_macs else "macs"
+        )
         with ExitStack() as stack:
             meter = None
             if self.max_latency is not None:
@@ -157,7 +157,7 @@ class PruneBlocks:
                 if measured.get("latency_ratio", 0.0) <= (self.max_latency or 1):
                     return order.removed, measured
         names = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "latency_ratio": "latency"}
-        left = ", ".join(f"{share:.3f} of {names[key]}" for key, share in measured.items())
+        left = ", ".join(f"{fraction:.3f} of {names[key]}" for key, fraction in measured.items())
         raise InputError(
             f"{model.spec.name} cannot be pruned to {self.setting}: without any of its "
             f"{len(blocks)} residual branches, {left} is left; raise the budget, or go on with "
@@ -170,15 +170,16 @@ class PruneBlocks:
 
 
 class _Order:
-    """Which block goes next: the least harm for what it saves, given those that are gone.
+    """Which block is removed next: the smallest loss increase for what it saves.
 
-    Harm is the divergence from the whole network's predictions. That of the others is measured
-    again only as long as the order may change by it, since it mostly grows with each that goes.
+    The loss increase is the divergence from the whole network's predictions, given the blocks that
+    are removed already. That of the others is measured again only as long as the order may change
+    by it, since it mostly grows with each removal.
 
     Attributes:
         removed: blocks that went, in order.
         left: all others.
-        measured: what ``shares`` says of the network without those that went.
+        measured: what ``fractions`` says of the network without those that went.
     """
 
     def __init__(
@@ -186,16 +187,16 @@ class _Order:
         dense: fx.GraphModule,
         blocks: Sequence[ResidualBlock],
         images: Tensor,
-        shares: Callable[[nn.Module], dict[str, float]],
+        fractions: Callable[[nn.Module], dict[str, float]],
         counted: str,
     ) -> None:
-        self._dense, self._images, self._shares = dense, images, shares
+        self._dense, self._images, self._fractions = dense, images, fractions
         self._counted = f"{counted}_ratio"
         self._logits = run_in_batches(dense, images)
-        self.measured = shares(dense)
+        self.measured = fractions(dense)
         self.removed: list[ResidualBlock] = []
         self.left = list(blocks)
-        self._known = {block.addition: self._harm(block) for block in blocks}
+        self._known = {block.addition: self._increase(block) for block in blocks}
 
     def remove_next(self) -> fx.GraphModule:
         """The network without one more block."""
@@ -204,17 +205,17 @@ class _Order:
             best = min(self.left, key=lambda block: self._known[block.addition])
             if best.addition in fresh:
                 break
-            self._known[best.addition] = self._harm(best)
+            self._known[best.addition] = self._increase(best)
             fresh.add(best.addition)
         self.left.remove(best)
         self.removed.append(best)
         network = without_blocks(self._dense, self.removed)
-        self.measured = self._shares(network)
+        self.measured = self._fractions(network)
         return network
 
-    def _harm(self, block: ResidualBlock) -> float:
+    def _increase(self, block: ResidualBlock) -> float:
         after = without_blocks(self._dense, [*self.removed, block])
-        saved = self.measured[self._counted] - self._shares(after)[self._counted]
+        saved = self.measured[self._counted] - self._fractions(after)[self._counted]
         return mean_divergence(self._logits, run_in_batches(after, self._images)) / max(saved, 1e-9)
 
 

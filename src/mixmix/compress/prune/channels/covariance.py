@@ -66,7 +66,7 @@ def ridge_by_halves(halves: Sequence[Tensor]) -> float:
 
     In fewer places than there are channels, each is a combination of the others, which says nothing
     of other places. So coefficients of one half are tried on the other, and those are taken that
-    leave the smallest share of the variance there, on average over channels. (With ``P`` the
+    leave the smallest fraction of the variance there, on average over channels. (With ``P`` the
     inverse covariance, channel j is predicted from the others by ``-P_ij / P_jj``.)
 
     Args:

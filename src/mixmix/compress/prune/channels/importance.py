@@ -59,7 +59,7 @@ def rank_channels(
         groups: of its channels.
         images: (N, C, H, W) normalized.
         seed: of random directions.
-        on_progress: called with (what is being done, share done).
+        on_progress: called with (what is being done, fraction done).
 
     Returns:
         For each group a ranking, or None where it cannot be ranked so.
@@ -146,7 +146,7 @@ def taylor_importance(
     *,
     generator: torch.Generator,
     num_directions: int = 2,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[Tensor]:
     """The divergence of the prediction that losing each channel costs, to second order.
 
@@ -162,7 +162,7 @@ def taylor_importance(
         images: (N, C, H, W) normalized.
         generator: CPU generator for the directions.
         num_directions: drawn for each image.
-        on_progress: called with the share done.
+        on_progress: called with the fraction done.
 
     Returns:
         For each group, one score for each element, (elements,): nats, mean over the images.
@@ -219,8 +219,8 @@ def taylor_importance(
 def _per_image(gradient: Tensor, num_images: int) -> Tensor:
     """(num_images, C) of rows (num_images * n, ...), such as the patches or windows of images.
 
-    Where rows are no parts of images, each image gets an equal share of the whole: the directions
-    of images are independent, so the squares have the same sum on average.
+    Where rows are no parts of images, each image gets an equal fraction of the whole: the
+    directions of images are independent, so the squares have the same sum on average.
     """
     rows = gradient.flatten(1)
     if len(rows) % num_images:

@@ -33,7 +33,7 @@ class LatencyMeter:
     Args:
         dense: the network to compare with.
         spec: of the network.
-        limit: share of its time, in (0, 1), that others are to keep.
+        limit: fraction of its time, in (0, 1), that others are to keep.
     """
 
     def __init__(self, dense: nn.Module, spec: ModelSpec, limit: float) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.method import Compressed, Progress
+from mixmix.compress.method import Compressed, Method, Progress
 from mixmix.compress.prune.budgets import check_budgets, given_budgets, in_words
 from mixmix.compress.prune.channels.costs import ChannelCosts
 from mixmix.compress.prune.channels.discovery import find_groups
@@ -31,7 +31,6 @@ from mixmix.compress.prune.channels.plan import (
 )
 from mixmix.compress.prune.channels.records import record_channels
 from mixmix.compress.prune.channels.removal import kept_output_channels
-from mixmix.compress.recover.batch_norm import ReestimateBatchNorm
 from mixmix.compress.recover.features import ReconstructFeatures
 from mixmix.compress.recover.fine_tuning import FineTune
 from mixmix.compress.recover.recover import Recovery, as_recoveries, recover
@@ -47,8 +46,8 @@ from mixmix.runtime.memory_layout import layout_of_model
 __all__ = ["PruneChannels"]
 
 # Of its channels, that a group keeps at least; the second where the first leaves too much. Few
-# channels in a layer are worse than the harm of each alone tells, and give little to adapt.
-_LEAST_SHARES = (0.25, 0.1)
+# channels in a layer are worse than the loss increase of each alone suggests, and adapt little.
+_MIN_FRACTIONS = (0.25, 0.1)
 
 # Kernels for the CPU work on blocks of 8 or 16 channels (AVX2, AVX-512): what falls short of a
 # block costs as much as the whole. Parts of a block are for networks too narrow for whole ones.
@@ -57,12 +56,14 @@ _PARTS_OF_BLOCKS = (4, 1)
 
 
 @dataclass(frozen=True)
-class PruneChannels:
-    """Remove channels until the network costs a share of what it did.
+class PruneChannels(Method):
+    """Remove channels until the network costs a fraction of what it did.
 
     Channels that several layers share (residual sums, concatenations, depthwise convolutions,
     gates) go together. What is left computes what the network would with those channels silent,
-    and then recovers. At least one budget is given, and none is exceeded.
+    and then recovers. At least one budget is given, and none is exceeded. The results hold the
+    ``importance``, and what fraction is left of multiplications and parameters (``macs_ratio``,
+    ``parameters_ratio``), and of the time if that was a budget (``latency_ratio``).
 
     Attributes:
         max_macs: multiplications relative to those of the whole network, in (0, 1).
@@ -76,17 +77,19 @@ class PruneChannels:
             takes ``obs`` where ``recovery`` adapts weights, else ``taylor``.
         allocation: how many channels each group loses. ``global``: all channels are ranked together
             (``obs`` and ``taylor`` by what a multiplication or parameter saved costs, the others
-            relative to the mean of their layer); ``uniform``: the same share everywhere;
+            relative to the mean of their layer); ``uniform``: the same fraction everywhere;
             ``sensitivity``: by how far the prediction moves when a group is pruned alone.
         round_to: channels kept are a multiple of it, unless all are. None takes 8, as CPUs
-            compute 8 or 16 at a time, and with ``max_latency`` that of the two which does less
-            harm; 4 or 1 where the budgets cannot be met with those.
-        min_share: of its channels that each group keeps at least, in (0, 1]. None takes a quarter
-            where ``recovery`` adapts weights, and a tenth where it does not, or where the budget
-            cannot be met with a quarter.
+            compute 8 or 16 at a time, and with ``max_latency`` that of the two which increases the
+            loss less; 4 or 1 where the budgets cannot be met with those.
+        min_fraction: of its channels that each group keeps at least, in (0, 1]. None takes a
+            quarter where ``recovery`` adapts weights, and a tenth where it does not, or where the
+            budget cannot be met with a quarter.
         num_images: images that importance is measured on.
         recovery: one, or several to apply in order; ``()`` for none.
     """
+
+    kind: ClassVar[str] = "prune-channels"
 
     max_macs: float | None = None
     max_parameters: float | None = None
@@ -94,7 +97,7 @@ class PruneChannels:
     importance: str | None = None
     allocation: str = "global"
     round_to: int | None = None
-    min_share: float | None = None
+    min_fraction: float | None = None
     num_images: int = 256
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
@@ -103,15 +106,15 @@ class PruneChannels:
         if self.max_macs is not None and self.max_parameters is not None:
             raise InputError("give max_macs or max_parameters, not both")
         for name, given, known in (
-            ("importance", self._importance, IMPORTANCES),
+            ("importance", self.chosen_importance, IMPORTANCES),
             ("allocation", self.allocation, ALLOCATIONS),
         ):
             if given not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}; got {given!r}")
         if self.round_to is not None and self.round_to < 1:
             raise InputError(f"round_to must be at least 1 or None, got {self.round_to}")
-        if self.min_share is not None and not 0 < self.min_share <= 1:
-            raise InputError(f"min_share must be above 0 and at most 1, got {self.min_share}")
+        if self.min_fraction is not None and not 0 < self.min_fraction <= 1:
+            raise InputError(f"min_fraction must be above 0 and at most 1, got {self.min_fraction}")
         if self.num_images < 2:
             raise InputError(f"num_images must be at least 2, got {self.num_images}")
         object.__setattr__(self, "recovery", as_recoveries(self.recovery))
@@ -121,14 +124,6 @@ class PruneChannels:
         """What is pruned, in a word."""
         return in_words(given_budgets(self))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        steps = [step.to_dict() for step in as_recoveries(self.recovery)]
-        return (
-            {"method": "prune-channels"} | own | {"importance": self._importance, "recovery": steps}
-        )
-
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
@@ -136,9 +131,7 @@ class PruneChannels:
 
         Returns:
             The smaller network. Where the original's code pads channels with zeros, or names the
-            number of features that it flattens, it is a graph that does without. The settings say
-            what share is left of multiplications and parameters, and of the time if that was the
-            budget.
+            number of features that it flattens, it is a graph that does without.
 
         Raises:
             InputError: if the network cannot be traced, nothing of it can be pruned, it is
@@ -153,7 +146,7 @@ class PruneChannels:
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
         rankings = rank_channels(
-            self._importance, dense, groups, images, seed=seed, on_progress=on_progress
+            self.chosen_importance, dense, groups, images, seed=seed, on_progress=on_progress
         )
         for group, ranking in zip(groups, rankings, strict=True):
             if ranking is None:
@@ -167,7 +160,7 @@ class PruneChannels:
 
         costs = ChannelCosts(dense, model.spec.input_shape, groups)
 
-        def plans(widths: Sequence[int], min_share: float) -> list[ChannelPlan]:
+        def plans(widths: Sequence[int], min_fraction: float) -> list[ChannelPlan]:
             return [
                 ChannelPlan(
                     dense,
@@ -181,10 +174,10 @@ class PruneChannels:
                         counts_parameters=self.max_parameters is not None,
                         allocation=self.allocation,
                         # Scores relative to the mean of a layer do not say what would be missed.
-                        adds_up=self._importance in OF_THE_PREDICTION
+                        adds_up=self.chosen_importance in OF_THE_PREDICTION
                         or self.allocation == "sensitivity",
                         round_to=round_to,
-                        min_share=min_share,
+                        min_fraction=min_fraction,
                     ),
                     on_progress=on_progress,
                 )
@@ -211,11 +204,11 @@ class PruneChannels:
             seed=seed,
             on_progress=on_progress,
         )
-        return replace(
-            model,
+        return model.with_method(
+            self,
+            {"importance": self.chosen_importance} | measured,
             module=recovered,
             records=record_channels(model.module, pruned, groups, reasons),
-            settings=(*model.settings, self.to_dict() | measured),
             original=dense if model.original is None else model.original,
             kept_channels=_kept_of_original(model.kept_channels, kept),
         )
@@ -223,26 +216,26 @@ class PruneChannels:
     @property
     def _adapted(self) -> bool:
         """Whether weights make up for channels that went, and not statistics alone."""
-        steps = as_recoveries(self.recovery)
-        return any(not isinstance(step, ReestimateBatchNorm) for step in steps)
+        return any(step.adapts_weights for step in as_recoveries(self.recovery))
 
     @property
-    def _importance(self) -> str:
+    def chosen_importance(self) -> str:
+        """``importance``, or what None stands for."""
         return self.importance or ("obs" if self._adapted else "taylor")
 
     @property
     def _attempts(self) -> list[tuple[tuple[int, ...], float]]:
-        """What widths may be multiples of, and the least share: the first that will do is taken."""
+        """What widths may be multiples of, and the least fraction; the first that fits is taken."""
         if self.round_to is not None:
             widths: list[tuple[int, ...]] = [(self.round_to,)]
         else:
             blocks = _BLOCKS if self.max_latency is not None else _BLOCKS[:1]
             widths = [blocks, *((width,) for width in _PARTS_OF_BLOCKS)]
-        if self.min_share is not None:
-            shares: Sequence[float] = [self.min_share]
+        if self.min_fraction is not None:
+            fractions: Sequence[float] = [self.min_fraction]
         else:
-            shares = _LEAST_SHARES if self._adapted else _LEAST_SHARES[-1:]
-        return list(itertools.product(widths, shares))
+            fractions = _MIN_FRACTIONS if self._adapted else _MIN_FRACTIONS[-1:]
+        return list(itertools.product(widths, fractions))
 
     def _within_budgets(
         self,
@@ -260,21 +253,21 @@ class PruneChannels:
     def _chosen(
         self, plans: Sequence[ChannelPlan], model: Compressed, on_progress: Progress
     ) -> Candidate:
-        """The candidate within the budgets that does least harm."""
-        share = self.max_macs or self.max_parameters or 1.0
+        """The candidate within the budgets with the smallest loss increase."""
+        fraction = self.max_macs or self.max_parameters or 1.0
         if self.max_latency is None:
             (plan,) = plans
-            return plan.within(share)
+            return plan.within(fraction)
         candidates, errors = [], []
         with LatencyMeter(model.module, model.spec, self.max_latency) as meter:
             for plan in plans:
                 try:
-                    candidates.append(plan.faster(share, meter, on_progress))
+                    candidates.append(plan.faster(fraction, meter, on_progress))
                 except InputError as error:
                     errors.append(error)
         if not candidates:
             raise errors[0]
-        return min(candidates, key=lambda candidate: candidate.harm)
+        return min(candidates, key=lambda candidate: candidate.loss_increase)
 
 
 def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
@@ -284,7 +277,9 @@ def _check_prunable(model: Compressed, settings: PruneChannels) -> None:
             f"single weights of {model.spec.name} are pruned already, and what they were chosen by "
             "changes with its channels; give PruneChannels before Prune"
         )
-    needs_logits = settings._importance in OF_THE_PREDICTION or settings.allocation == "sensitivity"
+    needs_logits = (
+        settings.chosen_importance in OF_THE_PREDICTION or settings.allocation == "sensitivity"
+    )
     if needs_logits and model.spec.num_classes < 1:
         raise InputError(
             f"{model.spec.name} has no label head, and importance 'obs' and 'taylor' and "

@@ -11,7 +11,7 @@ __all__ = ["RIDGE", "Ranking", "rank_by_scores", "rank_with_compensation"]
 
 # Of the mean variance, that is added to all: weights that could only tell less apart are noise.
 RIDGE = 1e-3
-# Elements, and share of those left, among which the next to go are looked for together.
+# Elements, and fraction of those left, among which the next to go are looked for together.
 _CANDIDATES = (32, 0.25)
 
 
@@ -21,12 +21,12 @@ class Ranking:
 
     Attributes:
         order: (elements,) numbers of the elements, the first to go first.
-        harms: (elements + 1,) what the loss of the first 0, 1, 2, ... of them costs together; they
+        increases: (elements + 1,) of the loss when the first 0, 1, 2, ... of them are removed; they
             do not fall.
     """
 
     order: Tensor
-    harms: Tensor
+    increases: Tensor
 
 
 def rank_by_scores(scores: Tensor) -> Ranking:
@@ -39,12 +39,12 @@ def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
     """Elements by what their loss costs if those that are left stand in for them.
 
     What each layer gives is linear in the channels that it reads, so a channel that others predict
-    can be made up for by their weights, and only the share of its variance that they do not explain
-    is lost. With the Hessian of a layer as a Kronecker product of what enters it and of what the
-    loss asks of its outputs, that share is the ratio of the costs of removing an input with and
-    without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi & Stork
-    1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM"). The element of least cost
-    goes, and the shares of all others rise with it, until none is left.
+    can be made up for by their weights, and only the fraction of its variance that they do not
+    explain is lost. With the Hessian of a layer as a Kronecker product of what enters it and of
+    what the loss asks of its outputs, that fraction is the ratio of the costs of removing an input
+    with and without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi &
+    Stork 1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM"). The element of least cost
+    goes, and the fractions of all others rise with it, until none is left.
 
     Args:
         scores: (elements,) the cost of losing each alone, if nothing is adapted.
@@ -67,8 +67,8 @@ def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
     lost = wanted[back, None] * (1 - explained / variance[:, None]).clamp(0, 1)
     kept_by = torch.arange(len(back))
     gone = lost.masked_fill(kept_by[:, None] <= kept_by, 0.0).sum(0).flip(0)
-    harms = torch.cat([gone, wanted.sum()[None]])
-    return Ranking(order, harms.cummax(0).values.float())
+    increases = torch.cat([gone, wanted.sum()[None]])
+    return Ranking(order, increases.cummax(0).values.float())
 
 
 def _order(scores: Tensor, covariance: Tensor) -> Tensor:

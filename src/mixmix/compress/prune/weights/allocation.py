@@ -1,4 +1,4 @@
-"""How many weights each layer keeps, so that all layers together keep a share."""
+"""How many weights each layer keeps, so that all layers together keep a fraction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["ALLOCATIONS", "allocate_by_harm", "allocate_by_rank", "allocate_evenly", "lamp_scores"]
+__all__ = [
+    "ALLOCATIONS",
+    "allocate_by_increase",
+    "allocate_by_rank",
+    "allocate_evenly",
+    "lamp_scores",
+]
 
 ALLOCATIONS = ("global", "uniform", "lamp", "sqrt-lamp", "sensitivity")
 _NUM_BISECTIONS = 100
@@ -16,7 +22,7 @@ _TINY = 1e-30
 
 
 def allocate_evenly(sizes: Mapping[str, int], density: float) -> dict[str, int]:
-    """The same share of each layer's weights."""
+    """The same fraction of each layer's weights."""
     return {name: max(1, round(density * size)) for name, size in sizes.items()}
 
 
@@ -26,7 +32,7 @@ def allocate_by_rank(scores: Mapping[str, Tensor], density: float) -> dict[str, 
     Args:
         scores: (out, d) for each layer, comparable between layers. The best of each output come
             first, so that no layer is left without weights.
-        density: share of the weights that are kept.
+        density: fraction of the weights that are kept.
     """
     ranked = {name: score.flatten().clone() for name, score in scores.items()}
     for name, score in scores.items():
@@ -59,26 +65,26 @@ def lamp_scores(scores: Tensor, *, power: float = 1.0) -> Tensor:
     return result.view(scores.shape).float()
 
 
-def allocate_by_harm(
-    harms: Mapping[str, Sequence[float]],
+def allocate_by_increase(
+    increases: Mapping[str, Sequence[float]],
     densities: Sequence[float],
     sizes: Mapping[str, int],
     density: float,
 ) -> dict[str, int]:
-    """The numbers of least harm, where the harms of layers add up.
+    """The numbers of smallest loss increase, where the increases of layers add up.
 
-    Between the densities at which it was measured the logarithm of the harm is taken to be
-    linear. Each layer then minimizes its harm plus a price for every weight that it keeps, the
+    Between the densities at which it was measured the logarithm of the increase is taken to be
+    linear. Each layer then minimizes its increase plus a price for every weight that it keeps, the
     same for all; the price that the budget asks for is found by bisection.
 
     Args:
-        harms: of each layer, for each of the densities, >= 0.
+        increases: of each layer, for each of the densities, >= 0.
         densities: falling, the first being 1.
         sizes: numbers of weights.
-        density: share of the weights that are kept.
+        density: fraction of the weights that are kept.
     """
     levels = torch.linspace(densities[0], densities[-1], 201, dtype=torch.float64)
-    curves = {name: _interpolated(levels, densities, values) for name, values in harms.items()}
+    curves = {name: _interpolated(levels, densities, values) for name, values in increases.items()}
     budget = round(density * sum(sizes.values()))
 
     def counts(log_price: float) -> dict[str, int]:
@@ -101,11 +107,11 @@ def allocate_by_harm(
     return chosen
 
 
-def _interpolated(levels: Tensor, densities: Sequence[float], harms: Sequence[float]) -> Tensor:
-    """Harm at each level, rising as the density falls."""
+def _interpolated(levels: Tensor, densities: Sequence[float], increases: Sequence[float]) -> Tensor:
+    """Increase at each level, rising as the density falls."""
     points = torch.tensor(densities, dtype=torch.float64).flip(0)
-    values = torch.tensor(harms, dtype=torch.float64).cummax(0).values.flip(0)
+    values = torch.tensor(increases, dtype=torch.float64).cummax(0).values.flip(0)
     logs = (values + 1e-9).log()
     right = torch.searchsorted(points, levels).clamp(1, len(points) - 1)
-    share = ((levels - points[right - 1]) / (points[right] - points[right - 1])).clamp(0, 1)
-    return (logs[right - 1] * (1 - share) + logs[right] * share).exp()
+    fraction = ((levels - points[right - 1]) / (points[right] - points[right - 1])).clamp(0, 1)
+    return (logs[right - 1] * (1 - fraction) + logs[right] * fraction).exp()

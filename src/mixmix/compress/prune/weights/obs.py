@@ -26,17 +26,17 @@ def prune_rows(
     sparsity: float,
     pattern: Pattern,
     damping: float,
-    forbidden: Tensor | None = None,
+    already_pruned: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose what to keep, and change it for the least squared error of the layer's outputs.
 
     Args:
         weight: (rows, d).
         gram: (d, d) mean of ``x x^T`` of what enters the layer; half of the Hessian of a row.
-        sparsity: share of zeros, where the pattern has no groups.
+        sparsity: fraction of zeros, where the pattern has no groups.
         pattern: where zeros may be.
         damping: added to the diagonal of the Hessian, relative to its mean.
-        forbidden: (rows, d) bool, weights that are removed in any case.
+        already_pruned: (rows, d) bool, weights that are removed in any case.
 
     Returns:
         The weights (rows, d), and a mask (rows, d), True where they are kept.
@@ -45,33 +45,34 @@ def prune_rows(
     device, dtype = weight.device, weight.dtype
     # The inverse needs the digits, and not every device has them.
     weight, gram = weight.double().cpu(), gram.double().cpu()
-    gone = torch.zeros(rows, width, dtype=torch.bool) if forbidden is None else forbidden.cpu()
+    no_mask = torch.zeros(rows, width, dtype=torch.bool)
+    pruned = no_mask if already_pruned is None else already_pruned.cpu()
     inverse = _inverse_factor(gram, damping)
     block = _BLOCK if not pattern.is_grouped else -(-_BLOCK // pattern.m) * pattern.m
-    kept = torch.zeros(rows, width, dtype=torch.bool)
+    kept_mask = torch.zeros(rows, width, dtype=torch.bool)
     for start in range(0, width, block):
         end = min(start + block, width)
         part, factor = weight[:, start:end].clone(), inverse[start:end, start:end]
         errors = torch.zeros_like(part)
         mask = torch.zeros_like(part, dtype=torch.bool)
         if not pattern.is_grouped:
-            scores = _scores(part, factor.diagonal(), gone[:, start:end])
+            scores = _scores(part, factor.diagonal(), pruned[:, start:end])
             mask = keep_largest(scores, round((1 - sparsity) * scores.numel()))
         for column in range(end - start):
             if pattern.is_grouped and column % pattern.m == 0:
                 group = slice(column, column + pattern.m)
-                away = gone[:, start + column : start + column + pattern.m]
-                scores = _scores(part[:, group], factor.diagonal()[group], away)
+                pruned_of_group = pruned[:, start + column : start + column + pattern.m]
+                scores = _scores(part[:, group], factor.diagonal()[group], pruned_of_group)
                 mask[:, group] = keep_n_of_m(scores, pattern.n, pattern.m)
             values = part[:, column]
-            mask[:, column] &= ~gone[:, start + column]
+            mask[:, column] &= ~pruned[:, start + column]
             error = torch.where(mask[:, column], 0.0, values) / factor[column, column]
             part[:, column:] -= error[:, None] * factor[column, column:][None]
             errors[:, column] = error
         weight[:, start:end] = part * mask
         weight[:, end:] -= errors @ inverse[start:end, end:]
-        kept[:, start:end] = mask
-    return weight.to(dtype).to(device), kept.to(device)
+        kept_mask[:, start:end] = mask
+    return weight.to(dtype).to(device), kept_mask.to(device)
 
 
 def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
@@ -85,6 +86,6 @@ def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
     return upper
 
 
-def _scores(weight: Tensor, factor: Tensor, forbidden: Tensor) -> Tensor:
-    scores: Tensor = (weight / factor).square().masked_fill(forbidden, -1.0)
+def _scores(weight: Tensor, factor: Tensor, pruned: Tensor) -> Tensor:
+    scores: Tensor = (weight / factor).square().masked_fill(pruned, -1.0)
     return scores

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixmix.compress.divergence import mean_divergence
 from mixmix.compress.method import Progress
 from mixmix.compress.prune.weights.allocation import (
-    allocate_by_harm,
+    allocate_by_increase,
     allocate_by_rank,
     allocate_evenly,
     lamp_scores,
@@ -32,8 +32,8 @@ __all__ = ["CRITERIA", "Plan", "prunable_layers", "prune_"]
 
 CRITERIA = ("magnitude", "wanda", "obs")
 _TINY = 1e-12
-# Most places of all images that moments are taken of, and images that harms are measured on.
-_PLACES = 2**17
+# Most positions of all images that moments are taken of, and images that increases are measured on.
+_POSITIONS = 2**17
 _JUDGES = 128
 _LAMP_POWERS = {"lamp": 1.0, "sqrt-lamp": 0.5}
 _DENSITIES = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
@@ -44,7 +44,7 @@ class Plan:
     """How to prune.
 
     Attributes:
-        density: share of the prunable weights that are kept, where the pattern has no groups.
+        density: fraction of the prunable weights that are kept, where the pattern has no groups.
         pattern: where zeros may be.
         criterion: one of ``CRITERIA``.
         allocation: one of ``sparsity_allocation.ALLOCATIONS``.
@@ -101,13 +101,13 @@ def prune_(
     for name, score in scores.items():
         layer = context.student.layers[name]
         if plan.pattern.is_grouped:
-            kept = keep_n_of_m(score, plan.pattern.n, plan.pattern.m)
+            mask = keep_n_of_m(score, plan.pattern.n, plan.pattern.m)
         elif plan.criterion == "wanda":
-            kept = _keep_of_each_row(score, counts[name])
+            mask = _keep_of_each_row(score, counts[name])
         else:
-            kept = keep_largest(score, counts[name])
-        kept &= score >= 0
-        rows = kept.view_as(grouped_rows(layer, layer.weight))
+            mask = keep_largest(score, counts[name])
+        mask &= score >= 0
+        rows = mask.view_as(grouped_rows(layer, layer.weight))
         masks[context.student.weight_names[name]] = from_grouped_rows(layer, rows)
     set_zeros(context.student.module, masks)
     return masks
@@ -120,17 +120,17 @@ def _keep_of_each_row(scores: Tensor, num_kept: int) -> Tensor:
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     )
-    kept = rank < least
+    mask = rank < least
     if more:
         # The next of each row compete for what is left.
-        kept |= keep_largest(scores.masked_fill(rank != least, -torch.inf), more)
-    return kept
+        mask |= keep_largest(scores.masked_fill(rank != least, -torch.inf), more)
+    return mask
 
 
 def _scores(
     context: RecoveryContext, names: Collection[str], plan: Plan, *, on_progress: Progress
 ) -> dict[str, Tensor]:
-    """Scores (out, d) of the weights of each layer; negative where they are gone already."""
+    """Scores (out, d) of the weights of each layer; negative where they are pruned already."""
     scores = {}
     weigh = plan.criterion != "magnitude"
     with context.store() as store:
@@ -145,9 +145,9 @@ def _scores(
             layer = context.student.layers[name]
             scores[name] = grouped_rows(layer, layer.weight).abs().flatten(0, 1)
     for name, score in scores.items():
-        gone = _gone(context, name)
-        if gone is not None:
-            scores[name] = score.masked_fill(gone, -1.0)
+        pruned = _pruned_mask(context, name)
+        if pruned is not None:
+            scores[name] = score.masked_fill(pruned, -1.0)
     return {name: scores[name] for name in names}
 
 
@@ -160,11 +160,11 @@ def _weighed(layer: nn.Conv2d | nn.Linear, moments: LayerMoments) -> Tensor:
     return (rows.abs() * norms[:, None] / spread).flatten(0, 1)
 
 
-def _gone(context: RecoveryContext, name: str) -> Tensor | None:
+def _pruned_mask(context: RecoveryContext, name: str) -> Tensor | None:
     """(out, d) True where weights were pruned before."""
-    kept = context.masks.get(context.student.weight_names[name])
+    mask = context.masks.get(context.student.weight_names[name])
     layer = context.student.layers[name]
-    return None if kept is None else ~grouped_rows(layer, kept).flatten(0, 1)
+    return None if mask is None else ~grouped_rows(layer, mask).flatten(0, 1)
 
 
 def _moments(
@@ -182,7 +182,7 @@ def _moments(
     return measure_moments(
         context.student.layers[name],
         calls(),
-        places=max(1, _PLACES // len(unit_step.inputs)),
+        places=max(1, _POSITIONS // len(unit_step.inputs)),
         generator=seeding.generator(context.seed, "moments", name),
     )
 
@@ -200,12 +200,12 @@ def _counts(
         power = _LAMP_POWERS[plan.allocation]
         alike = {n: lamp_scores(score.clamp_min(0), power=power) for n, score in scores.items()}
         return allocate_by_rank(alike, plan.density)
-    harms = _measure_harms(context, scores, on_progress=on_progress)
-    return allocate_by_harm(harms, _DENSITIES, sizes, plan.density)
+    increases = _measure_increases(context, scores, on_progress=on_progress)
+    return allocate_by_increase(increases, _DENSITIES, sizes, plan.density)
 
 
 @torch.no_grad()
-def _measure_harms(
+def _measure_increases(
     context: RecoveryContext, scores: dict[str, Tensor], *, on_progress: Progress
 ) -> dict[str, list[float]]:
     """Mean divergence of the predictions with each layer pruned alone, for each density."""
@@ -217,25 +217,25 @@ def _measure_harms(
     for unit in units:
         inputs.append(unit(inputs[-1]))
     logits = inputs.pop()
-    harms: dict[str, list[float]] = {}
+    increases: dict[str, list[float]] = {}
     for index, pair in enumerate(context.pairs):
         for name in pair.student.layers:
             if name not in scores:
                 continue
             layer = context.student.layers[name]
             dense = layer.weight.clone()
-            harms[name] = [0.0]
+            increases[name] = [0.0]
             for density in _DENSITIES[1:]:
-                kept = keep_largest(scores[name], max(1, round(density * scores[name].numel())))
-                rows = kept.view_as(grouped_rows(layer, dense))
+                mask = keep_largest(scores[name], max(1, round(density * scores[name].numel())))
+                rows = mask.view_as(grouped_rows(layer, dense))
                 layer.weight.mul_(from_grouped_rows(layer, rows))
                 x = inputs[index]
                 for unit in units[index:]:
                     x = unit(x)
                 layer.weight.copy_(dense)
-                harms[name].append(mean_divergence(logits, x))
-            on_progress("measuring sensitivity", len(harms) / len(scores))
-    return harms
+                increases[name].append(mean_divergence(logits, x))
+            on_progress("measuring sensitivity", len(increases) / len(scores))
+    return increases
 
 
 def _prune_in_turn(
@@ -250,8 +250,10 @@ def _prune_in_turn(
                     continue
                 layer = context.student.layers[name]
                 gram = _moments(name, unit_step, context, batch_size=store.batch_size).gram
-                rows, gone = grouped_rows(layer, layer.weight), _gone(context, name)
-                away = [None] * len(rows) if gone is None else gone.view_as(rows)
+                rows, pruned_mask = grouped_rows(layer, layer.weight), _pruned_mask(context, name)
+                masks_of_groups = (
+                    [None] * len(rows) if pruned_mask is None else pruned_mask.view_as(rows)
+                )
                 pruned = [
                     prune_rows(
                         part,
@@ -259,14 +261,13 @@ def _prune_in_turn(
                         sparsity=1 - counts[name] / rows.numel(),
                         pattern=plan.pattern,
                         damping=plan.damping,
-                        forbidden=forbidden,
+                        already_pruned=mask,
                     )
-                    for part, moments, forbidden in zip(rows, gram, away, strict=True)
+                    for part, moments, mask in zip(rows, gram, masks_of_groups, strict=True)
                 ]
-                weights, kept = (torch.stack(parts) for parts in zip(*pruned, strict=True))
+                weights, mask = (torch.stack(parts) for parts in zip(*pruned, strict=True))
                 with torch.no_grad():
                     layer.weight.copy_(from_grouped_rows(layer, weights))
-                mask = from_grouped_rows(layer, kept)
-                masks[context.student.weight_names[name]] = mask
+                masks[context.student.weight_names[name]] = from_grouped_rows(layer, mask)
             on_progress("pruning", (unit_step.index + 1) / len(context.pairs))
     return masks

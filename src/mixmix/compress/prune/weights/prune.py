@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from mixmix.compress.method import Compressed, LayerRecord, Progress, with_channels
-from mixmix.compress.prune.stages import Stage, run_stages
+from mixmix.compress.method import Compressed, LayerRecord, Method, Progress, with_channels
+from mixmix.compress.prune.checkpointed import Stage, run_stages
 from mixmix.compress.prune.weights.allocation import ALLOCATIONS
 from mixmix.compress.prune.weights.plan import CRITERIA, Plan, prunable_layers, prune_
 from mixmix.compress.recover.features import ReconstructFeatures
@@ -34,7 +34,7 @@ from mixmix.graph.unit_pairs import chains_of, unit_errors
 
 __all__ = ["Prune"]
 
-# Least share of the weights that a round leaves of those that were left, unless rounds are given.
+# Least fraction that a round leaves of the weights that were left, unless rounds are given.
 _LEFT_BY_ROUND = 0.6
 # Between rounds: what is pruned next is chosen among weights that have adapted.
 _QUICK = ReconstructFeatures(iterations=60)
@@ -42,14 +42,15 @@ _STEPS_BETWEEN = 0.25
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(Method):
     """Set weights of convolutions and linear layers to zero, and let the others make up for it.
 
     The result is a copy of the model with the same parameters by the same names. Depthwise
-    convolutions stay dense.
+    convolutions stay dense. The results hold the ``allocation`` and the sparsity of every pruned
+    layer (``layer_sparsity``).
 
     Attributes:
-        sparsity: share of the prunable weights that become zero, of all layers together. N:M has
+        sparsity: fraction of the prunable weights that become zero, of all layers together. N:M has
             a sparsity of its own.
         pattern: ``unstructured``, or ``N:M``: of every M input channels at one place of a kernel
             (M values of a linear layer's input) at most N have weights other than zero, for each
@@ -59,7 +60,7 @@ class Prune:
             ``obs``: what its removal costs if the others are adapted, which they are (SparseGPT,
             Frantar & Alistarh 2023).
         allocation: how many weights each layer keeps, where zeros may be anywhere. ``uniform``:
-            the same share. ``global``: those above one threshold for all layers; of scores that
+            the same fraction. ``global``: those above one threshold for all layers; of scores that
             are relative to the spread of a layer's outputs, unless they are magnitudes. ``lamp``:
             the same for scores relative to what is left of their layer (Lee et al. 2021).
             ``sqrt-lamp``: for the geometric mean of both. ``sensitivity``: as many as leave the
@@ -68,9 +69,10 @@ class Prune:
             makes up for the rest, and ``sqrt-lamp`` at once.
         skip: names of layers that stay dense and do not count.
         damping: of the Hessian, relative to the mean of its diagonal, for ``obs``.
-        rounds: steps in which the zeros become more; what goes late is chosen among weights that
-            have made up for the rest. None takes as many as leave at least 0.6 of what was left
-            before (4 for 80%, 5 for 90%) where features are reconstructed in the end, else one.
+        rounds: steps in which the zeros become more; what is pruned late is chosen among weights
+            that have made up for the rest. None takes as many as leave at least 0.6 of what was
+            left before (4 for 80%, 5 for 90%) where features are reconstructed in the end, else
+            one.
         between: one, or several, to apply after every round but the last. None reconstructs
             features in fewer iterations, and fine-tunes in a quarter of the steps where
             ``recovery`` fine-tunes, without making images.
@@ -81,6 +83,8 @@ class Prune:
         InputError: if a setting is out of range.
     """
 
+    kind: ClassVar[str] = "prune"
+
     sparsity: float = 0.8
     pattern: str = "unstructured"
     criterion: str = "magnitude"
@@ -90,7 +94,7 @@ class Prune:
     rounds: int | None = None
     between: Recovery | Sequence[Recovery] | None = None
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
-    checkpoints: str | Path | None = None
+    checkpoints: str | Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         pattern = Pattern.parse(self.pattern)
@@ -104,7 +108,7 @@ class Prune:
             raise InputError(f"rounds must be a whole number >= 1 or None, got {self.rounds!r}")
         for name, given, known in (
             ("criterion", self.criterion, CRITERIA),
-            ("allocation", self._allocation, ALLOCATIONS),
+            ("allocation", self.chosen_allocation, ALLOCATIONS),
         ):
             if given not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {given!r}")
@@ -119,21 +123,6 @@ class Prune:
         if Pattern.parse(self.pattern).is_grouped:
             return self.pattern
         return f"unstructured-{100 * self.sparsity:g}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "method": "prune",
-            "sparsity": self.sparsity,
-            "pattern": self.pattern,
-            "criterion": self.criterion,
-            "allocation": self._allocation,
-            "skip": list(self.skip),
-            "damping": self.damping,
-            "rounds": self.rounds,
-            "between": [step.to_dict() for step in self._between()],
-            "recovery": [step.to_dict() for step in as_recoveries(self.recovery)],
-        }
 
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
@@ -167,11 +156,11 @@ class Prune:
         )
         records = with_channels(_record(context, reasons), model.records)
         pruned = {r.name: r.sparsity for r in records if r.sparsity is not None}
-        return replace(
-            model,
+        return model.with_method(
+            self,
+            {"allocation": self.chosen_allocation, "layer_sparsity": pruned},
             module=student,
             records=records,
-            settings=(*model.settings, self.to_dict() | {"layer_sparsity": pruned}),
             masks=context.masks,
             original=model.module if model.original is None else model.original,
             dense=teacher,
@@ -186,7 +175,7 @@ class Prune:
     ) -> list[Stage]:
         """Zeros and what follows on them, round by round."""
         stages: list[Stage] = []
-        plans = list(self._plans(pattern, left=_share_left(context, names)))
+        plans = list(self._plans(pattern, left=_fraction_left(context, names)))
         for number, plan in enumerate(plans, start=1):
             tell = on_progress if len(plans) == 1 else _in_round(number, len(plans), on_progress)
             stages.append(partial(_prune, names=names, plan=plan, on_progress=tell))
@@ -199,23 +188,22 @@ class Prune:
         """Whether zeros become more while the others make up for them, and not at once."""
         if self.rounds is not None:
             return self.rounds > 1
-        return any(isinstance(step, ReconstructFeatures) for step in as_recoveries(self.recovery))
+        return any(step.adapts_units for step in as_recoveries(self.recovery))
 
     @property
-    def _allocation(self) -> str:
+    def chosen_allocation(self) -> str:
+        """``allocation``, or what None stands for."""
         return self.allocation or ("global" if self._in_rounds else "sqrt-lamp")
 
     def _between(self) -> tuple[Recovery, ...]:
         """What follows on every round but the last."""
         if self.between is not None:
             return as_recoveries(self.between)
-        return (
-            _QUICK,
-            *(_shorter(s) for s in as_recoveries(self.recovery) if isinstance(s, FineTune)),
-        )
+        shorter = (step.shortened(_STEPS_BETWEEN) for step in as_recoveries(self.recovery))
+        return (_QUICK, *(step for step in shorter if step is not None))
 
     def _plans(self, pattern: Pattern, *, left: float) -> Iterator[Plan]:
-        """What to keep in every round, each time the same share of what is left by then."""
+        """What to keep in every round, each time the same fraction of what is left by then."""
         density = 1 - self.sparsity
         ratio = min(1.0, density / left)
         rounds = self.rounds or 1
@@ -233,23 +221,17 @@ class Prune:
                 now,
                 replace(pattern, n=kept) if pattern.is_grouped else pattern,
                 self.criterion,
-                self._allocation,
+                self.chosen_allocation,
                 self.damping,
             )
 
 
-def _shorter(step: FineTune) -> FineTune:
-    steps = max(1, round(_STEPS_BETWEEN * step.training.steps))
-    training = replace(step.training, steps=steps)
-    return replace(step, training=training, fresh=None, checkpoints=None)
-
-
-def _share_left(context: RecoveryContext, names: Collection[str]) -> float:
+def _fraction_left(context: RecoveryContext, names: Collection[str]) -> float:
     """Of the weights of some layers, before anything is pruned now."""
     weights = [context.student.weight_names[name] for name in names]
     total = sum(context.student.layers[name].weight.numel() for name in names)
-    gone = sum(int((~context.masks[w]).sum()) for w in weights if w in context.masks)
-    return max(1, total - gone) / total
+    pruned = sum(int((~context.masks[w]).sum()) for w in weights if w in context.masks)
+    return max(1, total - pruned) / total
 
 
 def _prune(
@@ -268,7 +250,7 @@ def _recover(
 
 def _in_round(number: int, rounds: int, on_progress: Progress) -> Progress:
     """Say which round it is."""
-    return lambda what, share: on_progress(f"round {number} of {rounds}: {what}", share)
+    return lambda what, fraction: on_progress(f"round {number} of {rounds}: {what}", fraction)
 
 
 @torch.no_grad()
@@ -287,17 +269,17 @@ def _record(context: RecoveryContext, reasons: dict[str, str]) -> tuple[LayerRec
         count = sum(p.numel() for p in parameters.values())
         record = LayerRecord(name, kind, "skipped", num_parameters=count)
         layers = held.get(name, [])
-        kept = [
+        masks = [
             context.masks[context.student.weight_names[layer]]
             for layer in layers
             if context.student.weight_names[layer] in context.masks
         ]
-        if kept:
-            zeros = sum(int((~mask).sum()) for mask in kept)
+        if masks:
+            zeros = sum(int((~mask).sum()) for mask in masks)
             record = replace(
                 record,
                 action="pruned",
-                sparsity=zeros / sum(mask.numel() for mask in kept),
+                sparsity=zeros / sum(mask.numel() for mask in masks),
                 error=errors.get(layers[0]),
             )
         else:

@@ -22,21 +22,20 @@ def check_zeros(compressed: Compressed) -> None:
     """
     weights, own = _weights(compressed.module), dict(compressed.module.named_parameters())
     patterns = {
-        name: Pattern.parse(chosen["pattern"])
-        for chosen in compressed.settings
-        if chosen.get("method") == "prune"
-        for name in chosen["layer_sparsity"]
-        if chosen["pattern"] != "unstructured"
+        name: Pattern.parse(method.settings["pattern"])
+        for method in compressed.applied
+        if "pattern" in method.settings
+        for name in method.results.get("layer_sparsity", ())
     }
-    for weight_name, kept in compressed.masks.items():
+    for weight_name, mask in compressed.masks.items():
         # A weight in the original module may belong to no layer of its own there.
         name = weight_name.removesuffix(".weight")
         weight: Tensor | None = own.get(weight_name)
         if weight is None:
-            ((name, _),) = layer_masks(compressed.module, {weight_name: kept}).items()
+            ((name, _),) = layer_masks(compressed.module, {weight_name: mask}).items()
             weight = weights[name]
         used = weight.detach().cpu() != 0
-        if bool((used & ~kept.cpu()).any()):
+        if bool((used & ~mask.cpu()).any()):
             raise ExportError(f"weights of {name} that were pruned are not zero")
         pattern = patterns.get(name, Pattern())
         if not pattern.holds(used):

@@ -56,12 +56,12 @@ def run_stages(
         done = int(metadata["stages_done"])
         student.load_state_dict(tensors_below(_STUDENT, tensors))
         device = context.device
-        masks = {name: kept.to(device) for name, kept in tensors_below(_MASK, tensors).items()}
+        masks = {name: mask.to(device) for name, mask in tensors_below(_MASK, tensors).items()}
         context = replace(context, masks=masks)
     for number, stage in enumerate(stages[done:], start=done + 1):
         context = stage(context)
         if distributed.is_main():
             tensors = {_STUDENT + name: t.clone() for name, t in student.state_dict().items()}
-            tensors |= {_MASK + name: kept for name, kept in context.masks.items()}
+            tensors |= {_MASK + name: mask for name, mask in context.masks.items()}
             write_tensors(path, tensors, {"stages_done": str(number)})
     return context

@@ -23,7 +23,7 @@ __all__ = [
     "quantize",
     "quantize_gradient",
     "round_step",
-    "share_to_threshold",
+    "fraction_to_threshold",
     "weighted_loss_gradient",
 ]
 
@@ -41,9 +41,9 @@ def draw_key() -> np.uint32:
     return _u4(int(torch.randint(2**32, ())))
 
 
-def share_to_threshold(share: float) -> np.uint32:
-    """What ``_hash(...) >> 8`` lies below with probability ``share``."""
-    return _u4(round(share * 2**24))
+def fraction_to_threshold(fraction: float) -> np.uint32:
+    """What ``_hash(...) >> 8`` lies below with probability ``fraction``."""
+    return _u4(round(fraction * 2**24))
 
 
 @compiled("uint32(int64, uint32)")
@@ -176,7 +176,7 @@ def round_step(
     gradient: Floats,
     weight: Floats,
     floor: Floats,
-    share: Floats,
+    fraction: Floats,
     first: Floats,
     second: Floats,
     scale: Floats,
@@ -194,19 +194,19 @@ def round_step(
         gradient: of the loss for the weights.
         weight: the soft weights; rewritten.
         floor: lower levels.
-        share: how far each weight is above its lower level; updated.
-        first: Adam's first moment for the shares; updated.
+        fraction: how far each weight is above its lower level; updated.
+        first: Adam's first moment for the fractions; updated.
         second: Adam's second moment; updated.
         scale: of the channels; updated.
         scale_first: first moment for the scales; updated.
         scale_second: second moment; updated.
         step: of the grids.
         offset: of the grids.
-        rates: (3,) of the shares, of the scales (relative), and the pull toward 0 and 1.
+        rates: (3,) of the fractions, of the scales (relative), and of the regularization.
         betas: (2,) of the moments.
         corrections: (2,) what makes the moments unbiased.
     """
-    rate, scale_rate, pull = rates
+    rate, scale_rate, regularization = rates
     beta1, beta2 = betas
     unbias1, unbias2 = corrections
     for c in range(gradient.shape[0]):
@@ -216,11 +216,11 @@ def round_step(
         direction = scale_first[c] * unbias1 / (np.sqrt(scale_second[c] * unbias2) + _TINY)
         scale[c] *= _ONE - scale_rate * direction
         unit, lowest = step[c] * scale[c], offset[c] * scale[c]
-        g, w, f, h, m, v = gradient[c], weight[c], floor[c], share[c], first[c], second[c]
+        g, w, f, h, m, v = gradient[c], weight[c], floor[c], fraction[c], first[c], second[c]
         for j in range(g.size):
             m[j] = beta1 * m[j] + (_ONE - beta1) * g[j]
             v[j] = beta2 * v[j] + (_ONE - beta2) * g[j] * g[j]
             direction = m[j] * unbias1 / (np.sqrt(v[j] * unbias2) + _TINY)
-            moved = h[j] - rate * (direction - pull * (h[j] + h[j] - _ONE))
+            moved = h[j] - rate * (direction - regularization * (h[j] + h[j] - _ONE))
             h[j] = min(max(moved, _ZERO), _ONE)
             w[j] = (f[j] + h[j]) * unit + lowest

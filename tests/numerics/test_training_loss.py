@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compress.train.objective import feature_loss, kl_loss
+from mixmix.compress.train.loss import feature_loss, kl_loss
 
 
 def draw(*shape: int, seed: int) -> Tensor:

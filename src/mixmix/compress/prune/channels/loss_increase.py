@@ -14,9 +14,9 @@ from mixmix.compress.prune.channels.groups import ChannelGroup
 from mixmix.compress.prune.channels.ranking import Ranking
 from mixmix.compress.prune.channels.removal import silence_channels_
 
-__all__ = ["lowest_channels", "measure_channel_harms"]
+__all__ = ["lowest_channels", "measure_loss_increases"]
 
-_NUM_SHARES = 4
+_NUM_FRACTIONS = 4
 
 
 def lowest_channels(group: ChannelGroup, ranking: Ranking, kept: int) -> list[int]:
@@ -26,14 +26,14 @@ def lowest_channels(group: ChannelGroup, ranking: Ranking, kept: int) -> list[in
 
 
 @torch.no_grad()
-def measure_channel_harms(
+def measure_loss_increases(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
     rankings: Sequence[Ranking],
     options: Sequence[Sequence[int]],
     images: Tensor,
     *,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[list[float]]:
     """Mean divergence from the prediction of the whole network, each group pruned alone.
 
@@ -46,15 +46,17 @@ def measure_channel_harms(
         rankings: of the elements of each group.
         options: for each group how many elements it may keep, from all of them downwards.
         images: (N, C, H, W) normalized.
-        on_progress: called with the share done.
+        on_progress: called with the fraction done.
 
     Returns:
         For each option of each group, in nats; they do not fall.
     """
     logits = run_in_batches(model, images)
-    harms = []
+    increases = []
     for index, (group, ranking, own) in enumerate(zip(groups, rankings, options, strict=True)):
-        places = sorted(set(np.linspace(0, len(own) - 1, _NUM_SHARES).round().astype(int).tolist()))
+        places = sorted(
+            set(np.linspace(0, len(own) - 1, _NUM_FRACTIONS).round().astype(int).tolist())
+        )
         measured = [0.0]
         for place in places[1:]:
             pruned = copy.deepcopy(model)
@@ -63,6 +65,6 @@ def measure_channel_harms(
             measured.append(mean_divergence(logits, run_in_batches(pruned, images)))
         rising = np.maximum.accumulate(measured)
         removed = [own[0] - count for count in own]
-        harms.append(np.interp(removed, [removed[place] for place in places], rising).tolist())
+        increases.append(np.interp(removed, [removed[place] for place in places], rising).tolist())
         on_progress((index + 1) / len(groups))
-    return harms
+    return increases

@@ -10,13 +10,13 @@ from torch import Tensor, fx, nn
 from mixmix.compress.activation_store import ActivationStore
 from mixmix.compress.method import Progress
 from mixmix.compress.quantize.bias_correction import correct_biases
-from mixmix.compress.quantize.importance import measure_importance
 from mixmix.compress.quantize.learnable import (
     LearnableActivation,
     LearnableLayer,
     Phase,
     set_phase,
 )
+from mixmix.compress.quantize.loss_weights import measure_loss_weights
 from mixmix.compress.quantize.placement import Operands
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings, reconstruct_unit
 from mixmix.data.views import with_mixtures
@@ -104,7 +104,7 @@ def calibrate_units(
         if unit in low_bit:
             rest = [later.module for later in units[index + 1 :]]
             draws = seeding.generator(seed, "importance", index)
-            importance = measure_importance(
+            importance = measure_loss_weights(
                 rest, targets, settings.loss, store=store, generator=draws
             )
             with torch.random.fork_rng():

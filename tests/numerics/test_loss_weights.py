@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mixmix.compress.activation_store import ActivationStore
 from mixmix.compress.divergence import fisher_directions
-from mixmix.compress.quantize.importance import measure_importance
+from mixmix.compress.quantize.loss_weights import measure_loss_weights
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings, loss_gradient
 from mixmix.errors import InputError
 from mixmix.runtime import compiled
@@ -36,7 +36,7 @@ def estimate(network: nn.Module, outputs: Tensor, loss: str, draws: int) -> Tens
     """Mean over many images that are the same: each has a direction of its own."""
     many = outputs.repeat(draws, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
-    found = measure_importance([network], many, loss, store=STORE, generator=generator)
+    found = measure_loss_weights([network], many, loss, store=STORE, generator=generator)
     assert found is not None
     return found
 
@@ -83,7 +83,7 @@ def test_output_is_the_mean_squared_jacobian_of_each_channel() -> None:
 @pytest.mark.parametrize("loss", ["fisher", "output"])
 def test_the_last_unit_gives_the_logits_themselves(loss: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    found = measure_importance([], draw(6, 5), loss, store=STORE, generator=generator)
+    found = measure_loss_weights([], draw(6, 5), loss, store=STORE, generator=generator)
     assert found is not None and found.shape == (6 if loss == "fisher" else 1, 5)
     if loss == "output":
         assert torch.equal(found, torch.ones(1, 5))
@@ -92,9 +92,10 @@ def test_the_last_unit_gives_the_logits_themselves(loss: str) -> None:
 def test_nothing_is_weighed_where_nothing_reaches_the_logits() -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = draw(6, 5)
-    assert measure_importance([], outputs, "mse", store=STORE, generator=generator) is None
+    assert measure_loss_weights([], outputs, "mse", store=STORE, generator=generator) is None
     blocked = [lambda x: x * 0]
-    assert measure_importance(blocked, outputs, "fisher", store=STORE, generator=generator) is None
+    found = measure_loss_weights(blocked, outputs, "fisher", store=STORE, generator=generator)
+    assert found is None
 
 
 @pytest.mark.parametrize("fused", [True, False])

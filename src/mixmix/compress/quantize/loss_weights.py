@@ -15,12 +15,12 @@ from mixmix.compress.activation_store import ActivationStore
 from mixmix.compress.divergence import fisher_directions
 from mixmix.graph.units import channel_axis
 
-__all__ = ["LOSSES", "measure_importance"]
+__all__ = ["LOSSES", "measure_loss_weights"]
 
 LOSSES = ("mse", "fisher", "output")
 
 
-def measure_importance(
+def measure_loss_weights(
     rest: Sequence[Callable[[Tensor], Tensor]],
     outputs: Tensor,
     loss: str,
@@ -36,7 +36,7 @@ def measure_importance(
         loss: ``fisher``: each value by the diagonal of its Fisher information, which is the squared
             gradient of the log-likelihood in the mean over the classes as the network predicts
             them (BRECQ, eq. 10); ``output``: each channel by the squared gradient of the logits, in
-            the mean over images and places. Both are estimated by one random direction of the
+            the mean over images and positions. Both are estimated by one random direction of the
             logits for each image. ``mse``: alike.
         store: where the weights are kept.
         generator: CPU generator for the directions.

@@ -9,10 +9,10 @@ from mixmix.graph.shared import share_graph
 from mixmix.graph.units import Unit
 from mixmix.runtime import seeding
 
-__all__ = ["StagedNetwork", "staged"]
+__all__ = ["TappedNetwork", "with_feature_taps"]
 
 
-class StagedNetwork(nn.Module):
+class TappedNetwork(nn.Module):
     """Units one after another: logits (N, K), and the outputs of some of them.
 
     Args:
@@ -34,9 +34,9 @@ class StagedNetwork(nn.Module):
         return x, tuple(features)
 
 
-def staged(
+def with_feature_taps(
     student: nn.Module, teacher: nn.Module, example: Tensor, *, seed: int
-) -> tuple[StagedNetwork, StagedNetwork]:
+) -> tuple[TappedNetwork, TappedNetwork]:
     """Both networks with what they give last at every height and width that both have.
 
     Where they have equally many channels these are compared one by one, else the student's are put
@@ -60,7 +60,7 @@ def staged(
             (index, width), (other, wanted) = mine[size], others[size]
             shown[0][index] = _projection(width, wanted, size, seed).to(example.device)
             shown[1][other] = nn.Identity()
-    return StagedNetwork(units[0], shown[0]), StagedNetwork(units[1], shown[1])
+    return TappedNetwork(units[0], shown[0]), TappedNetwork(units[1], shown[1])
 
 
 def _projection(width: int, wanted: int, size: tuple[int, ...], seed: int) -> nn.Module:
