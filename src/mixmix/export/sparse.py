@@ -21,6 +21,7 @@ from torch import Tensor
 from mixmix.compress.method import Compressed
 from mixmix.compress.prune.weights.sparsity import check_zeros
 from mixmix.errors import DataError
+from mixmix.export.notes import notes
 
 __all__ = ["load_sparse", "read_sparse", "sparse_bytes"]
 
@@ -34,8 +35,6 @@ def sparse_bytes(compressed: Compressed) -> bytes:
     Raises:
         ExportError: if a weight that was pruned is not zero.
     """
-    from mixmix._version import __version__
-
     check_zeros(compressed)
     masks = {_stored_name(name, compressed): kept for name, kept in compressed.masks.items()}
     tensors: dict[str, Tensor] = {}
@@ -54,14 +53,8 @@ def sparse_bytes(compressed: Compressed) -> bytes:
             tensors[f"{name}.gaps"] = gaps
         else:
             tensors[f"{name}.bitmask"] = bits
-    metadata = {
-        "format": _FORMAT,
-        "shapes": json.dumps(shapes),
-        "mixmix.spec": json.dumps(compressed.spec.to_dict()),
-        "mixmix.settings": json.dumps(list(compressed.settings)),
-        "mixmix.version": __version__,
-    }
-    return save(tensors, metadata)
+    metadata = {"format": _FORMAT, "shapes": json.dumps(shapes)}
+    return save(tensors, metadata | notes(compressed))
 
 
 def load_sparse(path: str | Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import fx, nn
 from mixmix.errors import DataError, InputError, first_line
 from mixmix.models.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
 from mixmix.models.sources.onnx_layers import products_as_layers
-from mixmix.models.sources.onnx_lowering import lower
+from mixmix.models.sources.onnx_lowering import lowered
 from mixmix.models.sources.onnx_shapes import settle_shapes
 from mixmix.models.sources.source import Source, require
 from mixmix.models.spec import ModelSpec
@@ -55,8 +55,7 @@ class OnnxSource(Source):
         batch = _only_batch(inputs)
         had_softmax = _drop_softmax(original)
         try:
-            lower(original)
-            model: fx.GraphModule = converter.convert(original).eval()
+            model: fx.GraphModule = converter.convert(lowered(original)).eval()
             settle_shapes(model, spec.input_shape, batch)
         except Exception as error:  # of the converter, for operations that it lacks
             raise InputError(
