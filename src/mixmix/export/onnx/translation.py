@@ -79,11 +79,18 @@ def _translate_activation(x: Any, scale: float, zero_point: int, bits: int, subl
     return quantize(x, scale, zero_point, storage)
 
 
+def _packed_type(bits: int) -> int | None:
+    """The type with several weights to a byte, or None where each takes one."""
+    # From opset 25 on, DequantizeLinear takes INT2, too.
+    return TensorProto.INT4 if bits <= 4 else None
+
+
 def _translate_weight(integers: Any, scale: Any, zero_point: Any, bits: int) -> Any:
-    if bits <= 4:
-        integers = op.Cast(integers, to=TensorProto.INT4)
+    packed = _packed_type(bits)
+    if packed is not None:
+        integers = op.Cast(integers, to=packed)
         if zero_point is not None:
-            zero_point = op.Cast(zero_point, to=TensorProto.INT4)
+            zero_point = op.Cast(zero_point, to=packed)
     return op.DequantizeLinear(integers, scale, zero_point, axis=0)
 
 

@@ -7,8 +7,7 @@ rewritten here; whoever converts the graph has to compare what it gives.
 
 from __future__ import annotations
 
-from typing import Any
-
+import onnx
 import onnx.inliner
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -21,8 +20,8 @@ __all__ = ["lowered"]
 _OPSET = 17
 
 
-def lowered(proto: Any) -> Any:
-    """An ``onnx.ModelProto`` of opset 17 at most that computes the same.
+def lowered(model: ir.Model) -> onnx.ModelProto:
+    """A model of opset 17 at most that computes the same.
 
     - ``Gelu`` becomes its definition.
     - Constants, and second names of weights, become weights: of a BatchNorm whose values are shared
@@ -32,9 +31,10 @@ def lowered(proto: Any) -> Any:
       mean, which images do not have.
     """
     proto = onnx.inliner.inline_selected_functions(
-        proto, [("", "Gelu")], inline_schema_functions=True
+        ir.to_proto(model), [("", "Gelu")], inline_schema_functions=True
     )
     model = ir.from_proto(proto)
+    # What the definition makes of its own constants.
     fold_constants(model, should_fold=lambda node: node.op_type in ("CastLike", "Sqrt"))
     common.IdentityEliminationPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
