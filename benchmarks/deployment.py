@@ -106,8 +106,8 @@ def _rows(
                 "seed": 0,
                 "size_bytes": artifact.size_bytes,
                 "size_ratio": artifact.size_bytes / floats.size_bytes,
-                "integer_mac_share": profile.integer_mac_share,
-                "integer_time_share": profile.integer_time_share,
+                "integer_mac_share": profile.integer_mac_fraction,
+                "integer_time_share": profile.integer_time_fraction,
                 "float_layers": [node.name for node in profile.float_layers],
                 "agreement_with_pytorch": artifact.agreement,
             }

@@ -125,7 +125,7 @@ def exported(name: str, bits: str, path: Path) -> Compressed:
 def test_networks_run_as_integers(name: str, bits: str, tmp_path: Path) -> None:
     exported(name, bits, tmp_path / "m.onnx")
     found = kernel_profile(tmp_path / "m.onnx", runs=1)
-    assert found.integer_mac_share == 1 and found.layers
+    assert found.integer_mac_fraction == 1 and found.layers
     floats = Counter(node.kind for node in found.nodes if not node.is_integer)
     if not NETWORKS[name][1]:
         assert floats == ENDS

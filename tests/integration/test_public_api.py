@@ -16,6 +16,7 @@ def test_importing_loads_nothing_that_only_some_tasks_need() -> None:
         "scipy.optimize",
         "torch_pruning",
         "onnx",
+        "onnx_ir",
         "onnxruntime",
         "onnxscript",
         "matplotlib",

@@ -79,14 +79,14 @@ class KernelProfile:
         return tuple(node for node in self.layers if not node.is_integer)
 
     @property
-    def integer_mac_share(self) -> float:
-        """Share of the multiply-accumulate operations that integer kernels do, in [0, 1]."""
-        return _share(self.nodes, "macs")
+    def integer_mac_fraction(self) -> float:
+        """Fraction of the multiply-accumulate operations that integer kernels do, in [0, 1]."""
+        return _fraction(self.nodes, "macs")
 
     @property
-    def integer_time_share(self) -> float:
-        """Share of the time that is spent in integer kernels, in [0, 1]."""
-        return _share(self.nodes, "time_ms")
+    def integer_time_fraction(self) -> float:
+        """Fraction of the time that is spent in integer kernels, in [0, 1]."""
+        return _fraction(self.nodes, "time_ms")
 
 
 def kernel_profile(path: str | Path, *, batch_size: int = 1, runs: int = 5) -> KernelProfile:
@@ -179,7 +179,7 @@ def _macs(kind: str, weight: tuple[int, ...], output: list[int]) -> int:
     return math.prod(output) * length
 
 
-def _share(nodes: tuple[NodeProfile, ...], quantity: str) -> float:
+def _fraction(nodes: tuple[NodeProfile, ...], quantity: str) -> float:
     total = sum(getattr(node, quantity) for node in nodes)
     return (
         sum(getattr(node, quantity) for node in nodes if node.is_integer) / total if total else 0.0

@@ -1,7 +1,7 @@
 """Pruned networks as small files: the weights that are left, and where they are.
 
-A safetensors file. What was pruned is stored as ``<name>.values``, in the order of the mask, and
-as the smaller of ``<name>.bitmask`` (a bit for each weight, eight to a byte) and ``<name>.gaps``
+A safetensors file. Of a pruned tensor, ``<name>.values`` are stored in the order of the mask, and
+the smaller of ``<name>.bitmask`` (a bit for each weight, eight to a byte) and ``<name>.gaps``
 (a byte for each weight that is left: how many are missing before it; 255 stands for 255 more that
 are missing, and for no weight). All else is stored as it is.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 from mixmix.compress.method import Compressed
 from mixmix.compress.prune.weights.sparsity import check_zeros
 from mixmix.errors import DataError
+from mixmix.export.notes import notes
 
 __all__ = ["load_sparse", "read_sparse", "sparse_bytes"]
 
@@ -34,8 +35,6 @@ def sparse_bytes(compressed: Compressed) -> bytes:
     Raises:
         ExportError: if a weight that was pruned is not zero.
     """
-    from mixmix._version import __version__
-
     check_zeros(compressed)
     masks = {_stored_name(name, compressed): kept for name, kept in compressed.masks.items()}
     tensors: dict[str, Tensor] = {}
@@ -54,14 +53,8 @@ def sparse_bytes(compressed: Compressed) -> bytes:
             tensors[f"{name}.gaps"] = gaps
         else:
             tensors[f"{name}.bitmask"] = bits
-    metadata = {
-        "format": _FORMAT,
-        "shapes": json.dumps(shapes),
-        "mixmix.spec": json.dumps(compressed.spec.to_dict()),
-        "mixmix.settings": json.dumps(list(compressed.settings)),
-        "mixmix.version": __version__,
-    }
-    return save(tensors, metadata)
+    metadata = {"format": _FORMAT, "shapes": json.dumps(shapes)}
+    return save(tensors, metadata | notes(compressed))
 
 
 def load_sparse(path: str | Path) -> dict[str, Tensor]:
@@ -110,9 +103,9 @@ def read_sparse(content: bytes) -> dict[str, Tensor]:
         elif gaps is not None:
             kept = _from_gaps(gaps, size)
         else:
-            raise DataError(f"does not tell where the values of {name} are")
+            raise DataError(f"has neither a bitmask nor gaps for {name}")
         if int(kept.sum()) != len(values):
-            raise DataError(f"has {len(values)} values for {int(kept.sum())} places of {name}")
+            raise DataError(f"has {len(values)} values for {int(kept.sum())} positions of {name}")
         state[name] = _filled(kept.view(shape), values, tensors.get(_zero_point_name(name)))
     return state | tensors
 
@@ -162,11 +155,11 @@ def _to_gaps(kept: Tensor) -> Tensor:
 def _from_gaps(gaps: Tensor, size: int) -> Tensor:
     content = gaps.numpy().astype(np.int64)
     ends = content != _SKIP
-    places = (np.cumsum(np.where(ends, content + 1, _SKIP)) - 1)[ends]
-    if len(places) and places[-1] >= size:
-        raise DataError(f"has a weight at place {places[-1]} of {size}")
+    positions = (np.cumsum(np.where(ends, content + 1, _SKIP)) - 1)[ends]
+    if len(positions) and positions[-1] >= size:
+        raise DataError(f"has a weight at position {positions[-1]} of {size}")
     kept = np.zeros(size, bool)
-    kept[places] = True
+    kept[positions] = True
     return torch.from_numpy(kept)
 
 

@@ -25,8 +25,8 @@ __all__ = [
 
 MIN_PROBE_IMAGES = 32
 _BATCH = 25
-# Share of a quantizer's step: above the rounding of floats and of the biases of integer kernels,
-# and far below what any real fault moves.
+# Fraction of a quantizer's step: above the rounding of floats and of the biases of integer kernels,
+# and far below what any real error moves.
 _NUDGE = 0.01
 # A file may err as much as the model under that nudge, and by chance half as much again.
 _OWN_ERRORS = 1.5
@@ -54,8 +54,8 @@ def probe_images(spec: ModelSpec, probe: Tensor | None = None, num_images: int =
             )
         if len(probe) < MIN_PROBE_IMAGES:
             raise InputError(
-                f"got {len(probe)} probe images, at least {MIN_PROBE_IMAGES} are needed; leave "
-                "out probe to take noise"
+                f"got {len(probe)} probe images, expected at least {MIN_PROBE_IMAGES}; leave out "
+                "probe to use noise"
             )
         return probe.detach().cpu().float()
     draws = generator(0, "export probe")
@@ -134,7 +134,7 @@ def check_agreement(
             f"the exported file of {spec.name} does not agree with the model on {len(images)} "
             f"images: same class on {checked(got, allowed):.1f}% (at least {least:g}% "
             f"expected), relative error of the logits {error:.4f} (at most {allowed:.4g}); "
-            "nothing was written. Give synthetic images as probe if noise says little about this "
+            "nothing was written. Pass synthetic images as probe if noise says little about this "
             "model"
         )
     return agreement, error

@@ -141,7 +141,7 @@ class ModelSpec:
             return None
         try:
             return cls.from_dict(json.loads(text))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise DataError(f"{origin} holds a malformed spec: {error}") from error
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mixmix.errors import ExportError
+from mixmix.errors import ExportError, first_line
 from mixmix.runtime.quiet import quiet
 
 if TYPE_CHECKING:
-    import onnx
+    import onnx_ir as ir
 
 __all__ = ["OPSET", "float_onnx"]
 
@@ -25,7 +25,7 @@ def float_onnx(
     *,
     name: str,
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
-) -> onnx.ModelProto:
+) -> ir.Model:
     """A network as an ONNX model of opset 21, from ``images`` (N, C, H, W) to ``logits`` (N, K).
 
     Args:
@@ -52,10 +52,9 @@ def float_onnx(
                 verbose=False,
             )
             assert program is not None
-            return program.model_proto
+            return program.model
         except Exception as error:  # each stage of the exporter raises its own kinds
             cause = error.__cause__ or error
             raise ExportError(
-                f"{name} cannot be exported to ONNX: {type(cause).__name__}: "
-                f"{(str(cause).strip() or 'no reason given').splitlines()[0]}"
+                f"{name} cannot be exported to ONNX: {type(cause).__name__}: {first_line(cause)}"
             ) from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor
@@ -65,14 +68,26 @@ class OnnxSession:
         Raises:
             InputError: if the images do not fit the model.
         """
+        return torch.from_numpy(self.outputs(images)[0])
+
+    def outputs(
+        self, images: Tensor, names: Sequence[str] | None = None
+    ) -> list[np.ndarray[Any, np.dtype[Any]]]:
+        """The outputs of these names, or all, of normalized images (N, C, H, W) float32.
+
+        Raises:
+            InputError: if the images do not fit the model.
+        """
         try:
-            outputs = self._session.run(None, {self._input: images.detach().cpu().numpy()})
+            found: list[np.ndarray[Any, np.dtype[Any]]] = self._session.run(
+                names, {self._input: images.detach().cpu().numpy()}
+            )
         except Exception as error:
             raise InputError(
                 f"{self.name} cannot run on images of {tuple(images.shape)}, it takes "
                 f"{self.input_shape}: {first_line(error)}"
             ) from error
-        return torch.from_numpy(outputs[0])
+        return found
 
     def batch_shape(self, batch_size: int) -> tuple[int, ...]:
         """(N, C, H, W) of a batch that the model takes.

@@ -33,12 +33,12 @@ def test_all_layers_of_8_bits_run_as_integers(family: str, tmp_path: Path) -> No
     convolutions = [node for node in found.layers if "Conv" in node.kind]
     assert {node.kind for node in convolutions} == {"QLinearConv"}
     assert [node.kind for node in found.layers[-1:]] == ["QGemm"] and not found.float_layers
-    assert found.integer_mac_share == 1 and 0 < found.integer_time_share < 1
+    assert found.integer_mac_fraction == 1 and 0 < found.integer_time_fraction < 1
 
 
 def test_float_models_have_no_integer_kernels(tmp_path: Path) -> None:
     found = profile(tmp_path, "plain", None)
-    assert found.integer_mac_share == 0 and found.float_layers == found.layers
+    assert found.integer_mac_fraction == 0 and found.float_layers == found.layers
     # Float kernels pad channels to whole blocks.
     assert sum(node.macs for node in found.nodes) >= count_macs(tiny_network("plain"), INPUT_SHAPE)
 
@@ -50,8 +50,8 @@ def test_operations_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", ["W4A8", "W4A4", "W2A4"])
 def test_low_bits_run_as_integers_if_exported_for_speed(bits: str, tmp_path: Path) -> None:
-    assert profile(tmp_path, "plain", bits).integer_mac_share < 0.6
-    assert profile(tmp_path, "plain", bits, optimize_for="speed").integer_mac_share == 1
+    assert profile(tmp_path, "plain", bits).integer_mac_fraction < 0.6
+    assert profile(tmp_path, "plain", bits, optimize_for="speed").integer_mac_fraction == 1
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -1,168 +1,27 @@
-"""ONNX with real integers: quantizers as QuantizeLinear and DequantizeLinear, weights packed."""
+"""ONNX files with real integers, which ONNX Runtime runs in integer kernels where it has them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-import onnx
-import torch
-from onnxscript import opset21 as op
-from torch import Tensor, nn
-from torch.nn import functional as F
+import onnx_ir as ir
+from onnx_ir.passes import common
+from torch import Tensor
 
 from mixmix.compress.method import Compressed
-from mixmix.errors import ExportError
-from mixmix.export.onnx.graph import keep_floats_exact, pack_weights, strip_notes
-from mixmix.export.onnx.integers import (
+from mixmix.export.notes import notes
+from mixmix.export.onnx.float_exactness import keep_floats_exact
+from mixmix.export.onnx.integer_kernels import (
     join_quantizers,
     pool_globally,
     prepare_linear_layers,
     repeat_quantizers,
 )
-from mixmix.export.onnx.saturation import prefer_signed_weights
-from mixmix.export.placeholders import with_placeholders
-from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
+from mixmix.export.onnx.packing import pack_weights
+from mixmix.export.onnx.signed_weights import prefer_signed_weights
+from mixmix.export.onnx.translation import TRANSLATIONS, with_onnx_placeholders
 from mixmix.models.model import normalize
 from mixmix.runtimes.float_onnx import float_onnx
 
 __all__ = ["onnx_bytes"]
-
-# Kernels for u8 activations and s8 weights on x86 without VNNI add pairs of products in signed
-# 16 bits and saturate; 2 * 255 * 64 still fits.
-_LARGEST_SAFE_WEIGHT = 64
-
-# Integer kernels narrow what they give to 8 bits only, so a quantizer of fewer bits is written as
-# two: one of 8 bits with this many levels to each of its own, which a kernel does on its way out,
-# and one that rounds those. From 8 bits to 8 bits, ONNX Runtime makes a table of it. It is the same
-# function: the numbers are odd, so no level lies half-way between two of the coarser ones, and
-# 255 levels end less than half a coarse one behind the last.
-_SUBLEVELS = {2: 85, 3: 35, 4: 17}
-
-# PyTorch's exporter cannot write quantizers below 8 bits. Two operators of our own pass through
-# it untouched, and are translated into ONNX below; they are never run.
-
-
-@torch.library.custom_op("mixmix::quantize_activation", mutates_args=())
-def _quantize_activation(
-    x: Tensor, scale: float, zero_point: int, bits: int, sublevels: int
-) -> Tensor:
-    raise NotImplementedError("stands for ONNX nodes")
-
-
-@_quantize_activation.register_fake
-def _(x: Tensor, scale: float, zero_point: int, bits: int, sublevels: int) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("mixmix::dequantize_weight", mutates_args=())
-def _dequantize_weight(
-    integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int
-) -> Tensor:
-    raise NotImplementedError("stands for ONNX nodes")
-
-
-@_dequantize_weight.register_fake
-def _(integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:
-    return torch.empty_like(integers, dtype=torch.float32)
-
-
-def _translate_activation(x: Any, scale: float, zero_point: int, bits: int, sublevels: int) -> Any:
-    def constant(data_type: int, value: float) -> Any:
-        return op.Constant(value=onnx.helper.make_tensor("value", data_type, [], [value]))
-
-    def quantize(x: Any, scale: float, zero_point: int, storage: int) -> Any:
-        step, zero = constant(onnx.TensorProto.FLOAT, scale), constant(storage, zero_point)
-        return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
-
-    # Not UINT4: ONNX Runtime 1.32 refuses models in which Clip or MaxPool stands beside such a
-    # quantizer, and activations take no space in the file.
-    storage = onnx.TensorProto.UINT8 if bits <= 8 else onnx.TensorProto.UINT16
-    if sublevels:
-        fine = quantize(x, scale / sublevels, zero_point * sublevels, storage)
-        return quantize(op.LeakyRelu(fine, alpha=1.0), scale, zero_point, storage)
-    if bits not in (8, 16):
-        lowest = constant(onnx.TensorProto.FLOAT, -zero_point * scale)
-        highest = constant(onnx.TensorProto.FLOAT, (2**bits - 1 - zero_point) * scale)
-        x = op.Clip(x, lowest, highest)
-    return quantize(x, scale, zero_point, storage)
-
-
-def _translate_weight(integers: Any, scale: Any, zero_point: Any, bits: int) -> Any:
-    if bits <= 4:
-        integers = op.Cast(integers, to=onnx.TensorProto.INT4)
-        if zero_point is not None:
-            zero_point = op.Cast(zero_point, to=onnx.TensorProto.INT4)
-    return op.DequantizeLinear(integers, scale, zero_point, axis=0)
-
-
-_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.mixmix.quantize_activation.default: _translate_activation,
-    torch.ops.mixmix.dequantize_weight.default: _translate_weight,
-}
-
-
-class _Activation(nn.Module):
-    """Stands for a ``QuantizedActivation`` during export."""
-
-    def __init__(self, source: QuantizedActivation, *, fast: bool) -> None:
-        super().__init__()
-        if source.bits > 16:
-            raise ExportError(
-                f"ONNX stores activations in at most 16 bits, got {source.bits}; quantize to fewer"
-            )
-        self.scale = float(source.scale)
-        self.zero_point = int(source.zero_point)
-        self.bits = source.bits
-        self.sublevels = _SUBLEVELS.get(source.bits, 0) if fast else 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        quantized: Tensor = _quantize_activation(
-            x, self.scale, self.zero_point, self.bits, self.sublevels
-        )
-        return quantized
-
-
-class _Layer(nn.Module):
-    """Stands for a ``QuantizedLayer`` during export."""
-
-    integers: Tensor
-    scale: Tensor
-    zero_point: Tensor | None
-    bias: Tensor | None
-
-    def __init__(self, source: QuantizedLayer, *, signed: bool, fast: bool) -> None:
-        super().__init__()
-        self.bits = 8 if fast else source.bits
-        self.convolution: dict[str, Any] | None = source.convolution
-        integers, scale = source.integers.to(torch.int16), source.scale
-        zero_point = torch.zeros(len(integers), dtype=torch.int16)
-        if source.zero_point is not None:
-            zero_point = source.zero_point.to(torch.int16)
-        largest = int(max(integers.abs().amax(), zero_point.abs().amax()))
-        if fast and largest:
-            # Integer kernels round the bias to the product of the scales of input and weights.
-            multiple = max(1, _LARGEST_SAFE_WEIGHT // largest)
-            integers, scale = integers * multiple, scale / multiple
-            zero_point = zero_point * multiple
-        if not signed and largest > _LARGEST_SAFE_WEIGHT:
-            integers, zero_point = (
-                (tensor + 128).to(torch.uint8) for tensor in (integers, zero_point)
-            )
-        else:
-            integers, zero_point = (tensor.to(torch.int8) for tensor in (integers, zero_point))
-        self.register_buffer("integers", integers.contiguous())
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", zero_point if bool(zero_point.any()) else None)
-        self.register_buffer("bias", source.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = _dequantize_weight(self.integers, self.scale, self.zero_point, self.bits)
-        if self.convolution is None:
-            return F.linear(x, weight, self.bias)
-        return F.conv2d(x, weight, self.bias, **self.convolution)
 
 
 def onnx_bytes(
@@ -176,22 +35,16 @@ def onnx_bytes(
 
     Args:
         compressed: the model.
-        images: (N, C, H, W) in [0, 1] on which it is found out whether weights may be signed.
+        images: (N, C, H, W) in [0, 1] that decide whether weights may be signed.
         signed_weights: see ``mixmix.export``.
         fast: whether to write what integer kernels are made of, rather than the smallest file.
 
     Raises:
         ExportError: if PyTorch cannot translate the model.
     """
-    from mixmix._version import __version__
-
     spec = compressed.spec
-    module = with_placeholders(
-        compressed.module,
-        activation=partial(_Activation, fast=fast),
-        layer=partial(_Layer, signed=bool(signed_weights), fast=fast),
-    )
-    model = float_onnx(module, spec.input_shape, name=spec.name, translations=_TRANSLATIONS)
+    module = with_onnx_placeholders(compressed.module, signed=bool(signed_weights), fast=fast)
+    model = float_onnx(module, spec.input_shape, name=spec.name, translations=TRANSLATIONS)
     pack_weights(model.graph)
     pool_globally(model.graph)
     repeat_quantizers(model.graph)
@@ -200,14 +53,22 @@ def onnx_bytes(
     if signed_weights is None:
         prefer_signed_weights(model, normalize(images, spec))
     prepare_linear_layers(model.graph)
-    strip_notes(model)
-    model.producer_name, model.producer_version = "mixmix", __version__
-    onnx.helper.set_model_props(
-        model,
-        {
-            "mixmix.spec": json.dumps(spec.to_dict()),
-            "mixmix.settings": json.dumps(list(compressed.settings)),
-            "mixmix.version": __version__,
-        },
-    )
-    return bytes(model.SerializeToString(deterministic=True))
+    common.RemoveUnusedNodesPass()(model)
+    _strip_notes(model)
+    model.metadata_props.update(notes(compressed))
+    model.producer_name, model.producer_version = "mixmix", model.metadata_props["mixmix.version"]
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _strip_notes(model: ir.Model) -> None:
+    """Drop the exporter's notes: they hold paths of the exporting machine and cost space."""
+    common.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    graph = model.graph
+    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for value in [*graph.inputs, *graph.outputs, *inner]:
+        value.metadata_props.clear()
+        value.doc_string = None
+    for value in inner:
+        if not value.is_graph_output():
+            value.type = value.shape = None

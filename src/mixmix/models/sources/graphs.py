@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixmix.errors import DataError, InputError, first_line
+from mixmix.errors import InputError, first_line
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["check_any_batch", "describe_shapes", "fields_of_notes"]
@@ -32,17 +32,14 @@ def describe_shapes(inputs: Sequence[Any], outputs: Sequence[Any]) -> dict[str, 
     return known
 
 
-def fields_of_notes(path: str, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``mixmix.export`` wrote into a file of the network in it.
+def fields_of_notes(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What ``mixmix.export`` wrote into a file of the network in it; nothing of other files.
 
     Raises:
         DataError: if that is malformed.
     """
-    try:
-        spec = ModelSpec.from_dict(notes)
-    except (InputError, TypeError) as error:
-        raise DataError(f"{path} holds a malformed spec: {error}") from error
-    return {key: getattr(spec, key) for key in _NOTED if getattr(spec, key)}
+    spec = ModelSpec.from_metadata(metadata, path)
+    return {key: getattr(spec, key) for key in _NOTED if getattr(spec, key, None)}
 
 
 def check_any_batch(model: nn.Module, spec: ModelSpec) -> None:

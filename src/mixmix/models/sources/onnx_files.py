@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -13,14 +12,15 @@ from torch import fx, nn
 from mixmix.errors import DataError, InputError, first_line
 from mixmix.models.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
 from mixmix.models.sources.onnx_layers import products_as_layers
-from mixmix.models.sources.onnx_lowering import lower
 from mixmix.models.sources.onnx_shapes import settle_shapes
 from mixmix.models.sources.source import Source, require
 from mixmix.models.spec import ModelSpec
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 __all__ = ["OnnxSource"]
 
-_SPEC = "mixmix.spec"  # where ``mixmix.export`` writes it
 _TOLERANCE = 1e-3
 
 
@@ -32,15 +32,9 @@ class OnnxSource(Source):
 
     def describe(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         model = _read(Path(name))
-        inputs, outputs = _ends(name, model)
-        notes = {entry.key: entry.value for entry in model.metadata_props}.get(_SPEC)
-        known = {}
-        if notes is not None:
-            try:
-                known = fields_of_notes(name, json.loads(notes))
-            except ValueError as error:
-                raise DataError(f"{name} holds a malformed spec: {error}") from error
-        return known | describe_shapes(_sizes(inputs), _sizes(outputs))
+        images, logits = _ends(name, model)
+        known = fields_of_notes(name, model.metadata_props)
+        return known | describe_shapes(*(tuple(value.shape or ()) for value in (images, logits)))
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
         raise InputError(
@@ -49,14 +43,14 @@ class OnnxSource(Source):
         )
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
+        from mixmix.models.sources.onnx_lowering import lowered
+
         original = _read(Path(name))
-        inputs, _ = _ends(name, original)
+        batch = _fixed_batch(_ends(name, original)[0])
         converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
-        batch = _only_batch(inputs)
         had_softmax = _drop_softmax(original)
         try:
-            lower(original)
-            model: fx.GraphModule = converter.convert(original).eval()
+            model: fx.GraphModule = converter.convert(lowered(original)).eval()
             settle_shapes(model, spec.input_shape, batch)
         except Exception as error:  # of the converter, for operations that it lacks
             raise InputError(
@@ -71,24 +65,24 @@ class OnnxSource(Source):
         return model
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> ir.Model:
     import onnx
+    import onnx_ir as ir
 
     if not path.is_file():
         raise InputError(f"no ONNX file at {path}")
     try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
+        proto = onnx.load(str(path))
+        onnx.checker.check_model(proto)
+        return ir.from_proto(proto)
     except Exception as error:  # of protobuf, of the checker, of weights in a second file
         raise DataError(f"{path} is no valid ONNX model: {first_line(error)}") from error
-    return model
 
 
-def _ends(name: str, model: Any) -> tuple[Any, Any]:
-    """The inputs that are no weights, and the outputs; one of each."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    outputs = list(model.graph.output)
+def _ends(name: str, model: ir.Model) -> tuple[ir.Value, ir.Value]:
+    """The input that is no weight, and the output; one of each."""
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    outputs = model.graph.outputs
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(
             f"{name} takes {len(inputs)} inputs and gives {len(outputs)} outputs, expected one "
@@ -97,30 +91,25 @@ def _ends(name: str, model: Any) -> tuple[Any, Any]:
     return inputs[0], outputs[0]
 
 
-def _sizes(value: Any) -> list[int | str]:
-    """Sizes of a value; those left open are strings."""
-    return [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param
-        for dim in value.type.tensor_type.shape.dim
-    ]
-
-
-def _drop_softmax(model: Any) -> bool:
+def _drop_softmax(model: ir.Model) -> bool:
     """Let a file give logits, in place, where it ends in their softmax; whether it did."""
-    (output,) = model.graph.output
-    last = next((node for node in model.graph.node if output.name in node.output), None)
-    if last is None or last.op_type != "Softmax" or len(_sizes(output)) != 2:
+    (output,) = model.graph.outputs
+    last = output.producer()
+    if last is None or last.op_type != "Softmax" or output.shape is None or len(output.shape) != 2:
         return False
-    if {entry.name: entry.i for entry in last.attribute}.get("axis", -1) not in (1, -1):
+    if last.attributes.get_int("axis", -1) not in (1, -1):
         return False
-    model.graph.node.remove(last)
-    output.name = last.input[0]
+    (logits,) = last.inputs
+    assert logits is not None
+    logits.type, logits.shape = output.type, output.shape
+    model.graph.outputs[0] = logits
+    model.graph.remove(last, safe=True)
     return True
 
 
-def _only_batch(images: Any) -> int | None:
+def _fixed_batch(images: ir.Value) -> int | None:
     """The number of images that a file was written for, unless it takes any."""
-    size = _sizes(images)[0]
+    size = images.shape[0] if images.shape else None
     return size if isinstance(size, int) and size > 0 else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from mixmix.runtimes.program_safety import check_program
 
 __all__ = ["ProgramSource"]
 
-_SPEC = "mixmix.spec"  # where ``mixmix.export`` writes it
-
 
 class ProgramSource(Source):
     """The path of a ``.pt2`` file with one program of one batch of images."""
@@ -31,7 +28,7 @@ class ProgramSource(Source):
     def describe(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         program, notes = _load(Path(name))
         inputs, outputs = _ends(name, program)
-        known = fields_of_notes(name, notes) if notes else {}
+        known = fields_of_notes(name, notes)
         return known | describe_shapes(inputs.meta["val"].shape, outputs.meta["val"].shape)
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
@@ -55,15 +52,14 @@ class ProgramSource(Source):
         return model
 
 
-def _load(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
+def _load(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
     """A program and what mixmix noted in its file."""
     if not path.is_file():
         raise InputError(f"no exported program at {path}")
     check_program(path)
-    extra = {_SPEC: ""}
+    notes = {"mixmix.spec": ""}
     try:
-        program = torch.export.load(str(path), extra_files=extra)
-        notes = json.loads(extra[_SPEC]) if extra[_SPEC] else {}
+        program = torch.export.load(str(path), extra_files=notes)
     except Exception as error:  # a damaged archive raises many kinds
         raise DataError(f"PyTorch cannot load {path}: {first_line(error)}") from error
     return program, notes

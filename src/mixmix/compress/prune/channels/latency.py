@@ -76,8 +76,11 @@ class LatencyMeter:
         return times[str(path)] / times[str(self._dense)]
 
     def _exported(self, model: nn.Module, name: str) -> Path:
+        # It takes long to import.
+        import onnx_ir as ir
+
         path = Path(self._folder.name) / f"{name}.onnx"
         copied = copy.deepcopy(model).cpu().eval()
-        proto = float_onnx(copied, self._spec.input_shape, name=self._spec.name)
-        write_atomic(path, proto.SerializeToString())
+        exported = float_onnx(copied, self._spec.input_shape, name=self._spec.name)
+        write_atomic(path, ir.to_proto(exported).SerializeToString())
         return path

@@ -1,0 +1,19 @@
+"""What exported files say of themselves."""
+
+from __future__ import annotations
+
+import json
+
+from mixmix._version import __version__
+from mixmix.compress.method import Compressed
+
+__all__ = ["notes"]
+
+
+def notes(compressed: Compressed) -> dict[str, str]:
+    """Spec, settings and version as texts, which ``ModelSpec.from_metadata`` reads again."""
+    return {
+        "mixmix.spec": json.dumps(compressed.spec.to_dict()),
+        "mixmix.settings": json.dumps(list(compressed.settings)),
+        "mixmix.version": __version__,
+    }

@@ -1,0 +1,22 @@
+"""Weights of fewer than 8 bits, packed: two of 4 bits to a byte."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from mixmix.runtimes.onnx_nodes import add_constant, constant
+
+__all__ = ["pack_weights"]
+
+
+def pack_weights(graph: ir.Graph) -> None:
+    """Store what a ``Cast`` makes of constants where it makes integers of fewer than 8 bits."""
+    for cast in graph:
+        if cast.op_type != "Cast":
+            continue
+        integers, to = constant(cast.inputs[0]), ir.DataType(cast.attributes["to"].as_int())
+        if integers is not None and to.bitwidth < 8:
+            (wide,) = cast.outputs
+            packed = add_constant(graph, f"{wide.name}_packed", integers.astype(to.numpy()))
+            wide.replace_all_uses_with(packed)
+            graph.remove(cast, safe=True)

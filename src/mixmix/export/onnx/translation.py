@@ -1,0 +1,179 @@
+"""Quantized modules as ONNX nodes: QuantizeLinear, DequantizeLinear and integer weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto
+from onnxscript import opset21 as op
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixmix.errors import ExportError
+from mixmix.export.placeholders import with_placeholders
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
+
+__all__ = ["TRANSLATIONS", "with_onnx_placeholders"]
+
+# Kernels for u8 activations and s8 weights on x86 without VNNI add pairs of products in signed
+# 16 bits and saturate; 2 * 255 * 64 still fits.
+_LARGEST_SAFE_WEIGHT = 64
+
+# Integer kernels narrow what they give to 8 bits only, so a quantizer of fewer bits is written as
+# two: one of 8 bits with this many levels to each of its own, which a kernel does on its way out,
+# and one that rounds those. From 8 bits to 8 bits, ONNX Runtime makes a table of it. It is the same
+# function: the numbers are odd, so no level lies half-way between two of the coarser ones, and
+# 255 levels end less than half a coarse one behind the last.
+_SUBLEVELS = {2: 85, 3: 35, 4: 17}
+
+# PyTorch's exporter cannot write quantizers below 8 bits. Two operators of our own pass through
+# it untouched, and are translated into ONNX below; they are never run.
+
+
+@torch.library.custom_op("mixmix::quantize_activation", mutates_args=())
+def _quantize_activation(
+    x: Tensor, scale: float, zero_point: int, bits: int, sublevels: int
+) -> Tensor:
+    raise NotImplementedError("stands for ONNX nodes")
+
+
+@_quantize_activation.register_fake
+def _(x: Tensor, scale: float, zero_point: int, bits: int, sublevels: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("mixmix::dequantize_weight", mutates_args=())
+def _dequantize_weight(
+    integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int
+) -> Tensor:
+    raise NotImplementedError("stands for ONNX nodes")
+
+
+@_dequantize_weight.register_fake
+def _(integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:
+    return torch.empty_like(integers, dtype=torch.float32)
+
+
+def _translate_activation(x: Any, scale: float, zero_point: int, bits: int, sublevels: int) -> Any:
+    def constant(data_type: int, value: float) -> Any:
+        return op.Constant(value=onnx.helper.make_tensor("value", data_type, [], [value]))
+
+    def quantize(x: Any, scale: float, zero_point: int, storage: int) -> Any:
+        step, zero = constant(TensorProto.FLOAT, scale), constant(storage, zero_point)
+        return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
+
+    # Not UINT4: ONNX Runtime 1.32 refuses models in which Clip or MaxPool stands beside such a
+    # quantizer, and activations take no space in the file.
+    storage = TensorProto.UINT8 if bits <= 8 else TensorProto.UINT16
+    if sublevels:
+        fine = quantize(x, scale / sublevels, zero_point * sublevels, storage)
+        return quantize(op.LeakyRelu(fine, alpha=1.0), scale, zero_point, storage)
+    if bits not in (8, 16):
+        lowest = constant(TensorProto.FLOAT, -zero_point * scale)
+        highest = constant(TensorProto.FLOAT, (2**bits - 1 - zero_point) * scale)
+        x = op.Clip(x, lowest, highest)
+    return quantize(x, scale, zero_point, storage)
+
+
+def _packed_type(bits: int) -> int | None:
+    """The type with several weights to a byte, or None where each takes one."""
+    # From opset 25 on, DequantizeLinear takes INT2, too.
+    return TensorProto.INT4 if bits <= 4 else None
+
+
+def _translate_weight(integers: Any, scale: Any, zero_point: Any, bits: int) -> Any:
+    packed = _packed_type(bits)
+    if packed is not None:
+        integers = op.Cast(integers, to=packed)
+        if zero_point is not None:
+            zero_point = op.Cast(zero_point, to=packed)
+    return op.DequantizeLinear(integers, scale, zero_point, axis=0)
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.mixmix.quantize_activation.default: _translate_activation,
+    torch.ops.mixmix.dequantize_weight.default: _translate_weight,
+}
+
+
+class _Activation(nn.Module):
+    """Stands for a ``QuantizedActivation`` during export."""
+
+    def __init__(self, source: QuantizedActivation, *, fast: bool) -> None:
+        super().__init__()
+        if source.bits > 16:
+            raise ExportError(
+                f"ONNX stores activations in at most 16 bits, got {source.bits}; quantize to fewer"
+            )
+        self.scale = float(source.scale)
+        self.zero_point = int(source.zero_point)
+        self.bits = source.bits
+        self.sublevels = _SUBLEVELS.get(source.bits, 0) if fast else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        quantized: Tensor = _quantize_activation(
+            x, self.scale, self.zero_point, self.bits, self.sublevels
+        )
+        return quantized
+
+
+class _Layer(nn.Module):
+    """Stands for a ``QuantizedLayer`` during export."""
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, source: QuantizedLayer, *, signed: bool, fast: bool) -> None:
+        super().__init__()
+        self.bits = 8 if fast else source.bits
+        self.convolution: dict[str, Any] | None = source.convolution
+        integers, scale = source.integers.to(torch.int16), source.scale
+        zero_point = torch.zeros(len(integers), dtype=torch.int16)
+        if source.zero_point is not None:
+            zero_point = source.zero_point.to(torch.int16)
+        largest = int(max(integers.abs().amax(), zero_point.abs().amax()))
+        if fast and largest:
+            # Integer kernels round the bias to the product of the scales of input and weights.
+            multiple = max(1, _LARGEST_SAFE_WEIGHT // largest)
+            integers, scale = integers * multiple, scale / multiple
+            zero_point = zero_point * multiple
+        if not signed and largest > _LARGEST_SAFE_WEIGHT:
+            integers, zero_point = (
+                (tensor + 128).to(torch.uint8) for tensor in (integers, zero_point)
+            )
+        else:
+            integers, zero_point = (tensor.to(torch.int8) for tensor in (integers, zero_point))
+        self.register_buffer("integers", integers.contiguous())
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point if bool(zero_point.any()) else None)
+        self.register_buffer("bias", source.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = _dequantize_weight(self.integers, self.scale, self.zero_point, self.bits)
+        if self.convolution is None:
+            return F.linear(x, weight, self.bias)
+        return F.conv2d(x, weight, self.bias, **self.convolution)
+
+
+def with_onnx_placeholders(model: nn.Module, *, signed: bool, fast: bool) -> nn.Module:
+    """A copy whose quantized modules PyTorch exports with the help of ``TRANSLATIONS``.
+
+    Args:
+        model: it is not changed.
+        signed: whether to store all weights of 8 bits as int8.
+        fast: whether to write what integer kernels are made of, rather than the smallest file.
+
+    Raises:
+        ExportError: if an activation has more than 16 bits.
+    """
+    return with_placeholders(
+        model,
+        activation=partial(_Activation, fast=fast),
+        layer=partial(_Layer, signed=signed, fast=fast),
+    )
