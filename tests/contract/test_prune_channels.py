@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -274,14 +273,13 @@ def test_quantized_networks_and_backbones_are_refused() -> None:
 
 def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
     # A file's time stands for the multiplications here, since real times depend on the machine.
-    def counted(module: nn.Module, *_: object, **__: object) -> SimpleNamespace:
-        size = count_macs(module, INPUT_SHAPE)
-        return SimpleNamespace(SerializeToString=lambda: bytes(size))
+    def counted(module: nn.Module, *_: object, **__: object) -> bytes:
+        return bytes(count_macs(module, INPUT_SHAPE))
 
     def sizes(paths: list[Path], **_: object) -> dict[str, float]:
         return {str(path): float(path.stat().st_size) for path in paths}
 
-    monkeypatch.setattr(channel_latency, "float_onnx", counted)
+    monkeypatch.setattr(channel_latency, "float_onnx_bytes", counted)
     monkeypatch.setattr(channel_latency, "compare_latency_ms", sizes)
     compressed = pruned("residual", max_macs=None, max_latency=0.7)
     assert 0.6 < compressed.applied[0].results["latency_ratio"] <= 0.7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from mixmix.runtime.quiet import quiet
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["OPSET", "float_onnx"]
+__all__ = ["OPSET", "float_onnx", "float_onnx_bytes"]
 
 OPSET = 21
 
@@ -58,3 +59,11 @@ def float_onnx(
             raise ExportError(
                 f"{name} cannot be exported to ONNX: {type(cause).__name__}: {first_line(cause)}"
             ) from error
+
+
+def float_onnx_bytes(module: nn.Module, input_shape: tuple[int, int, int], *, name: str) -> bytes:
+    """The same as the bytes of a file, of a copy on the CPU in eval mode."""
+    import onnx_ir as ir  # takes long to import
+
+    model = float_onnx(copy.deepcopy(module).cpu().eval(), input_shape, name=name)
+    return bytes(ir.to_proto(model).SerializeToString())

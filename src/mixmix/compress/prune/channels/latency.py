@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +10,7 @@ from torch import nn
 
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.storage import write_atomic
-from mixmix.runtimes.float_onnx import float_onnx
+from mixmix.runtimes.float_onnx import float_onnx_bytes
 from mixmix.runtimes.latency import compare_latency_ms
 
 __all__ = ["LatencyMeter"]
@@ -76,11 +75,7 @@ class LatencyMeter:
         return times[str(path)] / times[str(self._dense)]
 
     def _exported(self, model: nn.Module, name: str) -> Path:
-        # It takes long to import.
-        import onnx_ir as ir
-
         path = Path(self._folder.name) / f"{name}.onnx"
-        copied = copy.deepcopy(model).cpu().eval()
-        exported = float_onnx(copied, self._spec.input_shape, name=self._spec.name)
-        write_atomic(path, ir.to_proto(exported).SerializeToString())
+        content = float_onnx_bytes(model, self._spec.input_shape, name=self._spec.name)
+        write_atomic(path, content)
         return path
