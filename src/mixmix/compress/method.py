@@ -1,23 +1,19 @@
-"""Compression as a fold of methods over a model, each returning a record of every layer."""
+"""What every way to compress takes and gives: a model, and a record of every layer."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from mixmix._display import html_table, summary
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
-from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
-from mixmix.models.zoo import Zoo
-from mixmix.runtime.allocator import keep_freed_memory
 
-__all__ = ["Compressed", "LayerRecord", "Method", "Progress", "compress", "with_channels"]
+__all__ = ["Compressed", "LayerRecord", "Method", "Progress", "with_channels"]
 
 # Called with (what is being done, share done in [0, 1]).
 Progress = Callable[[str, float], None]
@@ -59,7 +55,7 @@ class LayerRecord:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compressed:
     """A compressed model and how it came about.
 
@@ -87,6 +83,21 @@ class Compressed:
     kept_channels: Mapping[str, Tensor] = field(default_factory=dict)
     dense: nn.Module | None = None
 
+    def __repr__(self) -> str:
+        actions = Counter(record.action for record in self.records)
+        facts = {
+            "model": self.spec.name,
+            "methods": tuple(str(one.get("method", "?")) for one in self.settings),
+            "parameters": sum(each.numel() for each in self.module.parameters()),
+            "layers": ", ".join(f"{count} {action}" for action, count in actions.items()),
+        }
+        return summary("Compressed", facts)
+
+    def _repr_html_(self) -> str:
+        rows = [record.to_dict() for record in self.records]
+        used = [key for key in rows[0] if any(row[key] for row in rows)] if rows else []
+        return html_table([{key: row[key] for key in used} for row in rows], caption=repr(self))
+
 
 class Method(Protocol):
     """A way to compress: frozen settings and how to apply them."""
@@ -96,53 +107,6 @@ class Method(Protocol):
     ) -> Compressed:
         """Return a compressed copy; ``model`` is not changed."""
         ...
-
-
-def compress(
-    model: Model | str | Path | ModelSpec | tuple[nn.Module, ModelSpec],
-    data: ImageSet | None,
-    methods: Method | Sequence[Method],
-    *,
-    seed: int,
-    on_progress: Progress = lambda what, share: None,
-) -> Compressed:
-    """Compress a pretrained network with images instead of its training data.
-
-    Args:
-        model: a ``Model``, or anything that ``Zoo.load`` takes; it is not changed.
-        data: images in [0, 1]; of another size than the model's they are resized. None is for
-            methods that make their own, as ``Distill`` can.
-        methods: applied in order, such as ``Quantize("W4A4")``.
-        seed: of every random draw.
-        on_progress: called with (what is being done, share done).
-
-    Raises:
-        InputError: if there is no method, or model and images do not fit each other.
-    """
-    teacher = model if isinstance(model, Model) else Zoo.load([model], device="cpu")[0]
-    steps = [methods] if not isinstance(methods, Sequence) else list(methods)
-    if not steps:
-        raise InputError("compress needs at least one method, such as Quantize('W8A8')")
-    if data is None:
-        if any(getattr(step, "needs_images", True) for step in steps):
-            raise InputError("compress needs images, such as those that synthesize makes")
-        data = _no_images(teacher.spec)
-    channels = teacher.spec.input_shape[0]
-    if data.images.shape[1] != channels:
-        raise InputError(
-            f"the images have {data.images.shape[1]} channels, {teacher.spec.name} takes {channels}"
-        )
-    keep_freed_memory()
-    compressed = Compressed(teacher.module, teacher.spec)
-    for step in steps:
-        compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)
-    return compressed
-
-
-def _no_images(spec: ModelSpec) -> ImageSet:
-    labels = torch.zeros(0, dtype=torch.long)
-    soft_labels = torch.zeros(0, spec.num_classes)
-    return ImageSet(torch.zeros(0, *spec.input_shape), labels, soft_labels, {})
 
 
 def with_channels(

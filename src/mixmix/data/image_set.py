@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixmix._display import format_value, percent, summary
+from mixmix.data.pictures import to_picture
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import (
     read_json,
@@ -39,6 +44,8 @@ FORMAT = "mixmix-synthetic-images/1"
 
 # Pixels of a side, from which an image is seen well enough as it is.
 _LARGE = 128
+# Of the contact sheet in a notebook.
+_SHEET_ROWS, _SHEET_COLUMNS, _SHEET_PIXELS = 4, 12, 900
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,9 @@ class Shard:
 
 
 class ImageSet(Dataset[tuple[Tensor, Tensor]]):
-    """Synthesized images with hard and soft labels, and how they were made.
+    """Images with hard and soft labels, and how they were made.
+
+    ``synthesize`` and ``generate`` make them; ``as_image_set`` makes one of your own images.
 
     As a torch ``Dataset`` it gives ``(image, label)``: image (C, H, W) float32 in [0, 1], label an
     int64 scalar. Pixels are 8-bit values, so that exporting PNGs loses nothing.
@@ -210,6 +219,36 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             },
         )
 
+    def __repr__(self) -> str:
+        agreement = label_agreement(self.soft_labels, self.labels)
+        facts = {
+            "images": len(self),
+            "shape": tuple(self.images.shape[1:]),
+            "classes": self.soft_labels.shape[1],
+            "from": self._origin,
+            "label_agreement": None if agreement is None else percent(100 * agreement),
+            "refused_shards": len(self.refused) or None,
+            "path": self.path,
+        }
+        return summary("ImageSet", facts)
+
+    @property
+    def _origin(self) -> str | None:
+        """The networks that the images were made from, or what else is known."""
+        names = tuple(model.get("name", "?") for model in self.manifest.get("models", ()))
+        return format_value(names) if names else self.manifest.get("origin")
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(repr(self))}</pre>"
+        if len(self) == 0 or self.images.shape[1] not in (1, 3):
+            return text
+        buffer = io.BytesIO()
+        columns = max(1, min(_SHEET_COLUMNS, _SHEET_PIXELS // self.images.shape[3]))
+        rows = max(1, min(_SHEET_ROWS, _SHEET_PIXELS // self.images.shape[2]))
+        self._sheet(rows, columns, None).save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return f'{text}<img alt="contact sheet" src="data:image/png;base64,{data}">'
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -255,6 +294,8 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         for model in self.manifest.get("models", []):
             if model.get("classes"):
                 return tuple(model["classes"])
+        if self.manifest.get("classes"):
+            return tuple(self.manifest["classes"])
         return tuple(str(index) for index in range(max(1, self.soft_labels.shape[1])))
 
     def save(self, path: str | Path) -> Path:
@@ -296,6 +337,10 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._sheet(rows, columns, scale).save(target)
+        return target
+
+    def _sheet(self, rows: int, columns: int, scale: int | None) -> Image.Image:
         channels, height, width = self.images.shape[1:]
         lines = self._lines(columns)[:rows]
         sheet = torch.ones(channels, len(lines) * (height + 1) + 1, columns * (width + 1) + 1)
@@ -307,8 +352,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if scale is None:
             scale = 2 if max(height, width) < _LARGE else 1
         size = (picture.width * scale, picture.height * scale)
-        picture.resize(size, Image.Resampling.NEAREST).save(target)
-        return target
+        return picture.resize(size, Image.Resampling.NEAREST)
 
     def _lines(self, columns: int) -> list[list[int]]:
         """Indices of images for each row of a contact sheet."""
@@ -379,20 +423,6 @@ def _is_entry(value: object) -> bool:
     return isinstance(value, dict) and all(
         isinstance(value.get(key), str) for key in ("file", "sha256")
     )
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """An image (1 or 3, H, W) in [0, 1] as 8-bit Pillow picture.
-
-    Raises:
-        InputError: for another number of channels.
-    """
-    if image.shape[0] not in (1, 3):
-        raise InputError(
-            f"a picture has 1 or 3 channels, these images have {image.shape[0]}; use the shards"
-        )
-    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
 
 def _file_name(text: str) -> str:

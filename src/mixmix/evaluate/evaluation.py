@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
+from mixmix.data.images import unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import wilson_interval
 from mixmix.export import Artifact
@@ -27,11 +29,8 @@ __all__ = ["Evaluated", "Evaluation", "Predictor", "evaluate"]
 Evaluated = Artifact | str | Path | Compressed | Model
 Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
 
-# Decoders and resizing overshoot [0, 1] by rounding; normalized images leave it by far.
-_RANGE_TOLERANCE = 0.01
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Accuracy on labeled images, in percent.
 
@@ -50,7 +49,21 @@ class Evaluation:
     num_images: int
     agreement: float | None
     agreement_interval: tuple[float, float] | None
-    predictions: Tensor = field(repr=False)
+    predictions: Tensor
+
+    def _facts(self) -> dict[str, Any]:
+        interval = self.agreement_interval
+        return {
+            "top1": percent(self.top1, self.top1_interval),
+            "agreement": None if self.agreement is None else percent(self.agreement, interval),
+            "images": self.num_images,
+        }
+
+    def __repr__(self) -> str:
+        return summary("Evaluation", self._facts())
+
+    def _repr_html_(self) -> str:
+        return html_table([self._facts()], caption="Evaluation, with 95% intervals")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the predictions."""
@@ -106,7 +119,7 @@ def evaluate(
     predictions, labels, others = [], [], []
     batches, num_batches = _batches(data, batch_size)
     for index, (raw, targets) in enumerate(batches):
-        images = _to_unit_range(raw)
+        images = unit_range(raw)
         _check_batch(images, targets, predict.spec)
         predictions.append(predict(images))
         labels.append(targets.long())
@@ -255,21 +268,6 @@ def _unpacked(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
                 f"{type(images).__name__} and {type(labels).__name__}"
             )
         yield images, labels
-
-
-def _to_unit_range(images: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]; uint8 is divided by 255."""
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    if not images.is_floating_point():
-        raise DataError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
-        raise DataError(
-            f"images must be in [0, 1], got values from {low:.3g} to {high:.3g}; give them "
-            "without normalization, the model's own is applied here"
-        )
-    return images.float()
 
 
 def _check_batch(images: Tensor, labels: Tensor, spec: ModelSpec) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from mixmix._display import html_table, summary
 from mixmix.errors import InputError
-from mixmix.models.loading import load_model, load_spec
+from mixmix.models.loading import Reference, load
 from mixmix.models.member import Member, members_of
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
@@ -64,33 +66,32 @@ class Zoo(Sequence[Model]):
     @classmethod
     def load(
         cls,
-        references: Iterable[str | Path | ModelSpec | tuple[nn.Module, ModelSpec]],
+        references: Zoo | Reference | Iterable[Reference],
         *,
         weights: Sequence[float] | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
     ) -> Zoo:
         """Load a zoo.
 
         Args:
-            references: each whatever ``load_spec`` takes (``bundled:NAME``, ``timm:NAME``, a spec
-                file ...), or a pair of your own module and its spec.
+            references: one network or several, each whatever ``load`` takes (``bundled:NAME``,
+                ``timm:NAME``, a spec file, a pair of your own module and its spec, a ``Model``
+                ...). A zoo is returned as it is.
             weights: see ``Zoo``.
-            device: where the networks run.
+            device: where the networks run; the CPU by default, and a ``Model`` where it is.
 
         Raises:
             InputError: naming the network that cannot be loaded and why.
         """
-        if isinstance(references, str | Path | ModelSpec):
-            raise InputError(f"Zoo.load takes a list of networks; write [{references!r}]")
-        teachers = []
-        for reference in references:
-            if isinstance(reference, tuple):
-                module, spec = reference
-            else:
-                spec = load_spec(reference)
-                module = load_model(spec)
-            teachers.append(Model(module, spec, device=device))
-        return cls(teachers, weights=weights)
+        if isinstance(references, Zoo) and weights is None and device in (None, references.device):
+            return references
+        if _is_single(references):
+            references = [references]
+        if not isinstance(references, Iterable):
+            raise InputError(
+                f"a zoo needs a network or a list of networks, got {type(references).__name__}"
+            )
+        return cls([load(each, device=device) for each in references], weights=weights)
 
     def __len__(self) -> int:
         return len(self._teachers)
@@ -141,3 +142,33 @@ class Zoo(Sequence[Model]):
             predictions = [m.logits_of_zoo(m.teacher(batch)).softmax(1) for m in self.headed]
             batches.append(torch.stack(predictions).mean(0).cpu())
         return torch.cat(batches)
+
+    def __repr__(self) -> str:
+        facts = {
+            "networks": self.names,
+            "input_shape": self.input_shape,
+            "classes": self.num_classes,
+            "device": self.device,
+        }
+        return summary("Zoo", facts)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "network": member.teacher.spec.name,
+                "source": member.teacher.spec.source,
+                "input shape": member.teacher.spec.input_shape,
+                "classes": member.teacher.spec.num_classes,
+                "BatchNorm layers": len(member.teacher.batch_norms),
+                "weight": member.weight,
+                "takes part with": member.role,
+            }
+            for member in self.members
+        ]
+        return html_table(rows, caption=f"Zoo of {len(self)} networks")
+
+
+def _is_single(references: object) -> TypeGuard[Reference]:
+    if isinstance(references, tuple):
+        return len(references) == 2 and isinstance(references[1], ModelSpec)
+    return isinstance(references, str | Path | ModelSpec | Model | nn.Module)

@@ -115,7 +115,7 @@ def recover(
     *,
     masks: Mapping[str, Tensor] | None = None,
     kept_channels: Mapping[str, Tensor] | None = None,
-    seed: int,
+    seed: int = 0,
     on_progress: Progress = lambda what, share: None,
 ) -> nn.Module:
     """Let a copy of a student win back what its teacher does.
