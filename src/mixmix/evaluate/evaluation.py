@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
@@ -17,6 +17,7 @@ from mixmix.data.images import unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import wilson_interval
 from mixmix.export import Artifact
+from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluated", "Evaluation", "Predictor", "evaluate"]
 
-Evaluated = Artifact | str | Path | Compressed | Model
+Evaluated = Artifact | Compressed | Reference
+# Files that run as they are; and those that describe a network.
+_RUNNABLE, _SPECS = (".onnx", ".pt2"), (".toml", ".json")
+
 Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
 
 
@@ -91,14 +95,14 @@ def evaluate(
 
     Args:
         model: an ``Artifact`` or the path of an ONNX file, which run in ONNX Runtime on the CPU,
-            or of an exported program (``.pt2``), which PyTorch runs there; a ``Compressed`` or a
-            ``Model``.
+            or of an exported program (``.pt2``), which PyTorch runs there; a ``Compressed``; or
+            whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``.
         data: pairs of an image (C, H, W) in [0, 1] and a label, as a ``Dataset`` or in batches
             from a ``DataLoader``; or two tensors, images (N, C, H, W) as uint8 or as floats in
             [0, 1] and labels (N,). Images of another size are resized as the spec says.
         reference: a model of any of these kinds to compare predictions with, such as the
             original.
-        spec: of a file that mixmix did not write.
+        spec: of a file that mixmix did not write, or of a module.
         batch_size: images at once; a ``DataLoader`` has its own.
         device: where a ``Compressed`` runs; a ``Model`` stays where it is.
         on_progress: called with (what is being done, share done).
@@ -154,7 +158,7 @@ class Predictor:
 
     Args:
         model: of any of these kinds.
-        spec: of an ONNX file that mixmix did not write.
+        spec: of an ONNX file that mixmix did not write, or of a module.
         device: where a ``Compressed`` runs.
 
     Raises:
@@ -168,20 +172,19 @@ class Predictor:
         device: str | torch.device = "cpu",
     ) -> None:
         self._logits: Callable[[Tensor], Tensor]
+        if not isinstance(model, Artifact | Compressed) and not _is_file(model):
+            named = (model, spec) if isinstance(model, nn.Module) and spec else model
+            model = load(named, device=None if isinstance(model, Model) else device)
         if isinstance(model, Compressed):
             model = Model(model.module, model.spec, device=device)
         if isinstance(model, Model):
             self.spec = model.spec
             self._logits = model
             self._device = model.device
-        elif isinstance(model, (Artifact, str, Path)):
+        else:
+            assert isinstance(model, Artifact | str | Path)
             self.spec, self._logits = _open(model, spec)
             self._device = torch.device("cpu")
-        else:
-            raise InputError(
-                f"cannot evaluate a {type(model).__name__}; expected an Artifact, the path of an "
-                "ONNX file or an exported program, a Compressed or a Model"
-            )
         if self.spec.num_classes < 1:
             raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
 
@@ -205,11 +208,19 @@ class Predictor:
         return logits
 
 
+def _is_file(model: object) -> TypeGuard[str | Path]:
+    """Whether it is the path of a file that runs as it is, and no reference to a network."""
+    if not isinstance(model, str | Path):
+        return False
+    path = Path(model)
+    return path.suffix in _RUNNABLE or (path.is_file() and path.suffix not in _SPECS)
+
+
 def _open(
     model: Artifact | str | Path, spec: ModelSpec | None
 ) -> tuple[ModelSpec, Callable[[Tensor], Tensor]]:
     path = model.path if isinstance(model, Artifact) else Path(model)
-    if path.suffix not in (".onnx", ".pt2") and path.is_file():
+    if path.suffix not in _RUNNABLE and path.is_file():
         raise InputError(
             f"cannot evaluate {path}; expected an ONNX file that ends in .onnx, or an exported "
             "program that ends in .pt2"

@@ -29,7 +29,7 @@ class Zoo(Sequence[Model]):
     alone (see ``members``). Each sees images at its own resolution and normalization.
 
     Args:
-        teachers: at least one.
+        models: at least one.
         weights: one for each, > 0: their chances of being drawn at a step; None: the same for all.
 
     Raises:
@@ -37,16 +37,14 @@ class Zoo(Sequence[Model]):
             take part with nothing.
     """
 
-    def __init__(
-        self, teachers: Iterable[Model], *, weights: Sequence[float] | None = None
-    ) -> None:
-        self._teachers = tuple(teachers)
-        if not self._teachers:
+    def __init__(self, models: Iterable[Model], *, weights: Sequence[float] | None = None) -> None:
+        self._models = tuple(models)
+        if not self._models:
             raise InputError("a zoo needs at least one network")
-        names = [teacher.spec.name for teacher in self._teachers]
+        names = [model.spec.name for model in self._models]
         if len(set(names)) < len(names):
             raise InputError(f"networks of a zoo need different names, got {', '.join(names)}")
-        channels = {t.spec.name: t.spec.input_shape[0] for t in self._teachers}
+        channels = {m.spec.name: m.spec.input_shape[0] for m in self._models}
         if len(set(channels.values())) > 1:
             listed = ", ".join(f"{name}: {count}" for name, count in channels.items())
             raise InputError(
@@ -61,7 +59,7 @@ class Zoo(Sequence[Model]):
                 f"weights must be one finite number > 0 for each of the {len(names)} networks, got "
                 f"{list(weights)}"
             )
-        self.members = members_of(self._teachers, weights)
+        self.members = members_of(self._models, weights)
 
     @classmethod
     def load(
@@ -94,17 +92,17 @@ class Zoo(Sequence[Model]):
         return cls([load(each, device=device) for each in references], weights=weights)
 
     def __len__(self) -> int:
-        return len(self._teachers)
+        return len(self._models)
 
     def __getitem__(self, index: int) -> Model:  # type: ignore[override]
-        return self._teachers[index]
+        return self._models[index]
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._teachers)
+        return iter(self._models)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(teacher.spec.name for teacher in self)
+        return tuple(model.spec.name for model in self)
 
     @property
     def headed(self) -> tuple[Member, ...]:
@@ -124,7 +122,7 @@ class Zoo(Sequence[Model]):
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images to synthesize: the largest height and width among the members."""
-        shapes = [teacher.spec.input_shape for teacher in self]
+        shapes = [model.spec.input_shape for model in self]
         return shapes[0][0], max(s[1] for s in shapes), max(s[2] for s in shapes)
 
     @property
