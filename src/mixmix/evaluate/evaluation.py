@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
-from mixmix.data.images import unit_range
+from mixmix.data.items import unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import wilson_interval
 from mixmix.export import Artifact

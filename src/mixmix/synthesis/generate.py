@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mixmix.data.image_set import FORMAT, ImageSet
+from mixmix.data.image_set import ImageSet
+from mixmix.data.shards import FORMAT
 from mixmix.errors import InputError
 from mixmix.models.loading import Reference
 from mixmix.models.zoo import Zoo

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixmix.data.image_set import FORMAT, ImageSet
+from mixmix.data.image_set import ImageSet
+from mixmix.data.shards import FORMAT
 from mixmix.errors import DataError, InputError
 from mixmix.models.loading import Reference
 from mixmix.models.model import Model

@@ -211,6 +211,7 @@ def test_images_of_several_sizes_are_brought_to_one(model: Model) -> None:
         ([torch.zeros(3, 4, 4)], InputError, "torch.stack"),
         (3, InputError, "cannot take a int as images"),
         ({"image": 1}, InputError, "cannot take a dict as images"),
+        (Items([(torch.zeros(INPUT_SHAPE), "cat")]), DataError, "must be class numbers, got str"),
         (Items([]), DataError, "holds no images"),
         (Items(["x.png"]), InputError, r"must have an image \(C, H, W\), got str"),
         (Items([{"pixels": 1}]), InputError, "need the key 'image' or"),
