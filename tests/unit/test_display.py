@@ -61,7 +61,7 @@ class TestTexts:
     def test_model(self) -> None:
         text = repr(tiny_teacher("plain"))
         assert re.match(r"Model\(", text)
-        for part in ("name=plain", "source=module", "(3, 16, 16)", "classes=4", "batch_norms=2"):
+        for part in ("name=plain", "source=module", "(3, 16, 16)", "classes=4", "batch_norms=3"):
             assert part in text
         count = sum(p.numel() for p in tiny_network("plain").parameters())
         assert f"parameters={count:,}" in text

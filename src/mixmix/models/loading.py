@@ -75,7 +75,7 @@ def load(
         "weights": None if weights is None else str(weights),
     }
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if isinstance(reference, Model) and not fields and device in (None, reference.device):
+    if isinstance(reference, Model) and not fields and _is_on(reference.device, device):
         return reference
     if isinstance(reference, nn.Module):
         module, spec = reference, _spec_of_module(reference, fields)
@@ -90,6 +90,10 @@ def load(
     if device is None:
         device = reference.device if isinstance(reference, Model) else "cpu"
     return Model(module, spec, device=device)
+
+
+def _is_on(found: torch.device, asked: str | torch.device | None) -> bool:
+    return asked is None or torch.device(asked) == found
 
 
 def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, ModelSpec]:

@@ -81,7 +81,7 @@ class Zoo(Sequence[Model]):
         Raises:
             InputError: naming the network that cannot be loaded and why.
         """
-        if isinstance(references, Zoo) and weights is None and device in (None, references.device):
+        if isinstance(references, Zoo) and weights is None and device is None:
             return references
         if _is_single(references):
             references = [references]
