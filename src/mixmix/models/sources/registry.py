@@ -132,6 +132,6 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
         arguments = ", ".join(f"{key}=..." for key in missing)
         raise InputError(
             f"{source} does not say its {', '.join(missing)}; write load({source!r}, {arguments}), "
-            f'or a spec file (.toml) with source = "{source}" and {"these" if missing[1:] else "it"}'
+            f'or a spec file (.toml) with source = "{source}" and the same'
         )
     return ModelSpec.from_dict(merged)
