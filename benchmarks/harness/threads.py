@@ -12,7 +12,7 @@ __all__ = ["limit_threads"]
 
 
 def limit_threads(count: int) -> None:
-    """Of this process, and by the environment of all that it starts, whose waiting threads sleep."""
+    """Of this process, and by the environment of all that it starts; waiting threads sleep."""
     torch.set_num_threads(count)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)
