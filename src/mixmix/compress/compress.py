@@ -30,7 +30,7 @@ def compress(
 ) -> Compressed:
     """Compress a pretrained network with images instead of its training data.
 
-    >>> compress("bundled:resnet", "images", "W8A8")
+    >>> compress("bundled:resnet", "images", "W8A8")  # doctest: +SKIP
 
     Args:
         model: whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``; it is not

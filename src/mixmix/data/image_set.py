@@ -101,7 +101,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if not (folder / MANIFEST_NAME).exists():
             raise DataError(
                 f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); make one with "
-                "'mixmix synthesize'"
+                "'mixmix synthesize', or read photographs with mixmix.as_image_set"
             )
         manifest = read_manifest(folder)
         shards, refused = [], {}

@@ -55,7 +55,7 @@ class _Read(NamedTuple):
 def as_image_set(images: Images, model: Predicts) -> ImageSet:
     """Images in whatever form, as an ``ImageSet`` for this network.
 
-    >>> as_image_set("photographs", load("timm:resnet18"))
+    >>> as_image_set("photographs", load("timm:resnet18"))  # doctest: +SKIP
 
     Args:
         images: one of
