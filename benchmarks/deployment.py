@@ -31,7 +31,7 @@ from mixmix import (
 )
 from mixmix.demo.cifar10 import load_cifar10
 from mixmix.export.profile import kernel_profile
-from mixmix.report import benchmark_record
+from mixmix.report.record import benchmark_record
 from mixmix.runtime.storage import write_json
 from mixmix.runtimes.latency import compare_latency_ms
 

@@ -26,7 +26,7 @@ from typing import Any
 from harness.threads import limit_threads
 from speed_parts.options import Options
 
-from mixmix.report import benchmark_record
+from mixmix.report.record import benchmark_record
 from mixmix.runtime.storage import read_json, write_json
 
 QUESTION = "How fast are synthesis and reconstruction, against the ways in use?"

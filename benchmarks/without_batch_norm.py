@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from harness.record import Record
 from harness.threads import limit_threads
 
-from mixmix import ImageSet, Quantize, Zoo, compress, evaluate, export, recipe, synthesize
+from mixmix import ImageSet, Quantize, Zoo, compress, evaluate, export, load, recipe, synthesize
 from mixmix.demo.bundled import bundled_members
 from mixmix.demo.cifar10 import load_cifar10
 
@@ -59,7 +59,7 @@ def main() -> None:
     record = Record(arguments.out / "result.json", QUESTION, KEY)
     test = load_cifar10(arguments.data, split="test")
     for network in arguments.networks.split(","):
-        target = Zoo.load([f"bundled:{network}"])[0]
+        target = load(f"bundled:{network}")
         common = {"model": network, "task": "quantize", "num_test": len(test[1])}
         untouched = common | {"setting": "float", "images": "float", "seed": 0}
         if untouched not in record:

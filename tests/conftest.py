@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Read once, when torch is imported: threads that wait take no core from other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# isort: split
 import torch
 from hypothesis import settings
 from tiny_networks import tiny_teacher

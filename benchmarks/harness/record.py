@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mixmix.report import benchmark_record
+from mixmix.report.record import benchmark_record
 from mixmix.runtime.storage import read_json, write_json
 
 __all__ = ["Record"]

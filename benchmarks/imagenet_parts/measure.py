@@ -19,6 +19,7 @@ from mixmix import (
     compress,
     evaluate,
     export,
+    load,
     recipe,
     synthesize,
 )
@@ -90,7 +91,7 @@ def _predictions_path(path: Path) -> Path:
 
 
 def _measure_float(run: Run, path: Path) -> None:
-    target = Zoo.load([TARGET])[0]
+    target = load(TARGET)
     evaluation = evaluate(target, load_photographs(run.photographs, target.spec.input_shape[1]))
     write_tensors(_predictions_path(path), {"predictions": evaluation.predictions})
     row = {"model": TARGET, "setting": "float", "images": "float", "seed": 0}
@@ -98,7 +99,7 @@ def _measure_float(run: Run, path: Path) -> None:
 
 
 def _measure(cell: Cell, folder: Path, run: Run, path: Path) -> None:
-    target = Zoo.load([TARGET])[0]
+    target = load(TARGET)
     data = ImageSet.load(folder)
     method = method_of(cell, reconstruction=run.reconstruction, steps=run.steps)
     with stopwatch() as cost:

@@ -1,49 +1,98 @@
 """Data-free compression of pretrained vision models by feature and data mixing.
 
-``ModelSpec`` -> ``Zoo`` -> ``synthesize`` -> ``ImageSet`` -> ``compress`` -> ``export`` ->
-``evaluate``: every stage takes what the one before it gives.
+``load`` or ``Zoo`` -> ``synthesize`` -> ``ImageSet`` -> ``compress`` -> ``export`` -> ``evaluate``:
+every stage takes what the one before it gives. Names are imported when they are first used.
 """
 
-from mixmix.runtime import openmp  # noqa: F401  (before anything that imports torch)
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-# isort: split
-from mixmix import errors
 from mixmix._version import __version__
-from mixmix.compress.distill.distill import Distill
-from mixmix.compress.method import Compressed, LayerRecord, Method, compress
-from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
-from mixmix.compress.prune.channels.prune_channels import PruneChannels
-from mixmix.compress.prune.weights.prune import Prune
-from mixmix.compress.prune.weights.sparsity import Sparsity, sparsity_of
-from mixmix.compress.quantize.mixed_precision import MixedPrecision
-from mixmix.compress.quantize.quantize import Quantize
-from mixmix.compress.quantize.quantize_aware import QuantizeAware
-from mixmix.compress.quantize.reconstruction import ReconstructionSettings
-from mixmix.compress.quantize.sensitivity import measure_sensitivity
-from mixmix.compress.quantize.sensitivity_table import SensitivityTable
-from mixmix.compress.recover.batch_norm import ReestimateBatchNorm
-from mixmix.compress.recover.features import ReconstructFeatures
-from mixmix.compress.recover.fine_tuning import FineTune
-from mixmix.compress.recover.recover import Recovery, recover
-from mixmix.compress.train.augmentation import Augmentation
-from mixmix.compress.train.fresh_images import FreshImages
-from mixmix.compress.train.generated_images import GeneratedImages
-from mixmix.compress.train.settings import TrainingSettings
-from mixmix.data import calibration
-from mixmix.demo.cifar10 import load_evaluation_pack
-from mixmix.evaluate.estimation import Estimate, estimate_accuracy
-from mixmix.evaluate.evaluation import Evaluation, evaluate
-from mixmix.export import Artifact, export, load_sparse
-from mixmix.models import Model, ModelSpec, Zoo
-from mixmix.synthesis import (
-    AmortizedSettings,
-    ImageSet,
-    SynthesisSettings,
-    generate,
-    recipe,
-    synthesize,
-    terms,
-)
+
+if TYPE_CHECKING:
+    from mixmix import errors
+    from mixmix.compress.compress import compress
+    from mixmix.compress.distill.distill import Distill
+    from mixmix.compress.method import Compressed, LayerRecord, Method
+    from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
+    from mixmix.compress.prune.channels.prune_channels import PruneChannels
+    from mixmix.compress.prune.weights.prune import Prune
+    from mixmix.compress.prune.weights.sparsity import Sparsity, sparsity_of
+    from mixmix.compress.quantize.mixed_precision import MixedPrecision
+    from mixmix.compress.quantize.quantize import Quantize
+    from mixmix.compress.quantize.quantize_aware import QuantizeAware
+    from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+    from mixmix.compress.quantize.sensitivity import measure_sensitivity
+    from mixmix.compress.quantize.sensitivity_table import SensitivityTable
+    from mixmix.compress.recover.batch_norm import ReestimateBatchNorm
+    from mixmix.compress.recover.features import ReconstructFeatures
+    from mixmix.compress.recover.fine_tuning import FineTune
+    from mixmix.compress.recover.recover import Recovery, recover
+    from mixmix.compress.train.augmentation import Augmentation
+    from mixmix.compress.train.fresh_images import FreshImages
+    from mixmix.compress.train.generated_images import GeneratedImages
+    from mixmix.compress.train.settings import TrainingSettings
+    from mixmix.data import loaders
+    from mixmix.data.image_set import ImageSet
+    from mixmix.data.images import as_image_set
+    from mixmix.demo.cifar10 import load_evaluation_pack
+    from mixmix.evaluate.estimation import Estimate, estimate_accuracy
+    from mixmix.evaluate.evaluation import Evaluation, evaluate
+    from mixmix.export import Artifact, export, load_sparse
+    from mixmix.models.loading import load
+    from mixmix.models.model import Model
+    from mixmix.models.spec import ModelSpec
+    from mixmix.models.zoo import Zoo
+    from mixmix.synthesis import terms
+    from mixmix.synthesis.amortized_settings import AmortizedSettings
+    from mixmix.synthesis.generate import generate
+    from mixmix.synthesis.recipes import recipe
+    from mixmix.synthesis.settings import SynthesisSettings
+    from mixmix.synthesis.synthesize import synthesize
+
+# Where each name is at home; the imports above say the same to type checkers.
+_HOMES = {
+    "compress.compress": "compress",
+    "compress.distill.distill": "Distill",
+    "compress.method": "Compressed LayerRecord Method",
+    "compress.prune.blocks.prune_blocks": "PruneBlocks",
+    "compress.prune.channels.prune_channels": "PruneChannels",
+    "compress.prune.weights.prune": "Prune",
+    "compress.prune.weights.sparsity": "Sparsity sparsity_of",
+    "compress.quantize.mixed_precision": "MixedPrecision",
+    "compress.quantize.quantize": "Quantize",
+    "compress.quantize.quantize_aware": "QuantizeAware",
+    "compress.quantize.reconstruction": "ReconstructionSettings",
+    "compress.quantize.sensitivity": "measure_sensitivity",
+    "compress.quantize.sensitivity_table": "SensitivityTable",
+    "compress.recover.batch_norm": "ReestimateBatchNorm",
+    "compress.recover.features": "ReconstructFeatures",
+    "compress.recover.fine_tuning": "FineTune",
+    "compress.recover.recover": "Recovery recover",
+    "compress.train.augmentation": "Augmentation",
+    "compress.train.fresh_images": "FreshImages",
+    "compress.train.generated_images": "GeneratedImages",
+    "compress.train.settings": "TrainingSettings",
+    "data.image_set": "ImageSet",
+    "data.images": "as_image_set",
+    "demo.cifar10": "load_evaluation_pack",
+    "evaluate.estimation": "Estimate estimate_accuracy",
+    "evaluate.evaluation": "Evaluation evaluate",
+    "export": "Artifact export load_sparse",
+    "models.loading": "load",
+    "models.model": "Model",
+    "models.spec": "ModelSpec",
+    "models.zoo": "Zoo",
+    "synthesis.amortized_settings": "AmortizedSettings",
+    "synthesis.generate": "generate",
+    "synthesis.recipes": "recipe",
+    "synthesis.settings": "SynthesisSettings",
+    "synthesis.synthesize": "synthesize",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+_MODULES = {"errors": "errors", "loaders": "data.loaders", "terms": "synthesis.terms"}
 
 __all__ = [
     "AmortizedSettings",
@@ -56,9 +105,11 @@ __all__ = [
     "FineTune",
     "FreshImages",
     "GeneratedImages",
+    "ImageSet",
     "LayerRecord",
     "Method",
     "MixedPrecision",
+    "Model",
     "ModelSpec",
     "Prune",
     "PruneBlocks",
@@ -72,20 +123,20 @@ __all__ = [
     "SensitivityTable",
     "Sparsity",
     "SynthesisSettings",
-    "ImageSet",
-    "Model",
     "TrainingSettings",
     "Zoo",
     "__version__",
-    "calibration",
+    "as_image_set",
     "compress",
     "errors",
     "estimate_accuracy",
     "evaluate",
     "export",
     "generate",
+    "load",
     "load_evaluation_pack",
     "load_sparse",
+    "loaders",
     "measure_sensitivity",
     "recipe",
     "recover",
@@ -93,3 +144,34 @@ __all__ = [
     "synthesize",
     "terms",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value: Any = import_module(f"mixmix.{_MODULES[name]}")
+    elif name in _HOME_OF:
+        value = getattr(import_module(f"mixmix.{_HOME_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module 'mixmix' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """``mixmix.compress`` is the function, though there is a package of that name.
+
+    The import system binds a package in its parent once it is imported, which would hide the
+    function. Imports from the package, such as ``mixmix.compress.method``, do not need it.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOME_OF and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

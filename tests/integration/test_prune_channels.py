@@ -18,10 +18,10 @@ from mixmix import (
     Quantize,
     ReconstructFeatures,
     ReestimateBatchNorm,
-    Zoo,
     compress,
     evaluate,
     export,
+    load,
     load_evaluation_pack,
 )
 from mixmix.compress.divergence import mean_divergence
@@ -80,7 +80,7 @@ def test_what_is_left_is_quantized_in_the_same_call(name: str, bits: str, larges
 
 
 def test_statistics_of_what_is_left_are_measured_anew() -> None:
-    before = Zoo.load(["bundled:resnet"])[0].module.state_dict()
+    before = load("bundled:resnet").module.state_dict()
     after = pruned("resnet").module.state_dict()
     means = [name for name in before if name.endswith("running_mean")]
     assert not any(bool(torch.isin(after[name], before[name]).all()) for name in means)
@@ -88,7 +88,7 @@ def test_statistics_of_what_is_left_are_measured_anew() -> None:
 
 def divergence_after(name: str, images: Tensor, **options: object) -> float:
     """Of the pruned network from what it was."""
-    teacher = Zoo.load([f"bundled:{name}"])[0]
+    teacher = load(f"bundled:{name}")
     x = normalize(images, teacher.spec)
     with torch.no_grad():
         return mean_divergence(teacher.module(x), pruned(name, **options).module(x))

@@ -17,7 +17,7 @@ from rich.table import Table
 from mixmix.errors import InputError, RankError
 
 if TYPE_CHECKING:
-    from mixmix.synthesis import ImageSet
+    from mixmix.data.image_set import ImageSet
 
 __all__ = [
     "MODELS",
@@ -62,6 +62,7 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
     import torch
 
     from mixmix.runtime import distributed
+    from mixmix.runtime.allocator import keep_freed_memory
 
     if not together and distributed.world_size() > 1:
         message = (
@@ -69,6 +70,7 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
             "start it without torchrun"
         )
         raise InputError(message) if distributed.is_main() else RankError(message)
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -80,7 +82,7 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
 
 def load_images(*folders: Path) -> ImageSet:
     """The images of all folders; shards that cannot be read are left out with a warning."""
-    from mixmix.synthesis import ImageSet
+    from mixmix.data.image_set import ImageSet
 
     loaded = [ImageSet.load(folder) for folder in folders]
     images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)

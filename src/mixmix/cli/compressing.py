@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from mixmix.compress.method import Compressed, LayerRecord
     from mixmix.compress.quantize.quantize import Quantize
     from mixmix.compress.quantize.quantize_aware import QuantizeAware
+    from mixmix.data.image_set import ImageSet
     from mixmix.evaluate.estimation import Estimate
     from mixmix.evaluate.evaluation import Evaluated
     from mixmix.export import Artifact
-    from mixmix.synthesis import ImageSet
 
 __all__ = [
     "DataOption",

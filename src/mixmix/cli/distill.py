@@ -86,12 +86,12 @@ def distill(
     """Train a student and write it; the command line says what each option is."""
     from dataclasses import replace
 
+    from mixmix.compress.compress import compress
     from mixmix.compress.distill.distill import Distill
-    from mixmix.compress.method import compress
     from mixmix.compress.train.generated_images import GeneratedImages
     from mixmix.export import export
-    from mixmix.models import Zoo
-    from mixmix.synthesis import AmortizedSettings
+    from mixmix.models import Zoo, load
+    from mixmix.synthesis.amortized_settings import AmortizedSettings
     from mixmix.synthesis.terms import Adversarial
 
     prepare(device, threads)
@@ -127,7 +127,7 @@ def distill(
     changes = {name: value for name, value in given.items() if value is not None}
     method = replace(method, training=replace(method.training, **changes))
     images = None if data is None else load_images(*data)
-    teacher = Zoo.load([model], device=device)[0]
+    teacher = load(model, device=device)
     with progress_bar("distilling") as advance:
         compressed = compress(teacher, images, method, seed=seed, on_progress=advance)
     artifact = export(compressed, out, format=file_format)

@@ -25,6 +25,7 @@ from mixmix.cli.prune import prune
 from mixmix.cli.quantize import quantize
 from mixmix.cli.synthesize import generate, synthesize
 from mixmix.errors import ExportError, InputError, RankError
+from mixmix.runtime.openmp import sleep_while_waiting
 
 app = typer.Typer(
     help="Compress pretrained vision models without their data.",
@@ -43,6 +44,7 @@ _UsageError: Any = typer.BadParameter.__mro__[2]
 
 def run() -> None:
     """Run the command line and exit."""
+    sleep_while_waiting()
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
@@ -110,9 +112,9 @@ def zoo_show(
     as_json: JsonOption = False,
 ) -> None:
     from mixmix.graph.costs import count_macs
-    from mixmix.models import Zoo
+    from mixmix.models import load
 
-    teacher = Zoo.load([model])[0]
+    teacher = load(model)
     content = teacher.spec.to_dict() | {
         "num_parameters": sum(p.numel() for p in teacher.module.parameters()),
         "num_macs": count_macs(teacher.module, teacher.spec.input_shape),
@@ -171,7 +173,7 @@ def export(
 ) -> None:
     from mixmix.compress.method import Compressed
     from mixmix.export import export as run_export
-    from mixmix.models import Zoo
+    from mixmix.models import load
 
     prepare(device, None)
     content: dict[str, Any]
@@ -180,7 +182,7 @@ def export(
         content = {"out": str(data.export_image_folder(out)), "num_images": len(data)}
     else:
         _require_suffix(out)
-        teacher = Zoo.load([source], device="cpu")[0]
+        teacher = load(source, device="cpu")
         artifact = run_export(Compressed(teacher.module, teacher.spec), out)
         content = {"out": str(out), "size_bytes": artifact.size_bytes}
     report(content, [content], as_json)
@@ -206,14 +208,12 @@ def evaluate(
 ) -> None:
     from mixmix.demo.cifar10 import load_cifar10, load_evaluation_pack
     from mixmix.evaluate.evaluation import evaluate as run_evaluation
-    from mixmix.models import Zoo
+    from mixmix.models import load
 
     prepare(device, threads)
 
     def loaded(text: str) -> Any:
-        return (
-            Path(text) if text.endswith((".onnx", ".pt2")) else Zoo.load([text], device=device)[0]
-        )
+        return Path(text) if text.endswith((".onnx", ".pt2")) else load(text, device=device)
 
     images = load_evaluation_pack() if data is None else load_cifar10(data, split="test")
     with progress_bar("evaluating") as advance:

@@ -122,11 +122,11 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Prune a network and write it; the command line says what each option is."""
-    from mixmix.compress.method import compress
+    from mixmix.compress.compress import compress
     from mixmix.compress.prune.weights.sparsity import sparsity_of
     from mixmix.compress.quantize.quantize import Quantize
     from mixmix.export import export
-    from mixmix.models import Zoo
+    from mixmix.models import load
 
     prepare(device, threads)
     file_format = format_of(out, _FORMATS)
@@ -155,7 +155,7 @@ def prune(
     elif then_train:
         raise InputError("--then-train is for what is quantized; give its bits by --then-quantize")
     images = Images.load(data, held_out=held_out)
-    teacher = Zoo.load([model], device=device)[0]
+    teacher = load(model, device=device)
     with progress_bar("pruning") as advance:
         compressed = compress(teacher, images.used, methods, seed=seed, on_progress=advance)
     artifact = export(compressed, out, format=file_format, probe=images.probe)

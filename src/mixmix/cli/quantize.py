@@ -123,11 +123,11 @@ def quantize(
     """Quantize a network and write it; the command line says what each option is."""
     from dataclasses import replace
 
-    from mixmix.compress.method import compress
+    from mixmix.compress.compress import compress
     from mixmix.compress.quantize.quantize import Quantize
     from mixmix.compress.quantize.reconstruction import ReconstructionSettings
     from mixmix.export import export
-    from mixmix.models import Zoo
+    from mixmix.models import load
 
     prepare(device, threads)
     file_format = format_of(out, _FORMATS)
@@ -150,7 +150,7 @@ def quantize(
     budget = {"max_size_ratio": max_size, "max_bitops_ratio": max_bitops}
     method = _method(base, budget, choices, sensitivity, train, checkpoints)
     images = Images.load(data, held_out=held_out)
-    teacher = Zoo.load([model], device=device)[0]
+    teacher = load(model, device=device)
     with progress_bar("quantizing") as advance:
         compressed = compress(teacher, images.used, method, seed=seed, on_progress=advance)
     artifact = export(
@@ -198,7 +198,7 @@ def _method(
 def _show_sensitivity(compressed: Compressed, path: Path | None, *, as_json: bool) -> None:
     """Print the table that bits were chosen by, and save it, where there is one."""
     from mixmix.compress.quantize.sensitivity_table import SensitivityTable
-    from mixmix.report import print_sensitivity
+    from mixmix.report.sensitivity import print_sensitivity
 
     found = [method.results for method in compressed.applied if "sensitivity" in method.results]
     if not found:

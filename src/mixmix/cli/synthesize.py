@@ -22,8 +22,8 @@ from mixmix.cli.common import (
 from mixmix.errors import InputError
 
 if TYPE_CHECKING:
+    from mixmix.data.image_set import ImageSet
     from mixmix.models import Zoo
-    from mixmix.synthesis import ImageSet
     from mixmix.synthesis.schedule import Schedule
 
 __all__ = ["generate", "synthesize"]
@@ -84,8 +84,8 @@ def synthesize(
 ) -> None:
     """Synthesize images; the command line says what each option is."""
     from mixmix.runtime import distributed
-    from mixmix.synthesis import recipe
-    from mixmix.synthesis import synthesize as run_synthesis
+    from mixmix.synthesis.recipes import recipe
+    from mixmix.synthesis.synthesize import synthesize as run_synthesis
 
     device = distributed.local_device(device)
     prepare(device, threads, together=True)
@@ -146,8 +146,8 @@ def generate(
     """Make many images; the command line says what each option is."""
     from dataclasses import replace
 
-    from mixmix.synthesis import AmortizedSettings
-    from mixmix.synthesis import generate as run_generation
+    from mixmix.synthesis.amortized_settings import AmortizedSettings
+    from mixmix.synthesis.generate import generate as run_generation
 
     prepare(device, threads)
     settings = AmortizedSettings()

@@ -1,23 +1,19 @@
-"""Compression as a fold of methods over a model, each returning a record of every layer."""
+"""What every way to compress takes and gives: a model, and a record of every layer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from mixmix._display import html_table, summary
 from mixmix._settings import Settings, to_plain
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
-from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
-from mixmix.models.zoo import Zoo
-from mixmix.runtime.allocator import keep_freed_memory
 
 __all__ = [
     "AppliedMethod",
@@ -25,7 +21,6 @@ __all__ = [
     "LayerRecord",
     "Method",
     "Progress",
-    "compress",
     "with_channels",
 ]
 
@@ -82,7 +77,7 @@ class AppliedMethod:
     results: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compressed:
     """A compressed model and how it came about.
 
@@ -115,6 +110,21 @@ class Compressed:
     def settings(self) -> tuple[dict[str, Any], ...]:
         """Of every method applied, in order, in plain JSON types."""
         return tuple(method.settings for method in self.applied)
+
+    def __repr__(self) -> str:
+        actions = Counter(record.action for record in self.records)
+        facts = {
+            "model": self.spec.name,
+            "methods": tuple(str(one.get("method", "?")) for one in self.settings),
+            "parameters": sum(each.numel() for each in self.module.parameters()),
+            "layers": ", ".join(f"{count} {action}" for action, count in actions.items()),
+        }
+        return summary("Compressed", facts)
+
+    def _repr_html_(self) -> str:
+        rows = [record.to_dict() for record in self.records]
+        used = [key for key in rows[0] if any(row[key] for row in rows)] if rows else []
+        return html_table([{key: row[key] for key in used} for row in rows], caption=repr(self))
 
     def with_method(
         self, method: Method, results: Mapping[str, Any] | None = None, **changes: Any
@@ -176,53 +186,6 @@ class Method(Settings, ABC):
             seed: of every random draw.
             on_progress: called with (what is being done, fraction done in [0, 1]).
         """
-
-
-def compress(
-    model: Model | str | Path | ModelSpec | tuple[nn.Module, ModelSpec],
-    data: ImageSet | None,
-    methods: Method | Sequence[Method],
-    *,
-    seed: int,
-    on_progress: Progress = lambda what, fraction: None,
-) -> Compressed:
-    """Compress a pretrained network with images instead of its training data.
-
-    Args:
-        model: a ``Model``, or anything that ``Zoo.load`` takes; it is not changed.
-        data: images in [0, 1]; of another size than the model's they are resized. None is for
-            methods that make their own, as ``Distill`` can.
-        methods: applied in order, such as ``Quantize("W4A4")``.
-        seed: of every random draw.
-        on_progress: called with (what is being done, fraction done).
-
-    Raises:
-        InputError: if there is no method, or model and images do not fit each other.
-    """
-    teacher = model if isinstance(model, Model) else Zoo.load([model], device="cpu")[0]
-    steps = [methods] if not isinstance(methods, Sequence) else list(methods)
-    if not steps:
-        raise InputError("compress needs at least one method, such as Quantize('W8A8')")
-    if data is None:
-        if any(getattr(step, "needs_images", True) for step in steps):
-            raise InputError("compress needs images, such as those that synthesize makes")
-        data = _no_images(teacher.spec)
-    channels = teacher.spec.input_shape[0]
-    if data.images.shape[1] != channels:
-        raise InputError(
-            f"the images have {data.images.shape[1]} channels, {teacher.spec.name} takes {channels}"
-        )
-    keep_freed_memory()
-    compressed = Compressed(teacher.module, teacher.spec)
-    for step in steps:
-        compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)
-    return compressed
-
-
-def _no_images(spec: ModelSpec) -> ImageSet:
-    labels = torch.zeros(0, dtype=torch.long)
-    soft_labels = torch.zeros(0, spec.num_classes)
-    return ImageSet(torch.zeros(0, *spec.input_shape), labels, soft_labels, {})
 
 
 def with_channels(

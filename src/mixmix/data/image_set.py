@@ -1,10 +1,11 @@
-"""Synthetic images on disk: safetensors shards beside a manifest that says how they were made."""
+"""``ImageSet``: images with labels, and how they were made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import base64
+import html
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +14,27 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixmix._display import format_value, percent, summary
+from mixmix.data.pictures import to_picture
+from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import (
-    read_json,
-    read_tensors,
-    sha256_of_file,
     sha256_of_tensors,
     write_json,
-    write_tensors,
 )
 
-__all__ = [
-    "MANIFEST_NAME",
-    "Shard",
-    "ImageSet",
-    "label_agreement",
-    "read_manifest",
-    "shard_name",
-    "sidecar",
-    "sidecars",
-]
-
-MANIFEST_NAME = "manifest.json"
-FORMAT = "mixmix-synthetic-images/1"
+__all__ = ["ImageSet", "label_agreement"]
 
 # Pixels of a side, from which an image is seen well enough as it is.
 _LARGE = 128
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One finished batch: images (N, C, H, W) uint8, labels (N,), soft labels (N, K)."""
-
-    images: Tensor
-    labels: Tensor
-    soft_labels: Tensor
-
-    def save(self, path: Path) -> str:
-        """Write atomically; returns the SHA-256 of the file."""
-        return write_tensors(
-            path,
-            {"images": self.images, "labels": self.labels, "soft_labels": self.soft_labels},
-        )
-
-    @classmethod
-    def load(cls, path: Path, sha256: str) -> Shard:
-        """Read a shard whose bytes must have this hash.
-
-        Raises:
-            DataError: if the file is absent, truncated or changed.
-        """
-        if not path.exists():
-            raise DataError(f"shard {path.name} is missing")
-        found = sha256_of_file(path)
-        if found != sha256:
-            raise DataError(
-                f"shard {path.name} is corrupt: its SHA-256 is {found[:12]}..., the manifest says "
-                f"{sha256[:12]}..."
-            )
-        tensors, _ = read_tensors(path)
-        try:
-            return cls(**tensors)
-        except TypeError as error:
-            raise DataError(
-                f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
-                "and soft_labels"
-            ) from error
+# Of the contact sheet in a notebook.
+_SHEET_ROWS, _SHEET_COLUMNS, _SHEET_PIXELS = 4, 12, 900
 
 
 class ImageSet(Dataset[tuple[Tensor, Tensor]]):
-    """Synthesized images with hard and soft labels, and how they were made.
+    """Images with hard and soft labels, and how they were made.
+
+    ``synthesize`` and ``generate`` make them; ``as_image_set`` makes one of your own images.
 
     As a torch ``Dataset`` it gives ``(image, label)``: image (C, H, W) float32 in [0, 1], label an
     int64 scalar. Pixels are 8-bit values, so that exporting PNGs loses nothing.
@@ -149,7 +101,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if not (folder / MANIFEST_NAME).exists():
             raise DataError(
                 f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); make one with "
-                "'mixmix synthesize'"
+                "'mixmix synthesize', or read photographs with mixmix.as_image_set"
             )
         manifest = read_manifest(folder)
         shards, refused = [], {}
@@ -210,6 +162,36 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             },
         )
 
+    def __repr__(self) -> str:
+        agreement = label_agreement(self.soft_labels, self.labels)
+        facts = {
+            "images": len(self),
+            "shape": tuple(self.images.shape[1:]),
+            "classes": self.soft_labels.shape[1],
+            "from": self._origin,
+            "label_agreement": None if agreement is None else percent(100 * agreement),
+            "refused_shards": len(self.refused) or None,
+            "path": self.path,
+        }
+        return summary("ImageSet", facts)
+
+    @property
+    def _origin(self) -> str | None:
+        """The networks that the images were made from, or what else is known."""
+        names = tuple(model.get("name", "?") for model in self.manifest.get("models", ()))
+        return format_value(names) if names else self.manifest.get("origin")
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(repr(self))}</pre>"
+        if len(self) == 0 or self.images.shape[1] not in (1, 3):
+            return text
+        buffer = io.BytesIO()
+        columns = max(1, min(_SHEET_COLUMNS, _SHEET_PIXELS // self.images.shape[3]))
+        rows = max(1, min(_SHEET_ROWS, _SHEET_PIXELS // self.images.shape[2]))
+        self._sheet(rows, columns, None).save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return f'{text}<img alt="contact sheet" src="data:image/png;base64,{data}">'
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -255,6 +237,8 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         for model in self.manifest.get("models", []):
             if model.get("classes"):
                 return tuple(model["classes"])
+        if self.manifest.get("classes"):
+            return tuple(self.manifest["classes"])
         return tuple(str(index) for index in range(max(1, self.soft_labels.shape[1])))
 
     def save(self, path: str | Path) -> Path:
@@ -296,6 +280,10 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._sheet(rows, columns, scale).save(target)
+        return target
+
+    def _sheet(self, rows: int, columns: int, scale: int | None) -> Image.Image:
         channels, height, width = self.images.shape[1:]
         lines = self._lines(columns)[:rows]
         sheet = torch.ones(channels, len(lines) * (height + 1) + 1, columns * (width + 1) + 1)
@@ -307,8 +295,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if scale is None:
             scale = 2 if max(height, width) < _LARGE else 1
         size = (picture.width * scale, picture.height * scale)
-        picture.resize(size, Image.Resampling.NEAREST).save(target)
-        return target
+        return picture.resize(size, Image.Resampling.NEAREST)
 
     def _lines(self, columns: int) -> list[list[int]]:
         """Indices of images for each row of a contact sheet."""
@@ -328,71 +315,6 @@ def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
     if not soft_labels.numel():
         return None
     return float((soft_labels.argmax(1) == labels).float().mean())
-
-
-def shard_name(index: int) -> str:
-    """File name of a shard."""
-    return f"shard-{index:05d}.safetensors"
-
-
-def sidecar(shard: Path) -> Path:
-    """The file beside a shard that holds its entry until the manifest does."""
-    return shard.with_suffix(".json")
-
-
-def sidecars(folder: Path) -> list[Path]:
-    """Those of a folder."""
-    return sorted(folder.glob("shard-*.json"))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; ``shards`` are those it lists and those with an entry beside them.
-
-    Raises:
-        DataError: if it cannot be read, is of another format, or lists no shards.
-    """
-    path = folder / MANIFEST_NAME
-    manifest = read_json(path)
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}")
-    shards = manifest.get("shards")
-    if not isinstance(shards, list) or not all(_is_entry(shard) for shard in shards):
-        raise DataError(
-            f"{path} lists no shards with file and sha256; it was changed or damaged, so remove "
-            "the folder and run 'mixmix synthesize' again"
-        )
-    # The later of the two is beside the shard.
-    entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
-    return manifest | {"shards": [entries[name] for name in sorted(entries)]}
-
-
-def _entries_beside(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sidecars(folder):
-        # A shard whose entry is damaged counts as not finished, and is made again.
-        with suppress(DataError):
-            entry = read_json(path)
-            if _is_entry(entry):
-                yield entry
-
-
-def _is_entry(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) for key in ("file", "sha256")
-    )
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """An image (1 or 3, H, W) in [0, 1] as 8-bit Pillow picture.
-
-    Raises:
-        InputError: for another number of channels.
-    """
-    if image.shape[0] not in (1, 3):
-        raise InputError(
-            f"a picture has 1 or 3 channels, these images have {image.shape[0]}; use the shards"
-        )
-    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
 
 def _file_name(text: str) -> str:

@@ -9,18 +9,23 @@ from typing import Any
 
 import torch
 
-from mixmix.compress.method import Compressed, LayerRecord, Progress, compress
+from mixmix.compress.compress import compress
+from mixmix.compress.method import Compressed, LayerRecord, Progress
 from mixmix.compress.quantize.quantize import Quantize
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
+from mixmix.data.image_set import ImageSet
 from mixmix.demo.bundled import bundled_members
 from mixmix.demo.cifar10 import load_calibration_pack, load_evaluation_pack
 from mixmix.evaluate.evaluation import evaluate
 from mixmix.export import Artifact, export
-from mixmix.models import Zoo
-from mixmix.report import ReportRun, benchmark_record, write_page
+from mixmix.models import Zoo, load
+from mixmix.report.page import ReportRun, write_page
+from mixmix.report.record import benchmark_record
 from mixmix.runtime.storage import write_json
 from mixmix.runtimes.latency import compare_latency_ms
-from mixmix.synthesis import ImageSet, SynthesisSettings, recipe, synthesize
+from mixmix.synthesis.recipes import recipe
+from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.synthesize import synthesize
 
 __all__ = ["DEMO_TARGET", "run_demo"]
 
@@ -34,7 +39,7 @@ _QUESTION = (
 def run_demo(
     out: str | Path,
     *,
-    seed: int,
+    seed: int = 0,
     device: str = "cpu",
     compare: bool = False,
     settings: SynthesisSettings | None = None,
@@ -89,7 +94,7 @@ class _Demo:
     ) -> None:
         self.folder, self.seed = folder, seed
         self.settings, self.reconstruction = settings, reconstruction
-        self.target = Zoo.load([DEMO_TARGET], device=device)[0]
+        self.target = load(DEMO_TARGET, device=device)
         others = [name for name in bundled_members() if name != self.target.spec.name]
         self.zoo = Zoo.load([f"bundled:{name}" for name in others], device=device)
         self.on_progress = on_progress

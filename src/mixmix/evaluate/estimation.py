@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Progress
 from mixmix.data.image_set import ImageSet
+from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
 from mixmix.evaluate.evaluation import Evaluated, Predictor
 from mixmix.evaluate.intervals import wilson_interval
@@ -23,7 +25,7 @@ _NUM_BISECTIONS = 50
 _TINY = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """What synthetic images say about a compressed network, in percent.
 
@@ -43,6 +45,20 @@ class Estimate:
     predicted_drop_interval: tuple[float, float]
     num_images: int
 
+    def _facts(self) -> dict[str, Any]:
+        low, high = self.predicted_drop_interval
+        return {
+            "predicted_drop": f"{self.predicted_drop:.1f} points ({low:.1f}-{high:.1f})",
+            "agreement": percent(self.agreement, self.agreement_interval),
+            "images": self.num_images,
+        }
+
+    def __repr__(self) -> str:
+        return summary("Estimate", self._facts())
+
+    def _repr_html_(self) -> str:
+        return html_table([self._facts()], caption="Estimate, with 95% intervals")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         intervals = {
@@ -55,7 +71,7 @@ class Estimate:
 def estimate_accuracy(
     model: Evaluated,
     reference: Evaluated,
-    data: ImageSet,
+    data: Images,
     *,
     batch_size: int = 100,
     device: str | torch.device = "cpu",
@@ -91,7 +107,8 @@ def estimate_accuracy(
         model: the compressed network: a ``Compressed``, an ``Artifact`` or the path of an ONNX
             file, or a ``Model``.
         reference: the network that it was made from, of any of these kinds.
-        data: images that the compression did not see; a few hundred.
+        data: images that the compression did not see, a few hundred, as for ``compress``; where
+            they have no soft labels, the reference alone says how sure one can be.
         batch_size: images at once.
         device: where a ``Compressed`` runs; a ``Model`` stays where it is.
         on_progress: called with (what is being done, share done).
@@ -108,11 +125,7 @@ def estimate_accuracy(
         )
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    channels = predict.spec.input_shape[0]
-    if data.images.shape[1] != channels:
-        raise InputError(
-            f"the images have {data.images.shape[1]} channels, {predict.spec.name} takes {channels}"
-        )
+    data = as_image_set(data, compare)
     soft_labels = _in_order_of(compare.spec, data)
     if soft_labels.shape[1] != compare.spec.num_classes:
         raise InputError(

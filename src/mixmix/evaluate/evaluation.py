@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
+from mixmix.data.items import unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import wilson_interval
 from mixmix.export import Artifact
+from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 
@@ -24,14 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluated", "Evaluation", "Predictor", "evaluate"]
 
-Evaluated = Artifact | str | Path | Compressed | Model
+Evaluated = Artifact | Compressed | Reference
+# Files that run as they are; and those that describe a network.
+_RUNNABLE, _SPECS = (".onnx", ".pt2"), (".toml", ".json")
+
 Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
 
-# Decoders and resizing overshoot [0, 1] by rounding; normalized images leave it by far.
-_RANGE_TOLERANCE = 0.01
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Accuracy on labeled images, in percent.
 
@@ -50,7 +53,21 @@ class Evaluation:
     num_images: int
     agreement: float | None
     agreement_interval: tuple[float, float] | None
-    predictions: Tensor = field(repr=False)
+    predictions: Tensor
+
+    def _facts(self) -> dict[str, Any]:
+        interval = self.agreement_interval
+        return {
+            "top1": percent(self.top1, self.top1_interval),
+            "agreement": None if self.agreement is None else percent(self.agreement, interval),
+            "images": self.num_images,
+        }
+
+    def __repr__(self) -> str:
+        return summary("Evaluation", self._facts())
+
+    def _repr_html_(self) -> str:
+        return html_table([self._facts()], caption="Evaluation, with 95% intervals")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the predictions."""
@@ -78,14 +95,14 @@ def evaluate(
 
     Args:
         model: an ``Artifact`` or the path of an ONNX file, which run in ONNX Runtime on the CPU,
-            or of an exported program (``.pt2``), which PyTorch runs there; a ``Compressed`` or a
-            ``Model``.
+            or of an exported program (``.pt2``), which PyTorch runs there; a ``Compressed``; or
+            whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``.
         data: pairs of an image (C, H, W) in [0, 1] and a label, as a ``Dataset`` or in batches
             from a ``DataLoader``; or two tensors, images (N, C, H, W) as uint8 or as floats in
             [0, 1] and labels (N,). Images of another size are resized as the spec says.
         reference: a model of any of these kinds to compare predictions with, such as the
             original.
-        spec: of a file that mixmix did not write.
+        spec: of a file that mixmix did not write, or of a module.
         batch_size: images at once; a ``DataLoader`` has its own.
         device: where a ``Compressed`` runs; a ``Model`` stays where it is.
         on_progress: called with (what is being done, share done).
@@ -106,7 +123,7 @@ def evaluate(
     predictions, labels, others = [], [], []
     batches, num_batches = _batches(data, batch_size)
     for index, (raw, targets) in enumerate(batches):
-        images = _to_unit_range(raw)
+        images = unit_range(raw)
         _check_batch(images, targets, predict.spec)
         predictions.append(predict(images))
         labels.append(targets.long())
@@ -141,7 +158,7 @@ class Predictor:
 
     Args:
         model: of any of these kinds.
-        spec: of an ONNX file that mixmix did not write.
+        spec: of an ONNX file that mixmix did not write, or of a module.
         device: where a ``Compressed`` runs.
 
     Raises:
@@ -155,20 +172,19 @@ class Predictor:
         device: str | torch.device = "cpu",
     ) -> None:
         self._logits: Callable[[Tensor], Tensor]
+        if not isinstance(model, Artifact | Compressed) and not _is_file(model):
+            named = (model, spec) if isinstance(model, nn.Module) and spec else model
+            model = load(named, device=None if isinstance(model, Model) else device)
         if isinstance(model, Compressed):
             model = Model(model.module, model.spec, device=device)
         if isinstance(model, Model):
             self.spec = model.spec
             self._logits = model
             self._device = model.device
-        elif isinstance(model, (Artifact, str, Path)):
+        else:
+            assert isinstance(model, Artifact | str | Path)
             self.spec, self._logits = _open(model, spec)
             self._device = torch.device("cpu")
-        else:
-            raise InputError(
-                f"cannot evaluate a {type(model).__name__}; expected an Artifact, the path of an "
-                "ONNX file or an exported program, a Compressed or a Model"
-            )
         if self.spec.num_classes < 1:
             raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
 
@@ -192,11 +208,19 @@ class Predictor:
         return logits
 
 
+def _is_file(model: object) -> TypeGuard[str | Path]:
+    """Whether it is the path of a file that runs as it is, and no reference to a network."""
+    if not isinstance(model, str | Path):
+        return False
+    path = Path(model)
+    return path.suffix in _RUNNABLE or (path.is_file() and path.suffix not in _SPECS)
+
+
 def _open(
     model: Artifact | str | Path, spec: ModelSpec | None
 ) -> tuple[ModelSpec, Callable[[Tensor], Tensor]]:
     path = model.path if isinstance(model, Artifact) else Path(model)
-    if path.suffix not in (".onnx", ".pt2") and path.is_file():
+    if path.suffix not in _RUNNABLE and path.is_file():
         raise InputError(
             f"cannot evaluate {path}; expected an ONNX file that ends in .onnx, or an exported "
             "program that ends in .pt2"
@@ -255,21 +279,6 @@ def _unpacked(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
                 f"{type(images).__name__} and {type(labels).__name__}"
             )
         yield images, labels
-
-
-def _to_unit_range(images: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]; uint8 is divided by 255."""
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    if not images.is_floating_point():
-        raise DataError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
-        raise DataError(
-            f"images must be in [0, 1], got values from {low:.3g} to {high:.3g}; give them "
-            "without normalization, the model's own is applied here"
-        )
-    return images.float()
 
 
 def _check_batch(images: Tensor, labels: Tensor, spec: ModelSpec) -> None:

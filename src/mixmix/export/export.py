@@ -10,8 +10,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mixmix._display import percent, summary
 from mixmix.compress.method import Compressed
 from mixmix.compress.prune.weights.sparsity import check_zeros
+from mixmix.data.images import Images, as_images
 from mixmix.errors import DataError, ExportError, InputError
 from mixmix.export.sparse import read_sparse, sparse_bytes
 from mixmix.models.spec import ModelSpec
@@ -24,7 +26,7 @@ _SUFFIXES = {"onnx": ".onnx", "pt2e": ".pt2", "sparse": ".safetensors"}
 _GOALS = ("size", "speed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifact:
     """An exported model, checked against the model that it was made from.
 
@@ -48,6 +50,17 @@ class Artifact:
     logit_error: float
     sha256: str
 
+    def __repr__(self) -> str:
+        facts = {
+            "path": self.path,
+            "format": self.format,
+            "model": self.spec.name,
+            "size_bytes": self.size_bytes,
+            "agreement": percent(self.agreement),
+            "logit_error": self.logit_error,
+        }
+        return summary("Artifact", facts)
+
 
 def export(
     compressed: Compressed,
@@ -55,7 +68,7 @@ def export(
     *,
     format: str | None = None,
     optimize_for: str = "size",
-    probe: Tensor | None = None,
+    probe: Images | None = None,
     min_agreement: float = 98.0,
     max_logit_error: float = 0.05,
     signed_weights: bool | None = None,
@@ -82,8 +95,8 @@ def export(
             ``size`` stores such weights in 4 bits; they run in float kernels, slower than a float
             model. ``speed`` stores them in 8 bits and writes activations in a form that integer
             kernels take.
-        probe: at least 32 images (N, C, H, W) in [0, 1] on which file and model must agree, such
-            as synthetic ones; None takes smooth noise.
+        probe: at least 32 images on which file and model must agree, as for ``compress``; None
+            takes smooth noise.
         min_agreement: least percent of probe images with the same top-1 class, not counting
             changes between classes that the model itself holds for equal up to
             ``max_logit_error`` times the standard deviation of its logits.
@@ -107,7 +120,8 @@ def export(
     from mixmix.export.verify import check_agreement, probe_images
 
     check_zeros(compressed)
-    images = probe_images(compressed.spec, probe)
+    given = None if probe is None else as_images(probe, compressed.spec)
+    images = probe_images(compressed.spec, given)
     try:
         content, run = _content(
             compressed, images, format, fast=optimize_for == "speed", signed_weights=signed_weights

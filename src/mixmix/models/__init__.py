@@ -1,7 +1,8 @@
 """Pretrained networks: what is known of them, how they are loaded, and how they are observed."""
 
-from mixmix.models.loading import build_model, load_model, load_spec
+from mixmix.models.loading import load
 from mixmix.models.model import Model
+from mixmix.models.references import build_model, load_model, load_spec
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 
@@ -10,6 +11,7 @@ __all__ = [
     "Model",
     "Zoo",
     "build_model",
+    "load",
     "load_model",
     "load_spec",
 ]

@@ -1,180 +1,144 @@
-"""From what a caller can write down (a name, a spec file) to a network with its weights."""
+"""``load``: one network, from a reference to it or from the caller's own module."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Set
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mixmix.errors import InputError
-from mixmix.models.sources import (
-    complete,
-    describe_references,
-    find_source,
-    is_reference,
-    split_reference,
-)
-from mixmix.models.sources.misfit import explain_misfit
+from mixmix.models.model import Model
+from mixmix.models.plain_copy import plain_copy, unwrapped
+from mixmix.models.references import load_model, load_spec
 from mixmix.models.spec import ModelSpec
-from mixmix.models.weights import load_state_dict
-from mixmix.runtime.storage import sha256_of_tensors
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["Reference", "load"]
 
-__all__ = ["build_model", "load_model", "load_spec"]
+Reference = str | Path | ModelSpec | Model | nn.Module | tuple[nn.Module, ModelSpec]
 
 
-def load_spec(reference: str | Path | ModelSpec) -> ModelSpec:
-    """Resolve a reference to a spec.
+def load(
+    reference: Reference,
+    *,
+    name: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    label_set: str | None = None,
+    label_map: Sequence[int | str] | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> Model:
+    """Load one pretrained network.
+
+    What is given beside the reference completes or overrides what that says.
+
+    >>> load("bundled:resnet").spec.num_classes
+    10
 
     Args:
-        reference: ``bundled:NAME``, ``timm:NAME``, ``torchvision:NAME``,
-            ``hf:REPOSITORY`` or ``imagenet:NAME``, each with ``@FILE`` behind it for weights of
-            your own; the path of an ``.onnx`` or ``.pt2`` file; the path of a TOML or JSON file
-            with the fields of ``ModelSpec``, of which those may be left out that its source knows;
-            or a spec itself.
+        reference: whatever ``load_spec`` takes (``bundled:NAME``, ``timm:NAME``, an ``.onnx`` or
+            ``.pt2`` file, a spec or its file ...); your own module, alone or as a pair
+            ``(module, ModelSpec(...))``; or a ``Model``, which is returned as it is if nothing is
+            to change. The module takes normalized images (N, C, H, W) and gives logits (N, K).
+        name: what tables and records call it; by default that of the source, or of the module's
+            class.
+        input_shape: (C, H, W) of one image. A module needs it.
+        mean: subtracted from images in [0, 1], one for each channel or one for all. A module needs
+            it.
+        std: divided by afterwards, likewise.
+        num_classes: K; a module is run to find it. 0 stands for a backbone without a label head.
+        classes: names of the classes.
+        label_set: name of the label set (see ``ModelSpec``).
+        label_map: where its classes are in a zoo (see ``ModelSpec``).
+        weights: file of a state dict, in place of the pretrained weights.
+        device: where it runs; the CPU by default.
 
     Raises:
-        InputError: if it is none of these, or the source knows too little.
+        InputError: saying what is missing, or why the network cannot be loaded.
     """
-    if isinstance(reference, ModelSpec):
+    given = {
+        "name": name,
+        "input_shape": input_shape,
+        "mean": mean,
+        "std": std,
+        "num_classes": num_classes,
+        "classes": classes,
+        "label_set": label_set,
+        "label_map": label_map,
+        "weights": None if weights is None else str(weights),
+    }
+    fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if isinstance(reference, Model) and not fields and _is_on(reference.device, device):
         return reference
-    text = str(reference)
-    if is_reference(text):
-        source, weights = split_reference(text)
-        name = source if weights is None else f"{source}@{Path(weights).stem}"
-        named = {} if weights is None else {"name": name}
-        return complete({"source": source, "weights": weights} | named, name=name)
-    path = Path(text)
-    if path.suffix in (".toml", ".json"):
-        return _read_spec_file(path)
-    raise InputError(
-        f"{text!r} is not a model: expected {describe_references()}, or the path of a model spec "
-        "(.toml or .json)"
-    )
-
-
-def _read_spec_file(path: Path) -> ModelSpec:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the model spec {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a table of ModelSpec fields")
-    for key in ("weights", "source"):
-        content |= {key: _beside(path, key, content[key])} if key in content else {}
-    try:
-        if isinstance(content.get("source"), str) and find_source(content["source"]):
-            return complete(content, name=path.stem)
-        return ModelSpec.from_dict(content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _beside(spec_file: Path, key: str, value: object) -> object:
-    """Paths in a spec file are relative to it."""
-    if not isinstance(value, str):
-        return value
-    if key == "weights" or Path(value).suffix in (".onnx", ".pt2"):
-        return str(spec_file.parent / value)
-    if value.startswith(("hf:./", "hf:../")):
-        return f"hf:{spec_file.parent / value.removeprefix('hf:')}"
-    return value
-
-
-def build_model(spec: ModelSpec) -> nn.Module:
-    """Build the architecture that ``spec.source`` names, with fresh weights.
-
-    Raises:
-        InputError: if the source cannot be imported.
-    """
-    found = find_source(spec.source)
-    if found is None:
-        raise InputError(
-            f"{spec.name}: source {spec.source!r} is not known; expected {describe_references()}"
-        )
-    return found[0].build(found[1], spec)
-
-
-def load_model(spec: ModelSpec) -> nn.Module:
-    """Build the architecture that ``spec.source`` names and load its weights strictly.
-
-    Weights are those of ``spec.weights``, or else the pretrained ones of the source, where it has
-    some.
-
-    Raises:
-        InputError: if the source cannot be imported, the weights are not to be had, or do not fit.
-    """
-    found = find_source(spec.source)
-    if spec.weights is not None:
-        model = build_model(spec)
-        core = model if found is None else found[0].core(model)
-        _load_into(core, load_state_dict(Path(spec.weights)), spec)
-    elif found is not None:
-        model = found[0].load(found[1], spec)
+    if isinstance(reference, nn.Module):
+        module, spec = reference, _spec_of_module(reference, fields)
+    elif isinstance(reference, Model | tuple):
+        module, spec = _pair(reference)
+        if weights is not None:
+            raise InputError(f"{spec.name}: a module has weights already; leave out weights")
+        spec = replace(spec, **fields)
     else:
-        model = build_model(spec)
-    loaded = sha256_of_tensors(model.state_dict())
-    if spec.sha256 and loaded != spec.sha256:
+        spec = load_spec(reference, **fields)
+        module = load_model(spec)
+    if device is None:
+        device = reference.device if isinstance(reference, Model) else "cpu"
+    return Model(module, spec, device=device)
+
+
+def _is_on(found: torch.device, asked: str | torch.device | None) -> bool:
+    return asked is None or torch.device(asked) == found
+
+
+def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, ModelSpec]:
+    if isinstance(reference, Model):
+        return reference.module, reference.spec
+    if len(reference) != 2 or not isinstance(reference[1], ModelSpec):
         raise InputError(
-            f"{spec.name}: the weights of {spec.weights or spec.source} have SHA-256 "
-            f"{loaded[:12]}..., the spec says {spec.sha256[:12]}...; take the right file, or leave "
-            "sha256 out of the spec"
+            f"a tuple must be a pair (module, ModelSpec(...)), got {_kinds(reference)}; several "
+            "networks are a list: Zoo.load([...])"
         )
-    return model.eval()
+    return reference
 
 
-def _unwrapped(state: dict[str, Tensor], required: Set[str]) -> dict[str, Tensor]:
-    """Without the prefix that names have in the state of a module around the network.
-
-    ``module.`` of data parallelism, ``model.`` of a trainer's module, ``_orig_mod.`` of compiled
-    ones. What else such a module has is left out.
-    """
-    if required <= set(state):
-        return state
-    some = min(required)
-    prefixes = {name.removesuffix(some) for name in state if name.endswith(f".{some}")}
-    inner = [
-        {
-            name.removeprefix(prefix): value
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
-        for prefix in sorted(prefixes)
-    ]
-    whole = [own for own in inner if required <= set(own)]
-    return whole[0] if len(whole) == 1 else state
+def _kinds(values: tuple[object, ...]) -> str:
+    return f"({', '.join(type(value).__name__ for value in values)})"
 
 
-def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> None:
-    expected = model.state_dict()
-    optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    state = _unwrapped(state, set(expected) - optional)
-    missing = sorted(set(expected) - set(state) - optional)
-    unexpected = sorted(set(state) - set(expected))
-    misshapen = [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(set(state) & set(expected))
-        if state[name].shape != expected[name].shape
-    ]
-    problems = (
-        [f"missing {', '.join(missing[:4])}"] * bool(missing)
-        + [f"unexpected {', '.join(unexpected[:4])}"] * bool(unexpected)
-        + misshapen[:4]
-    )
-    found = find_source(spec.source)
-    if misshapen and found is not None and found[0].adapts:
-        problems += explain_misfit(expected, state, spec)
-    if problems:
+def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a bare module: what the caller says, and the number of its logits."""
+    name = str(fields.get("name", type(unwrapped(module)).__name__))
+    if "weights" in fields:
+        raise InputError(f"{name}: a module has weights already; leave out weights")
+    missing = [key for key in ("input_shape", "mean", "std") if key not in fields]
+    if missing:
         raise InputError(
-            f"{spec.name}: the weights in {spec.weights} do not fit {spec.source}: "
-            + "; ".join(problems)
+            f"{name}: a module does not say its {', '.join(missing)}; write load(module, "
+            "input_shape=(3, 224, 224), mean=..., std=...) with the numbers that it was trained "
+            "with"
         )
-    model.load_state_dict(state, strict=False)
+    content = {"name": name, "source": "module", **fields}
+    if "num_classes" not in fields:
+        plain = {"num_classes": 0, "classes": (), "label_map": ()}
+        content["num_classes"] = _count_logits(module, ModelSpec.from_dict(content | plain))
+    return ModelSpec.from_dict(content)
+
+
+@torch.no_grad()
+def _count_logits(module: nn.Module, spec: ModelSpec) -> int:
+    """K of outputs (N, K), found by running a copy; 0 for outputs of another form."""
+    copied = plain_copy(unwrapped(module), spec.name).cpu().float()
+    try:
+        outputs = copied(torch.zeros(2, *spec.input_shape))
+    except Exception as error:  # whatever the caller's own module raises
+        raise InputError(
+            f"{spec.name} cannot take images of {spec.input_shape}: {error}; check input_shape"
+        ) from error
+    is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == 2
+    return outputs.shape[1] if is_logits else 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mixmix._display import summary
 from mixmix.errors import CaptureError, InputError
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
@@ -19,7 +20,7 @@ from mixmix.models.spec import ModelSpec
 from mixmix.runtime.compiled import has_compiler
 from mixmix.runtime.storage import sha256_of_tensors
 
-__all__ = ["Model", "normalize"]
+__all__ = ["Model", "normalize", "resize"]
 
 
 def normalize(images: Tensor, spec: ModelSpec, *, scale: float = 1.0) -> Tensor:
@@ -29,13 +30,24 @@ def normalize(images: Tensor, spec: ModelSpec, *, scale: float = 1.0) -> Tensor:
     that share of the network's own.
     """
     size = tuple(max(1, round(scale * side)) for side in spec.input_shape[1:])
-    if tuple(images.shape[2:]) != size:
-        images = F.interpolate(
-            images, size=list(size), mode="bilinear", align_corners=False, antialias=True
-        )
+    images = resize(images, size)
     mean = torch.tensor(spec.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(spec.std, device=images.device).view(1, -1, 1, 1)
     return (images - mean) / std
+
+
+def resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Images (N, C, H, W) of another size, bilinearly with antialiasing; differentiable.
+
+    Args:
+        images: in [0, 1].
+        size: (height, width).
+    """
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return F.interpolate(
+        images, size=list(size), mode="bilinear", align_corners=False, antialias=True
+    )
 
 
 class Model:
@@ -79,6 +91,18 @@ class Model:
         self._wants_contiguous = False
         self._check_output(self._first_output())
 
+    def __repr__(self) -> str:
+        facts = {
+            "source": self.spec.source,
+            "input_shape": self.spec.input_shape,
+            "classes": self.spec.num_classes,
+            "parameters": sum(each.numel() for each in self.module.parameters()),
+            "batch_norms": len(self.batch_norms),
+            "top1": self.spec.top1,
+            "device": self.device,
+        }
+        return summary("Model", {"name": self.spec.name} | facts)
+
     @property
     def has_label_head(self) -> bool:
         return self.spec.num_classes > 0
@@ -97,6 +121,11 @@ class Model:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
         logits: Tensor = self.module(self._prepared(images))
         return logits
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
+        """Logits (N, K) on the CPU of images (N, C, H, W) in [0, 1], in batches."""
+        return torch.cat([self(b.to(self.device)).cpu() for b in images.split(batch_size)])
 
     def observe(
         self,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
+from mixmix._display import summary
+from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
 
 __all__ = ["ModelSpec"]
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+@dataclass(frozen=True, repr=False)
+class ModelSpec(Settings):
     """Everything about a pretrained classifier that its weights do not say.
 
     Attributes:
@@ -23,8 +25,8 @@ class ModelSpec:
             (called without arguments, it returns the module), one of ``zoo.sources``, or
             ``module`` for a module that the caller built.
         input_shape: (C, H, W) of one image.
-        mean: per channel, subtracted from images in [0, 1].
-        std: per channel, divided by afterwards.
+        mean: per channel, subtracted from images in [0, 1]; one number holds for all channels.
+        std: per channel, divided by afterwards, likewise.
         num_classes: K, the number of logits; 0 for a backbone without a label head.
         weights: path of a safetensors or PyTorch state dict, or None for those of the source.
         label_set: name of the label set; members with the same name agree on every index.
@@ -54,6 +56,10 @@ class ModelSpec:
     top1: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and isinstance(self.input_shape, list | tuple):
+                object.__setattr__(self, name, (float(value),) * int(self.input_shape[0]))
         for name in ("input_shape", "mean", "std", "classes", "label_map"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, Iterable):
@@ -99,12 +105,9 @@ class ModelSpec:
                 f"{self.label_map}"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; ``from_dict`` reads it back."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+    def __repr__(self) -> str:
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return summary("ModelSpec", {k: None if v == () else v for k, v in said.items()})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:

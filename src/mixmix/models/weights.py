@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from mixmix.errors import DataError, first_line
 from mixmix.runtime.storage import read_tensors
 
-__all__ = ["load_state_dict"]
+__all__ = ["load_state_dict", "unwrapped_state"]
 
 
 # Of a network's state dict in a checkpoint of more than that.
@@ -59,3 +60,25 @@ def _state_dicts_in(content: object) -> dict[str, dict[str, Tensor]]:
     found = {str(key): value for key, value in content.items() if value and _is_state_dict(value)}
     usual = next((key for key in _USUAL_KEYS if key in found), None)
     return found if usual is None else {usual: found[usual]}
+
+
+def unwrapped_state(state: dict[str, Tensor], required: Set[str]) -> dict[str, Tensor]:
+    """Without the prefix that names have in the state of a module around the network.
+
+    ``module.`` of data parallelism, ``model.`` of a trainer's module, ``_orig_mod.`` of compiled
+    ones. What else such a module has is left out.
+    """
+    if required <= set(state):
+        return state
+    some = min(required)
+    prefixes = {name.removesuffix(some) for name in state if name.endswith(f".{some}")}
+    inner = [
+        {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        for prefix in sorted(prefixes)
+    ]
+    whole = [own for own in inner if required <= set(own)]
+    return whole[0] if len(whole) == 1 else state

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from mixmix._display import html_table, summary
 from mixmix.errors import InputError
-from mixmix.models.loading import load_model, load_spec
+from mixmix.models.loading import Reference, load
 from mixmix.models.member import Member, members_of
 from mixmix.models.model import Model
+from mixmix.models.references import load_spec
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["Zoo"]
@@ -29,7 +31,7 @@ class Zoo(Sequence[Model]):
     alone (see ``members``). Each sees images at its own resolution and normalization.
 
     Args:
-        teachers: at least one.
+        models: at least one.
         weights: one for each, > 0: their chances of being drawn at a step; None: the same for all.
 
     Two zoos are equal that have the same networks, in the same order, with the same weights.
@@ -39,16 +41,14 @@ class Zoo(Sequence[Model]):
             take part with nothing.
     """
 
-    def __init__(
-        self, teachers: Iterable[Model], *, weights: Sequence[float] | None = None
-    ) -> None:
-        self._teachers = tuple(teachers)
-        if not self._teachers:
+    def __init__(self, models: Iterable[Model], *, weights: Sequence[float] | None = None) -> None:
+        self._models = tuple(models)
+        if not self._models:
             raise InputError("a zoo needs at least one network")
-        names = [teacher.spec.name for teacher in self._teachers]
+        names = [model.spec.name for model in self._models]
         if len(set(names)) < len(names):
             raise InputError(f"networks of a zoo need different names, got {', '.join(names)}")
-        channels = {t.spec.name: t.spec.input_shape[0] for t in self._teachers}
+        channels = {m.spec.name: m.spec.input_shape[0] for m in self._models}
         if len(set(channels.values())) > 1:
             listed = ", ".join(f"{name}: {count}" for name, count in channels.items())
             raise InputError(
@@ -64,47 +64,46 @@ class Zoo(Sequence[Model]):
                 f"{list(weights)}"
             )
         self.weights = None if weights is None else tuple(weights)
-        self.members = members_of(self._teachers, weights)
+        self.members = members_of(self._models, weights)
 
     @classmethod
     def load(
         cls,
-        references: Iterable[str | Path | ModelSpec | tuple[nn.Module, ModelSpec]],
+        references: Zoo | Reference | Iterable[Reference],
         *,
         weights: Sequence[float] | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
     ) -> Zoo:
         """Load a zoo.
 
         Args:
-            references: each whatever ``load_spec`` takes (``bundled:NAME``, ``timm:NAME``, a spec
-                file ...), or a pair of your own module and its spec.
+            references: one network or several, each whatever ``load`` takes (``bundled:NAME``,
+                ``timm:NAME``, a spec file, a pair of your own module and its spec, a ``Model``
+                ...). A zoo is returned as it is.
             weights: see ``Zoo``.
-            device: where the networks run.
+            device: where the networks run; the CPU by default, and a ``Model`` where it is.
 
         Raises:
             InputError: naming the network that cannot be loaded and why.
         """
-        if isinstance(references, str | Path | ModelSpec):
-            raise InputError(f"Zoo.load takes a list of networks; write [{references!r}]")
-        teachers = []
-        for reference in references:
-            if isinstance(reference, tuple):
-                module, spec = reference
-            else:
-                spec = load_spec(reference)
-                module = load_model(spec)
-            teachers.append(Model(module, spec, device=device))
-        return cls(teachers, weights=weights)
+        if isinstance(references, Zoo) and weights is None and device is None:
+            return references
+        if _is_single(references):
+            references = [references]
+        if not isinstance(references, Iterable):
+            raise InputError(
+                f"a zoo needs a network or a list of networks, got {type(references).__name__}"
+            )
+        return cls([load(each, device=device) for each in references], weights=weights)
 
     def __len__(self) -> int:
-        return len(self._teachers)
+        return len(self._models)
 
     def __getitem__(self, index: int) -> Model:  # type: ignore[override]
-        return self._teachers[index]
+        return self._models[index]
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._teachers)
+        return iter(self._models)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Zoo):
@@ -152,7 +151,7 @@ class Zoo(Sequence[Model]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(teacher.spec.name for teacher in self)
+        return tuple(model.spec.name for model in self)
 
     @property
     def headed(self) -> tuple[Member, ...]:
@@ -172,7 +171,7 @@ class Zoo(Sequence[Model]):
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images to synthesize: the largest height and width among the members."""
-        shapes = [teacher.spec.input_shape for teacher in self]
+        shapes = [model.spec.input_shape for model in self]
         return shapes[0][0], max(s[1] for s in shapes), max(s[2] for s in shapes)
 
     @property
@@ -190,6 +189,36 @@ class Zoo(Sequence[Model]):
             predictions = [m.logits_of_zoo(m.teacher(batch)).softmax(1) for m in self.headed]
             batches.append(torch.stack(predictions).mean(0).cpu())
         return torch.cat(batches)
+
+    def __repr__(self) -> str:
+        facts = {
+            "networks": self.names,
+            "input_shape": self.input_shape,
+            "classes": self.num_classes,
+            "device": self.device,
+        }
+        return summary("Zoo", facts)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "network": member.teacher.spec.name,
+                "source": member.teacher.spec.source,
+                "input shape": member.teacher.spec.input_shape,
+                "classes": member.teacher.spec.num_classes,
+                "BatchNorm layers": len(member.teacher.batch_norms),
+                "weight": member.weight,
+                "takes part with": member.role,
+            }
+            for member in self.members
+        ]
+        return html_table(rows, caption=f"Zoo of {len(self)} networks")
+
+
+def _is_single(references: object) -> TypeGuard[Reference]:
+    if isinstance(references, tuple):
+        return len(references) == 2 and isinstance(references[1], ModelSpec)
+    return isinstance(references, str | Path | ModelSpec | Model | nn.Module)
 
 
 def _plain_reference(spec: ModelSpec) -> Any:

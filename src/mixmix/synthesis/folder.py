@@ -7,14 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mixmix.data.image_set import (
-    MANIFEST_NAME,
-    Shard,
-    read_manifest,
-    shard_name,
-    sidecar,
-    sidecars,
-)
+from mixmix.data.shards import MANIFEST_NAME, Shard, read_manifest, shard_name, sidecar, sidecars
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import write_json
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mixmix.data.image_set import FORMAT, ImageSet
+from mixmix.data.image_set import ImageSet
+from mixmix.data.shards import FORMAT
 from mixmix.errors import InputError
+from mixmix.models.loading import Reference
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed
-from mixmix.runtime.allocator import keep_freed_memory
+from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.storage import read_tensors, write_tensors
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.amortized_settings import AmortizedSettings
@@ -22,12 +24,13 @@ __all__ = ["generate"]
 _STATE = "generator.safetensors"
 
 
+@keeping_freed_memory()
 def generate(
-    zoo: Zoo,
+    zoo: Zoo | Reference | Iterable[Reference],
     settings: AmortizedSettings | None = None,
     *,
     num_images: int,
-    seed: int,
+    seed: int = 0,
     warmup_rounds: int = 20,
     out: str | Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -38,7 +41,8 @@ def generate(
     calibration and reconstruction want few and good ones.
 
     Args:
-        zoo: the networks to invert together.
+        zoo: the networks to invert together: a ``Zoo``, or whatever ``Zoo.load`` takes, such as
+            ``["bundled:vgg", "bundled:vovnet"]``.
         settings: ``AmortizedSettings()`` unless given.
         num_images: how many are kept.
         seed: the same seed, zoo, settings and machine give the same bits.
@@ -54,6 +58,7 @@ def generate(
         InputError: if ``out`` holds a data set made in another way or cannot be written; if there
             are several processes; if a number is out of range.
     """
+    zoo = Zoo.load(zoo)
     settings = settings or AmortizedSettings()
     for name, value, least in (("num_images", num_images, 1), ("warmup_rounds", warmup_rounds, 0)):
         if not isinstance(value, int) or value < least:
@@ -63,7 +68,6 @@ def generate(
             f"a generator learns in one process, {distributed.world_size()} were started; start it "
             "without torchrun"
         )
-    keep_freed_memory()
     asked = settings.to_dict() | {"num_images": num_images, "warmup_rounds": warmup_rounds}
     manifest = {"format": FORMAT, "settings": asked, "seed": seed} | provenance(zoo)
     folder = None if out is None else RunFolder(Path(out), manifest)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixmix.data.image_set import ImageSet, Shard, label_agreement, shard_name
+from mixmix.data.image_set import ImageSet, label_agreement
+from mixmix.data.shards import Shard, shard_name
 from mixmix.models.zoo import Zoo
 from mixmix.synthesis.folder import RunFolder
 

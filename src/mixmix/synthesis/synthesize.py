@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixmix.data.image_set import FORMAT, ImageSet
+from mixmix.data.image_set import ImageSet
+from mixmix.data.shards import FORMAT
 from mixmix.errors import DataError, InputError
+from mixmix.models.loading import Reference
 from mixmix.models.model import Model
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding
-from mixmix.runtime.allocator import keep_freed_memory
+from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.synthesis.folder import RunFolder
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.kept import KeptShards
@@ -30,11 +32,12 @@ from mixmix.synthesis.workers import run_side_by_side
 __all__ = ["provenance", "synthesize"]
 
 
+@keeping_freed_memory()
 def synthesize(
-    zoo: Zoo,
+    zoo: Zoo | Reference | Iterable[Reference],
     settings: SynthesisSettings | None = None,
     *,
-    seed: int,
+    seed: int = 0,
     out: str | Path | None = None,
     start: ImageSet | None = None,
     student: Model | None = None,
@@ -47,14 +50,15 @@ def synthesize(
 
     On a CPU, batches are optimized side by side, as many as there are threads, as long as they fit
     into the memory; where a single one does not, its images pass the networks in parts, which takes
-    longer and gives the same images but for rounding. The process keeps the memory that it once
-    used (see ``allocator``).
+    longer and gives the same images but for rounding. Until the call ends, the process keeps the
+    memory that it once used (see ``runtime.allocator``).
     Under ``torchrun``, every process calls this, they share the batches, and all of them return the
     whole data set. A process that is lost stops the run; the next one, with any number of
     processes, makes the batches that are missing.
 
     Args:
-        zoo: the networks to invert together.
+        zoo: the networks to invert together: a ``Zoo``, or whatever ``Zoo.load`` takes, such as
+            ``["bundled:vgg", "bundled:vovnet"]``.
         settings: ``SynthesisSettings()`` unless given; ``recipe(name)`` gives known ones.
         seed: the same seed, zoo, settings, machine and number of threads give the same bits,
             whatever the number of processes. (Kernels of GPUs may add in another order.)
@@ -85,6 +89,7 @@ def synthesize(
             classes that they do not know.
         RankError: if another process of the run stopped.
     """
+    zoo = Zoo.load(zoo)
     settings = settings or SynthesisSettings()
     if out is None and distributed.world_size() > 1:
         raise InputError(
@@ -94,7 +99,6 @@ def synthesize(
     if start is not None:
         _check_start(start, zoo)
         settings = replace(settings, num_images=len(start))
-    keep_freed_memory()
     distributed.join(zoo.device)
     schedule = plan(zoo, settings, threads=threads, memory_gib=memory_gib)
     on_plan(schedule)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixmix import ImageSet
-from mixmix.data.image_set import FORMAT, MANIFEST_NAME, Shard
+from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import write_tensors
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix import Zoo
+from mixmix import load
 from mixmix.demo import bundled
 from mixmix.demo.architectures import ARCHITECTURES, build_architecture
 from mixmix.demo.bundled import bundled_members, bundled_names
@@ -51,12 +51,12 @@ def test_spec_and_weights_come_from_the_file(assets: Path) -> None:
     model = load_model(spec)
     assert not model.training
     assert all(p.dtype == torch.float32 for p in model.parameters())
-    assert replace(Zoo.load(["bundled:vgg"])[0].spec, sha256="") == spec
+    assert replace(load("bundled:vgg").spec, sha256="") == spec
 
 
 def test_images_are_made_from_networks_with_statistics() -> None:
     for name in bundled_names():
-        has_statistics = bool(Zoo.load([f"bundled:{name}"])[0].batch_norms)
+        has_statistics = bool(load(f"bundled:{name}").batch_norms)
         assert (name in bundled_members()) == has_statistics
 
 
@@ -87,7 +87,7 @@ def test_changed_weights_are_noticed(assets: Path) -> None:
 def test_shipped_networks(name: str) -> None:
     if name not in bundled_names():
         pytest.skip(f"the weights of bundled:{name} are not in this checkout")
-    teacher = Zoo.load([f"bundled:{name}"])[0]
+    teacher = load(f"bundled:{name}")
     assert teacher.spec.label_set == "cifar10" and len(teacher.spec.classes) == 10
     assert teacher.spec.top1 is not None and teacher.spec.top1 > 75
     assert any(isinstance(module, nn.Conv2d) for module in teacher.module.modules())

@@ -31,7 +31,7 @@ def test_lists_become_tuples() -> None:
         ({"input_shape": 32}, "input_shape must be a sequence, got 32"),
         ({"mean": [0.5]}, "one value for each of the 3 channels, got 1 and 3"),
         ({"std": [0.5, 0.5]}, "got 3 and 2"),
-        ({"mean": 0.5}, "mean must be a sequence, got 0.5"),
+        ({"mean": "0.5"}, "mean must be a sequence, got .0.5."),
         ({"mean": ["a", "b", "c"]}, "finite numbers"),
         ({"mean": [float("nan")] * 3}, "finite numbers"),
         ({"std": [0.5, float("inf"), 0.5]}, "finite numbers"),

@@ -57,12 +57,6 @@ def test_other_classes_or_channels_are_refused() -> None:
         Zoo.load([member("plain"), (gray, spec)])
 
 
-@pytest.mark.parametrize("reference", ["bundled:vgg", tiny_spec("plain")])
-def test_a_single_reference_is_no_list(reference: Any) -> None:
-    with pytest.raises(InputError, match=r"takes a list of networks; write \["):
-        Zoo.load(reference)
-
-
 def test_soft_labels_average_the_headed_members() -> None:
     plain, residual = tiny_teacher("plain"), tiny_teacher("residual")
     zoo = Zoo([plain, backbone("depthwise"), residual])

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from mixmix.compress.method import LayerRecord
 from mixmix.errors import DataError, InputError
-from mixmix.report import ReportRun, benchmark_record, print_results, write_page
 from mixmix.report.curves import loss_curves_svg
-from mixmix.report.record import _cpu_name
+from mixmix.report.page import ReportRun, write_page
+from mixmix.report.record import _cpu_name, benchmark_record
 from mixmix.report.rows import ABSENT, format_rows
+from mixmix.report.table import print_results
 
 # Elements that HTML closes by themselves.
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -11,7 +11,7 @@ from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec, tiny_teacher
 from torch import nn
 
 from mixmix import ImageSet, Model, SynthesisSettings, Zoo, recipe, synthesize
-from mixmix.data.image_set import Shard
+from mixmix.data.shards import Shard
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import sha256_of_tensors
 from mixmix.synthesis.terms import Adversarial, BatchNormDistance, CrossEntropy, TotalVariation

@@ -19,8 +19,8 @@ from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.train import train_
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import CaptureError, InputError
-from mixmix.models.loading import build_model, load_spec
 from mixmix.models.model import normalize
+from mixmix.models.references import build_model, load_spec
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,28 +16,27 @@ from mixmix.compress.quantize.insertion import input_quantizers, insert_quantize
 from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer, Phase
 from mixmix.compress.quantize.quantize import Quantize
 from mixmix.compress.quantize.sensitivity_table import LayerSensitivity, SensitivityTable
-from mixmix.data.image_set import ImageSet
+from mixmix.data.images import Images, as_images
 from mixmix.errors import InputError
 from mixmix.graph.capture import relative_error
 from mixmix.graph.costs import count_layer_macs
 from mixmix.graph.layers import check_layer_names
 from mixmix.graph.masks import layer_masks
-from mixmix.models.model import Model, normalize
-from mixmix.models.spec import ModelSpec
-from mixmix.models.zoo import Zoo
+from mixmix.models.loading import Reference, load
+from mixmix.models.model import normalize
 from mixmix.runtime import seeding
 
 __all__ = ["measure_sensitivity"]
 
 
 def measure_sensitivity(
-    model: Compressed | Model | str | Path | ModelSpec | tuple[nn.Module, ModelSpec],
-    data: ImageSet,
+    model: Compressed | Reference,
+    data: Images,
     *,
     choices: Sequence[str] = ("W2A8", "W3A8", "W4A8", "W8A8"),
     quantize: Quantize | None = None,
     num_images: int = 128,
-    seed: int,
+    seed: int = 0,
     on_progress: Progress = lambda what, share: None,
 ) -> SensitivityTable:
     """Quantize one layer at a time, rounding to nearest, and compare the network's outputs.
@@ -48,7 +46,7 @@ def measure_sensitivity(
 
     Args:
         model: as for ``compress``; it is not changed.
-        data: images to measure on.
+        data: images to measure on, as for ``compress``.
         choices: bits that a layer may have, such as ``W4A8``.
         quantize: how the network is to be quantized, by default ``Quantize()``. Its
             ``first_last_bits`` and ``layer_bits`` leave the layers that they are for no choice;
@@ -201,23 +199,22 @@ def _set_phases(parts: Sequence[nn.Module], phase: Phase) -> None:
         part.phase = phase
 
 
-def _loaded(
-    model: Compressed | Model | str | Path | ModelSpec | tuple[nn.Module, ModelSpec],
-) -> Compressed:
+def _loaded(model: Compressed | Reference) -> Compressed:
     if isinstance(model, Compressed):
         return model
-    teacher = model if isinstance(model, Model) else Zoo.load([model], device="cpu")[0]
-    return Compressed(teacher.module, teacher.spec)
+    network = load(model)
+    return Compressed(network.module, network.spec)
 
 
-def _chosen_images(data: ImageSet, model: Compressed, count: int, seed: int) -> Tensor:
+def _chosen_images(data: Images, model: Compressed, count: int, seed: int) -> Tensor:
     """Normalized images (count, C, H, W) on the model's device."""
     if model.spec.num_classes < 1:
         raise InputError(
             f"{model.spec.name} has no label head; sensitivity is measured by its predictions"
         )
-    order = torch.randperm(len(data), generator=seeding.generator(seed, "sensitivity"))
-    images = normalize(data.images[order[:count]], model.spec)
+    images = as_images(data, model.spec)
+    order = torch.randperm(len(images), generator=seeding.generator(seed, "sensitivity"))
+    images = normalize(images[order[:count]], model.spec)
     return images.to(next(model.module.parameters()).device)
 
 

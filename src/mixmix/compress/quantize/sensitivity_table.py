@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mixmix._display import html_table, summary
 from mixmix.compress.quantize.bits import parse_bits
 from mixmix.errors import DataError
 from mixmix.runtime.storage import read_json, write_json
@@ -53,7 +54,7 @@ class LayerSensitivity:
         return self.macs * weight_bits * activation_bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SensitivityTable:
     """Sensitivities of all quantizable layers of a network.
 
@@ -73,6 +74,25 @@ class SensitivityTable:
     num_floats: int
     num_images: int
     seed: int
+
+    def __repr__(self) -> str:
+        choices = sorted({bits for layer in self.layers for bits in layer.divergence})
+        facts = {
+            "model": self.model,
+            "layers": len(self.layers),
+            "choices": tuple(choices),
+            "images": self.num_images,
+        }
+        return summary("SensitivityTable", facts)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"layer": layer.name, "weights": layer.num_weights, "MACs": layer.macs}
+            | {bits: 1e3 * value for bits, value in sorted(layer.divergence.items())}
+            for layer in self.layers
+        ]
+        caption = f"{self.model}: divergence that each layer causes alone, in thousandths of a nat"
+        return html_table(rows, caption=caption)
 
     @property
     def floats_size_bits(self) -> int:

@@ -25,12 +25,13 @@ from mixmix.compress.activation_store import (
 )
 from mixmix.compress.method import Progress
 from mixmix.data.image_set import ImageSet
+from mixmix.data.images import Images, as_image_set
 from mixmix.data.views import with_mixtures
 from mixmix.errors import InputError
 from mixmix.graph.masks import set_zeros
 from mixmix.graph.shared import SharedGraph, share_graph
 from mixmix.graph.unit_pairs import UnitPair, pair_units, select_channels
-from mixmix.models.model import normalize
+from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.memory_layout import layout_of_model
 
@@ -135,13 +136,13 @@ def as_recoveries(given: Recovery | Sequence[Recovery] | None) -> tuple[Recovery
 def recover(
     student: nn.Module,
     teacher: nn.Module,
-    data: ImageSet,
+    data: Images,
     spec: ModelSpec,
     recovery: Recovery | Sequence[Recovery] | None,
     *,
     masks: Mapping[str, Tensor] | None = None,
     kept_channels: Mapping[str, Tensor] | None = None,
-    seed: int,
+    seed: int = 0,
     on_progress: Progress = lambda what, fraction: None,
 ) -> nn.Module:
     """Let a copy of a student recover what its teacher computes.
@@ -149,7 +150,7 @@ def recover(
     Args:
         student: takes normalized images (N, C, H, W) and gives logits (N, K); it is not changed.
         teacher: the same, with layers of the same names, which may have more channels.
-        data: images in [0, 1].
+        data: images, as for ``compress``.
         spec: of the teacher.
         recovery: one, or several to apply in order.
         masks: by the name of a weight of the student, bool of its shape: what is False is zero
@@ -168,6 +169,8 @@ def recover(
         InputError: if a mask fits no weight, or training diverges.
     """
     student = copy.deepcopy(student).eval().requires_grad_(False)
+    if not isinstance(data, ImageSet):
+        data = as_image_set(data, Model(teacher, spec))
     context = recovery_context(
         student, teacher, data, spec, masks=masks, kept_channels=kept_channels, seed=seed
     )

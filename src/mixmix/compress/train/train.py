@@ -29,7 +29,7 @@ from mixmix.graph.pointwise import safe_gradients
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed, seeding
-from mixmix.runtime.allocator import keep_freed_memory
+from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.memory_layout import in_faster_layout
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms.labels import mixed_cross_entropy_loss
@@ -58,6 +58,7 @@ class Step:
     agreement: float
 
 
+@keeping_freed_memory()
 def train_(
     student: nn.Module,
     teacher: nn.Module,
@@ -101,7 +102,6 @@ def train_(
         InputError: if the loss stops being finite (the last checkpoint stays), if ``out`` holds
             another run, or if nothing is to be learned.
     """
-    keep_freed_memory()
     # First, since it gives the weights of the main process to all.
     parallel = distributed.data_parallel(student)
     state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)

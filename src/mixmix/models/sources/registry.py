@@ -129,8 +129,9 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     merged = {"name": default} | known | given
     missing = [key for key in _REQUIRED if key not in merged]
     if missing:
+        arguments = ", ".join(f"{key}=..." for key in missing)
         raise InputError(
-            f"{source} does not say its {', '.join(missing)}; a spec file (.toml) with "
-            f'source = "{source}" gives {"them" if len(missing) > 1 else "it"}'
+            f"{source} does not say its {', '.join(missing)}; write load({source!r}, {arguments}), "
+            f'or a spec file (.toml) with source = "{source}" and the same'
         )
     return ModelSpec.from_dict(merged)

@@ -22,7 +22,7 @@ from mixmix.errors import DataError, InputError
 from mixmix.graph.capture import capture, fold_batch_norms
 from mixmix.graph.costs import count_macs
 from mixmix.models.model import normalize
-from mixmix.report import print_sensitivity
+from mixmix.report.sensitivity import print_sensitivity
 
 CHOICES = ("W2A8", "W4A8", "W8A8")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mixmix import Zoo
+from mixmix import Zoo, load
 from mixmix.errors import DataError, InputError
 from mixmix.models import load_model, load_spec
 from mixmix.models.sources.hub import hub_file, hub_json, hub_weights
@@ -90,7 +90,7 @@ class TestTransformers:
     def test_logits_and_spec(self, repository: Path) -> None:
         from transformers import AutoModelForImageClassification
 
-        teacher = Zoo.load([f"hf:{repository}"])[0]
+        teacher = load(f"hf:{repository}")
         assert teacher.spec.name == "net"
         assert teacher.spec.input_shape == (3, 32, 32)
         assert (teacher.spec.mean, teacher.spec.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))

@@ -12,7 +12,7 @@ import torch
 from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
 from torch import nn
 
-from mixmix import Quantize, Zoo, compress, export, recipe, synthesize
+from mixmix import Quantize, Zoo, compress, export, load, recipe, synthesize
 from mixmix.compress.method import Compressed
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
@@ -65,7 +65,7 @@ def spec_file(path: Path, source: Path, **fields: object) -> Path:
 def test_same_logits(name: str, exporter: str, tmp_path: Path) -> None:
     model = tiny_network(name)
     path = write(tmp_path / "net.onnx", model, exporter=exporter)
-    teacher = Zoo.load([spec_file(tmp_path / "x.json", path)])[0]
+    teacher = load(spec_file(tmp_path / "x.json", path))
     assert (teacher.spec.name, teacher.spec.num_classes) == ("x", 4)
     assert teacher.spec.input_shape == INPUT_SHAPE
     batch_norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
@@ -82,7 +82,7 @@ def test_a_softmax_at_the_end_is_left_out(exporter: str, tmp_path: Path) -> None
     path = write(
         tmp_path / "net.onnx", nn.Sequential(model, nn.Softmax(1)).eval(), exporter=exporter
     )
-    teacher = Zoo.load([spec_file(tmp_path / "x.json", path)])[0]
+    teacher = load(spec_file(tmp_path / "x.json", path))
     inputs = torch.randn(5, *INPUT_SHAPE)
     torch.testing.assert_close(teacher.module(inputs), model(inputs), rtol=1e-4, atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_zoo_synthesizes_and_quantizes_it(tmp_path: Path) -> None:
 def test_files_of_mixmix_say_what_they_are(tmp_path: Path) -> None:
     spec = tiny_spec("plain")
     export(Compressed(tiny_network("plain"), spec), tmp_path / "net.onnx")
-    teacher = Zoo.load([tmp_path / "net.onnx"])[0]
+    teacher = load(tmp_path / "net.onnx")
     assert (teacher.spec.name, teacher.spec.label_set) == ("plain", "tiny")
     assert (teacher.spec.mean, teacher.spec.std) == (spec.mean, spec.std)
     inputs = torch.randn(4, *INPUT_SHAPE)
@@ -113,7 +113,7 @@ def test_files_of_mixmix_say_what_they_are(tmp_path: Path) -> None:
 
 def test_normalization_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", tiny_network("plain"), exporter="one-image")
-    with pytest.raises(InputError, match="net.onnx does not say its mean, std; a spec file"):
+    with pytest.raises(InputError, match="net.onnx does not say its mean, std; write load"):
         load_spec(path)
 
 
@@ -151,7 +151,7 @@ def test_operations_newer_than_the_converter(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.save(model, tmp_path / "net.onnx")
-    network = Zoo.load([spec_file(tmp_path / "x.json", tmp_path / "net.onnx")])[0].module
+    network = load(spec_file(tmp_path / "x.json", tmp_path / "net.onnx")).module
     inputs = torch.randn(5, *INPUT_SHAPE)
     gelus = [nn.functional.gelu(inputs[:, 1]), nn.functional.gelu(inputs[:, 0], approximate="tanh")]
     both = torch.stack([inputs[:, 2], *gelus], 1)
@@ -214,7 +214,7 @@ def test_products_with_constant_matrices_are_layers(tmp_path: Path) -> None:
     model = Tokens().eval()
     path = write(tmp_path / "tokens.onnx", model, exporter="dynamo")
     values = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    teacher = Zoo.load([spec_file(tmp_path / "tokens.json", path, **values)])[0]
+    teacher = load(spec_file(tmp_path / "tokens.json", path, **values))
     images = torch.rand(3, *INPUT_SHAPE)
     torch.testing.assert_close(teacher(images), model(images), rtol=1e-4, atol=1e-5)
     layers = [m for m in capture(teacher.module, images).modules() if isinstance(m, nn.Linear)]
@@ -250,7 +250,7 @@ def test_transformers_are_captured(exporter: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Attention().eval()
     path = write(tmp_path / "net.onnx", model, exporter=exporter)
-    network = Zoo.load([spec_file(tmp_path / "x.json", path)])[0].module
+    network = load(spec_file(tmp_path / "x.json", path)).module
     inputs = torch.randn(5, *INPUT_SHAPE)
     torch.testing.assert_close(network(inputs), model(inputs), rtol=1e-4, atol=1e-5)
     captured = capture(network, inputs[:2])
@@ -273,6 +273,6 @@ class Views(nn.Module):
 @pytest.mark.parametrize("exporter", ["dynamo", "with-batch-norm"])
 def test_computed_sizes_are_settled(exporter: str, tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", Views().eval(), exporter=exporter)
-    network = Zoo.load([spec_file(tmp_path / "x.json", path, num_classes=4)])[0].module
+    network = load(spec_file(tmp_path / "x.json", path, num_classes=4)).module
     inputs = torch.randn(5, *INPUT_SHAPE)
     torch.testing.assert_close(capture(network, inputs[:2])(inputs), Views()(inputs))

@@ -15,7 +15,7 @@ import torch
 from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
 from torch import nn
 
-from mixmix import Zoo, evaluate
+from mixmix import Zoo, evaluate, load
 from mixmix.errors import DataError, InputError
 from mixmix.models import build_model, load_spec
 from mixmix.runtimes.program_safety import check_program
@@ -43,7 +43,7 @@ def spec_file(path: Path, **fields: object) -> Path:
 def test_same_logits_and_batch_norms(name: str, batch: int | None, tmp_path: Path) -> None:
     model = tiny_network(name)
     program(tmp_path / "net.pt2", model, batch=batch)
-    teacher = Zoo.load([spec_file(tmp_path / "x.json")])[0]
+    teacher = load(spec_file(tmp_path / "x.json"))
     assert teacher.spec.input_shape == INPUT_SHAPE
     assert teacher.spec.num_classes == 4
     assert len(teacher.batch_norms) == sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
@@ -54,7 +54,7 @@ def test_same_logits_and_batch_norms(name: str, batch: int | None, tmp_path: Pat
 
 def test_normalization_is_asked_for(tmp_path: Path) -> None:
     path = program(tmp_path / "net.pt2", tiny_network("plain"))
-    with pytest.raises(InputError, match="net.pt2 does not say its mean, std; a spec file"):
+    with pytest.raises(InputError, match="net.pt2 does not say its mean, std; write load"):
         load_spec(path)
 
 

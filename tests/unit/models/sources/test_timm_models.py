@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mixmix import Zoo
+from mixmix import Zoo, load
 from mixmix.errors import InputError
 from mixmix.models import build_model, load_model, load_spec
 from mixmix.runtime.storage import sha256_of_tensors, write_tensors
@@ -46,7 +46,7 @@ def test_what_timm_knows_becomes_the_spec() -> None:
 
 def test_own_checkpoint_takes_the_place_of_a_download(tmp_path: Path, offline: None) -> None:
     model = weights(tmp_path / "mine.safetensors")
-    teacher = Zoo.load([f"timm:test_resnet@{tmp_path / 'mine.safetensors'}"])[0]
+    teacher = load(f"timm:test_resnet@{tmp_path / 'mine.safetensors'}")
     assert teacher.spec.name == "timm:test_resnet@mine"
     assert teacher.spec.sha256 == sha256_of_tensors(model.state_dict())
     inputs = torch.randn(2, 3, 160, 160)
@@ -60,7 +60,7 @@ def test_head_and_channels_of_a_spec_file_reach_the_constructor(tmp_path: Path) 
         "input_shape = [5, 64, 64]\nmean = [0.5, 0.5, 0.5, 0.5, 0.5]\n"
         "std = [0.2, 0.2, 0.2, 0.2, 0.2]\n"
     )
-    teacher = Zoo.load([tmp_path / "five.toml"])[0]
+    teacher = load(tmp_path / "five.toml")
     assert (teacher.spec.name, teacher.spec.label_set) == ("five", "")
     inputs = torch.randn(2, 5, 64, 64)
     torch.testing.assert_close(teacher.module(inputs), model(inputs))
@@ -137,7 +137,7 @@ def test_repository_in_timms_format(reference: str, tmp_path: Path) -> None:
     model = timm.create_model("test_resnet", num_classes=3).eval()
     labels = {"label_names": ["ant", "bee", "cat"]}
     timm.models.save_for_hf(model, str(tmp_path), model_config=labels, safe_serialization=True)
-    teacher = Zoo.load([reference.format(tmp_path)])[0]
+    teacher = load(reference.format(tmp_path))
     assert teacher.spec.classes == ("ant", "bee", "cat")
     assert (teacher.spec.num_classes, teacher.spec.label_set) == (3, "")
     inputs = torch.randn(2, 3, 160, 160)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError
 from mixmix.graph.masks import Pattern, _weights, layer_masks
@@ -44,7 +45,7 @@ def check_zeros(compressed: Compressed) -> None:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sparsity:
     """Shares of zeros among the weights of convolutions and linear layers, in [0, 1].
 
@@ -55,6 +56,19 @@ class Sparsity:
 
     total: float
     layers: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        highest = max(self.layers.items(), key=lambda item: item[1], default=None)
+        facts = {
+            "total": percent(100 * self.total),
+            "layers": len(self.layers),
+            "highest": None if highest is None else f"{highest[0]} {percent(100 * highest[1])}",
+        }
+        return summary("Sparsity", facts)
+
+    def _repr_html_(self) -> str:
+        rows = [{"layer": k, "zeros": percent(100 * v)} for k, v in self.layers.items()]
+        return html_table(rows, caption=f"{percent(100 * self.total)} of all weights are zero")
 
 
 def sparsity_of(module: nn.Module) -> Sparsity:

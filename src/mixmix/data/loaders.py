@@ -1,14 +1,13 @@
-"""Synthetic images in the forms in which other compressors take their calibration data.
+"""Images for other toolchains: what a network sees, in batches.
 
-Each takes the images and the spec of the network that they shall calibrate, and gives what the
-network sees: resized and normalized, float32 (N, C, H, W).
+Each takes the images and the spec of the network that sees them: they are resized and normalized
+for it, float32 (N, C, H, W). What other tools take can be written from ``loader`` in a line; see
+docs/quantization.md.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from mixmix.models.model import normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.seeding import generator
 
-__all__ = ["calibration_reader", "loader", "nncf_dataset", "representative_dataset"]
+__all__ = ["calibration_reader", "loader"]
 
 
 def loader(
@@ -59,22 +58,6 @@ def loader(
     return DataLoader(pairs, batch_size=batch_size, shuffle=shuffle, generator=draws)
 
 
-def representative_dataset(
-    data: ImageSet, spec: ModelSpec, *, batch_size: int = 32
-) -> Callable[[], Iterator[list[np.ndarray[Any, Any]]]]:
-    """A representative data generator, as Sony's Model Compression Toolkit and TFLite take it.
-
-    Returns:
-        A function without arguments; every call gives a new iterator of lists of one batch
-        (N, C, H, W) float32.
-
-    Raises:
-        InputError: if the images do not fit the network, or ``batch_size`` is not positive.
-    """
-    batches = _prepared(data, spec, batch_size).split(batch_size)
-    return lambda: ([batch.numpy()] for batch in batches)
-
-
 def calibration_reader(
     data: ImageSet, spec: ModelSpec, *, batch_size: int = 32, input_name: str = "images"
 ) -> Any:
@@ -89,11 +72,12 @@ def calibration_reader(
     Raises:
         InputError: if the images do not fit the network, or ``batch_size`` is not positive.
     """
-    quantization = _required("onnxruntime.quantization", "onnxruntime")
+    # Imported here, because it takes a second and only this needs it.
+    from onnxruntime import quantization
+
     batches = [{input_name: b.numpy()} for b in _prepared(data, spec, batch_size).split(batch_size)]
 
-    # The base class is not known before onnxruntime is imported, which takes a second.
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.rewind()
 
@@ -109,33 +93,6 @@ def calibration_reader(
     return Reader()
 
 
-def nncf_dataset(
-    data: ImageSet,
-    spec: ModelSpec,
-    *,
-    batch_size: int = 1,
-    input_name: str | None = "images",
-) -> Any:
-    """An ``nncf.Dataset`` for ``nncf.quantize`` on OpenVINO, ONNX or PyTorch models.
-
-    Args:
-        data: synthetic images.
-        spec: of the network.
-        batch_size: images in a batch.
-        input_name: of the model, under which OpenVINO and ONNX models get NumPy arrays; None gives
-            tensors alone, as PyTorch models take them.
-
-    Raises:
-        InputError: if the images do not fit the network, ``batch_size`` is not positive, or nncf
-            is not installed.
-    """
-    nncf = _required("nncf", "'nncf>=3' openvino")
-    batches = _prepared(data, spec, batch_size).split(batch_size)
-    if input_name is None:
-        return nncf.Dataset(batches)
-    return nncf.Dataset([{input_name: batch.numpy()} for batch in batches])
-
-
 def _prepared(data: ImageSet, spec: ModelSpec, batch_size: int) -> Tensor:
     """All images as the network takes them (N, C, H, W)."""
     if batch_size < 1:
@@ -146,12 +103,3 @@ def _prepared(data: ImageSet, spec: ModelSpec, batch_size: int) -> Tensor:
             f"{spec.input_shape[0]}; synthesize them from networks of the same channels"
         )
     return normalize(data.images.detach().cpu(), spec).contiguous()
-
-
-def _required(module: str, packages: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"{module} cannot be imported ({error}); install it with: pip install {packages}"
-        ) from error

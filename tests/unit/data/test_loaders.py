@@ -1,16 +1,14 @@
 """Images for other compressors: their form, and that the real ones take them."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec
 
 from mixmix import Compressed, ImageSet, export
-from mixmix.data.calibration import calibration_reader, loader, nncf_dataset, representative_dataset
+from mixmix.data.loaders import calibration_reader, loader
 from mixmix.errors import InputError
 from mixmix.models.model import normalize
 from mixmix.runtimes.session import OnnxSession
@@ -45,16 +43,8 @@ def test_loader_of_raw_images_and_its_order(data: ImageSet) -> None:
 
 def test_images_are_resized_for_the_network(data: ImageSet) -> None:
     spec = replace(SPEC, input_shape=(3, 20, 24))
-    ((batch,),) = representative_dataset(data, spec, batch_size=40)()
+    ((batch, _, _),) = loader(data, spec, batch_size=40)
     assert batch.shape == (40, 3, 20, 24)
-
-
-def test_representative_data_can_be_read_again(data: ImageSet) -> None:
-    generator = representative_dataset(data, SPEC, batch_size=16)
-    first, second = list(generator()), list(generator())
-    assert [batch.shape[0] for (batch,) in first] == [16, 16, 8]
-    assert all(batch.dtype == np.float32 for (batch,) in first)
-    assert all(np.array_equal(a, b) for (a,), (b,) in zip(first, second, strict=True))
 
 
 def test_onnx_runtime_calibrates_with_them(data: ImageSet, tmp_path: Path) -> None:
@@ -83,19 +73,17 @@ def test_nncf_calibrates_with_them(data: ImageSet, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     exported = export(Compressed(tiny_network("plain"), SPEC), tmp_path / "float.onnx")
     model = openvino.Core().read_model(exported.path)
-    quantized = nncf.quantize(model, nncf_dataset(data, SPEC, batch_size=8), subset_size=5)
+    batches = [{"images": images.numpy()} for images, *_ in loader(data, SPEC, batch_size=8)]
+    quantized = nncf.quantize(model, nncf.Dataset(batches), subset_size=5)
     images = normalize(data.images, SPEC)
     expected = OnnxSession(exported.path).run(images)
     got = torch.from_numpy(openvino.compile_model(quantized, "CPU")(images.numpy())[0])
     assert (got - expected).norm() < 0.1 * (expected - expected.mean(1, keepdim=True)).norm()
 
 
-def test_what_cannot_be(data: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be(data: ImageSet) -> None:
     gray = replace(SPEC, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
     with pytest.raises(InputError, match="images have 3 channels, plain takes 1"):
         loader(data, gray)
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
-        representative_dataset(data, SPEC, batch_size=0)
-    monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(InputError, match="pip install 'nncf>=3' openvino"):
-        nncf_dataset(data, SPEC)
+        calibration_reader(data, SPEC, batch_size=0)

@@ -1,0 +1,86 @@
+"""What objects show of themselves: a few lines of text, a small table in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["format_value", "html_table", "percent", "shorten", "summary"]
+
+_WIDTH = 100
+_MANY = 4
+_MAX_ROWS = 60
+
+
+def summary(title: str, facts: Mapping[str, Any]) -> str:
+    """``Title(key=value, ...)``, on one line where it fits, else one line for each fact.
+
+    Facts that are None or empty text are left out.
+    """
+    said = [
+        f"{key}={format_value(value)}" for key, value in facts.items() if value not in (None, "")
+    ]
+    line = f"{title}({', '.join(said)})"
+    if len(line) <= _WIDTH:
+        return line
+    return "\n".join([f"{title}(", *(f"  {fact}," for fact in said), ")"])
+
+
+def format_value(value: Any) -> str:
+    """A value in few characters: numbers of four digits, thousands apart, long lists cut."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple | list):
+        inner = [format_value(each) for each in value[:_MANY]]
+        more = [f"... {len(value) - _MANY} more"] * (len(value) > _MANY)
+        return f"({', '.join(inner + more)})"
+    return shorten(str(value))
+
+
+def shorten(text: str, width: int = 200) -> str:
+    """The text on one line, cut in the middle where it is longer than ``width``."""
+    text = " ".join(text.split())
+    if len(text) <= width:
+        return text
+    half = (width - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"
+
+
+def percent(value: float, interval: tuple[float, float] | None = None) -> str:
+    """A percentage with its 95% interval, such as ``89.6% (87.6-91.3)``."""
+    text = f"{value:.1f}%"
+    return text if interval is None else f"{text} ({interval[0]:.1f}-{interval[1]:.1f})"
+
+
+def html_table(
+    rows: Iterable[Mapping[str, Any]], *, caption: str = "", max_rows: int = _MAX_ROWS
+) -> str:
+    """A table for notebooks, escaped; columns are the keys of the first row.
+
+    Rows beyond ``max_rows`` are counted only.
+    """
+    rows = list(rows)
+    shown = rows[:max_rows]
+    columns = list(rows[0]) if rows else []
+    parts = ["<table>"]
+    if caption:
+        parts.append(f"<caption>{html.escape(caption)}</caption>")
+    parts.append(_row("th", columns))
+    parts += [_row("td", [_cell(row.get(name)) for name in columns]) for row in shown]
+    if len(rows) > len(shown):
+        note = f"... {len(rows) - len(shown):,} more"
+        parts.append(f'<tr><td colspan="{len(columns)}">{note}</td></tr>')
+    return "".join([*parts, "</table>"])
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None or value == "" else format_value(value)

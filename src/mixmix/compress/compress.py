@@ -1,0 +1,86 @@
+"""``compress``: methods applied in order to a pretrained network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mixmix.compress.method import Compressed, Method, Progress
+from mixmix.compress.quantize.bits import parse_bits
+from mixmix.compress.quantize.quantize import Quantize
+from mixmix.data.image_set import ImageSet
+from mixmix.data.images import Images, as_image_set
+from mixmix.errors import InputError
+from mixmix.models.loading import Reference, load
+from mixmix.models.spec import ModelSpec
+from mixmix.runtime.allocator import keeping_freed_memory
+
+__all__ = ["compress"]
+
+
+@keeping_freed_memory()
+def compress(
+    model: Reference,
+    images: Images | None,
+    methods: Method | str | Sequence[Method | str],
+    *,
+    seed: int = 0,
+    on_progress: Progress = lambda what, share: None,
+) -> Compressed:
+    """Compress a pretrained network with images instead of its training data.
+
+    >>> compress("bundled:resnet", "images", "W8A8")  # doctest: +SKIP
+
+    Args:
+        model: whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``; it is not
+            changed.
+        images: whatever ``as_image_set`` takes: an ``ImageSet``, a folder, a tensor (N, C, H, W)
+            in [0, 1], a ``DataLoader`` ...; of another size than the model's they are resized.
+            None is for methods that make their own, as ``Distill`` can.
+        methods: one or several, applied in order, such as ``Quantize("W4A4")``; bits alone, such as
+            ``"W4A4"``, stand for ``Quantize`` with these.
+        seed: of every random draw.
+        on_progress: called with (what is being done, share done).
+
+    Raises:
+        InputError: if there is no method, or model and images do not fit each other.
+        DataError: if images cannot be read or are not in [0, 1].
+    """
+    network = load(model)
+    steps = _methods(methods)
+    if images is None:
+        if any(getattr(step, "needs_images", True) for step in steps):
+            raise InputError("compress needs images, such as those that synthesize makes")
+        data = _no_images(network.spec)
+    else:
+        data = as_image_set(images, network)
+    compressed = Compressed(network.module, network.spec)
+    for step in steps:
+        compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)
+    return compressed
+
+
+def _methods(given: Method | str | Sequence[Method | str]) -> list[Method]:
+    several = [given] if isinstance(given, str) or not isinstance(given, Sequence) else given
+    if not several:
+        raise InputError("compress needs at least one method, such as Quantize('W8A8')")
+    return [_method(each) for each in several]
+
+
+def _method(given: Method | str) -> Method:
+    if isinstance(given, str):
+        parse_bits(given)
+        return Quantize(given)
+    if not callable(getattr(given, "apply", None)) or isinstance(given, type):
+        raise InputError(
+            f"{given!r} is no method; expected bits such as 'W8A8', or an object with apply, such "
+            "as Quantize('W8A8')"
+        )
+    return given
+
+
+def _no_images(spec: ModelSpec) -> ImageSet:
+    labels = torch.zeros(0, dtype=torch.long)
+    soft_labels = torch.zeros(0, spec.num_classes)
+    return ImageSet(torch.zeros(0, *spec.input_shape), labels, soft_labels, {})

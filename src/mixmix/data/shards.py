@@ -1,0 +1,118 @@
+"""A folder of images: safetensors shards beside a manifest that says how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mixmix.errors import DataError
+from mixmix.runtime.storage import read_json, read_tensors, sha256_of_file, write_tensors
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST_NAME",
+    "Shard",
+    "read_manifest",
+    "shard_name",
+    "sidecar",
+    "sidecars",
+]
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "mixmix-synthetic-images/1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished batch: images (N, C, H, W) uint8, labels (N,), soft labels (N, K)."""
+
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor
+
+    def save(self, path: Path) -> str:
+        """Write atomically; returns the SHA-256 of the file."""
+        return write_tensors(
+            path,
+            {"images": self.images, "labels": self.labels, "soft_labels": self.soft_labels},
+        )
+
+    @classmethod
+    def load(cls, path: Path, sha256: str) -> Shard:
+        """Read a shard whose bytes must have this hash.
+
+        Raises:
+            DataError: if the file is absent, truncated or changed.
+        """
+        if not path.exists():
+            raise DataError(f"shard {path.name} is missing")
+        found = sha256_of_file(path)
+        if found != sha256:
+            raise DataError(
+                f"shard {path.name} is corrupt: its SHA-256 is {found[:12]}..., the manifest says "
+                f"{sha256[:12]}..."
+            )
+        tensors, _ = read_tensors(path)
+        try:
+            return cls(**tensors)
+        except TypeError as error:
+            raise DataError(
+                f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
+                "and soft_labels"
+            ) from error
+
+
+def shard_name(index: int) -> str:
+    """File name of a shard."""
+    return f"shard-{index:05d}.safetensors"
+
+
+def sidecar(shard: Path) -> Path:
+    """The file beside a shard that holds its entry until the manifest does."""
+    return shard.with_suffix(".json")
+
+
+def sidecars(folder: Path) -> list[Path]:
+    """Those of a folder."""
+    return sorted(folder.glob("shard-*.json"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder; ``shards`` are those it lists and those with an entry beside them.
+
+    Raises:
+        DataError: if it cannot be read, is of another format, or lists no shards.
+    """
+    path = folder / MANIFEST_NAME
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}")
+    shards = manifest.get("shards")
+    if not isinstance(shards, list) or not all(_is_entry(shard) for shard in shards):
+        raise DataError(
+            f"{path} lists no shards with file and sha256; it was changed or damaged, so remove "
+            "the folder and run 'mixmix synthesize' again"
+        )
+    # The later of the two is beside the shard.
+    entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
+    return manifest | {"shards": [entries[name] for name in sorted(entries)]}
+
+
+def _entries_beside(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sidecars(folder):
+        # A shard whose entry is damaged counts as not finished, and is made again.
+        with suppress(DataError):
+            entry = read_json(path)
+            if _is_entry(entry):
+                yield entry
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) for key in ("file", "sha256")
+    )

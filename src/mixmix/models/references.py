@@ -1,0 +1,166 @@
+"""From what a caller can write down (a name, a spec file) to a network with its weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mixmix.errors import InputError
+from mixmix.models.sources import (
+    complete,
+    describe_references,
+    find_source,
+    is_reference,
+    split_reference,
+)
+from mixmix.models.sources.misfit import explain_misfit
+from mixmix.models.spec import ModelSpec
+from mixmix.models.weights import load_state_dict, unwrapped_state
+from mixmix.runtime.storage import sha256_of_tensors
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["build_model", "load_model", "load_spec"]
+
+
+def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
+    """Resolve a reference to a spec.
+
+    Args:
+        reference: ``bundled:NAME``, ``timm:NAME``, ``torchvision:NAME``,
+            ``hf:REPOSITORY`` or ``imagenet:NAME``, each with ``@FILE`` behind it for weights of
+            your own; the path of an ``.onnx`` or ``.pt2`` file; the path of a TOML or JSON file
+            with the fields of ``ModelSpec``, of which those may be left out that its source knows;
+            or a spec itself.
+        fields: of ``ModelSpec``, to complete or override what the reference says.
+
+    Raises:
+        InputError: if it is none of these, or the source knows too little.
+    """
+    if isinstance(reference, ModelSpec):
+        return replace(reference, **fields) if fields else reference
+    if not isinstance(reference, str | Path):
+        raise InputError(
+            f"cannot load a {type(reference).__name__}; expected {describe_references()}, the path "
+            "of a model spec, a ModelSpec, a module or a Model"
+        )
+    text = str(reference)
+    if is_reference(text):
+        source, weights = split_reference(text)
+        name = source if weights is None else f"{source}@{Path(weights).stem}"
+        named = {} if weights is None else {"name": name}
+        return complete({"source": source, "weights": weights} | named | fields, name=name)
+    path = Path(text)
+    if path.suffix in (".toml", ".json"):
+        return _read_spec_file(path, fields)
+    raise InputError(
+        f"{text!r} is not a model: expected {describe_references()}, or the path of a model spec "
+        "(.toml or .json)"
+    )
+
+
+def _read_spec_file(path: Path, fields: dict[str, Any]) -> ModelSpec:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the model spec {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a table of ModelSpec fields")
+    for key in ("weights", "source"):
+        content |= {key: _beside(path, key, content[key])} if key in content else {}
+    content |= fields
+    try:
+        if isinstance(content.get("source"), str) and find_source(content["source"]):
+            return complete(content, name=path.stem)
+        return ModelSpec.from_dict(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _beside(spec_file: Path, key: str, value: object) -> object:
+    """Paths in a spec file are relative to it."""
+    if not isinstance(value, str):
+        return value
+    if key == "weights" or Path(value).suffix in (".onnx", ".pt2"):
+        return str(spec_file.parent / value)
+    if value.startswith(("hf:./", "hf:../")):
+        return f"hf:{spec_file.parent / value.removeprefix('hf:')}"
+    return value
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """Build the architecture that ``spec.source`` names, with fresh weights.
+
+    Raises:
+        InputError: if the source cannot be imported.
+    """
+    found = find_source(spec.source)
+    if found is None:
+        raise InputError(
+            f"{spec.name}: source {spec.source!r} is not known; expected {describe_references()}"
+        )
+    return found[0].build(found[1], spec)
+
+
+def load_model(spec: ModelSpec) -> nn.Module:
+    """Build the architecture that ``spec.source`` names and load its weights strictly.
+
+    Weights are those of ``spec.weights``, or else the pretrained ones of the source, where it has
+    some.
+
+    Raises:
+        InputError: if the source cannot be imported, the weights are not to be had, or do not fit.
+    """
+    found = find_source(spec.source)
+    if spec.weights is not None:
+        model = build_model(spec)
+        core = model if found is None else found[0].core(model)
+        _load_into(core, load_state_dict(Path(spec.weights)), spec)
+    elif found is not None:
+        model = found[0].load(found[1], spec)
+    else:
+        model = build_model(spec)
+    loaded = sha256_of_tensors(model.state_dict())
+    if spec.sha256 and loaded != spec.sha256:
+        raise InputError(
+            f"{spec.name}: the weights of {spec.weights or spec.source} have SHA-256 "
+            f"{loaded[:12]}..., the spec says {spec.sha256[:12]}...; take the right file, or leave "
+            "sha256 out of the spec"
+        )
+    return model.eval()
+
+
+def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> None:
+    expected = model.state_dict()
+    optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    state = unwrapped_state(state, set(expected) - optional)
+    missing = sorted(set(expected) - set(state) - optional)
+    unexpected = sorted(set(state) - set(expected))
+    misshapen = [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(set(state) & set(expected))
+        if state[name].shape != expected[name].shape
+    ]
+    problems = (
+        [f"missing {', '.join(missing[:4])}"] * bool(missing)
+        + [f"unexpected {', '.join(unexpected[:4])}"] * bool(unexpected)
+        + misshapen[:4]
+    )
+    found = find_source(spec.source)
+    if misshapen and found is not None and found[0].adapts:
+        problems += explain_misfit(expected, state, spec)
+    if problems:
+        raise InputError(
+            f"{spec.name}: the weights in {spec.weights} do not fit {spec.source}: "
+            + "; ".join(problems)
+        )
+    model.load_state_dict(state, strict=False)

@@ -1,0 +1,89 @@
+"""``compress``: what it takes, and that methods follow one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
+
+from mixmix import Compressed, ImageSet, Quantize, compress
+from mixmix.compress.compress import _methods
+from mixmix.compress.method import Progress
+from mixmix.errors import DataError, InputError
+
+IMAGES = torch.rand(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class Note:
+    """A method that notes what it is given."""
+
+    name: str = "note"
+    needs_images: bool = True
+
+    def apply(
+        self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
+    ) -> Compressed:
+        content = {"method": self.name, "seed": seed, "images": len(data)}
+        return replace(model, settings=(*model.settings, content))
+
+
+def test_methods_follow_one_another() -> None:
+    result = compress(tiny_teacher("plain"), IMAGES, [Note("a"), Note("b")])
+    assert [content["method"] for content in result.settings] == ["a", "b"]
+    assert all(content["seed"] == 0 and content["images"] == 4 for content in result.settings)
+
+
+def test_bits_stand_for_quantize() -> None:
+    assert _methods("W4A8") == [Quantize("W4A8")]
+    assert _methods(["W8A8", Note()]) == [Quantize("W8A8"), Note()]
+
+
+def test_any_model_and_any_images(tmp_path: Path) -> None:
+    pair = (tiny_network("plain"), tiny_spec("plain"))
+    Image.new("RGB", (20, 30)).save(tmp_path / "one.png")
+    for images in (IMAGES, tmp_path, str(tmp_path)):
+        assert compress(pair, images, Note()).spec.name == "plain"
+
+
+def test_methods_that_make_their_own_images_need_none() -> None:
+    result = compress(tiny_teacher("plain"), None, Note(needs_images=False))
+    assert result.settings[0]["images"] == 0
+    with pytest.raises(InputError, match="compress needs images"):
+        compress(tiny_teacher("plain"), None, Note())
+
+
+@pytest.mark.parametrize(
+    ("images", "methods", "error", "message"),
+    [
+        (IMAGES, [], InputError, "at least one method"),
+        (IMAGES, "int8", InputError, "int8"),
+        (IMAGES, 3, InputError, "3 is no method; expected bits such as 'W8A8'"),
+        (IMAGES, Quantize, InputError, "is no method"),
+        (IMAGES - 3, Note(), DataError, r"must be in \[0, 1\]"),
+        (IMAGES[:, :1], Note(), InputError, "have 1 channels, plain takes 3"),
+        ("absent", Note(), DataError, "there is no folder of images at absent"),
+    ],
+)
+def test_what_cannot_be(images: Any, methods: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        compress(tiny_teacher("plain"), images, methods)
+
+
+def test_labels_of_own_images_are_predicted() -> None:
+    seen: list[ImageSet] = []
+
+    class Keep(Note):
+        def apply(self, model: Compressed, data: ImageSet, **options: Any) -> Compressed:
+            seen.append(data)
+            return model
+
+    teacher = tiny_teacher("plain")
+    compress(teacher, IMAGES, Keep())
+    assert seen[0].soft_labels.shape == (4, NUM_CLASSES)
+    assert torch.equal(seen[0].labels, teacher(IMAGES).argmax(1))
