@@ -7,12 +7,13 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, nn
 
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
 from mixmix.graph.equalize import (
     ChannelLimit,
     equalize_layers,
     equalizing_factors,
 )
+from mixmix.graph.fold import fold_batch_norms
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.errors import CaptureError
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
+from mixmix.graph.fold import fold_batch_norms
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 

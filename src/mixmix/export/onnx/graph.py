@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from mixmix.graph.ops import onnx_names
+
 __all__ = [
     "GraphView",
     "drop_unused",
@@ -20,7 +22,7 @@ __all__ = [
 ]
 
 # ONNX Runtime moves a DequantizeLinear from in front of these to behind them.
-_SWAPPED = ("Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_SWAPPED = onnx_names(lambda kind: kind.swapped)
 _LOWEST = float(np.finfo(np.float32).min)
 
 

@@ -13,14 +13,12 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from mixmix.export.onnx.graph import GraphView, drop_unused, replace_nodes
+from mixmix.graph.ops import onnx_names
 
 __all__ = ["join_quantizers", "pool_globally", "prepare_linear_layers", "repeat_quantizers"]
 
 # They give values that they take, and zeros.
-_MOVING = (
-    *("Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split", "Squeeze"),
-    *("Transpose", "Unsqueeze"),
-)
+_MOVING = onnx_names(lambda kind: kind.moves)
 
 
 def pool_globally(graph: onnx.GraphProto) -> None:

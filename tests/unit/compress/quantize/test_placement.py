@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from mixmix.compress.quantize.calibration import learnable_units
 from mixmix.compress.quantize.insertion import input_quantizers, insert_quantizers
 from mixmix.compress.quantize.learnable import LearnableActivation, Phase, set_phase
-from mixmix.graph.capture import capture, fold_batch_norms, is_call_to
+from mixmix.graph.calls import is_call_to
+from mixmix.graph.capture import capture
+from mixmix.graph.fold import fold_batch_norms
 from mixmix.graph.simplify import drop_identities, write_out_silu
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.prune.channels.graph import (
+from mixmix.errors import InputError, first_line
+from mixmix.graph.capture import relative_error
+from mixmix.graph.channels.dependencies import (
     dependency_graph,
     torch_pruning_name,
     trainable_copy,
 )
-from mixmix.compress.prune.channels.groups import ChannelGroup, Selection
-from mixmix.errors import InputError, first_line
-from mixmix.graph.capture import relative_error
+from mixmix.graph.channels.groups import ChannelGroup, Selection
 
 __all__ = [
     "TOLERANCE",

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.prune.channels.graph import (
+from mixmix.errors import first_line
+from mixmix.graph.channels.dependencies import (
     dependency_graph,
     dependent_channels,
     torch_pruning_name,
     trainable_copy,
     untraceable,
 )
-from mixmix.compress.prune.channels.groups import ChannelGroup, Part
-from mixmix.compress.prune.channels.removal import TOLERANCE, disagreement, remove_channels
-from mixmix.errors import first_line
+from mixmix.graph.channels.groups import ChannelGroup, Part
+from mixmix.graph.channels.removal import TOLERANCE, disagreement, remove_channels
 from mixmix.runtime.seeding import generator
 
 __all__ = ["find_groups"]
