@@ -108,7 +108,10 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, n
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view")
-_DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout")
+_DROPOUT_NAMES = (
+    *_inplace("dropout", "feature_dropout", "alpha_dropout"),
+    *("dropout1d", "dropout2d", "dropout3d"),
+)
 _CONVOLUTION_NAMES = (
     *("conv1d", "conv3d"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -152,8 +155,7 @@ _TABLE = (
     # What moves values.
     Kind("identity", ("contiguous", "clone", "detach", "alias"), (nn.Identity,), onnx=("Identity",),
          moves=True, homogeneous=True),
-    Kind("dropout", _inplace(*_DROPOUT_NAMES, "alpha_dropout"), _DROPOUTS, moves=True,
-         homogeneous=True),
+    Kind("dropout", _DROPOUT_NAMES, _DROPOUTS, moves=True, homogeneous=True),
     Kind("reshape", _RESHAPES, (nn.Flatten, nn.Unflatten),
          onnx=("Flatten", "Reshape", "Squeeze", "Unsqueeze"), moves=True, swapped=True),
     Kind("transpose", ("movedim", "permute", "swapaxes", "transpose"), onnx=("Transpose",),
