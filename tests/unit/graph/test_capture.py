@@ -64,6 +64,23 @@ def test_functional_layers_become_modules() -> None:
     assert torch.allclose(graph_module(other), model(other), atol=1e-5)
 
 
+class FunctionalNorm(Functional):
+    """BatchNorm by the function of ``torch``, which asks for all of its arguments."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        given = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        x = torch.batch_norm(self.convolution(x), *given, False, 0.1, norm.eps, False)
+        return F.linear(x.mean((2, 3)), self.head.weight, self.head.bias)
+
+
+def test_batch_norm_of_torch_becomes_a_module() -> None:
+    model = FunctionalNorm().eval()
+    graph_module = capture(model, EXAMPLE)
+    assert fold_batch_norms(graph_module, EXAMPLE) == {"norm": "convolution"}
+    assert torch.allclose(graph_module(EXAMPLE), model(EXAMPLE), atol=1e-5)
+
+
 class Asking(nn.Module):
     """Reads a weight beside its layer, as positional encodings do to find the device."""
 

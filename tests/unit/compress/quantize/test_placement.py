@@ -151,6 +151,20 @@ def test_what_is_only_moved_is_quantized_once() -> None:
     assert len(quantizer_bits(inserted(Moves()))) == 2
 
 
+class MovesAxes(Moves):
+    """Axes that come and go, a copy, and a bound that the kernel of the layer swallows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.clip(self.first(x), 0, 4).unsqueeze(1).clone()
+        x = torch.narrow(x.squeeze(1).swapaxes(2, 3), 1, 0, 4)
+        out: Tensor = self.last(x.detach().unflatten(1, (2, 2)).flatten(1, 2))
+        return out
+
+
+def test_moved_axes_are_quantized_once() -> None:
+    assert len(quantizer_bits(inserted(MovesAxes()))) == 2
+
+
 @pytest.mark.parametrize("value", [1.0, -2.0])
 def test_padding_with_other_values_is_no_move(value: float) -> None:
     class Padded(Moves):
