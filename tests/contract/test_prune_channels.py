@@ -23,7 +23,7 @@ from mixmix import (
     export,
     sparsity_of,
 )
-from mixmix.compress.prune import channel_latency
+from mixmix.compress.prune.channels import latency as channel_latency
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
 from mixmix.graph.costs import count_macs
