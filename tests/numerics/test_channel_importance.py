@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from mixmix.compress.divergence import mean_divergence
 from mixmix.compress.prune.channels.covariance import read_covariances, ridge_by_halves
-from mixmix.compress.prune.channels.discovery import find_groups
 from mixmix.compress.prune.channels.importance import (
     bn_scale_importance,
     magnitude_importance,
     taylor_importance,
 )
-from mixmix.compress.prune.channels.removal import silence_channels_
+from mixmix.graph.channels.discovery import find_groups
+from mixmix.graph.channels.removal import silence_channels_
 
 IMAGES = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
 from mixmix.graph.equalize import (
     ChannelLimit,
     equalize_layers,
     equalizing_factors,
 )
+from mixmix.graph.fold import fold_batch_norms
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -75,6 +79,41 @@ def test_depthwise_between_pointwise_layers(activation: type[nn.Module]) -> None
     torch.testing.assert_close(ranges[1], ranges[2], rtol=5e-3, atol=0)
     limits = [m for m in graph_module.modules() if isinstance(m, ChannelLimit)]
     assert len(limits) == (2 if activation is nn.ReLU6 else 0)
+
+
+class Between(nn.Module):
+    """Two layers, and a function between them."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 5, 1)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.second(self.function(self.first(x)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("function", "num_limits"),
+    [
+        (torch.relu_, 0),
+        (lambda x: x.clamp(min=0), 0),
+        (lambda x: F.max_pool2d(x, 2).contiguous(), 0),
+        (nn.Hardtanh(0, 0.5), 1),
+        (lambda x: x.clamp(0, 2), 1),
+        (lambda x: F.hardtanh(F.relu6(x), 0.0, max_val=3.0), 2),
+    ],
+)
+def test_what_clamps_to_a_range_from_zero_separates_no_layers(
+    function: Callable[[Tensor], Tensor], num_limits: int
+) -> None:
+    model, x = uneven(Between(function)), 5 * draw(4, *INPUT_SHAPE)
+    graph_module = capture(model, x)
+    assert equalize_layers(graph_module, x, depthwise_only=False) == [("first", "second")]
+    torch.testing.assert_close(graph_module(x), model(x), rtol=1e-4, atol=1e-4)
+    limits = [m for m in graph_module.modules() if isinstance(m, ChannelLimit)]
+    assert len(limits) == num_limits
 
 
 @pytest.mark.parametrize("family", sorted(NETWORKS))

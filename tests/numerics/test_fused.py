@@ -137,6 +137,46 @@ def test_other_shapes_of_graphs_stay_right() -> None:
     torch.testing.assert_close(gradient(fused, inputs), gradient(plain, inputs))
 
 
+class _Clamps(nn.Module):
+    """What clamps behind BatchNorm, in other words than ``nn.ReLU``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(5))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = [
+            norm(convolution(x))
+            for norm, convolution in zip(self.norms, self.convolutions, strict=True)
+        ]
+        clamped = (
+            F.relu_(y[0]),
+            y[1].clamp(0, 0.5),
+            torch.clamp(y[2] + x, min=-0.5),
+            F.hardtanh(y[3], -0.25, max_val=0.75),
+            torch.clip(y[4], max=0.5),
+        )
+        logits: Tensor = torch.cat(clamped, 1).mean((2, 3))
+        return logits
+
+
+def test_all_that_clamps_is_fused() -> None:
+    model = _Clamps().eval().requires_grad_(False)
+    inputs = random_batch()
+    fused, plain = FusedNetwork(model, inputs[:2]), HookedNetwork(model)
+    infinity = float("inf")
+    assert [layer.bounds for layer in fused._layers] == [
+        (0, infinity),
+        (0, 0.5),
+        (-0.5, infinity),
+        (-0.25, 0.75),
+        (-infinity, 0.5),
+    ]
+    assert_same(fused.observe(inputs), plain.observe(inputs))
+    torch.testing.assert_close(gradient(fused, inputs), gradient(plain, inputs))
+
+
 def test_sequences_are_observed_in_the_plain_way() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.Flatten(2), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten(1)

@@ -13,7 +13,8 @@ def wilson_interval(hits: float, n: int) -> tuple[float, float]:
     """95% interval of a probability of which ``hits`` in ``n`` trials were seen, within [0, 1].
 
     ``hits`` may also be a sum of values in [0, 1]: their variance is at most that of zeros and ones
-    with the same mean, so the interval of their mean is then rather too wide than too narrow.
+    with the same mean, so the interval of their mean is then rather too wide than too narrow. (The
+    same interval of SciPy, ``binomtest(hits, n).proportion_ci``, takes whole counts only.)
 
     E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
 

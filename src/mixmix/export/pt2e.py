@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import operator
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError, first_line
 from mixmix.export.placeholders import with_placeholders
+from mixmix.graph.ops import bounds_of, has_kind, moves
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.runtime.quiet import quiet
 
@@ -125,20 +125,13 @@ def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
     It changes nothing, as the values are whole steps already, and compilers look for a quantizer
     right before a layer.
     """
-    aten = torch.ops.aten
-    moving = (
-        *(aten.max_pool2d.default, aten.dropout.default, aten.flatten.using_ints),
-        *(aten.view.default, aten.reshape.default, aten.permute.default, aten.contiguous.default),
-        *(aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, operator.getitem),
-        *(aten.slice.Tensor, aten.transpose.int, aten.channel_shuffle.default, aten.pad.default),
-    )
     graph = graph_module.graph
     for node in list(graph.nodes):
-        if node.target not in (aten.conv2d.default, aten.linear.default):
+        if not has_kind(node, "conv2d", "linear"):
             continue
         source = node.args[0]
-        while source.target in moving:
-            source = source.args[0]
+        while moves(source):
+            source = source.all_input_nodes[0]
         if source is node.args[0] or source.target != _operators.dequantize_per_tensor.default:
             continue
         with graph.inserting_before(node):
@@ -156,21 +149,18 @@ def _merge_clamps(graph_module: fx.GraphModule) -> None:
 
     torchao 0.18 joins the first of them to the layer, and fails at the second.
     """
-    aten = torch.ops.aten
     graph = graph_module.graph
     for node in list(graph.nodes):
-        if node.target != aten.clamp.default:
+        if not has_kind(node, "clamp"):
             continue
-        inner = node.args[0]
-        if inner.target in (aten.relu.default, aten.relu_.default):
-            low, high = 0.0, math.inf
-        elif inner.target in (aten.hardtanh.default, aten.hardtanh_.default):
-            low, high = inner.args[1:] or (-1.0, 1.0)
-        else:
+        inner, own = node.args[0], bounds_of(node)
+        bounds = bounds_of(inner)
+        if own is None or bounds is None:
             continue
-        low, high = max(low, node.args[1]), min(high, node.args[2])
+        low, high = max(bounds[0], own[0]), min(bounds[1], own[1])
         if len(inner.users) == 1 and low < high:
-            node.args = (inner.args[0], low, high)
+            limits = (None if math.isinf(limit) else limit for limit in (low, high))
+            node.args, node.kwargs = (inner.args[0], *limits), {}
             graph.erase_node(inner)
     graph_module.recompile()
 

@@ -7,56 +7,26 @@ s and multiplying the input channels of the next by s changes nothing in floats.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from mixmix.errors import CaptureError
-from mixmix.graph.capture import FOLD_TOLERANCE, is_call_to, module_of, relative_error
+from mixmix.graph.calls import count_calls, module_of
+from mixmix.graph.capture import FOLD_TOLERANCE, relative_error
+from mixmix.graph.edit import replace_by_module
+from mixmix.graph.ops import bounds_of, is_homogeneous
 
 __all__ = ["ChannelLimit", "equalize_layers", "equalizing_factors"]
 
-# Positively homogeneous in every channel by itself: f(s x) = s f(x) for s > 0.
-_HOMOGENEOUS_MODULES = (
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.Identity,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-)
-_HOMOGENEOUS_CALLS = (
-    F.relu,
-    F.relu_,
-    F.leaky_relu,
-    F.dropout,
-    F.max_pool2d,
-    F.avg_pool2d,
-    F.adaptive_avg_pool2d,
-    torch.relu,
-    "relu",
-    "relu_",
-    torch.ops.aten.relu,
-    torch.ops.aten.relu_,
-    torch.ops.aten.leaky_relu,
-    torch.ops.aten.leaky_relu_,
-    torch.ops.aten.dropout,
-    torch.ops.aten.max_pool2d,
-    torch.ops.aten.avg_pool2d,
-    torch.ops.aten.adaptive_avg_pool2d,
-)
-_RELU6_CALLS = (F.relu6, torch.ops.aten.relu6, torch.ops.aten.relu6_)
 _MOST_SWEEPS = 40
 _SETTLED = 1e-3
 
 
 class ChannelLimit(nn.Module):
-    """``min(max(x, 0), limit)`` with a limit for each channel: what a scaled ReLU6 becomes.
+    """``min(max(x, 0), limit)`` with a limit for each channel: a ReLU6 whose channels are scaled.
 
     Buffers: ``limit`` (C, 1, 1), or (C,) behind a linear layer.
     """
@@ -73,11 +43,11 @@ class ChannelLimit(nn.Module):
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two layers that share channels, and the ReLU6 calls between them."""
+    """Two layers that share channels, and what limits these to [0, b] between them, with b."""
 
     first: fx.Node
     second: fx.Node
-    limits: tuple[fx.Node, ...]
+    limits: tuple[tuple[fx.Node, float], ...]
 
 
 def equalizing_factors(first: Tensor, second: Tensor, *, groups: int = 1) -> Tensor:
@@ -111,9 +81,9 @@ def equalize_layers(
     """Equalize the weights of neighboring layers, in place.
 
     Layers are neighbors if nothing but positively homogeneous operations lies between them and
-    nothing else takes what passes there. ReLU6 is not homogeneous, but with its limit divided by s
-    as well, channel by channel, the function stays the same. SiLU, hard swish and the like are
-    neither, and separate layers.
+    nothing else takes what passes there. ReLU6 and other clamps to [0, b] are not homogeneous, but
+    with b divided by s as well, channel by channel, the function stays the same. SiLU, hard swish
+    and the like are neither, and separate layers.
 
     Args:
         graph_module: captured, BatchNorm folded.
@@ -139,8 +109,9 @@ def equalize_layers(
     before = graph_module(example)
     divisors = _equalize_weights(pairs, modules)
     for pair, divisor in zip(pairs, divisors, strict=True):
-        for node in pair.limits:
-            _limit_channels(graph_module, node, 6 / divisor, like=module_of(pair.first, modules))
+        for node, limit in pair.limits:
+            like = module_of(pair.first, modules)
+            _limit_channels(graph_module, node, limit / divisor, like=like)
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     error = relative_error(graph_module(example), before)
@@ -193,9 +164,7 @@ def _is_depthwise(layer: nn.Module | None) -> bool:
 
 
 def _find_pairs(graph_module: fx.GraphModule, modules: dict[str, nn.Module]) -> list[_Pair]:
-    calls: dict[str, int] = {}
-    for node in graph_module.graph.nodes:
-        calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    calls = count_calls(graph_module)
 
     def layer_alone(node: fx.Node) -> nn.Module | None:
         layer = module_of(node, modules)
@@ -207,7 +176,7 @@ def _find_pairs(graph_module: fx.GraphModule, modules: dict[str, nn.Module]) -> 
     pairs = []
     for first in graph_module.graph.nodes:
         made = layer_alone(first)
-        node, limits = first, list[fx.Node]()
+        node, limits = first, list[tuple[fx.Node, float]]()
         while made is not None and len(node.users) == 1:
             (node,) = node.users
             taken = layer_alone(node)
@@ -215,10 +184,12 @@ def _find_pairs(graph_module: fx.GraphModule, modules: dict[str, nn.Module]) -> 
                 if _channels_match(made, taken):
                     pairs.append(_Pair(first, node, tuple(limits)))
                 break
-            if _is_relu6(node, modules):
-                limits.append(node)
-            elif not _is_homogeneous(node, modules):
+            if is_homogeneous(node, modules):
+                continue
+            low, high = bounds_of(node, modules) or (None, math.inf)
+            if low != 0 or not 0 < high < math.inf:
                 break
+            limits.append((node, high))
     return pairs
 
 
@@ -229,26 +200,11 @@ def _channels_match(made: nn.Module, taken: nn.Module) -> bool:
     return isinstance(made, nn.Linear) and isinstance(taken, nn.Linear)
 
 
-def _is_homogeneous(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    return isinstance(module_of(node, modules), _HOMOGENEOUS_MODULES) or is_call_to(
-        node, *_HOMOGENEOUS_CALLS
-    )
-
-
-def _is_relu6(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if is_call_to(node, F.hardtanh, torch.ops.aten.hardtanh, torch.ops.aten.hardtanh_):
-        return tuple(node.args[1:3]) == (0.0, 6.0)
-    return type(module_of(node, modules)) is nn.ReLU6 or is_call_to(node, *_RELU6_CALLS)
-
-
 def _limit_channels(
     graph_module: fx.GraphModule, node: fx.Node, limit: Tensor, *, like: nn.Module | None
 ) -> None:
-    """Replace a call of ReLU6 by limits of its channels (C,)."""
+    """Replace a clamp by limits of its channels (C,)."""
     name = f"{node.name}_channel_limit"
     shape = (-1, 1, 1) if isinstance(like, nn.Conv2d) else (-1,)
-    graph_module.add_submodule(name, ChannelLimit(limit.view(shape)))
-    with graph_module.graph.inserting_after(node):
-        limited = graph_module.graph.call_module(name, (node.all_input_nodes[0],))
-    node.replace_all_uses_with(limited)
-    graph_module.graph.erase_node(node)
+    limited = ChannelLimit(limit.view(shape))
+    replace_by_module(graph_module, node, name, limited, takes=node.all_input_nodes[0])

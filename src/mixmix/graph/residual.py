@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mixmix.graph.capture import ADDITIONS, is_call_to, module_of
+from mixmix.graph.calls import count_calls, module_of
+from mixmix.graph.ops import has_kind
 
 __all__ = ["ResidualBlock", "find_residual_blocks", "without_blocks"]
 
@@ -38,14 +39,11 @@ def find_residual_blocks(graph_module: fx.GraphModule) -> list[ResidualBlock]:
     branches that read anything else, or share a layer with what stays.
     """
     modules = dict(graph_module.named_modules())
-    calls: dict[str, int] = {}
-    for node in graph_module.graph.nodes:
-        if node.op == "call_module":
-            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    calls = count_calls(graph_module)
     blocks: list[ResidualBlock] = []
     for node in graph_module.graph.nodes:
         operands = [each for each in node.args if isinstance(each, fx.Node)]
-        if not is_call_to(node, *ADDITIONS) or len(operands) != 2 or node.kwargs:
+        if not has_kind(node, "add") or len(operands) != 2 or node.kwargs:
             continue
         for skip, end in (operands, operands[::-1]):
             branch = _branch(skip, end, node)

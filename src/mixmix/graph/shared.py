@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
-from mixmix.graph.capture import capture, module_of
+from mixmix.graph.calls import count_calls, module_of
+from mixmix.graph.capture import capture
 from mixmix.graph.units import Unit, split_into_units
 
 __all__ = ["SharedGraph", "share_graph"]
@@ -39,7 +40,7 @@ class SharedGraph:
     def following_norms(self) -> dict[str, str]:
         """From each layer to the BatchNorm that alone takes what the layer gives."""
         modules = dict(self.graph_module.named_modules())
-        calls = [str(n.target) for n in self.graph_module.graph.nodes if n.op == "call_module"]
+        calls = count_calls(self.graph_module)
         found = {}
         for node in self.graph_module.graph.nodes:
             if module_of(node, modules) is None or str(node.target) not in self.layers:
@@ -51,7 +52,7 @@ class SharedGraph:
                 and len(node.users) == 1
                 and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
                 and norm.running_mean is not None
-                and calls.count(str(node.target)) == calls.count(str(user.target)) == 1
+                and calls[str(node.target)] == calls[str(user.target)] == 1
             ):
                 found[str(node.target)] = str(user.target)
         return found

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx
 
-from mixmix.graph.capture import is_call_to, module_of
+from mixmix.graph.ops import has_kind
 
 __all__ = ["drop_identities", "write_out_silu"]
-
-_SILU = (F.silu, torch.ops.aten.silu, torch.ops.aten.silu_)
 
 
 def drop_identities(graph_module: fx.GraphModule, example: Tensor) -> None:
@@ -60,7 +57,7 @@ def write_out_silu(graph_module: fx.GraphModule) -> None:
     """Replace ``silu(x)`` by ``x * sigmoid(x)``, in place: there are integer kernels for both."""
     modules = dict(graph_module.named_modules())
     for node in list(graph_module.graph.nodes):
-        if isinstance(module_of(node, modules), nn.SiLU) or is_call_to(node, *_SILU):
+        if has_kind(node, "silu", modules=modules):
             (x, *_) = node.all_input_nodes
             with graph_module.graph.inserting_before(node):
                 gate = graph_module.graph.call_function(torch.sigmoid, (x,))

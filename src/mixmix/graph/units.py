@@ -6,13 +6,12 @@ what comes after. Residual blocks, dense blocks and plain layers fall out withou
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from mixmix.graph.capture import is_call_to
+from mixmix.graph.ops import has_kind
 
 __all__ = ["Unit", "channel_axis", "split_into_units"]
 
@@ -91,9 +90,7 @@ def _single_tensor_cuts(nodes: list[fx.Node]) -> set[int]:
         last_use = max((position.get(user, len(nodes)) for user in node.users), default=index)
         for place in range(index, last_use):
             # What a split returns is not one tensor, whatever is still needed of it.
-            alive[place] += (
-                2 if any(is_call_to(user, operator.getitem) for user in node.users) else 1
-            )
+            alive[place] += 2 if any(has_kind(user, "index") for user in node.users) else 1
     return {index for index in range(len(nodes)) if alive[index] == 1}
 
 

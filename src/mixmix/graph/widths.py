@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
-from mixmix.graph.capture import is_call_to, relative_error
+from mixmix.graph.calls import is_call_to
+from mixmix.graph.capture import relative_error
+from mixmix.graph.edit import replace_by_module
+from mixmix.graph.ops import has_kind, zero_padding
 
 __all__ = ["without_fixed_widths"]
 
@@ -72,20 +73,16 @@ def _flattens_to_a_number(node: fx.Node) -> bool:
 
 def _padding(node: fx.Node) -> tuple[int, int] | None:
     """Channels of zeros before and behind, or None where that is not what a node does."""
-    given: dict[str, Any] = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False))
-    given |= node.kwargs
-    pad = given.get("pad")
-    if not (isinstance(pad, (tuple, list)) and len(pad) == 6):
+    pad = zero_padding(node)
+    if pad is None or len(pad) != 6:
         return None
     if not all(isinstance(size, int) for size in pad) or any(pad[:4]) or min(pad[4:]) < 0:
-        return None
-    if given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0, 0.0):
         return None
     return pad[4], pad[5]
 
 
 def _pads_channels(node: fx.Node) -> bool:
-    return is_call_to(node, F.pad, torch.ops.aten.pad) and _padding(node) is not None
+    return has_kind(node, "pad") and _padding(node) is not None
 
 
 def _replace_pad(graph_module: fx.GraphModule, node: fx.Node, name: str) -> None:
@@ -95,7 +92,7 @@ def _replace_pad(graph_module: fx.GraphModule, node: fx.Node, name: str) -> None
     num_channels = source.meta["tensor_meta"].shape[1]
     strides = _subsampling(source)
     if strides is not None:
-        source = source.args[0]
+        source = source.all_input_nodes[0]
     layer = nn.Conv2d(
         num_channels, sum(padding) + num_channels, 1, stride=strides or (1, 1), bias=False
     )
@@ -103,16 +100,12 @@ def _replace_pad(graph_module: fx.GraphModule, node: fx.Node, name: str) -> None
         layer.weight.zero_()
         channels = torch.arange(num_channels)
         layer.weight[padding[0] + channels, channels] = 1
-    graph_module.add_module(name, layer.requires_grad_(False))
-    with graph_module.graph.inserting_after(node):
-        call = graph_module.graph.call_module(name, (source,))
-    node.replace_all_uses_with(call)
-    graph_module.graph.erase_node(node)
+    replace_by_module(graph_module, node, name, layer.requires_grad_(False), takes=source)
 
 
 def _subsampling(node: fx.Node) -> tuple[int, int] | None:
     """Strides of ``x[:, :, ::a, ::b]``, or None."""
-    if node.op != "call_function" or getattr(node.target, "__name__", "") != "getitem":
+    if not has_kind(node, "index"):
         return None
     index = node.args[1]
     if not (isinstance(index, tuple) and len(index) == 4):

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.errors import CaptureError
-from mixmix.graph.capture import ADDITIONS, capture, is_call_to, module_of, relative_error
+from mixmix.graph.calls import module_of
+from mixmix.graph.capture import capture, relative_error
+from mixmix.graph.ops import bounds_of, has_kind
 from mixmix.models import fused_kernels
 from mixmix.models.observation import BatchNormStatistics, Observation, has_statistics
 from mixmix.runtime.compiled import Floats, flat_view
@@ -256,12 +257,12 @@ def _followers(
     """What can be done in the same pass: last node of it, shortcut to add, bounds to clamp to."""
     last, shortcut = node, None
     user = _only_user(last)
-    if user is not None and is_call_to(user, *ADDITIONS) and len(user.all_input_nodes) == 2:
+    if user is not None and has_kind(user, "add") and len(user.all_input_nodes) == 2:
         other = next(operand for operand in user.all_input_nodes if operand is not node)
         if not user.kwargs and _shape(other) == _shape(node) is not None:
             last, shortcut = user, other
             user = _only_user(last)
-    bounds = None if user is None else _clamp_bounds(user, modules)
+    bounds = None if user is None else bounds_of(user, modules)
     if user is None or bounds is None:
         return last, shortcut, _UNBOUNDED
     return user, shortcut, bounds
@@ -274,20 +275,3 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 def _shape(node: fx.Node) -> torch.Size | None:
     shape: torch.Size | None = getattr(node.meta.get("tensor_meta"), "shape", None)
     return shape
-
-
-def _clamp_bounds(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[float, float] | None:
-    """Bounds of a node that clamps its input, or None."""
-    module = module_of(node, modules)
-    aten = torch.ops.aten
-    if isinstance(module, nn.Hardtanh):  # and ReLU6, which is one
-        return module.min_val, module.max_val
-    if isinstance(module, nn.ReLU) or is_call_to(
-        node, torch.relu, torch.relu_, F.relu, "relu", "relu_", aten.relu, aten.relu_
-    ):
-        return 0.0, math.inf
-    if is_call_to(node, F.relu6, aten.relu6):
-        return 0.0, 6.0
-    if is_call_to(node, aten.hardtanh, aten.hardtanh_) and len(node.args) == 3:
-        return float(node.args[1]), float(node.args[2])  # type: ignore[arg-type]
-    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from scipy.stats import binomtest
 
 from mixmix.errors import InputError
 from mixmix.evaluate.intervals import wilson_interval
@@ -22,6 +23,13 @@ from mixmix.evaluate.intervals import wilson_interval
 )
 def test_wilson_interval(hits: int, n: int, low: float, high: float) -> None:
     assert wilson_interval(hits, n) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 7, 100])
+def test_wilson_interval_is_that_of_scipy(n: int) -> None:
+    for hits in range(n + 1):
+        wanted = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+        assert wilson_interval(hits, n) == pytest.approx(tuple(wanted), abs=1e-12)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 0), (-1, 3), (4, 3)])

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from mixmix import Compressed, ImageSet, Quantize, compress, evaluate, export
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
+from mixmix.export.pt2e import pt2e_program
+from mixmix.graph.ops import has_kind
 from mixmix.models.model import normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtimes.program import ProgramSession
@@ -64,6 +66,36 @@ def test_program_loads_without_mixmix(tmp_path: Path) -> None:
     got = torch.load(tmp_path / "logits.pt")
     expected = logits(compressed.module, images)
     assert (got - expected).norm() < 0.02 * expected.norm()
+
+
+class Clamped(nn.Module):
+    """A bound on one side, and axes that come and go before a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).clamp(min=0).amax((2, 3))
+        logits: Tensor = self.last(x.unsqueeze(1).squeeze(1))
+        return logits
+
+
+def test_clamps_are_one_and_layers_take_what_is_quantized(tmp_path: Path) -> None:
+    soft = torch.full((40, NUM_CLASSES), 1 / NUM_CLASSES)
+    data = ImageSet(IMAGES, LABELS, soft, {})
+    method = Quantize("W8A4", reconstruction=ReconstructionSettings(iterations=0))
+    torch.manual_seed(0)
+    compressed = compress((Clamped().eval(), tiny_spec("plain")), data, method, seed=0)
+    graph_module = pt2e_program(compressed).module(check_guards=False)
+    assert isinstance(graph_module, fx.GraphModule)
+    for node in graph_module.graph.nodes:
+        if has_kind(node, "conv2d", "linear"):
+            assert "dequantize_per_tensor" in str(node.args[0].target)
+        if has_kind(node, "clamp"):
+            assert not has_kind(node.args[0], "clamp")
+    images = normalize(IMAGES, compressed.spec)
+    torch.testing.assert_close(graph_module(images), logits(compressed.module, images))
 
 
 @pytest.mark.slow

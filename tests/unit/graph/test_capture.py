@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.errors import CaptureError
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
+from mixmix.graph.fold import fold_batch_norms
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 
@@ -61,6 +62,23 @@ def test_functional_layers_become_modules() -> None:
     assert fold_batch_norms(graph_module, EXAMPLE) == {"norm": "convolution"}
     other = torch.randn(7, *INPUT_SHAPE)
     assert torch.allclose(graph_module(other), model(other), atol=1e-5)
+
+
+class FunctionalNorm(Functional):
+    """BatchNorm by the function of ``torch``, which asks for all of its arguments."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        given = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        x = torch.batch_norm(self.convolution(x), *given, False, 0.1, norm.eps, False)
+        return F.linear(x.mean((2, 3)), self.head.weight, self.head.bias)
+
+
+def test_batch_norm_of_torch_becomes_a_module() -> None:
+    model = FunctionalNorm().eval()
+    graph_module = capture(model, EXAMPLE)
+    assert fold_batch_norms(graph_module, EXAMPLE) == {"norm": "convolution"}
+    assert torch.allclose(graph_module(EXAMPLE), model(EXAMPLE), atol=1e-5)
 
 
 class Asking(nn.Module):

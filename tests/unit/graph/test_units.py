@@ -7,7 +7,8 @@ import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_network
 from torch import fx, nn
 
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
+from mixmix.graph.fold import fold_batch_norms
 from mixmix.graph.units import Unit, split_into_units
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))

@@ -17,9 +17,9 @@ from mixmix.compress.quantize.learnable import (
     set_phase,
 )
 from mixmix.compress.quantize.loss_weights import measure_loss_weights
-from mixmix.compress.quantize.placement import Operands
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings, reconstruct_unit
 from mixmix.data.views import with_mixtures
+from mixmix.graph.placement import Operands
 from mixmix.graph.units import Unit, split_into_units
 from mixmix.runtime import seeding
 

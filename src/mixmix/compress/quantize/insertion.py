@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, fx, nn
 
 from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer
-from mixmix.compress.quantize.placement import Operands
+from mixmix.graph.edit import insert_module_after
 from mixmix.graph.layers import check_layer_names
+from mixmix.graph.placement import Operands
 
 __all__ = ["input_quantizers", "insert_quantizers"]
 
@@ -95,7 +96,9 @@ def insert_quantizers(
             quantize_prob=quantize_prob if source_bits < 8 else 1.0,
             symmetric=symmetric_activations,
         )
-        return _insert_after(graph_module, source, quantizer, users)
+        index = sum(isinstance(module, LearnableActivation) for module in graph_module.children())
+        name = f"activation_quantizer_{index}"
+        return insert_module_after(graph_module, source, name, quantizer, users=users)
 
     behind = {
         source: quantize(source, source_bits, tuple(source.users))
@@ -126,21 +129,3 @@ def _is_quantizable(module: nn.Module) -> bool:
     return type(module) is nn.Linear or (
         type(module) is nn.Conv2d and module.padding_mode == "zeros"
     )
-
-
-def _insert_after(
-    graph_module: fx.GraphModule,
-    source: fx.Node,
-    quantizer: nn.Module,
-    users: Collection[fx.Node],
-) -> fx.Node:
-    """Put a quantizer between a tensor and some of those that use it; returns its node."""
-    index = sum(isinstance(module, LearnableActivation) for module in graph_module.children())
-    name = f"activation_quantizer_{index}"
-    graph_module.add_submodule(name, quantizer)
-    with graph_module.graph.inserting_after(source):
-        inserted = graph_module.graph.call_module(name, (source,))
-    source.replace_all_uses_with(
-        inserted, delete_user_cb=lambda user: user in users, propagate_meta=False
-    )
-    return inserted

@@ -22,8 +22,9 @@ from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.compress.quantize.records import record_layers
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
 from mixmix.graph.equalize import equalize_layers
+from mixmix.graph.fold import fold_batch_norms
 from mixmix.graph.masks import layer_masks, refuse_quantized
 from mixmix.graph.simplify import drop_identities, write_out_silu
 from mixmix.models.model import normalize

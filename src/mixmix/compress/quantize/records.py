@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.compress.method import LayerRecord
 from mixmix.compress.quantize.learnable import LearnableLayer
-from mixmix.graph.capture import is_call_to
+from mixmix.graph.calls import attributes_read, count_calls
+from mixmix.graph.ops import product_calls
 
 __all__ = ["record_layers"]
 
 _QUANTIZED_KINDS = "only Conv2d and Linear layers are quantized"
-_aten = torch.ops.aten
-# Multiplications that are no modules: of two activations, or with weights that are computed.
-_PRODUCTS = (
-    operator.matmul,
-    torch.matmul,
-    torch.bmm,
-    torch.baddbmm,
-    torch.einsum,
-    "matmul",
-    "bmm",
-    F.scaled_dot_product_attention,
-    F.linear,
-    F.bilinear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-    _aten.matmul,
-    _aten.mm,
-    _aten.addmm,
-    _aten.bmm,
-    _aten.baddbmm,
-    _aten.einsum,
-    _aten.scaled_dot_product_attention,
-    _aten.linear,
-    _aten.bilinear,
-    _aten.conv1d,
-    _aten.conv2d,
-    _aten.conv3d,
-    _aten.conv_transpose1d,
-    _aten.conv_transpose2d,
-    _aten.conv_transpose3d,
-)
 
 
 def record_layers(
@@ -77,7 +40,7 @@ def record_layers(
     masks = kept_weights or {}
     kept = dict(graph_module.named_modules())
     own = dict(original.named_modules())
-    read = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
+    calls, read = count_calls(graph_module), attributes_read(graph_module)
 
     def quantized(name: str, layer: LearnableLayer, record: LayerRecord) -> LayerRecord:
         return replace(
@@ -107,11 +70,7 @@ def record_layers(
             used = any(path in read or path.replace(".", "_") in read for path in paths)
             parts = [path for path in kept if path not in own and path.rpartition(".")[0] == name]
             parts = [path for path in parts if isinstance(kept[path], LearnableLayer)]
-            called = layer is not None and any(
-                node.op == "call_module" and str(node.target) == name
-                for node in graph_module.graph.nodes
-            )
-            record = replace(record, reason=_reason(module, parts, used=used or called))
+            record = replace(record, reason=_reason(module, parts, used=used or name in calls))
         records.append(record)
     for name, layer in kept.items():
         if isinstance(layer, LearnableLayer) and name not in own:
@@ -120,11 +79,9 @@ def record_layers(
             records.append(
                 quantized(name, layer, LayerRecord(name, kind, "", num_parameters=count))
             )
-    for node in graph_module.graph.nodes:
-        if is_call_to(node, *_PRODUCTS):
-            kind = str(getattr(node.target, "__name__", node.target)).partition(".")[0]
-            reason = f"{kind} of activations stays in floats: {_QUANTIZED_KINDS}"
-            records.append(LayerRecord(str(node.name), kind, "skipped", reason))
+    for name, kind in product_calls(graph_module).items():
+        reason = f"{kind} of activations stays in floats: {_QUANTIZED_KINDS}"
+        records.append(LayerRecord(name, kind, "skipped", reason))
     return tuple(records)
 
 

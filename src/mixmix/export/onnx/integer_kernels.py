@@ -14,15 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mixmix.export.onnx.quantizers import integer_type, path_to_quantizer
+from mixmix.graph.ops import onnx_names
 from mixmix.runtimes.onnx_nodes import add_constant, constant, producer, replace_node
 
 __all__ = ["join_quantizers", "pool_globally", "prepare_linear_layers", "repeat_quantizers"]
 
 # They give values that they take, and zeros.
-_MOVING = (
-    *("Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split", "Squeeze"),
-    *("Transpose", "Unsqueeze"),
-)
+_MOVING = onnx_names(lambda kind: kind.moves)
 
 
 def pool_globally(graph: ir.Graph) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from mixmix.graph.ops import onnx_names
 from mixmix.runtimes.onnx_nodes import constant, producer
 
 __all__ = ["integer_type", "path_to_quantizer", "source_of"]
 
 # ONNX Runtime moves a DequantizeLinear from in front of these to behind them.
-_SWAPPED = ("Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_SWAPPED = onnx_names(lambda kind: kind.swapped)
 
 
 def source_of(node: ir.Node) -> ir.Node | None:

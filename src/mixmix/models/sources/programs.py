@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from mixmix.errors import DataError, InputError, first_line
-from mixmix.graph.capture import lift_layers
+from mixmix.graph.lift import lift_layers
 from mixmix.models.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
 from mixmix.models.sources.source import Source
 from mixmix.models.spec import ModelSpec

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from mixmix.compress.quantize.calibrate_units import learnable_units
 from mixmix.compress.quantize.insertion import input_quantizers, insert_quantizers
 from mixmix.compress.quantize.learnable import LearnableActivation, Phase, set_phase
-from mixmix.graph.capture import capture, fold_batch_norms, is_call_to
+from mixmix.graph.calls import is_call_to
+from mixmix.graph.capture import capture
+from mixmix.graph.fold import fold_batch_norms
 from mixmix.graph.simplify import drop_identities, write_out_silu
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
@@ -147,6 +149,20 @@ class Moves(nn.Module):
 
 def test_what_is_only_moved_is_quantized_once() -> None:
     assert len(quantizer_bits(inserted(Moves()))) == 2
+
+
+class MovesAxes(Moves):
+    """Axes that come and go, a copy, and a bound that the kernel of the layer swallows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.clip(self.first(x), 0, 4).unsqueeze(1).clone()
+        x = torch.narrow(x.squeeze(1).swapaxes(2, 3), 1, 0, 4)
+        out: Tensor = self.last(x.detach().unflatten(1, (2, 2)).flatten(1, 2))
+        return out
+
+
+def test_moved_axes_are_quantized_once() -> None:
+    assert len(quantizer_bits(inserted(MovesAxes()))) == 2
 
 
 @pytest.mark.parametrize("value", [1.0, -2.0])

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from mixmix.compress.method import LayerRecord
 from mixmix.compress.quantize.insertion import insert_quantizers
 from mixmix.compress.quantize.records import record_layers
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
+from mixmix.graph.fold import fold_batch_norms
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 

@@ -19,8 +19,9 @@ from mixmix.compress.quantize.quantizers import search_activation_range, search_
 from mixmix.compress.quantize.sensitivity import measure_sensitivity
 from mixmix.compress.quantize.sensitivity_table import SensitivityTable
 from mixmix.errors import DataError, InputError
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
 from mixmix.graph.costs import count_macs
+from mixmix.graph.fold import fold_batch_norms
 from mixmix.models.model import normalize
 from mixmix.report.sensitivity import print_sensitivity
 

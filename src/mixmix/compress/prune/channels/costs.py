@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from mixmix.compress.prune.channels.groups import ChannelGroup
+from mixmix.graph.channels.groups import ChannelGroup
 from mixmix.graph.costs import count_layer_macs, count_macs
 
 __all__ = ["ChannelCosts"]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.prune.channels.groups import ChannelGroup
 from mixmix.compress.prune.channels.ranking import RIDGE
+from mixmix.graph.channels.groups import ChannelGroup
 
 __all__ = ["in_batches", "input_axis", "read_covariances", "ridge_by_halves"]
 

@@ -19,12 +19,12 @@ from mixmix.compress.prune.channels.covariance import (
     input_axis,
     read_covariances,
 )
-from mixmix.compress.prune.channels.groups import ChannelGroup, Part
 from mixmix.compress.prune.channels.ranking import (
     Ranking,
     rank_by_scores,
     rank_with_compensation,
 )
+from mixmix.graph.channels.groups import ChannelGroup, Part
 from mixmix.runtime import seeding
 
 __all__ = [

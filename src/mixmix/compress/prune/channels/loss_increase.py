@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.compress.prune.channels.groups import ChannelGroup
 from mixmix.compress.prune.channels.ranking import Ranking
-from mixmix.compress.prune.channels.removal import silence_channels_
+from mixmix.graph.channels.groups import ChannelGroup
+from mixmix.graph.channels.removal import silence_channels_
 
 __all__ = ["lowest_channels", "measure_loss_increases"]
 

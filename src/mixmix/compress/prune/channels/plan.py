@@ -18,12 +18,12 @@ from mixmix.compress.prune.channels.allocation import (
     kept_options,
 )
 from mixmix.compress.prune.channels.costs import ChannelCosts
-from mixmix.compress.prune.channels.groups import ChannelGroup, Selection
 from mixmix.compress.prune.channels.latency import LatencyMeter
 from mixmix.compress.prune.channels.loss_increase import lowest_channels, measure_loss_increases
 from mixmix.compress.prune.channels.ranking import Ranking
-from mixmix.compress.prune.channels.removal import check_removal, remove_channels
 from mixmix.errors import InputError
+from mixmix.graph.channels.groups import ChannelGroup, Selection
+from mixmix.graph.channels.removal import check_removal, remove_channels
 from mixmix.graph.costs import count_macs
 from mixmix.models.spec import ModelSpec
 

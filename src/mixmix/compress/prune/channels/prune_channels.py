@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mixmix.compress.method import Compressed, Method, Progress
 from mixmix.compress.prune.budgets import check_budgets, given_budgets, in_words
 from mixmix.compress.prune.channels.costs import ChannelCosts
-from mixmix.compress.prune.channels.discovery import find_groups
 from mixmix.compress.prune.channels.importance import (
     IMPORTANCES,
     OF_THE_PREDICTION,
@@ -30,12 +29,13 @@ from mixmix.compress.prune.channels.plan import (
     num_parameters,
 )
 from mixmix.compress.prune.channels.records import record_channels
-from mixmix.compress.prune.channels.removal import kept_output_channels
 from mixmix.compress.recover.features import ReconstructFeatures
 from mixmix.compress.recover.fine_tuning import FineTune
 from mixmix.compress.recover.recover import Recovery, as_recoveries, recover
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
+from mixmix.graph.channels.discovery import find_groups
+from mixmix.graph.channels.removal import kept_output_channels
 from mixmix.graph.costs import count_macs
 from mixmix.graph.masks import refuse_quantized
 from mixmix.graph.widths import without_fixed_widths

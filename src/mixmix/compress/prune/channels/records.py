@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from mixmix.compress.method import LayerRecord
-from mixmix.compress.prune.channels.groups import ChannelGroup
+from mixmix.graph.channels.groups import ChannelGroup
 
 __all__ = ["record_channels"]
 

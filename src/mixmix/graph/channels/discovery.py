@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.prune.channels.graph import (
+from mixmix.errors import first_line
+from mixmix.graph.channels.dependencies import (
     dependency_graph,
     dependent_channels,
     torch_pruning_name,
     trainable_copy,
     untraceable,
 )
-from mixmix.compress.prune.channels.groups import ChannelGroup, Part
-from mixmix.compress.prune.channels.removal import TOLERANCE, disagreement, remove_channels
-from mixmix.errors import first_line
+from mixmix.graph.channels.groups import ChannelGroup, Part
+from mixmix.graph.channels.removal import TOLERANCE, disagreement, remove_channels
 from mixmix.runtime.seeding import generator
 
 __all__ = ["find_groups"]
@@ -33,14 +33,14 @@ def find_groups(
     model: nn.Module,
     example: Tensor,
     *,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """All groups whose channels can be removed, and why others cannot.
 
     Args:
         model: in eval mode; it is not changed.
         example: (N, C, H, W) normalized images.
-        on_progress: called with the share done.
+        on_progress: called with the fraction done.
 
     Returns:
         The groups, and for the root of each other group the reason.
@@ -73,8 +73,8 @@ def find_groups(
 
 
 def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) -> ChannelGroup | str:
-    """The group in our own terms, or why its channels cannot be removed."""
-    places: list[tuple[str, bool, list[int], list[int]]] = []
+    """The group in terms of layers, or why its channels cannot be removed."""
+    sides: list[tuple[str, bool, list[int], list[int]]] = []
     num_blocks = 1
     for item in group:
         node, module = item.dep.target, item.dep.target.module
@@ -94,10 +94,10 @@ def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) ->
             ):
                 return f"its channels are only some of those of {names[module]}, which has groups"
             num_blocks = math.lcm(num_blocks, blocks)
-        places.append((names[module], is_input, list(item.idxs), list(item.root_idxs)))
-    if not any(is_input for _, is_input, _, _ in places):
+        sides.append((names[module], is_input, list(item.idxs), list(item.root_idxs)))
+    if not any(is_input for _, is_input, _, _ in sides):
         return "no layer reads its outputs"
-    channels = sorted(set(places[0][2]))
+    channels = sorted(set(sides[0][2]))
     if len(channels) % num_blocks or len(channels) // num_blocks < 2:
         return f"its {len(channels)} channels leave nothing to remove"
     size = len(channels) // num_blocks
@@ -106,7 +106,7 @@ def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) ->
     )
     element_of = {channel: i for i, element in enumerate(elements) for channel in element}
     parts = []
-    for name, is_input, indices, roots in places:
+    for name, is_input, indices, roots in sides:
         own: list[list[int]] = [[] for _ in elements]
         for index, channel in zip(indices, roots, strict=True):
             own[element_of[channel]].append(index)

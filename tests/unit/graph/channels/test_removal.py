@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix.compress.prune.channels.costs import ChannelCosts
-from mixmix.compress.prune.channels.discovery import find_groups
-from mixmix.compress.prune.channels.removal import (
+from mixmix.errors import InputError
+from mixmix.graph.channels.discovery import find_groups
+from mixmix.graph.channels.removal import (
     check_removal,
     remove_channels,
     silence_channels_,
 )
-from mixmix.errors import InputError
 from mixmix.graph.costs import count_macs
 from mixmix.graph.widths import without_fixed_widths
 

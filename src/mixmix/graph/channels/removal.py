@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.prune.channels.graph import (
+from mixmix.errors import InputError, first_line
+from mixmix.graph.capture import relative_error
+from mixmix.graph.channels.dependencies import (
     dependency_graph,
     torch_pruning_name,
     trainable_copy,
 )
-from mixmix.compress.prune.channels.groups import ChannelGroup, Selection
-from mixmix.errors import InputError, first_line
-from mixmix.graph.capture import relative_error
+from mixmix.graph.channels.groups import ChannelGroup, Selection
 
 __all__ = [
     "TOLERANCE",
@@ -74,11 +74,11 @@ def kept_output_channels(
     lost: dict[str, set[int]] = {}
     for group in groups:
         chosen = set(selection.get(group.root, ()))
-        gone = [i for i, element in enumerate(group.elements) if element[0] in chosen]
-        for part in group.parts if gone else ():
+        removed = [i for i, element in enumerate(group.elements) if element[0] in chosen]
+        for part in group.parts if removed else ():
             if not part.is_input:
                 lost.setdefault(part.layer, set()).update(
-                    index for i in gone for index in part.indices[i]
+                    index for i in removed for index in part.indices[i]
                 )
     kept = {}
     for name, module in model.named_modules():

@@ -1,0 +1,1 @@
+"""Which channels of a network depend on each other, and a network without some of them."""

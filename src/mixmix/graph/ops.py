@@ -1,0 +1,336 @@
+"""The table of operations: how each one is called, and what can be done around it.
+
+All that reads a graph asks here what a node does: where quantizers belong, which layers can be
+equalized, what runs in one pass, what an exporter rewrites. A new activation function is one line
+in ``_TABLE``. ``docs/operations.md`` shows the table.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from mixmix.graph.calls import argument, is_call_to, module_of
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "bounds_of",
+    "has_kind",
+    "is_homogeneous",
+    "joined_operands",
+    "kind_of",
+    "moves",
+    "narrows",
+    "onnx_names",
+    "product_calls",
+    "zero_padding",
+]
+
+Modules = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of operation.
+
+    Attributes:
+        name: of the kind.
+        names: what its functions in ``torch``, ``torch.nn.functional`` and ``torch.ops.aten``, and
+            its methods of tensors, are called.
+        modules: classes; a subclass is of the same kind.
+        others: functions from elsewhere.
+        onnx: operators that ONNX exporters write for it.
+        moves: every value it gives is one that it takes, or zero: quantizing before it is the same
+            as quantizing after it. ``pad`` and ``index`` only do so sometimes; ask ``moves``.
+        narrows: it clamps, and an integer kernel swallows it if a quantizer follows.
+        joins: how many operands of its integer kernel are quantized: the only one, exactly two, or
+            all of them; empty if it joins and pools nothing. ``mean`` has such a kernel only over
+            height and width; ask ``joined_operands``.
+        homogeneous: ``f(s x) = s f(x)``, s > 0, in each channel by itself; what clamps to [0, inf)
+            is so, too; ask ``is_homogeneous``.
+        bounds: what it clamps to, unless the call says otherwise.
+        bounds_names: the arguments of functions, and attributes of modules, that say otherwise.
+        lifted: torch.export takes its weights out of their module, and ``graph.lift`` puts them
+            back.
+        product: it multiplies activations or weights, and stays in floats unless it is a layer.
+        swapped: ONNX Runtime moves a DequantizeLinear from in front of it to behind it.
+        sizes: it reads a shape, not values.
+    """
+
+    name: str
+    names: tuple[str, ...] = ()
+    modules: tuple[type[nn.Module], ...] = ()
+    others: tuple[Callable[..., Any], ...] = ()
+    onnx: tuple[str, ...] = ()
+    moves: bool = False
+    narrows: bool = False
+    joins: Literal["", "one", "two", "all"] = ""
+    homogeneous: bool = False
+    bounds: tuple[float, float] | None = None
+    bounds_names: tuple[str, str] | None = None
+    lifted: bool = False
+    product: bool = False
+    swapped: bool = False
+    sizes: bool = False
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Of Python."""
+        found = (getattr(place, name, None) for place in (torch, F) for name in self.names)
+        return (*self.others, *dict.fromkeys(each for each in found if each is not None))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Of tensors."""
+        return tuple(name for name in self.names if hasattr(Tensor, name))
+
+    @property
+    def packets(self) -> tuple[Any, ...]:
+        """Of ``torch.ops.aten``, each with all of its overloads."""
+        aten = torch.ops.aten
+        return tuple(getattr(aten, name) for name in self.names if hasattr(aten, name))
+
+
+def _inplace(*names: str) -> tuple[str, ...]:
+    """Operations, and those that do the same in place."""
+    return (*names, *(f"{name}_" for name in names))
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view")
+_DROPOUT_NAMES = (
+    *_inplace("dropout", "feature_dropout", "alpha_dropout"),
+    *("dropout1d", "dropout2d", "dropout3d"),
+)
+_CONVOLUTION_NAMES = (
+    *("conv1d", "conv3d"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+)
+_MATMULS = ("matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "bilinear")
+
+# fmt: off
+_TABLE = (
+    # Activation functions. Those that say no more run in floats between two quantizers.
+    Kind("relu", _inplace("relu"), (nn.ReLU,), onnx=("Relu",), narrows=True,
+         bounds=(0.0, math.inf)),
+    Kind("relu6", _inplace("relu6"), (nn.ReLU6,), onnx=("Clip",), narrows=True, bounds=(0.0, 6.0)),
+    Kind("hardtanh", _inplace("hardtanh"), (nn.Hardtanh,), onnx=("Clip",), narrows=True,
+         bounds=(-1.0, 1.0), bounds_names=("min_val", "max_val")),
+    Kind("clamp", _inplace("clamp", "clip"), onnx=("Clip",), narrows=True,
+         bounds=(-math.inf, math.inf), bounds_names=("min", "max")),
+    Kind("leaky_relu", _inplace("leaky_relu"), (nn.LeakyReLU,), onnx=("LeakyRelu",),
+         homogeneous=True),
+    Kind("prelu", ("prelu",), (nn.PReLU,), onnx=("PRelu",), homogeneous=True),
+    Kind("sigmoid", _inplace("sigmoid"), (nn.Sigmoid,), onnx=("Sigmoid",), joins="one"),
+    Kind("silu", _inplace("silu"), (nn.SiLU,), onnx=("Sigmoid", "Mul")),
+    Kind("hardswish", _inplace("hardswish"), (nn.Hardswish,), onnx=("HardSwish",)),
+    Kind("hardsigmoid", _inplace("hardsigmoid"), (nn.Hardsigmoid,), onnx=("HardSigmoid",)),
+    Kind("gelu", ("gelu",), (nn.GELU,), onnx=("Gelu",)),
+    Kind("elu", _inplace("elu"), (nn.ELU,), onnx=("Elu",)),
+    Kind("mish", _inplace("mish"), (nn.Mish,), onnx=("Mish",)),
+    Kind("softplus", ("softplus",), (nn.Softplus,), onnx=("Softplus",)),
+    Kind("tanh", _inplace("tanh"), (nn.Tanh,), onnx=("Tanh",)),
+    Kind("softmax", ("softmax",), (nn.Softmax,), onnx=("Softmax",)),
+    # What joins tensors.
+    Kind("add", _inplace("add"), others=(operator.add, operator.iadd), onnx=("Add",), joins="two"),
+    Kind("mul", _inplace("mul", "multiply"), others=(operator.mul, operator.imul), onnx=("Mul",),
+         joins="two"),
+    Kind("cat", ("cat", "concat", "concatenate"), onnx=("Concat",), joins="all"),
+    # What pools values.
+    Kind("pool_max", ("max_pool2d",), (nn.MaxPool2d,), onnx=("MaxPool",), moves=True,
+         homogeneous=True, swapped=True),
+    Kind("pool_avg", ("avg_pool2d", "adaptive_avg_pool2d"), (nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+         onnx=("AveragePool", "GlobalAveragePool"), joins="one", homogeneous=True),
+    Kind("mean", ("mean",), onnx=("ReduceMean",), joins="one"),
+    # What moves values.
+    Kind("identity", ("contiguous", "clone", "detach", "alias"), (nn.Identity,), onnx=("Identity",),
+         moves=True, homogeneous=True),
+    Kind("dropout", _DROPOUT_NAMES, _DROPOUTS, moves=True, homogeneous=True),
+    Kind("reshape", _RESHAPES, (nn.Flatten, nn.Unflatten),
+         onnx=("Flatten", "Reshape", "Squeeze", "Unsqueeze"), moves=True, swapped=True),
+    Kind("transpose", ("movedim", "permute", "swapaxes", "transpose"), onnx=("Transpose",),
+         moves=True, swapped=True),
+    Kind("channel_shuffle", ("channel_shuffle",), (nn.ChannelShuffle,), moves=True),
+    Kind("slice", ("narrow", "slice"), onnx=("Slice",), moves=True, swapped=True),
+    Kind("split", ("chunk", "split", "split_with_sizes", "tensor_split"), onnx=("Split",),
+         moves=True),
+    Kind("pad", ("pad", "constant_pad_nd"), (nn.ZeroPad2d,), onnx=("Pad",), moves=True),
+    Kind("index", others=(operator.getitem,), onnx=("Slice",), moves=True),
+    # Layers, and products that are no layers.
+    Kind("conv2d", ("conv2d",), (nn.Conv2d,), onnx=("Conv",), lifted=True, product=True),
+    Kind("linear", ("linear",), (nn.Linear,), onnx=("Gemm",), lifted=True, product=True),
+    Kind("convolution", _CONVOLUTION_NAMES, _CONVOLUTIONS, onnx=("Conv", "ConvTranspose"),
+         product=True),
+    Kind("matmul", _MATMULS, (nn.Bilinear,), (operator.matmul,), onnx=("MatMul",), product=True),
+    Kind("attention", ("scaled_dot_product_attention",), onnx=("MatMul", "Softmax"), product=True),
+    # Normalizations.
+    Kind("batch_norm", ("batch_norm",), _BATCH_NORMS, onnx=("BatchNormalization",), lifted=True),
+    Kind("norm", ("layer_norm", "group_norm"), (nn.LayerNorm, nn.GroupNorm),
+         onnx=("LayerNormalization", "GroupNormalization")),
+    # Shapes.
+    Kind("size", ("dim", "numel", "size", "sym_size", "sym_numel"), others=(getattr,),
+         onnx=("Shape",), sizes=True),
+)
+# fmt: on
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
+
+
+def _index(keys: Callable[[Kind], Sequence[Any]]) -> dict[Any, Kind]:
+    """From what is called to its kind.
+
+    A thing that two lines of the table claim is a mistake in it.
+    """
+    found: dict[Any, Kind] = {}
+    for kind in _TABLE:
+        for key in keys(kind):
+            if found.setdefault(key, kind) is not kind:
+                raise AssertionError(f"{key} is both {found[key].name} and {kind.name}")
+    return found
+
+
+_BY_MODULE = _index(lambda kind: kind.modules)
+_BY_FUNCTION = _index(lambda kind: (*kind.functions, *kind.packets))
+_BY_METHOD = _index(lambda kind: kind.methods)
+
+
+def kind_of(node: Any, modules: Modules | None = None) -> Kind | None:
+    """What a node does, or None if the table does not say.
+
+    Args:
+        node: anything that can be an argument of a node.
+        modules: by name; without them, calls to modules are not recognized.
+    """
+    if not isinstance(node, fx.Node):
+        return None
+    if node.op == "call_method":
+        return _BY_METHOD.get(node.target)
+    if node.op == "call_function":
+        return _BY_FUNCTION.get(getattr(node.target, "overloadpacket", node.target))
+    module = module_of(node, modules or {})
+    classes = () if module is None else type(module).__mro__
+    return next((_BY_MODULE[each] for each in classes if each in _BY_MODULE), None)
+
+
+def has_kind(node: Any, *names: str, modules: Modules | None = None) -> bool:
+    """Whether a node is of one of these kinds; see ``kind_of``."""
+    assert KINDS.keys() >= set(names), f"no such kinds: {set(names) - KINDS.keys()}"
+    kind = kind_of(node, modules)
+    return kind is not None and kind.name in names
+
+
+def onnx_names(matches: Callable[[Kind], bool]) -> tuple[str, ...]:
+    """ONNX operators of the kinds that match, sorted."""
+    return tuple(sorted({name for kind in _TABLE if matches(kind) for name in kind.onnx}))
+
+
+def moves(node: Any, modules: Modules | None = None) -> bool:
+    """Whether every value that a node gives is one of its first argument's, or zero.
+
+    Padding moves values if it is with zeros, and indexing if it takes slices, or a part of what
+    was split.
+    """
+    kind = kind_of(node, modules)
+    if kind is None or not kind.moves:
+        return False
+    if kind.name == "pad":
+        return node.op == "call_module" or zero_padding(node) is not None
+    if kind.name == "index":
+        of, index = node.args
+        if has_kind(of, "split", modules=modules):
+            return True
+        return isinstance(index, tuple) and all(
+            one is None or one is Ellipsis or isinstance(one, slice) for one in index
+        )
+    return True
+
+
+def zero_padding(node: fx.Node) -> Sequence[Any] | None:
+    """Sizes that a call of ``F.pad`` and the like adds as zeros, or None if it adds others."""
+    if is_call_to(node, torch.constant_pad_nd, torch.ops.aten.constant_pad_nd):
+        mode, value = "constant", argument(node, 2, "value")
+    else:
+        mode, value = argument(node, 2, "mode"), argument(node, 3, "value")
+    sizes = argument(node, 1, "pad")
+    zeros = mode in (None, "constant") and value in (None, 0)
+    return sizes if zeros and isinstance(sizes, Sequence) else None
+
+
+def narrows(node: Any, modules: Modules | None = None) -> bool:
+    """Whether an integer kernel swallows a node if a quantizer follows it."""
+    kind = kind_of(node, modules)
+    return kind is not None and kind.narrows
+
+
+def bounds_of(node: Any, modules: Modules | None = None) -> tuple[float, float] | None:
+    """What a node clamps its input to, or None if it does not, or not to plain numbers."""
+    kind = kind_of(node, modules)
+    if kind is None or kind.bounds is None or kind.bounds_names is None:
+        return None if kind is None else kind.bounds
+    module = module_of(node, modules or {})
+    found = []
+    for position, (name, default) in enumerate(
+        zip(kind.bounds_names, kind.bounds, strict=True), start=1
+    ):
+        value = argument(node, position, name) if module is None else getattr(module, name)
+        if not (value is None or isinstance(value, (int, float))):
+            return None
+        found.append(default if value is None else float(value))
+    return found[0], found[1]
+
+
+def is_homogeneous(node: Any, modules: Modules | None = None) -> bool:
+    """Whether ``f(s x) = s f(x)`` for s > 0, in every channel by itself."""
+    kind = kind_of(node, modules)
+    return kind is not None and (kind.homogeneous or bounds_of(node, modules) == (0.0, math.inf))
+
+
+def joined_operands(
+    node: Any, is_computed: Callable[[fx.Node], bool], modules: Modules | None = None
+) -> list[fx.Node]:
+    """The operands that are quantized for an integer kernel that joins or pools tensors.
+
+    Args:
+        node: of a graph.
+        is_computed: whether an operand is a tensor that depends on the network's input.
+        modules: by name.
+
+    Returns:
+        None of them where there is no such kernel.
+    """
+    kind = kind_of(node, modules)
+    if kind is None or not kind.joins:
+        return []
+    operands: list[fx.Node] = node.all_input_nodes
+    if kind.joins == "one":
+        return operands[:1] if kind.name != "mean" or _is_over_image(node) else []
+    if kind.joins == "two":
+        return operands if len(operands) == 2 and all(map(is_computed, operands)) else []
+    return operands
+
+
+def _is_over_image(node: fx.Node) -> bool:
+    """Whether a mean is over height and width of (N, C, H, W)."""
+    axes = argument(node, 1, "dim", "axis")
+    return isinstance(axes, Sequence) and sorted(axes) in ([2, 3], [-2, -1])
+
+
+def product_calls(graph_module: fx.GraphModule) -> dict[str, str]:
+    """Multiplications of a graph that are no modules: from names of nodes to those of functions."""
+    found = {}
+    for node in graph_module.graph.nodes:
+        kind = kind_of(node)
+        if kind is not None and kind.product:
+            function = str(getattr(node.target, "__name__", node.target))
+            found[str(node.name)] = function.partition(".")[0]
+    return found
