@@ -140,6 +140,7 @@ def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
     placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
     builders: dict[Any, Callable[[dict[int, Any]], nn.Module]] = {
         aten.conv2d.default: _build_conv2d,
+        aten.conv2d.padding: _build_conv2d,
         aten.linear.default: _build_linear,
         aten.batch_norm.default: _build_batch_norm,
     }
@@ -153,13 +154,12 @@ def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
         return value
 
     for node in exported.graph.nodes:
-        if (
-            node.target in builders
-            and isinstance(node.args[1], fx.Node)
-            and node.args[1].op == "get_attr"
-        ):
-            name = _layer_name(str(node.args[1].target))
+        # BatchNorm without factors has its statistics alone.
+        first = next((a for a in node.args[1:] if isinstance(a, fx.Node)), None)
+        if node.target in builders and first is not None and first.op == "get_attr":
+            name = _layer_name(str(first.target))
             values = {index: attribute(value) for index, value in enumerate(node.args) if index}
+            values[0] = node.args[0].meta.get("val")
             path = _add_module(root, name, builders[node.target](values))
             copies[node] = graph.call_module(path, (copies[node.args[0]],))
         elif node.op == "get_attr":
@@ -188,7 +188,7 @@ def _layer_name(weight: str) -> str:
     ``head.weight`` is of ``head``; ``attn.in_proj_weight`` of ``attn.in_proj``, as one of several.
     """
     parent, _, leaf = weight.rpartition(".")
-    if leaf == "weight" and parent:
+    if leaf in ("weight", "running_mean") and parent:
         return parent
     return ".".join(filter(None, (parent, leaf.removesuffix("_weight"))))
 
@@ -231,7 +231,9 @@ def _build_linear(args: dict[int, Any]) -> nn.Module:
 
 
 def _build_batch_norm(args: dict[int, Any]) -> nn.Module:
-    layer = nn.BatchNorm2d(len(args[3]), eps=args[7], affine=args[1] is not None)
+    x: Tensor | None = args[0]
+    kind = nn.BatchNorm2d if x is None or x.ndim == 4 else nn.BatchNorm1d
+    layer = kind(len(args[3]), eps=args[7], affine=args[1] is not None)
     return _with_values(
         layer, weight=args[1], bias=args[2], running_mean=args[3], running_var=args[4]
     )
