@@ -8,17 +8,17 @@ They are listed in ``mutation_parts/*.toml``: a file below ``src/mixmix``, a tex
 once, what takes its place, and the tests that should notice. Each is made alone in a copy of the
 tree, and its tests are run there; it is *killed* if one fails, and *survives* if all pass. A text
 that was moved to another file is found there; one that is gone is reported ("text not found"), and
-so are tests that do not exist. Both have to be mended in the list.
+so are tests that cannot be run. Both have to be mended in the list.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,7 +39,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).parent / "mutation_parts"
 COPIED = ("src", "tests", "benchmarks", "docs", "pyproject.toml", "README.md")
 SURVIVED, KILLED, TIMED_OUT = "survived", "killed", "timed out"
-STALE, NO_TESTS = "text not found", "tests not found"
+STALE, NOT_RUN = "text not found", "tests cannot be run"
+# Imported once, for all mutations: most of the time of a test would go by with it.
+PRELOADED = (
+    *("torch", "torch.export", "torch.fx", "torch.nn.utils.fusion", "numba", "scipy.stats", "onnx"),
+    *("onnxscript", "onnxruntime", "torch_pruning", "PIL.Image", "typer", "jinja2", "matplotlib"),
+    *("hypothesis", "pytest"),
+)
 # Exit codes of pytest.
 PASSED, FAILED, INTERRUPTED = 0, 1, 2
 
@@ -124,9 +130,10 @@ class Tree:
             return Verdict(TIMED_OUT, "", name, seconds)
         if code == PASSED:
             return Verdict(SURVIVED, "", name, seconds)
-        if code in (FAILED, INTERRUPTED):
-            return Verdict(KILLED, first_failure(output), name, seconds)
-        return Verdict(NO_TESTS, output.strip().splitlines()[-1], name, seconds)
+        failure = first_failure(output)
+        if code in (FAILED, INTERRUPTED) and failure:
+            return Verdict(KILLED, failure, name, seconds)
+        return Verdict(NOT_RUN, (output.strip().splitlines() or [""])[-1], name, seconds)
 
     def _find(self, mutation: Mutation) -> Path | None:
         """The file that holds the text once: that of the list, or the only other one."""
@@ -142,44 +149,48 @@ class Tree:
 
     def run(self, arguments: Sequence[str], *, timeout: float) -> tuple[int | None, str]:
         """Exit code and output of pytest in this tree; no code where it took too long."""
-        environment = os.environ | {
-            "PYTHONPATH": str(self.folder / "src"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        options = ("-x", "-q", "--tb=no", "-p", "no:cacheprovider", "--show-capture=no", "-rfE")
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", *options, *arguments],
-                cwd=self.folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
+        output = self.folder / "output.txt"
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=run_tests, args=(self.folder, output, list(arguments)))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
             return None, ""
-        return done.returncode, done.stdout + done.stderr
+        return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
+
+
+def run_tests(folder: Path, output: Path, arguments: Sequence[str]) -> None:
+    """Run pytest in a tree, in a process that has imported what takes long and nothing of ours."""
+    assert not any(name.partition(".")[0] == "mixmix" for name in sys.modules)
+    with open(output, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    sys.path[:0] = [str(folder / "src")]
+    os.environ["PYTHONPATH"] = str(folder / "src")
+    sys.dont_write_bytecode = True
+    import pytest
+
+    options = ("-x", "-q", "--tb=no", "-p", "no:cacheprovider", "--assert=plain", "-rfE")
+    code = int(pytest.main([*options, *arguments]))
+    sys.stdout.flush()
+    found = sys.modules.get("mixmix")
+    if found is not None and not Path(str(found.__file__)).is_relative_to(folder):
+        print(f"the tests saw {found.__file__} instead of the copy in {folder}", flush=True)
+        code = pytest.ExitCode.INTERNAL_ERROR
+    os._exit(code)
 
 
 def first_failure(output: str) -> str:
-    """Name of the first test that failed, as in ``test_mixing.py::test_share``."""
+    """Name of the first test that failed, or of the file that cannot be imported; empty if none."""
     match = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    return match[1].removeprefix("tests/") if match else "collection"
+    return match[1].removeprefix("tests/") if match else ""
 
 
 def check_tree(tree: Tree, chosen: Sequence[Mutation], *, timeout: float) -> None:
-    """Refuse to judge by tests that fail without any mutation, or that see another tree."""
-    import_path = f"{tree.folder}/src{os.pathsep}"
-    found = subprocess.run(
-        [sys.executable, "-c", "import mixmix; print(mixmix.__file__)"],
-        env=os.environ | {"PYTHONPATH": import_path},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    if not Path(found).is_relative_to(tree.folder):
-        sys.exit(f"the tests would see {found} instead of the copy in {tree.folder}")
+    """Refuse to judge by tests that fail without any mutation."""
     # Arguments that choose within a file are for that file alone, so that files are run whole.
     files = dict.fromkeys(
         part for m in chosen for part in shlex.split(m.tests) if part.startswith("tests/")
@@ -187,7 +198,7 @@ def check_tree(tree: Tree, chosen: Sequence[Mutation], *, timeout: float) -> Non
     known = [name for name in files if (tree.folder / name.split("::")[0]).exists()]
     code, output = tree.run(known, timeout=timeout)
     if code != PASSED:
-        failed = "timed out" if code is None else first_failure(output)
+        failed = "timed out" if code is None else first_failure(output) or output[-500:]
         sys.exit(f"the tests fail without any mutation ({failed}); mend them first")
 
 
@@ -250,6 +261,8 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{m.full_name}  {m.file}" for m in chosen))
         return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
     rows = []
     with tempfile.TemporaryDirectory(prefix="mixmix-mutations-") as folder:
         trees = [Tree(Path(folder, str(number))) for number in range(max(1, arguments.jobs))]
