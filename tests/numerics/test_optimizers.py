@@ -100,6 +100,11 @@ def test_scales_learn_slower_than_weights(monkeypatch: pytest.MonkeyPatch) -> No
     assert told[0]["(8, 1, 1, 1)"] == told[0]["()"] == pytest.approx(0.001)
 
 
+def mixed_by(way: str) -> Augmentation:
+    """All images are mixed, and nothing else is done to them."""
+    return Augmentation(0, False, 0.0, 20.0, 1.4, 1.35, 0.0, 0.0, (way,), 1.0)
+
+
 class Recording(nn.Module):
     """Keeps what it is given, and how dropout left it."""
 
@@ -129,7 +134,7 @@ def test_labels_of_mixed_images_weigh_as_their_pixels(mixing: str) -> None:
     start = student.head.weight.detach().clone(), student.head.bias.detach().clone()
     settings = TrainingSettings(
         steps=3, batch_size=8, kl_weight=0.0, feature_weight=0.0, ce_weight=1.0,
-        augmentation=Augmentation(shift=0, flip=False, mixing=(mixing,), mixing_share=1.0),
+        augmentation=mixed_by(mixing),
     )  # fmt: skip
     steps = train_(student, Recording().eval(), data, spec, settings, seed=0)
     share = student.inputs[0].mean((1, 2, 3))

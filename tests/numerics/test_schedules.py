@@ -7,6 +7,7 @@ at every step, so that it does not matter where in the code a rate is computed.
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -157,9 +158,8 @@ def test_fine_tuning_is_at_rates_relative_to_weights(monkeypatch: pytest.MonkeyP
 
 
 def test_rates_of_rounding_along_the_way() -> None:
-    settings = ReconstructionSettings(rounding_rate=0.5, weight_scale_rate=0.25, pull=8.0)
+    # In order: of the rounding, of the scales of weights, of the step sizes, and the pull.
+    settings = ReconstructionSettings(8, 32, 2048, 0.5, 0.25, 2e-3, 8.0)
     for progress in (0.0, 0.25, 0.5, 1.0):
-        rates = rates_at(progress, settings)
-        assert rates.share == 0.5
-        assert rates.pull == 8.0 * progress
-        assert rates.scale == pytest.approx(0.25 * (1 + math.cos(math.pi * progress)) / 2)
+        wanted = (0.5, 0.25 * (1 + math.cos(math.pi * progress)) / 2, 8.0 * progress)
+        assert astuple(rates_at(progress, settings)) == pytest.approx(wanted)

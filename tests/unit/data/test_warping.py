@@ -27,7 +27,9 @@ def in_pixels(matrices: Tensor, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def drawn(count: int = 400, seed: int = 0, **ranges: float) -> tuple[np.ndarray, Tensor]:
-    within = WarpRange(**({"share": 1.0, "rotation": 0.0, "zoom": 1.0, "stretch": 1.0} | ranges))
+    within = WarpRange(
+        *({"share": 1.0, "rotation": 0.0, "zoom": 1.0, "stretch": 1.0} | ranges).values()
+    )
     warps = draw_warps(count, SIZE, within, generator=torch.Generator().manual_seed(seed))
     return in_pixels(warps.matrix), warps.chosen
 
@@ -78,7 +80,7 @@ def test_share_of_images(share: float) -> None:
 
 def test_pixels_are_those_of_scipy() -> None:
     images = torch.rand(6, 2, *SIZE, generator=torch.Generator().manual_seed(0))
-    within = WarpRange(share=0.7, rotation=50.0, zoom=1.6, stretch=1.5)
+    within = WarpRange(0.7, 50.0, 1.6, 1.5)
     warps = draw_warps(6, SIZE, within, generator=torch.Generator().manual_seed(1))
     found = warp_images(images, warps)
     assert 0 < int(warps.chosen.sum()) < 6

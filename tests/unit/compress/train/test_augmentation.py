@@ -85,7 +85,7 @@ def test_contrast_spreads_pixels_about_their_mean_and_brightness_adds() -> None:
     gray = 0.4 + 0.2 * draw()  # so that nothing is cut off
     for contrast, brightness in ((0.5, 0.0), (0.0, 0.1)):
         settings = Augmentation(
-            shift=0, flip=False, mixing_share=0.0, contrast=contrast, brightness=brightness
+            0, False, 0.0, 20.0, 1.4, 1.35, contrast, brightness, ("shrink",), 0.0
         )
         views = augment(gray, gray, settings, generator=torch.Generator().manual_seed(0)).images
         moved = views.mean((1, 2, 3)) - gray.mean((1, 2, 3))

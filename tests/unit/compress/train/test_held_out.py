@@ -24,7 +24,7 @@ def test_the_last_images_are_held_out_one_of_nine_at_most(
 
 def test_every_view_is_a_mixture_and_the_seed_decides() -> None:
     data = tiny_images(6)
-    plain = Augmentation(shift=0, flip=False, mixing_share=0.0)
+    plain = Augmentation(0, False)
     views, again, other = (mixtures_of(data, plain, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(views, again) and not torch.equal(views, other)
     assert len(views) % 6 == 0 and len(views) > 6
