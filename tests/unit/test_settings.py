@@ -60,6 +60,10 @@ def test_what_is_written_is_read_back() -> None:
         ({"title": "x", "shapes": {"shape": "circle"}}, r"Drawing\.shapes must be a list"),
         ({"title": "x", "shapes": [{"shape": "star"}]}, "'star' is no shape .* circle, square"),
         ({"title": "x", "shapes": [{"shape": "circle", "radius": "big"}]}, "must be a number"),
+        (
+            {"title": "x", "frame": {"shape": "circle", "radius": True}},
+            "must be a number, got True",
+        ),
         ({"title": "x", "shapes": [{"shape": "square", "sides": [1]}]}, "must have 2 values"),
         ({"title": "x", "notes": {"a": True}}, r"Drawing\.notes\.a must be a whole number"),
         ({"title": "x", "frame": 3}, "expected a table of Circle fields, got 3"),

@@ -281,3 +281,15 @@ def test_a_contact_sheet_of_more_classes_than_images_has_no_gaps(tmp_path: Path)
     data = ImageSet(images, torch.arange(6) * 7, torch.zeros(6, 50), {})
     with Image.open(data.contact_sheet(tmp_path / "sheet.png", columns=4)) as picture:
         assert picture.size == (4 * 5 + 1, 2 * 131 + 1)
+
+
+def test_every_value_of_a_pixel_survives_the_disk(tmp_path: Path) -> None:
+    pixels = (torch.arange(256.0) / 255).view(1, 1, 16, 16)
+    data = ImageSet(pixels, torch.zeros(1, dtype=torch.int64), torch.ones(1, 2) / 2, {})
+    data.save(tmp_path / "saved")
+    assert torch.equal(ImageSet.load(tmp_path / "saved").images, pixels)
+    # What lies between two values goes to the nearer one.
+    between = ImageSet(pixels * 254.7 / 255, data.labels, data.soft_labels, {})
+    between.save(tmp_path / "rounded")
+    found = ImageSet.load(tmp_path / "rounded").images * 255
+    assert float((found - between.images * 255).abs().max()) <= 0.5

@@ -59,6 +59,17 @@ def test_jitter_and_flip_move_pixels_and_keep_them_all() -> None:
     assert len(seen) == 3 * 3 * 2
 
 
+def test_flips_are_from_left_to_right_in_half_of_the_cases() -> None:
+    images = torch.rand(2, 3, 5, 7, generator=generator())
+    views = [
+        jitter_and_flip(images, jitter=0, flip=True, generator=generator(seed))
+        for seed in range(100)
+    ]
+    mirrored = images[:, :, :, [6, 5, 4, 3, 2, 1, 0]]
+    assert all(torch.equal(view, images) or torch.equal(view, mirrored) for view in views)
+    assert 30 < sum(torch.equal(view, mirrored) for view in views) < 70
+
+
 def test_no_jitter_and_no_flip_change_nothing() -> None:
     images = torch.rand(2, 3, 5, 7)
     assert torch.equal(jitter_and_flip(images, jitter=0, flip=False, generator=generator()), images)

@@ -71,6 +71,11 @@ def test_interrupt_of_the_main_thread_stops_all() -> None:
             check()
 
     before = torch.get_num_threads()
-    with pytest.raises(KeyboardInterrupt):
-        run_side_by_side([endless(started), interrupt], at_once=2, threads_per_job=2)
+    # Whatever starts the tests in the background may ignore interrupts, and then they would hang.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_side_by_side([endless(started), interrupt], at_once=2, threads_per_job=2)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert torch.get_num_threads() == before

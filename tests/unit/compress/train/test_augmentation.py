@@ -81,6 +81,21 @@ def test_contrast_and_brightness_stay_in_range() -> None:
     assert not torch.allclose(images, draw())
 
 
+def test_contrast_spreads_pixels_about_their_mean_and_brightness_adds() -> None:
+    gray = 0.4 + 0.2 * draw()  # so that nothing is cut off
+    for contrast, brightness in ((0.5, 0.0), (0.0, 0.1)):
+        settings = Augmentation(
+            0, False, 0.0, 20.0, 1.4, 1.35, contrast, brightness, ("shrink",), 0.0
+        )
+        views = augment(gray, gray, settings, generator=torch.Generator().manual_seed(0)).images
+        moved = views.mean((1, 2, 3)) - gray.mean((1, 2, 3))
+        spread = views.std((1, 2, 3)) / gray.std((1, 2, 3))
+        assert float(moved.abs().max()) <= brightness + 1e-5
+        assert float((spread - 1).abs().max()) <= contrast + 1e-5
+        assert len((spread if contrast else moved).unique()) == len(gray)
+        assert torch.allclose(moved if contrast else spread - 1, torch.zeros(8), atol=1e-5)
+
+
 @pytest.mark.parametrize("mixing", ["shrink", "cutmix", "mixup"])
 def test_share_is_that_of_the_second_image(mixing: str) -> None:
     settings = Augmentation(shift=0, flip=False, mixing=(mixing,), mixing_prob=1.0)
