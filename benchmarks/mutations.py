@@ -282,7 +282,7 @@ def main() -> None:
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    from mixmix.report import benchmark_record
+    from mixmix.report.record import benchmark_record
     from mixmix.runtime.storage import write_json
 
     question = "Which faults would the tests let pass?"

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from mixmix import Compressed, Model, Quantize, compress, export
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import CaptureError
-from mixmix.graph.capture import capture, fold_batch_norms
+from mixmix.graph.capture import capture
 from mixmix.graph.equalize import equalize_layers
+from mixmix.graph.fold import fold_batch_norms
 from mixmix.graph.layer_moments import grouped_rows, layer_columns
 from mixmix.graph.pointwise import apply_layer, safe_gradients
 from mixmix.graph.quantized import QuantizedLayer
