@@ -421,10 +421,11 @@ held_out = 4
 method = "prune-channels"
 max_macs = 0.7
 round_to = 1
-recovery = [{recovery = "batch-norm"}, {recovery = "fine-tune", training.steps = 2}]
+recovery = [{recovery = "batch-norm"}, {recovery = "fine-tune", held_out = 0, training.steps = 2}]
 
 [[methods]]
 method = "quantize-aware"
+held_out = 0
 training.steps = 2
 base = {method = "quantize", bits = "W4A4", reconstruction.iterations = 2, first_last_bits = "none"}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from mixmix.cli.execute import Outcome, execute
 from mixmix.cli.options import Fields, Given, Option, parameters
 from mixmix.cli.run_file import Run
 
@@ -22,19 +23,19 @@ __all__ = [
     "PROCESS",
     "ZOO",
     "Command",
-    "command_line",
+    "do",
+    "do_run",
     "file_out",
-    "run_of",
     "written_as",
 ]
 
 _RUN = "mixmix.cli.run_file"
 
-MODEL = Fields("model", f"{_RUN}:ModelSection", ("reference --model -m",))
-ZOO = Fields("zoo", f"{_RUN}:ZooSection", ("models --zoo -z", "weights --weight"))
-DATA = Fields("images", f"{_RUN}:ImagesSection", ("folders! --data",))
-HELD_OUT = Fields("images", f"{_RUN}:ImagesSection", ("held_out",))
-PROCESS = Fields("run", f"{_RUN}:Run", ("seed", "device", "threads"))
+MODEL = Fields("model", f"{_RUN}:ModelSection", "reference --model -m")
+ZOO = Fields("zoo", f"{_RUN}:ZooSection", "models --zoo -z, weights --weight")
+DATA = Fields("images", f"{_RUN}:ImagesSection", "folders! --data")
+HELD_OUT = Fields("images", f"{_RUN}:ImagesSection", "held_out")
+PROCESS = Fields("run", f"{_RUN}:Run", "seed, device, threads")
 JSON = Option("json", bool, "Print one JSON object.", False, ("--json",))
 
 
@@ -68,16 +69,25 @@ def file_out(help: str) -> Option:
     return Option("out", Path, help, ...)
 
 
-def written_as(out: Path) -> dict[str, Any]:
+def written_as(out: Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Entries of a run that writes one file."""
-    return {"out": str(out.parent), "export": {"file": out.name}}
+    return {"out": str(out.parent), "export": {"file": out.name, **(settings or {})}}
 
 
-def run_of(given: Given, sections: Mapping[str, Any]) -> Run:
-    """The run of a command: its sections, and what all commands take."""
-    return Run.from_dict({**given.fields("run"), **sections})
+def do(given: Given, sections: Mapping[str, Any], *, record: bool = True) -> Outcome:
+    """Do the run of a command: its sections, and what all commands take.
+
+    Args:
+        given: the options of the command.
+        sections: entries of the run, in plain types.
+        record: whether the run is written beside its results.
+    """
+    return do_run(Run.from_dict({**given.fields("run"), **sections}), record=record)
 
 
-def command_line() -> str:
-    """This command, to be pasted into a shell."""
-    return shlex.join(["mixmix", *sys.argv[1:]])
+def do_run(run: Run, *, record: bool = True) -> Outcome:
+    """Do a run and write it beside its results, with the command that this is."""
+    outcome = execute(run)
+    if record and outcome.is_main:
+        run.write(shlex.join(["mixmix", *sys.argv[1:]]))
+    return outcome

@@ -9,12 +9,10 @@ from mixmix.cli.command import (
     MODEL,
     PROCESS,
     Command,
-    command_line,
+    do,
     file_out,
-    run_of,
     written_as,
 )
-from mixmix.cli.execute import execute
 from mixmix.cli.options import Fields, Given, Option
 from mixmix.cli.output import report_file
 from mixmix.errors import InputError
@@ -40,7 +38,7 @@ def _distill(given: Given) -> None:
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
     if given["ensemble"]:
         method["ensemble"] = zoo
-    run = run_of(
+    outcome = do(
         given,
         {
             "model": given.fields("model"),
@@ -49,8 +47,6 @@ def _distill(given: Given) -> None:
             **written_as(given["out"]),
         },
     )
-    outcome = execute(run)
-    run.write(command_line())
     assert outcome.compressed is not None
     extra = {
         "setting": outcome.methods[0].setting,  # type: ignore[attr-defined]
@@ -77,22 +73,17 @@ DISTILL = Command(
             "repeat. Without any, only the images of --data are used.",
             panel=_IMAGES,
         ),
-        Fields("images", "mixmix.cli.run_file:ImagesSection", ("folders --data",), panel=_IMAGES),
+        Fields("images", "mixmix.cli.run_file:ImagesSection", "folders --data", panel=_IMAGES),
         Fields(
             "fresh",
             "mixmix.compress.train.generated_images:GeneratedImages",
-            ("every_steps", "synthesis.objective.adversarial_weight"),
+            "every_steps, synthesis.objective.adversarial_weight",
             panel=_IMAGES,
         ),
         Fields(
             "distill",
             _DISTILL,
-            (
-                "training.steps",
-                "training.batch_size",
-                "training.learning_rate",
-                "training.feature_weight",
-            ),
+            "training.steps, training.batch_size, training.learning_rate, training.feature_weight",
             panel=_TRAINING,
         ),
         Option(
@@ -103,7 +94,7 @@ DISTILL = Command(
             ("--ensemble",),
             panel=_TRAINING,
         ),
-        Fields("distill", _DISTILL, ("checkpoints",), panel=_TRAINING),
+        Fields("distill", _DISTILL, "checkpoints", panel=_TRAINING),
         PROCESS,
         JSON,
     ),

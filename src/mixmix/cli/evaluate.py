@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixmix.cli.command import JSON, PROCESS, Command, command_line, file_out, run_of, written_as
-from mixmix.cli.execute import execute
+from mixmix.cli.command import JSON, PROCESS, Command, do, file_out, written_as
 from mixmix.cli.options import Fields, Given, Option
 from mixmix.cli.output import report
 from mixmix.errors import InputError
@@ -23,9 +22,7 @@ def _export(given: Given) -> None:
         raise InputError(f"--out must name an .onnx file, got {out}")
     else:
         sections = {"model": {"reference": source}, **written_as(out)}
-    run = run_of(given, sections)
-    outcome = execute(run)
-    run.write(command_line())
+    outcome = do(given, sections)
     content: dict[str, Any] = {"out": str(out)}
     if outcome.artifact is not None:
         content["size_bytes"] = outcome.artifact.size_bytes
@@ -36,7 +33,7 @@ def _export(given: Given) -> None:
 
 def _evaluate(given: Given) -> None:
     section = {"model": given["model"], **given.fields("evaluation")}
-    outcome = execute(run_of(given, {"evaluation": section}))
+    outcome = do(given, {"evaluation": section}, record=False)
     assert outcome.evaluation is not None
     content = {"model": given["model"]} | outcome.evaluation.to_dict()
     report(content, [{"field": k, "value": str(v)} for k, v in content.items()], given["json"])
@@ -74,7 +71,7 @@ EVALUATE = Command(
             ...,
             ("argument",),
         ),
-        Fields("evaluation", "mixmix.cli.run_file:EvaluationSection", ("data", "reference")),
+        Fields("evaluation", "mixmix.cli.run_file:EvaluationSection", "data, reference"),
         PROCESS,
         JSON,
     ),

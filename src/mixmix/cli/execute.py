@@ -14,12 +14,19 @@ from mixmix.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mixmix.compress.method import Compressed, Method
-    from mixmix.evaluate.estimation import Estimate
-    from mixmix.evaluate.evaluation import Evaluated, Evaluation
-    from mixmix.export import Artifact
-    from mixmix.models import Model, Zoo
-    from mixmix.synthesis import AmortizedSettings, ImageSet, SynthesisSettings
+    from mixmix import (
+        AmortizedSettings,
+        Artifact,
+        Compressed,
+        Estimate,
+        Evaluation,
+        ImageSet,
+        Method,
+        Model,
+        SynthesisSettings,
+        Zoo,
+    )
+    from mixmix.evaluate.evaluation import Evaluated
 
 __all__ = ["Outcome", "execute"]
 
@@ -98,7 +105,7 @@ def execute(run: Run) -> Outcome:
 
 def _settings(run: Run) -> SynthesisSettings | AmortizedSettings | None:
     """How images are made, if they are."""
-    from mixmix.synthesis import AmortizedSettings, recipe
+    from mixmix import AmortizedSettings, recipe
 
     if run.generation is not None:
         settings: AmortizedSettings = changed(AmortizedSettings(), run.generation.settings)
@@ -134,8 +141,8 @@ def _make_images(run: Run, zoo: Zoo, settings: Any, outcome: Outcome) -> ImageSe
 def _synthesize(
     run: Run, section: SynthesisSection, zoo: Zoo, settings: SynthesisSettings, folder: Path
 ) -> ImageSet:
+    from mixmix import synthesize
     from mixmix.runtime import distributed
-    from mixmix.synthesis import synthesize
 
     start = None if section.start is None else load_images([section.start])
     with (
@@ -158,7 +165,7 @@ def _synthesize(
 def _generate(
     run: Run, section: GenerationSection, zoo: Zoo, settings: AmortizedSettings, folder: Path
 ) -> ImageSet:
-    from mixmix.synthesis import generate
+    from mixmix import generate
 
     with progress_bar("generating") as advance:
         return generate(
@@ -174,9 +181,7 @@ def _generate(
 
 def _compress(run: Run, model: Model, outcome: Outcome) -> None:
     """Compress a model, write it, and estimate the loss of accuracy."""
-    from mixmix.compress.method import Compressed, compress
-    from mixmix.evaluate.estimation import estimate_accuracy
-    from mixmix.export import export
+    from mixmix import Compressed, compress, estimate_accuracy, export
 
     compressed, judged, probe = Compressed(model.module, model.spec), None, None
     if run.methods:
@@ -225,8 +230,9 @@ def _format(file: Path) -> str:
 
 
 def _evaluate(section: EvaluationSection, outcome: Outcome, device: str) -> Evaluation:
+    from mixmix import evaluate
     from mixmix.cli.labeled_images import labeled_images
-    from mixmix.evaluate.evaluation import Predictor, evaluate
+    from mixmix.evaluate.evaluation import Predictor
 
     def loaded(reference: str) -> Evaluated:
         # Files of graphs run as they are.

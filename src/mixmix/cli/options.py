@@ -52,15 +52,15 @@ class Fields:
     Attributes:
         group: by which ``Given`` knows their values.
         source: the class, as ``MODULE:CLASS``.
-        names: each a field, or the path of a field of nested settings (``training.steps``); an
-            exclamation mark if the option must be given; and the names of the option where they
-            differ from ``--field``.
+        names: fields, separated by commas: each a name, or the path of a field of nested settings
+            (``training.steps``); an exclamation mark if the option must be given; and the names of
+            the option where they differ from ``--field``.
         panel: heading in the help.
     """
 
     group: str
     source: str
-    names: tuple[str, ...]
+    names: str
     panel: str | None = None
 
     def options(self) -> Iterator[tuple[str, Option]]:
@@ -69,7 +69,7 @@ class Fields:
         Raises:
             AttributeError: if the class has no such field.
         """
-        for line in self.names:
+        for line in self.names.split(","):
             path, *declarations = line.split()
             option = self._option(path.rstrip("!"), tuple(declarations))
             if path.endswith("!") or option.default is MISSING:

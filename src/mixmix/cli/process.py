@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from mixmix.errors import InputError, RankError
 
 if TYPE_CHECKING:
-    from mixmix.models import Zoo
-    from mixmix.synthesis import ImageSet
+    from mixmix import ImageSet, Zoo
     from mixmix.synthesis.schedule import Schedule
 
 __all__ = ["load_images", "load_zoo", "prepare", "print_schedule", "progress_bar"]
@@ -54,7 +53,7 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
 
 def load_images(folders: Sequence[Path]) -> ImageSet:
     """The images of all folders; warns of shards that cannot be read, and leaves them out."""
-    from mixmix.synthesis import ImageSet
+    from mixmix import ImageSet
 
     loaded = [ImageSet.load(folder) for folder in folders]
     images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)
@@ -65,7 +64,7 @@ def load_images(folders: Sequence[Path]) -> ImageSet:
 
 def load_zoo(references: Sequence[str], weights: Sequence[float] | None, device: str) -> Zoo:
     """The networks of these references; prints which of them take part without their labels."""
-    from mixmix.models import Zoo
+    from mixmix import Zoo
 
     zoo = Zoo.load(references, weights=weights or None, device=device)
     for member in zoo.members:

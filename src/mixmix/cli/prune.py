@@ -13,12 +13,10 @@ from mixmix.cli.command import (
     MODEL,
     PROCESS,
     Command,
-    command_line,
+    do,
     file_out,
-    run_of,
     written_as,
 )
-from mixmix.cli.execute import execute
 from mixmix.cli.options import Fields, Given, Option
 from mixmix.cli.output import report_file
 from mixmix.cli.quantize import quantization
@@ -44,7 +42,7 @@ def _prune(given: Given) -> None:
         methods.append(quantization({"bits": bits}, steps, folder))
     elif steps:
         raise InputError("--then-train needs a quantized network; give its bits by --then-quantize")
-    run = run_of(
+    outcome = do(
         given,
         {
             "model": given.fields("model"),
@@ -53,8 +51,6 @@ def _prune(given: Given) -> None:
             **written_as(given["out"]),
         },
     )
-    outcome = execute(run)
-    run.write(command_line())
     assert outcome.compressed is not None
     extra = {
         "setting": outcome.methods[0].setting,  # type: ignore[attr-defined]
@@ -128,13 +124,13 @@ PRUNE = Command(
         Fields(
             "prune",
             "mixmix.compress.prune.weights.prune:Prune",
-            ("sparsity", "pattern", "criterion", "allocation", "skip", "rounds"),
+            "sparsity, pattern, criterion, allocation, skip, rounds",
             panel=_WEIGHTS,
         ),
         Fields(
             "channels",
             _CHANNELS_CLASS,
-            ("max_macs", "max_parameters", "max_latency", "importance"),
+            "max_macs, max_parameters, max_latency, importance",
             panel=_CHANNELS,
         ),
         Option(
@@ -155,13 +151,13 @@ PRUNE = Command(
         Fields(
             "fine-tune",
             "mixmix.compress.recover.fine_tuning:FineTune",
-            ("training.steps",),
+            "training.steps",
             panel=_TUNING,
         ),
         Fields(
             "prune",
             "mixmix.compress.prune.weights.prune:Prune",
-            ("checkpoints",),
+            "checkpoints",
             panel=_TUNING,
         ),
         Option("then_quantize", str | None, "Bits to quantize to after pruning, such as W8A8."),

@@ -13,12 +13,10 @@ from mixmix.cli.command import (
     MODEL,
     PROCESS,
     Command,
-    command_line,
+    do,
     file_out,
-    run_of,
     written_as,
 )
-from mixmix.cli.execute import execute
 from mixmix.cli.options import NO_VALUE, Fields, Given, Option
 from mixmix.cli.output import report_file
 from mixmix.errors import InputError
@@ -48,25 +46,18 @@ def quantization(table: Mapping[str, Any], steps: int, checkpoints: str | None) 
 
 
 def _quantize(given: Given) -> None:
-    run = run_of(
+    outcome = do(
         given,
         {
             "model": given.fields("model"),
             "images": given.fields("images"),
             "methods": [_method(given)],
-            **_written(given),
+            **written_as(given["out"], given.fields("export")),
         },
     )
-    outcome = execute(run)
-    run.write(command_line())
     assert outcome.compressed is not None
     _report_sensitivity(outcome.compressed, given["sensitivity"], as_json=given["json"])
     report_file({"setting": given["bits"]}, outcome, given["json"])
-
-
-def _written(given: Given) -> dict[str, Any]:
-    content = written_as(given["out"])
-    return content | {"export": content["export"] | given.fields("export")}
 
 
 def _method(given: Given) -> dict[str, Any]:
@@ -99,7 +90,7 @@ def _report_sensitivity(compressed: Compressed, path: Path | None, *, as_json: b
     from rich.console import Console
 
     from mixmix.compress.quantize.sensitivity_table import SensitivityTable
-    from mixmix.report import print_sensitivity
+    from mixmix.report.sensitivity import print_sensitivity
 
     found = [chosen for chosen in compressed.settings if "sensitivity" in chosen]
     if not found:
@@ -119,8 +110,8 @@ QUANTIZE = Command(
         MODEL,
         DATA,
         file_out("File to write: .onnx, or .pt2 for PyTorch."),
-        Fields("export", "mixmix.cli.run_file:ExportSection", ("optimize_for",)),
-        Fields("quantize", _QUANTIZE, ("bits",)),
+        Fields("export", "mixmix.cli.run_file:ExportSection", "optimize_for"),
+        Fields("quantize", _QUANTIZE, "bits"),
         HELD_OUT,
         Option(
             "all_layers",
@@ -133,25 +124,22 @@ QUANTIZE = Command(
         Fields(
             "quantize",
             _QUANTIZE,
-            (
-                "per_channel --per-channel/--per-tensor",
-                "symmetric_weights --symmetric-weights/--affine-weights",
-                "symmetric_activations --symmetric-activations/--affine-activations",
-                "equalize",
-                "correct_bias",
-            ),
+            "per_channel --per-channel/--per-tensor, "
+            "symmetric_weights --symmetric-weights/--affine-weights, "
+            "symmetric_activations --symmetric-activations/--affine-activations, "
+            "equalize, correct_bias",
             panel=_GRID,
         ),
         Fields(
             "quantize",
             _QUANTIZE,
-            ("reconstruction.iterations", "reconstruction.loss", "views", "memory_gib"),
+            "reconstruction.iterations, reconstruction.loss, views, memory_gib",
             panel=_LEARNING,
         ),
         Fields(
             "mixed",
             "mixmix.compress.quantize.mixed_precision:MixedPrecision",
-            ("max_size_ratio --max-size", "max_bitops_ratio --max-bitops", "choices"),
+            "max_size_ratio --max-size, max_bitops_ratio --max-bitops, choices",
             panel=_BUDGET,
         ),
         Option(
@@ -168,7 +156,7 @@ QUANTIZE = Command(
         Fields(
             "training",
             "mixmix.compress.quantize.quantize_aware:QuantizeAware",
-            ("checkpoints",),
+            "checkpoints",
             panel=_TRAINING,
         ),
         PROCESS,

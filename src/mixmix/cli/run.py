@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mixmix.cli.command import JSON, PROCESS, Command, command_line, run_of
-from mixmix.cli.execute import Outcome, execute
+from mixmix.cli.command import JSON, PROCESS, Command, do, do_run
+from mixmix.cli.execute import Outcome
 from mixmix.cli.options import Fields, Given, Option
 from mixmix.cli.output import file_content, file_title, images_content, layer_rows, report
 from mixmix.cli.run_file import Run
@@ -19,16 +19,15 @@ def _run(given: Given) -> None:
     run = Run.read(given["file"])
     if given["out"] is not None:
         run = replace(run, out=given["out"])
-    outcome = execute(run)
+    outcome = do_run(run)
     if not outcome.is_main:
         return
-    record = run.write(command_line())
     if outcome.demo is not None:
         _report_demo(outcome.demo, run.out, given["json"])
         return
     content = _content(outcome)
     if given["json"]:
-        report({"run": str(record), **content}, [], True)
+        report({"run": str(run.record), **content}, [], True)
         return
     facts = {**content.get("images", {}), **content.get("evaluation", {})}
     if outcome.compressed is not None:
@@ -51,11 +50,9 @@ def _content(outcome: Outcome) -> dict[str, Any]:
 
 
 def _demo(given: Given) -> None:
-    run = run_of(given, {"out": str(given["out"]), "demo": given.fields("demo")})
-    outcome = execute(run)
-    run.write(command_line())
+    outcome = do(given, {"out": str(given["out"]), "demo": given.fields("demo")})
     assert outcome.demo is not None
-    _report_demo(outcome.demo, run.out, given["json"])
+    _report_demo(outcome.demo, given["out"], given["json"])
 
 
 def _report_demo(result: dict[str, Any], out: Path, as_json: bool) -> None:
@@ -92,7 +89,7 @@ DEMO = Command(
     example="mixmix demo --out mixmix-demo --compare",
     options=(
         Option("out", Path, "Folder for the results.", Path("mixmix-demo")),
-        Fields("demo", "mixmix.cli.run_file:DemoSection", ("compare --compare",)),
+        Fields("demo", "mixmix.cli.run_file:DemoSection", "compare --compare"),
         PROCESS,
         JSON,
     ),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixmix.cli.command import JSON, PROCESS, ZOO, Command, command_line, run_of
-from mixmix.cli.execute import execute
+from mixmix.cli.command import JSON, PROCESS, ZOO, Command, do
 from mixmix.cli.options import Fields, Given
 from mixmix.cli.output import images_content, report
-from mixmix.cli.run_file import Run
 
 __all__ = ["GENERATE", "SYNTHESIZE"]
 
-_OUT = Fields("run", "mixmix.cli.run_file:Run", ("out!",))
+_OUT = Fields("run", "mixmix.cli.run_file:Run", "out!")
 
 
 def _synthesize(given: Given) -> None:
@@ -21,21 +19,19 @@ def _synthesize(given: Given) -> None:
     if scales and scales[-1] < 1:
         settings["scales"] = [*scales, 1.0]
     section = {**given.fields("synthesis"), "folder": ".", **settings}
-    _make(run_of(given, {"zoo": given.fields("zoo"), "synthesis": section}), given["json"])
+    _make(given, "synthesis", section)
 
 
 def _generate(given: Given) -> None:
     section = {**given.fields("generation"), "folder": ".", **given.fields("settings")}
-    _make(run_of(given, {"zoo": given.fields("zoo"), "generation": section}), given["json"])
+    _make(given, "generation", section)
 
 
-def _make(run: Run, as_json: bool) -> None:
-    outcome = execute(run)
-    if not outcome.is_main:
-        return
-    run.write(command_line())
-    content: dict[str, Any] = {"out": str(run.out), **images_content(outcome)}
-    report(content, [content], as_json)
+def _make(given: Given, section: str, content: dict[str, Any]) -> None:
+    outcome = do(given, {"zoo": given.fields("zoo"), section: content})
+    if outcome.is_main:
+        facts = {"out": given.fields("run")["out"], **images_content(outcome)}
+        report(facts, [facts], given["json"])
 
 
 SYNTHESIZE = Command(
@@ -50,12 +46,12 @@ SYNTHESIZE = Command(
         Fields(
             "settings",
             "mixmix.synthesis.settings:SynthesisSettings",
-            ("num_images -n", "iterations", "batch_size", "members_per_step", "scales --scale"),
+            "num_images -n, iterations, batch_size, members_per_step, scales --scale",
         ),
         Fields(
             "synthesis",
             "mixmix.cli.run_file:SynthesisSection",
-            ("recipe", "start", "memory_gib"),
+            "recipe, start, memory_gib",
         ),
         PROCESS,
         JSON,
@@ -75,12 +71,12 @@ GENERATE = Command(
         Fields(
             "generation",
             "mixmix.cli.run_file:GenerationSection",
-            ("num_images -n", "warmup_rounds"),
+            "num_images -n, warmup_rounds",
         ),
         Fields(
             "settings",
             "mixmix.synthesis.amortized:AmortizedSettings",
-            ("objective.iterations --steps", "objective.batch_size"),
+            "objective.iterations --steps, objective.batch_size",
         ),
         PROCESS,
         JSON,

@@ -59,17 +59,7 @@ class Outer:
 OUTER = Fields(
     "outer",
     f"{__name__}:Outer",
-    (
-        "count -n",
-        "pattern",
-        "flip",
-        "limit",
-        "scales --scale",
-        "names --name",
-        "box",
-        "folder",
-        "inner.rate",
-    ),
+    "count -n, pattern, flip, limit, scales --scale, names --name, box, folder, inner.rate",
 )
 
 
@@ -132,7 +122,7 @@ def test_what_is_no_number_is_refused() -> None:
 def test_a_field_that_vanished_is_an_error() -> None:
     for name in ("missing", "inner.missing"):
         with pytest.raises(AttributeError, match="has no field 'missing'; it has "):
-            list(Fields("outer", f"{__name__}:Outer", (name,)).options())
+            list(Fields("outer", f"{__name__}:Outer", name).options())
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
