@@ -33,6 +33,7 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
     import torch
 
     from mixmix.runtime import distributed
+    from mixmix.runtime.allocator import keep_freed_memory
 
     if not together and distributed.world_size() > 1:
         message = (
@@ -40,6 +41,7 @@ def prepare(device: str, threads: int | None, *, together: bool = False) -> None
             "start it without torchrun"
         )
         raise InputError(message) if distributed.is_main() else RankError(message)
+    keep_freed_memory()
     if threads is not None:
         if threads < 1:
             raise InputError(f"threads must be >= 1, got {threads}")
