@@ -46,6 +46,8 @@ def quantization(table: Mapping[str, Any], steps: int, checkpoints: str | None) 
 
 
 def _quantize(given: Given) -> None:
+    from mixmix import Quantize
+
     outcome = do(
         given,
         {
@@ -57,7 +59,8 @@ def _quantize(given: Given) -> None:
     )
     assert outcome.compressed is not None
     _report_sensitivity(outcome.compressed, given["sensitivity"], as_json=given["json"])
-    report_file({"setting": given["bits"]}, outcome, given["json"])
+    bits = given.fields("quantize").get("bits", Quantize.bits)
+    report_file({"setting": bits.upper()}, outcome, given["json"])
 
 
 def _method(given: Given) -> dict[str, Any]:

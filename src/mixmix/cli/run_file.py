@@ -34,7 +34,15 @@ _S = TypeVar("_S", bound="_WithSettings")
 
 
 @dataclass(frozen=True)
-class ModelSection(Settings):
+class _Section(Settings):
+    """A section whose fields without a value are left out of the file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().to_dict().items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ModelSection(_Section):
     """The network to compress.
 
     Attributes:
@@ -47,7 +55,7 @@ class ModelSection(Settings):
 
 
 @dataclass(frozen=True)
-class ZooSection(Settings):
+class ZooSection(_Section):
     """The networks that images are synthesized from.
 
     Attributes:
@@ -62,7 +70,7 @@ class ZooSection(Settings):
 
 
 @dataclass(frozen=True)
-class _WithSettings(Settings):
+class _WithSettings(_Section):
     """A section with the fields of a settings class beside its own."""
 
     settings: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
@@ -115,7 +123,7 @@ class GenerationSection(_WithSettings):
 
 
 @dataclass(frozen=True)
-class ImagesSection(Settings):
+class ImagesSection(_Section):
     """The images to compress with, joined to those that the run makes.
 
     Attributes:
@@ -128,7 +136,7 @@ class ImagesSection(Settings):
 
 
 @dataclass(frozen=True)
-class ExportSection(Settings):
+class ExportSection(_Section):
     """The file to write.
 
     Attributes:
@@ -142,7 +150,7 @@ class ExportSection(Settings):
 
 
 @dataclass(frozen=True)
-class EvaluationSection(Settings):
+class EvaluationSection(_Section):
     """Accuracy on labeled images.
 
     Attributes:
@@ -158,7 +166,7 @@ class EvaluationSection(Settings):
 
 
 @dataclass(frozen=True)
-class DemoSection(Settings):
+class DemoSection(_Section):
     """The demo.
 
     Attributes:
@@ -169,7 +177,7 @@ class DemoSection(Settings):
 
 
 @dataclass(frozen=True)
-class Run(Settings):
+class Run(_Section):
     """A whole run, from networks to a file and its accuracy.
 
     Every section may be left out. Relative paths start at the current folder, those of what the
@@ -231,6 +239,10 @@ class Run(Settings):
         return (self.out / file).with_suffix(".run.toml")
 
     @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Run:
+        return super().from_dict(_with_none(content))
+
+    @classmethod
     def read(cls, path: Path) -> Run:
         """Read a TOML file.
 
@@ -242,7 +254,7 @@ class Run(Settings):
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read the run {path}: {error}") from error
         try:
-            return cls.from_dict(_with_none(content))
+            return cls.from_dict(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -252,16 +264,16 @@ class Run(Settings):
 
         from mixmix.runtime.storage import write_atomic
 
-        text = tomli_w.dumps(_without_none(self.to_dict(), top=True))
+        text = tomli_w.dumps(_without_none(self.to_dict()))
         head = f"# mixmix {__version__}: {command}\n# Again: mixmix run {self.record}\n\n"
         write_atomic(self.record, (head + text).encode())
         return self.record
 
 
-def _without_none(value: Any, *, top: bool = False) -> Any:
-    """For TOML, which has no null: sections and keys of the run without a value are left out."""
+def _without_none(value: Any) -> Any:
+    """For TOML, which has no null."""
     if isinstance(value, Mapping):
-        return {key: _without_none(each) for key, each in value.items() if each is not None}
+        return {key: _without_none(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_without_none(each) for each in value]
     return NO_VALUE if value is None else value
