@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from mixmix._settings import _from_plain
@@ -48,7 +48,7 @@ class MethodBuilder:
     """
 
     def __init__(self, device: str) -> None:
-        self._zoo = cache(lambda references: self._loaded(references, device))
+        self._zoo = cache(partial(self._loaded, device))
 
     def method(self, table: Mapping[str, Any]) -> Method:
         """The method of a table.
@@ -95,7 +95,12 @@ class MethodBuilder:
         from mixmix.models import Zoo
 
         if value is not None and Zoo in (hint, *get_args(hint)):
-            return self._zoo(tuple(value))
+            models, weights = (
+                (value.get("models", ()), value.get("weights"))
+                if isinstance(value, Mapping)
+                else (value, None)
+            )
+            return self._zoo(tuple(models), None if weights is None else tuple(weights))
         if isinstance(value, Mapping):
             if _key_of(value) is not None:
                 return self._of_kind(value)
@@ -110,10 +115,10 @@ class MethodBuilder:
         return _from_plain(value, hint, where)
 
     @staticmethod
-    def _loaded(references: tuple[str, ...], device: str) -> Zoo:
+    def _loaded(device: str, references: tuple[str, ...], weights: tuple[float, ...] | None) -> Zoo:
         from mixmix.models import Zoo
 
-        return Zoo.load(references, device=device)
+        return Zoo.load(references, weights=weights, device=device)
 
 
 def changed(settings: Any, content: Mapping[str, Any]) -> Any:

@@ -47,10 +47,11 @@ def _distill(given: Given) -> None:
             **written_as(given["out"]),
         },
     )
-    assert outcome.compressed is not None
+    assert outcome.model is not None
+    used: Any = outcome.methods[0]
     extra = {
-        "setting": outcome.methods[0].setting,  # type: ignore[attr-defined]
-        "teacher": outcome.compressed.spec.name,
+        "setting": used.setting,
+        "teacher": outcome.model.spec.name,
     }
     report_file(extra, outcome, given["json"])
 

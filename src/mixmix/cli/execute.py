@@ -41,8 +41,9 @@ class Outcome:
     Attributes:
         images: that the run made, or those of its folders.
         contact_sheet: of the images that the run made.
+        model: before compression.
         methods: that were applied.
-        compressed: the model.
+        compressed: the model after all methods.
         artifact: its file.
         image_folder: of PNG files.
         estimate: of the loss of accuracy, from the images held out.
@@ -53,6 +54,7 @@ class Outcome:
 
     images: ImageSet | None = None
     contact_sheet: Path | None = None
+    model: Model | None = None
     methods: tuple[Method, ...] = ()
     compressed: Compressed | None = None
     artifact: Artifact | None = None
@@ -91,7 +93,7 @@ def execute(run: Run) -> Outcome:
         zoo = load_zoo(run.zoo.models, run.zoo.weights, device)
         made = _make_images(run, zoo, settings, outcome)
         images = made if images is None else images.join([made, images])
-    outcome.images, outcome.is_main = images, distributed.is_main()
+    outcome.images, outcome.model, outcome.is_main = images, model, distributed.is_main()
     if model is not None:
         _compress(run, model, outcome)
     elif run.export is not None:

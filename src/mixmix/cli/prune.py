@@ -52,8 +52,9 @@ def _prune(given: Given) -> None:
         },
     )
     assert outcome.compressed is not None
+    method: Any = outcome.methods[0]
     extra = {
-        "setting": outcome.methods[0].setting,  # type: ignore[attr-defined]
+        "setting": method.setting,
         "bits": bits,
         "sparsity": sparsity_of(outcome.compressed.module).total,
     }
