@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mixmix.cli.main import run
+from mixmix.cli.main import COMMANDS, run
 
 MODELS = """
 import torch
@@ -137,17 +137,7 @@ def test_whole_flow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [
-        "synthesize",
-        "quantize",
-        "prune",
-        "distill",
-        "export",
-        "evaluate",
-        "demo",
-        "zoo list",
-        "zoo show",
-    ],
+    [command.name for command in COMMANDS],
 )
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert mixmix(*command.split(), "--help") == 0
@@ -402,8 +392,175 @@ def test_killed_run_resumes_to_the_same_bits(folder: Path) -> None:
     files = sorted(path.name for path in (folder / "whole").iterdir())
     left = [path.name for path in (folder / "killed").iterdir() if not path.name.startswith(".")]
     assert sorted(left) == files
+    files.remove("run.toml")  # names the folder
     for name in files:
         assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+RUN = """
+seed = 3
+threads = 1
+
+[model]
+reference = "small.json"
+
+[zoo]
+models = ["small.json", "other.json"]
+weights = [1.0, 2.0]
+
+[synthesis]
+recipe = "feature-mixing"
+num_images = 40
+batch_size = 20
+iterations = 2
+
+[images]
+held_out = 4
+
+[[methods]]
+method = "prune-channels"
+max_macs = 0.7
+round_to = 1
+recovery = [{recovery = "batch-norm"}, {recovery = "fine-tune", held_out = 0, training.steps = 2}]
+
+[[methods]]
+method = "quantize-aware"
+held_out = 0
+training.steps = 2
+base = {method = "quantize", bits = "W4A4", reconstruction.iterations = 2, first_last_bits = "none"}
+
+[export]
+file = "small.onnx"
+
+[evaluation]
+reference = "small.json"
+"""
+
+
+def bits(folder: Path) -> dict[str, object]:
+    """The results of a run: all but the run itself."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".toml"]
+    return {path.name: content_of(path) for path in found}
+
+
+def content_of(path: Path) -> object:
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    # Its header has no order.
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
+
+
+def test_a_run_is_a_file_and_gives_the_same_bits(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "whole.toml").write_text(RUN)
+    printed = []
+    for out in ("first", "again"):
+        assert mixmix("run", "whole.toml", "--out", out, "--json") == 0
+        printed.append(json.loads(capsys.readouterr().out))
+    assert mixmix("run", "first/run.toml", "--out", "third", "--json") == 0
+    printed.append(json.loads(capsys.readouterr().out))
+    assert bits(folder / "first") == bits(folder / "again") == bits(folder / "third")
+    assert printed[0]["evaluation"] == printed[1]["evaluation"] == printed[2]["evaluation"]
+    assert printed[0]["run"] == "first/run.toml"
+    assert printed[0]["evaluation"]["num_images"] == 1000
+    assert printed[0]["export"]["estimate"] is not None
+    assert {"small.onnx", "manifest.json"} <= bits(folder / "first").keys()
+    assert mixmix("run", "first/run.toml", "--out", "fourth") == 0
+    assert "top1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "record"),
+    [
+        (" ".join(SYNTHESIZE).replace(" images", " made/x") + " --scale 0.5", "made/x/run.toml"),
+        (
+            "generate --zoo small.json -n 20 --warmup-rounds 1 --steps 1 --batch-size 8 --out made",
+            "made/run.toml",
+        ),
+        (
+            "quantize -m small.json --data images --bits W4A4 --iterations 2 --all-layers "
+            "--per-tensor --no-equalize --out made/q.onnx",
+            "made/q.run.toml",
+        ),
+        (
+            "prune -m small.json --data images --sparsity 0.6 --recovery bn --skip 0 "
+            "--out made/p.safetensors",
+            "made/p.run.toml",
+        ),
+        (
+            "distill -m small.json --student other.json --data images --steps 2 --batch-size 8 "
+            "--out made/s.onnx",
+            "made/s.run.toml",
+        ),
+        ("export small.json --out made/float.onnx", "made/float.run.toml"),
+        ("export images --out made", "made/run.toml"),
+    ],
+)
+def test_commands_leave_a_file_that_reproduces_them(
+    folder: Path, command: str, record: str
+) -> None:
+    images_made(folder)
+    assert mixmix(*command.split(), "--threads", "1") == 0
+    text = (folder / record).read_text()
+    assert f"mixmix {command}" in text
+    place = str(Path(record).parent)
+    assert mixmix("run", record, "--out", "again") == 0
+    made, again = bits(folder / place), bits(folder / "again")
+    assert made and made == again
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[model", "cannot read the run bad.toml"),
+        ("speed = 3", "bad.toml: Run has no 'speed'; it has demo, device"),
+        ("[export]\nfolder = 'x'", "ExportSection has no 'folder'; it has file, optimize_for"),
+        ("seed = 'x'", "Run.seed must be a whole number, got 'x'"),
+        ("[model]", "ModelSection: "),
+        ("[synthesis]", "give [zoo]"),
+        ("[[methods]]\nmethod = 'quantize'", "give [model]"),
+        ("[evaluation]", "nothing to evaluate"),
+        ("[export]", "nothing to export"),
+        ("[zoo]\nmodels = ['small.json']\n[synthesis]\nspeed = 3", "SynthesisSettings has no 's"),
+        ("[zoo]\nmodels = ['small.json']\n[synthesis]\njitter = 'x'", "SynthesisSettings.jitter"),
+        ("[model]\nreference = 'small.json'\n[[methods]]\nbits = 3", "needs a method: "),
+        (
+            "[model]\nreference = 'small.json'\n[[methods]]\nmethod = 'shrink'",
+            "unknown method 'shrink'; known: distill",
+        ),
+        (
+            "[model]\nreference = 'small.json'\n[[methods]]\nmethod = 'quantize'\nbit = 'W8A8'",
+            "Quantize has no 'bit'; it has bits",
+        ),
+        (
+            "[model]\nreference = 'small.json'\n[[methods]]\nmethod = 'quantize'\n"
+            "reconstruction.steps = 3",
+            "ReconstructionSettings has no 'steps'",
+        ),
+    ],
+)
+def test_bad_runs_are_one_line_and_exit_code_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    (folder / "bad.toml").write_text(content)
+    assert mixmix("run", "bad.toml") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and message in errors[0]
+
+
+def test_evaluation_on_a_folder_for_each_class(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images_made(folder)
+    assert mixmix("export", "images", "--out", "pngs") == 0
+    own = SPEC | {"label_set": "own", "input_shape": [3, 24, 24]}
+    (folder / "own.json").write_text(json.dumps(own))
+    capsys.readouterr()
+    assert mixmix("evaluate", "own.json", "--data", "pngs", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 40
+    assert mixmix("evaluate", "own.json", "--data", "images") == 2
+    assert "images has 0 subfolders" in capsys.readouterr().err
 
 
 DISTILL = "distill -m small.json --student other.json --json --out student."

@@ -1,136 +1,122 @@
-"""``mixmix distill``: from options to a student, and from the student to a file."""
+"""``mixmix distill``: a student in a file."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from mixmix.cli.common import (
-    DeviceOption,
-    JsonOption,
-    ModelArgument,
-    SeedOption,
-    ThreadsOption,
-    load_images,
-    prepare,
-    progress_bar,
+from mixmix.cli.command import (
+    JSON,
+    MODEL,
+    PROCESS,
+    Command,
+    do,
+    file_out,
+    written_as,
 )
-from mixmix.cli.compressing import format_of, option, report_file
+from mixmix.cli.options import Fields, Given, Option
+from mixmix.cli.output import report_file
 from mixmix.errors import InputError
 
-__all__ = ["distill"]
+__all__ = ["DISTILL"]
 
+_DISTILL = "mixmix.compress.distill.distill:Distill"
 _IMAGES, _TRAINING = "Images", "Training"
-_FORMATS = {".onnx": "onnx", ".pt2": "pt2e", ".safetensors": "sparse"}
 
 
-def distill(
-    model: ModelArgument,
-    student: Annotated[
-        str,
-        typer.Option(
-            help="A model as --model, or a spec of one; its architecture gets fresh weights.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="File to write: .onnx, .pt2 or .safetensors.")],
-    zoo: Annotated[
-        list[str] | None,
-        option(
-            "A network to go on making images from; repeat. Without any, --data is all there is.",
-            panel=_IMAGES,
-        ),
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        option("Folder of images to begin with; repeat to join.", panel=_IMAGES),
-    ] = None,
-    every_steps: Annotated[
-        int | None,
-        option("Steps from one round of new images to the next (default: 25).", panel=_IMAGES),
-    ] = None,
-    adversarial_weight: Annotated[
-        float | None,
-        option(
-            "How much images are made for what the student gets wrong (default: 0).", panel=_IMAGES
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, option("Steps of training (default: the method's).", panel=_TRAINING, min=1)
-    ] = None,
-    batch_size: Annotated[
-        int | None, option("Images of a step (default: the method's).", panel=_TRAINING, min=1)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, option("The highest one (default: the method's).", panel=_TRAINING)
-    ] = None,
-    feature_weight: Annotated[
-        float | None,
-        option(
-            "Of what both networks give at each resolution (default: the method's); 0: none.",
-            panel=_TRAINING,
-        ),
-    ] = None,
-    ensemble: Annotated[
-        bool, option("Learn from all networks of --zoo together.", panel=_TRAINING)
-    ] = False,
-    checkpoints: Annotated[
-        Path | None, option("Folder from which an interrupted run goes on.", panel=_TRAINING)
-    ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a student and write it; the command line says what each option is."""
-    from dataclasses import replace
-
-    from mixmix.compress.compress import compress
-    from mixmix.compress.distill.distill import Distill
-    from mixmix.compress.train.generated_images import GeneratedImages
-    from mixmix.export import export
-    from mixmix.models import Zoo, load
-    from mixmix.synthesis.amortized_settings import AmortizedSettings
-    from mixmix.synthesis.terms import Adversarial
-
-    prepare(device, threads)
-    file_format = format_of(out, _FORMATS)
-    if zoo is None and data is None:
+def _distill(given: Given) -> None:
+    images, zoo, fresh = given.fields("images"), given["zoo"], given.fields("fresh")
+    if not zoo and not images:
         raise InputError("there are no images to learn from; give --zoo, --data, or both")
-    if zoo is None and (ensemble or every_steps is not None or adversarial_weight is not None):
+    if not zoo and (given["ensemble"] or fresh or given["adversarial_weight"] is not None):
         raise InputError(
             "--ensemble, --every-steps and --adversarial-weight are for the networks of --zoo; "
             "give some"
         )
-    networks = None if zoo is None else Zoo.load(zoo, device=device)
-    fresh = None
-    if networks is not None:
-        synthesis = AmortizedSettings()
-        if adversarial_weight is not None:
-            synthesis = synthesis.with_term(Adversarial(weight=adversarial_weight))
-        fresh = GeneratedImages(networks, synthesis)
-        if every_steps is not None:
-            fresh = replace(fresh, every_steps=every_steps)
-    given: dict[str, Any] = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "feature_weight": feature_weight,
-    }
-    method = Distill(
-        student,
-        fresh=fresh,
-        ensemble=networks if ensemble else None,
-        checkpoints=checkpoints,
+    method: dict[str, Any] = {"method": "distill", "student": given["student"]}
+    method |= given.fields("distill")
+    if given["adversarial_weight"] is not None:
+        fresh["synthesis"] = {"objective": {"terms": _terms(given["adversarial_weight"])}}
+    if zoo:
+        method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
+    if given["ensemble"]:
+        method["ensemble"] = zoo
+    outcome = do(
+        given,
+        {
+            "model": given.fields("model"),
+            **({"images": images} if images else {}),
+            "methods": [method],
+            **written_as(given["out"]),
+        },
     )
-    changes = {name: value for name, value in given.items() if value is not None}
-    method = replace(method, training=replace(method.training, **changes))
-    images = None if data is None else load_images(*data)
-    teacher = load(model, device=device)
-    with progress_bar("distilling") as advance:
-        compressed = compress(teacher, images, method, seed=seed, on_progress=advance)
-    artifact = export(compressed, out, format=file_format)
-    content = {"setting": method.setting, "teacher": teacher.spec.name}
-    title = f"wrote {out} ({artifact.size_bytes:,} bytes)"
-    report_file(content, compressed, artifact, None, title=title, as_json=as_json)
+    assert outcome.model is not None
+    used: Any = outcome.methods[0]
+    extra = {
+        "setting": used.setting,
+        "teacher": outcome.model.spec.name,
+    }
+    report_file(extra, outcome, given["json"])
+
+
+def _terms(adversarial_weight: float) -> list[dict[str, Any]]:
+    """The terms that a generator is trained with by default, and the adversarial one."""
+    from mixmix import AmortizedSettings
+    from mixmix.synthesis.terms import Adversarial
+
+    objective = AmortizedSettings().objective.with_term(Adversarial(weight=adversarial_weight))
+    terms: list[dict[str, Any]] = objective.to_dict()["terms"]
+    return terms
+
+
+DISTILL = Command(
+    "distill",
+    help="Train another network, from scratch and without data, to predict what a network does.",
+    example="mixmix distill -m bundled:resnet --student bundled:mobilenetv2 --zoo bundled:resnet "
+    "--zoo bundled:vgg --out student.onnx --checkpoints run",
+    options=(
+        MODEL,
+        Option(
+            "student", str, "A model as in --model, whose architecture gets fresh weights.", ...
+        ),
+        file_out("File to write: .onnx, .pt2 or .safetensors."),
+        Option(
+            "zoo",
+            list[str] | None,
+            "A network to synthesize images from during training; "
+            "repeat. Without any, only the images of --data are used.",
+            panel=_IMAGES,
+        ),
+        Fields("images", "mixmix.cli.run_file:ImagesSection", "folders --data", panel=_IMAGES),
+        Fields(
+            "fresh",
+            "mixmix.compress.train.generated_images:GeneratedImages",
+            "every_steps",
+            panel=_IMAGES,
+        ),
+        Option(
+            "adversarial_weight",
+            float | None,
+            "Weight of the adversarial loss: images on which student and zoo disagree (default: "
+            "no such loss).",
+            panel=_IMAGES,
+        ),
+        Fields(
+            "distill",
+            _DISTILL,
+            "training.steps, training.batch_size, training.learning_rate, training.feature_weight",
+            panel=_TRAINING,
+        ),
+        Option(
+            "ensemble",
+            bool,
+            "Learn the mean prediction of the networks of --zoo.",
+            False,
+            ("--ensemble",),
+            panel=_TRAINING,
+        ),
+        Fields("distill", _DISTILL, "checkpoints", panel=_TRAINING),
+        PROCESS,
+        JSON,
+    ),
+    call=_distill,
+)

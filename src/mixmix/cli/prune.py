@@ -1,193 +1,73 @@
-"""``mixmix prune``: from options to methods, and from a compressed model to a file."""
+"""``mixmix prune``: a pruned network in a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
-
-from mixmix.cli.common import (
-    DeviceOption,
-    JsonOption,
-    ModelArgument,
-    SeedOption,
-    ThreadsOption,
-    prepare,
-    progress_bar,
+from mixmix.cli.command import (
+    DATA,
+    HELD_OUT,
+    JSON,
+    MODEL,
+    PROCESS,
+    Command,
+    do,
+    file_out,
+    written_as,
 )
-from mixmix.cli.compressing import (
-    DataOption,
-    HeldOutOption,
-    Images,
-    format_of,
-    option,
-    quantization,
-    report_file,
-)
+from mixmix.cli.options import Fields, Given, Option
+from mixmix.cli.output import report_file
+from mixmix.cli.quantize import quantization
 from mixmix.errors import InputError
 
-if TYPE_CHECKING:
-    from mixmix.compress.method import Method
-    from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
-    from mixmix.compress.prune.channels.prune_channels import PruneChannels
-    from mixmix.compress.prune.weights.prune import Prune
-    from mixmix.compress.recover.recover import Recovery
+__all__ = ["PRUNE"]
 
-__all__ = ["prune"]
-
+_CHANNELS_CLASS = "mixmix.compress.prune.channels.prune_channels:PruneChannels"
 _WEIGHTS, _CHANNELS, _RECOVERY = "Single weights", "Channels", "Recovery"
-_FORMATS = {".onnx": "onnx", ".pt2": "pt2e", ".safetensors": "sparse"}
+_TUNING = "Fine-tuning"
+# Options to the recoveries that they stand for.
+_RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "fine-tune"}
 
 
-def prune(
-    model: ModelArgument,
-    data: DataOption,
-    out: Annotated[
-        Path, typer.Option(help="File to write: .onnx, .pt2, or .safetensors without zeros.")
-    ],
-    sparsity: Annotated[
-        float | None,
-        option("Share of the weights that become zero (default: 0.8).", panel=_WEIGHTS),
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        option("N:M, such as 2:4, in place of a sparsity.", panel=_WEIGHTS),
-    ] = None,
-    criterion: Annotated[
-        str | None, option("magnitude, wanda or obs (default: the method's).", panel=_WEIGHTS)
-    ] = None,
-    allocation: Annotated[
-        str | None,
-        option(
-            "global, uniform, sensitivity; lamp, sqrt-lamp for weights (default: the method's).",
-            panel=_WEIGHTS,
-        ),
-    ] = None,
-    skip: Annotated[
-        list[str] | None, option("Name of a layer that stays dense; repeat.", panel=_WEIGHTS)
-    ] = None,
-    rounds: Annotated[
-        int | None,
-        option("Steps in which the zeros become more (default: the method's).", panel=_WEIGHTS),
-    ] = None,
-    max_macs: Annotated[
-        float | None, option("Share of the multiplications that is left.", panel=_CHANNELS)
-    ] = None,
-    max_parameters: Annotated[
-        float | None, option("Share of the parameters that is left.", panel=_CHANNELS)
-    ] = None,
-    max_latency: Annotated[
-        float | None,
-        option("Share of the time in ONNX Runtime on one thread.", panel=_CHANNELS),
-    ] = None,
-    blocks: Annotated[
-        bool,
-        option("Remove residual blocks in place of channels, to these budgets.", panel=_CHANNELS),
-    ] = False,
-    importance: Annotated[
-        str | None,
-        option("obs, taylor, magnitude or bn-scale (default: the method's).", panel=_CHANNELS),
-    ] = None,
-    recovery: Annotated[
-        list[str] | None,
-        option(
-            "none, or bn, reconstruct, fine-tune; repeat, in order (default: the last two).",
-            panel=_RECOVERY,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        option("Steps of fine-tuning (default: the method's).", panel=_RECOVERY, min=1),
-    ] = None,
-    checkpoints: Annotated[
-        Path | None, option("Folder from which an interrupted run goes on.", panel=_RECOVERY)
-    ] = None,
-    then_quantize: Annotated[
-        str | None, typer.Option(help="Bits such as W8A8, to quantize to afterwards.")
-    ] = None,
-    then_train: Annotated[
-        int,
-        typer.Option(
-            help="Steps of quantization-aware training behind --then-quantize; its teacher is the "
-            "network before it was pruned.",
-            min=0,
-        ),
-    ] = 0,
-    held_out: HeldOutOption = 0,
-    seed: SeedOption = 0,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Prune a network and write it; the command line says what each option is."""
-    from mixmix.compress.compress import compress
+def _prune(given: Given) -> None:
     from mixmix.compress.prune.weights.sparsity import sparsity_of
-    from mixmix.compress.quantize.quantize import Quantize
-    from mixmix.export import export
-    from mixmix.models import load
 
-    prepare(device, threads)
-    file_format = format_of(out, _FORMATS)
-    method = _method(
+    checkpoints = given.fields("prune").get("checkpoints")
+    methods = [_method(given, checkpoints)]
+    bits, steps = given["then_quantize"], given["then_train"]
+    if bits is not None:
+        folder = checkpoints and str(Path(checkpoints) / "quantization-aware")
+        methods.append(quantization({"bits": bits}, steps, folder))
+    elif steps:
+        raise InputError("--then-train needs a quantized network; give its bits by --then-quantize")
+    outcome = do(
+        given,
         {
-            "sparsity": sparsity,
-            "pattern": pattern,
-            "criterion": criterion,
-            "skip": skip,
-            "rounds": rounds,
+            "model": given.fields("model"),
+            "images": given.fields("images"),
+            "methods": methods,
+            **written_as(given["out"]),
         },
-        {
-            "max_macs": max_macs,
-            "max_parameters": max_parameters,
-            "max_latency": max_latency,
-            "importance": importance,
-        },
-        {"allocation": allocation, "recovery": _recoveries(recovery, steps, checkpoints)},
-        checkpoints,
-        blocks=blocks,
     )
-    methods: list[Method] = [method]
-    if then_quantize is not None:
-        folder = checkpoints and checkpoints / "quantization-aware"
-        methods.append(quantization(Quantize(then_quantize), then_train, folder))
-    elif then_train:
-        raise InputError("--then-train is for what is quantized; give its bits by --then-quantize")
-    images = Images.load(data, held_out=held_out)
-    teacher = load(model, device=device)
-    with progress_bar("pruning") as advance:
-        compressed = compress(teacher, images.used, methods, seed=seed, on_progress=advance)
-    artifact = export(compressed, out, format=file_format, probe=images.probe)
-    # Not of the file, since a sparse one does not run by itself; it computes the same.
-    estimate = images.estimate(compressed, teacher)
-    content = {
+    assert outcome.compressed is not None
+    method: Any = outcome.methods[0]
+    extra = {
         "setting": method.setting,
-        "bits": then_quantize,
-        "sparsity": sparsity_of(compressed.module).total,
+        "bits": bits,
+        "sparsity": sparsity_of(outcome.compressed.module).total,
     }
-    title = f"wrote {out} ({artifact.size_bytes:,} bytes)"
-    report_file(content, compressed, artifact, estimate, title=title, as_json=as_json)
+    report_file(extra, outcome, given["json"])
 
 
-def _method(
-    weights: Mapping[str, Any],
-    channels: Mapping[str, Any],
-    common: Mapping[str, Any],
-    checkpoints: Path | None,
-    *,
-    blocks: bool,
-) -> Prune | PruneBlocks | PruneChannels:
-    """Of single weights, or of channels or blocks where a budget is given for them."""
-    from mixmix.compress.prune.blocks.prune_blocks import PruneBlocks
-    from mixmix.compress.prune.channels.prune_channels import PruneChannels
-    from mixmix.compress.prune.weights.prune import Prune
-
-    weights, channels, common = (
-        {name: value for name, value in given.items() if value is not None}
-        for given in (weights, channels, common)
-    )
-    if blocks and not {"max_macs", "max_parameters", "max_latency"} & channels.keys():
+def _method(given: Given, checkpoints: str | None) -> dict[str, Any]:
+    """Single weights, or channels or blocks if a budget is given for them."""
+    weights, channels = given.fields("prune"), given.fields("channels")
+    weights.pop("checkpoints", None)
+    recovery = _recoveries(given, checkpoints)
+    allocation = {"allocation": weights.pop("allocation")} if "allocation" in weights else {}
+    if given["blocks"] and not {"max_macs", "max_parameters", "max_latency"} & channels.keys():
         raise InputError("--blocks needs --max-macs, --max-parameters or --max-latency")
     if channels:
         if weights:
@@ -195,53 +75,104 @@ def _method(
                 f"{_listed(weights)} is for single weights, {_listed(channels)} for channels; "
                 "leave out one of both kinds"
             )
-        if checkpoints is not None and not any(
-            step.uses_checkpoints for step in common["recovery"]
-        ):
+        if checkpoints is not None and all(each["recovery"] != "fine-tune" for each in recovery):
             raise InputError(
                 "--checkpoints with channels is for fine-tuning; add --recovery fine-tune"
             )
-        if not blocks:
-            return PruneChannels(**channels, **common)
-        ranked = {"importance": channels.get("importance"), "allocation": common.get("allocation")}
-        if any(ranked.values()):
+        if not given["blocks"]:
+            return {"method": "prune-channels", **channels, **allocation, "recovery": recovery}
+        if "importance" in channels or allocation:
             raise InputError("--importance and --allocation are not for --blocks; leave them out")
-        return PruneBlocks(**channels, recovery=common["recovery"])
+        return {"method": "prune-blocks", **channels, "recovery": recovery}
     if {"sparsity", "pattern"} <= weights.keys() and weights["pattern"] != "unstructured":
         raise InputError(
             f"--pattern {weights['pattern']} has a sparsity of its own; leave out --sparsity"
         )
-    return Prune(**weights, **common, checkpoints=checkpoints)
+    kept = {} if checkpoints is None else {"checkpoints": checkpoints}
+    return {"method": "prune", **weights, **allocation, "recovery": recovery, **kept}
 
 
 def _listed(options: Mapping[str, Any]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in options)
 
 
-def _recoveries(
-    names: Sequence[str] | None, steps: int | None, checkpoints: Path | None
-) -> list[Recovery]:
+def _recoveries(given: Given, checkpoints: str | None) -> list[dict[str, Any]]:
     """The recoveries asked for, by default the method's own."""
-    from dataclasses import replace
-
-    from mixmix.compress.recover.batch_norm import ReestimateBatchNorm
-    from mixmix.compress.recover.features import ReconstructFeatures
-    from mixmix.compress.recover.fine_tuning import FineTune
-
-    training = FineTune().training
-    if steps is not None:
-        training = replace(training, steps=steps)
-    known: dict[str, Recovery] = {
-        "bn": ReestimateBatchNorm(),
-        "reconstruct": ReconstructFeatures(),
-        "fine-tune": FineTune(training, checkpoints=checkpoints and checkpoints / "fine-tuning"),
-    }
-    chosen = list(names or ("reconstruct", "fine-tune"))
+    chosen = list(given["recovery"] or ("reconstruct", "fine-tune"))
     if chosen == ["none"]:
         chosen = []
     for name in chosen:
-        if name not in known:
-            raise InputError(f"--recovery must be none or {', '.join(known)}, got {name!r}")
-    if "fine-tune" not in chosen and steps is not None:
+        if name not in _RECOVERIES:
+            raise InputError(f"--recovery must be none or {', '.join(_RECOVERIES)}, got {name!r}")
+    tuning = given.fields("fine-tune")
+    if tuning and "fine-tune" not in chosen:
         raise InputError("--steps is for fine-tuning; add --recovery fine-tune")
-    return [known[name] for name in chosen]
+    if checkpoints is not None:
+        tuning["checkpoints"] = str(Path(checkpoints) / "fine-tuning")
+    return [
+        {"recovery": _RECOVERIES[name]} | (tuning if name == "fine-tune" else {}) for name in chosen
+    ]
+
+
+PRUNE = Command(
+    "prune",
+    help="Prune a network on synthetic images, recover its accuracy, and export it.",
+    example="mixmix prune -m bundled:resnet --data images --sparsity 0.9 --out resnet.safetensors",
+    options=(
+        MODEL,
+        DATA,
+        file_out("File to write: .onnx, .pt2, or .safetensors (weights without zeros)."),
+        Fields(
+            "prune",
+            "mixmix.compress.prune.weights.prune:Prune",
+            "sparsity, pattern, criterion, allocation, skip, rounds",
+            panel=_WEIGHTS,
+        ),
+        Fields(
+            "channels",
+            _CHANNELS_CLASS,
+            "max_macs, max_parameters, max_latency, importance",
+            panel=_CHANNELS,
+        ),
+        Option(
+            "blocks",
+            bool,
+            "Remove residual blocks instead of channels, to these budgets.",
+            False,
+            ("--blocks",),
+            panel=_CHANNELS,
+        ),
+        Option(
+            "recovery",
+            list[str] | None,
+            "none, or bn, reconstruct, fine-tune; repeat, in "
+            "order (default: reconstruct, fine-tune).",
+            panel=_RECOVERY,
+        ),
+        Fields(
+            "fine-tune",
+            "mixmix.compress.recover.fine_tuning:FineTune",
+            "training.steps",
+            panel=_TUNING,
+        ),
+        Fields(
+            "prune",
+            "mixmix.compress.prune.weights.prune:Prune",
+            "checkpoints",
+            panel=_TUNING,
+        ),
+        Option("then_quantize", str | None, "Bits to quantize to after pruning, such as W8A8."),
+        Option(
+            "then_train",
+            int,
+            "Steps of quantization-aware training after --then-quantize; its "
+            "teacher is the network before pruning.",
+            0,
+            minimum=0,
+        ),
+        HELD_OUT,
+        PROCESS,
+        JSON,
+    ),
+    call=_prune,
+)

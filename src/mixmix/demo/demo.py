@@ -1,4 +1,4 @@
-"""The whole job on bundled networks, and the same job on other images at equal budget."""
+"""The whole method on bundled networks, and the same with other images of equal cost."""
 
 from __future__ import annotations
 
@@ -44,22 +44,20 @@ def run_demo(
     compare: bool = False,
     settings: SynthesisSettings | None = None,
     reconstruction: ReconstructionSettings | None = None,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> dict[str, Any]:
     """Synthesize images from all bundled networks but one and quantize that one with them.
 
     Args:
         out: folder for ``images/``, ``models/``, ``contact-sheet.png``, ``result.json`` and
-            ``index.html``. An interrupted run goes on where it was.
+            ``index.html``. An interrupted run continues when it is started again.
         seed: of every random draw.
         device: for synthesis and reconstruction.
-        compare: add rows of other images at equal budget (the same number of images and of
-            iterations): noise, inversion of one network (the one that is quantized itself), and
-            real images of the training split.
-        settings: of synthesis; the number of images, their batches and the iterations hold for
-            every kind of images.
+        compare: add rows for other images of equal cost (as many images and iterations): noise,
+            inversion of the quantized network itself, and real images of the training split.
+        settings: of synthesis; number of images, batch size and iterations apply to all images.
         reconstruction: of the quantized units.
-        on_progress: called with (what is being done, share done).
+        on_progress: called with (current activity, fraction done in [0, 1]).
 
     Returns:
         The content of ``result.json``.
@@ -110,7 +108,7 @@ class _Demo:
         self._export_and_evaluate(untouched, "float", "float", None, {})
 
     def add_rows(self, images: str, start: float, end: float) -> None:
-        """Get images of one kind and quantize with them; progress runs from start to end."""
+        """Quantize with images of one kind; progress advances from start to end."""
         started = time.process_time()
         data, provenance = self._images(images, self._part(start, start + 0.5 * (end - start)))
         provenance["synthesis_cpu_seconds"] = round(time.process_time() - started, 1)
@@ -192,7 +190,7 @@ class _Demo:
         )
 
     def measure_latency(self) -> None:
-        """Time all models side by side, since timings drift."""
+        """Measure all models alternately, since timings drift."""
         self.on_progress("measuring latency", 1.0)
         latencies = compare_latency_ms([artifact.path for artifact in self.artifacts])
         for row, artifact in zip(self.rows, self.artifacts, strict=True):
@@ -210,7 +208,7 @@ class _Demo:
                 title=f"{self.target.spec.name}, quantized without data",
                 summary=(
                     f"{len(self.data)} images were synthesized from {', '.join(self.zoo.names)}; "
-                    f"{self.target.spec.name}, which they never saw, was quantized with them: "
+                    f"{self.target.spec.name}, which took no part in it, was quantized with them: "
                     f"{self.rows[0]['top1']:.1f}% in floats, {w4['top1']:.1f}% at W4A4."
                 ),
                 rows=result["rows"],
@@ -224,4 +222,4 @@ class _Demo:
 
     def _part(self, start: float, end: float) -> Callable[[str, float], None]:
         """Progress of a part of the work, as progress of the whole."""
-        return lambda what, share: self.on_progress(what, start + share * (end - start))
+        return lambda what, fraction: self.on_progress(what, start + fraction * (end - start))

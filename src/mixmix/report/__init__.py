@@ -1,1 +1,1 @@
-"""What a run found, for people: a page, a table in the terminal, a record on disk."""
+"""Results of a run: an HTML page, tables in the terminal, a JSON record."""

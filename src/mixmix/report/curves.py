@@ -1,4 +1,4 @@
-"""Loss curves as an SVG that takes its colors from the page."""
+"""Loss curves as an SVG element in the colors of the page."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TITLES = {
     "l2": "Squared pixels",
     "similarity": "Likeness within a class",
 }
-# Matplotlib knows no CSS, so these two stand for the page's colors until the SVG is written.
+# Matplotlib knows no CSS: these two are replaced by the colors of the page.
 _INK, _ACCENT = "#010203", "#040506"
 _COLUMNS = 3
 
 
 def loss_curves_svg(shards: Sequence[Mapping[str, Any]]) -> str | None:
-    """One panel for each term of the loss: thin lines for the shards, a thick one for their mean.
+    """One panel per term of the loss: thin lines for the shards, a thick line for their mean.
 
     Args:
         shards: entries of a manifest; ``losses`` holds rows of ``iteration`` and the terms.
@@ -39,7 +39,7 @@ def loss_curves_svg(shards: Sequence[Mapping[str, Any]]) -> str | None:
     terms = [term for term in terms if term != "iteration"]
     if not terms:
         return None
-    # Matplotlib takes most of a second to import, which only those who draw should wait for.
+    # Matplotlib takes most of a second to import.
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

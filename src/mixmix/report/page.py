@@ -1,4 +1,4 @@
-"""One self-contained HTML page for one run."""
+"""A self-contained HTML page for one run."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ __all__ = ["ReportRun", "write_page"]
 
 @dataclass(frozen=True)
 class ReportRun:
-    """What a page is made of.
+    """The content of a page.
 
     Attributes:
         title: of the page.
-        summary: what was found, in a sentence or two.
+        summary: the main result, in a sentence or two.
         rows: results in the record format (see ``benchmark_record``).
-        command: the shell command that makes the run again.
-        manifest: of the synthetic images (``ImageSet.manifest``); empty where there are
-            none.
-        contact_sheet: a PNG with some of the images (``ImageSet.contact_sheet``).
-        records: what happened to every layer, by setting.
+        command: shell command that reproduces the run.
+        manifest: of the synthetic images (``ImageSet.manifest``); empty without images.
+        contact_sheet: PNG file with some of the images (``ImageSet.contact_sheet``), or None.
+        records: of the layers, by setting.
         date: ISO date of the run, in UTC.
         machine: see ``describe_machine``.
         versions: see ``describe_versions``.
@@ -54,13 +53,13 @@ class ReportRun:
 
 
 def write_page(path: str | Path, run: ReportRun) -> Path:
-    """Write a page that needs no network, no scripts and no other file.
+    """Write a page without scripts that needs neither network access nor other files.
 
     Returns:
-        Where it was written.
+        Its path.
 
     Raises:
-        DataError: if the contact sheet is missing or no PNG.
+        DataError: if the contact sheet is missing or not a PNG file.
         InputError: if the page cannot be written.
     """
     environment = Environment(
@@ -91,7 +90,7 @@ def _content(run: ReportRun) -> dict[str, Any]:
         "num_test": sorted({row["num_test"] for row in run.rows if row.get("num_test")}),
         "contact_sheet": _data_url(run.contact_sheet) if run.contact_sheet else None,
         "sheet_classes": _class_names(run.manifest),
-        # The SVG is made by matplotlib, which escapes the names of the terms.
+        # Matplotlib escapes the names of the terms.
         "curves": Markup(curves) if curves else None,
         "num_batches": sum(1 for shard in shards if shard.get("losses")),
         "layers": [
@@ -117,7 +116,7 @@ def _data_url(picture: Path) -> str:
         raise DataError(f"cannot read the contact sheet {picture}: {error}") from error
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise DataError(
-            f"the contact sheet {picture} is no PNG; make one with ImageSet.contact_sheet"
+            f"the contact sheet {picture} is not a PNG file; make one with ImageSet.contact_sheet"
         )
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
@@ -145,14 +144,14 @@ def _synthesis_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     agreed = [s for s in shards if s.get("label_agreement") is not None]
     if agreed:
         hits = sum(shard["label_agreement"] * shard["num_images"] for shard in agreed)
-        share = hits / max(1, sum(shard["num_images"] for shard in agreed))
-        facts["labels that the zoo predicts"] = f"{100 * share:.1f}%"
+        fraction = hits / max(1, sum(shard["num_images"] for shard in agreed))
+        facts["labels that the zoo predicts"] = f"{100 * fraction:.1f}%"
     made = {**manifest.get("versions", {}), **manifest.get("machine", {})}
     return facts | {f"made with {key.replace('_', ' ')}": value for key, value in made.items()}
 
 
 def _text(value: Any) -> str:
-    """A value of a settings table, without the marks of a programming language."""
+    """A value of a settings table as plain text."""
     if value is None or value == "":
         return ABSENT
     if isinstance(value, bool):

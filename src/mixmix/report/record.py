@@ -1,4 +1,4 @@
-"""Benchmark records: rows of results with all that is needed to make them again."""
+"""Benchmark records: rows of results, and what is needed to reproduce them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mixmix._version import __version__
 from mixmix.runtime.machine import memory_bytes, usable_cpus
 
 __all__ = ["benchmark_record", "describe_machine", "describe_versions"]
@@ -25,17 +26,16 @@ def benchmark_record(
     """The content of a ``result.json``.
 
     Args:
-        question: what the benchmark answers, in one sentence.
-        command: the shell command that makes the record again.
-        rows: one for every model, task, setting, kind of images and seed, with these keys where
+        question: that the benchmark answers, in one sentence.
+        command: shell command that reproduces the record.
+        rows: one for each model, task, setting, kind of images and seed, with these keys where
             they apply: ``model``, ``task``, ``setting``, ``images`` (``float`` for the untouched
             model), ``num_images``, ``zoo``, ``seed``, ``top1`` and ``agreement`` (in percent),
             ``num_test``, ``cpu_seconds``, ``size_bytes``, ``latency_ms``. Further keys are kept.
 
     Returns:
-        Plain JSON types: numbers of numpy and torch become Python's, what is not finite becomes
-        None (JSON has no NaN), and anything else its text, since a record is written when hours
-        of work are done and must not fail then.
+        Plain JSON types: numbers of NumPy and PyTorch become Python numbers, numbers that are not
+        finite become None, and other objects become text, so that writing results never fails.
     """
     return {
         "question": question,
@@ -48,7 +48,7 @@ def benchmark_record(
 
 
 def describe_machine() -> dict[str, Any]:
-    """The hardware: name of the ``cpu``, ``cores`` and ``threads`` in use, ``memory_gib``."""
+    """Hardware: ``cpu`` (its name), ``cores`` and ``threads`` in use, ``memory_gib``."""
     return {
         "cpu": _cpu_name(Path("/proc/cpuinfo")),
         "cores": usable_cpus(),
@@ -58,14 +58,11 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of all that results depend on; packages that are absent are left out."""
-    # Only here, since the package may itself import this module while it loads.
-    from mixmix._version import __version__
-
+    """Versions of the packages that results depend on, as far as they are installed."""
     versions = {
         "mixmix": __version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # it names the build too, which the metadata may not
+        "torch": str(torch.__version__),  # unlike the metadata, it names the build
     }
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Rows of results as text, the same in the terminal and on the page."""
+"""Rows of results as text, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One row of results, every cell as text; ``ABSENT`` where it was not measured."""
+    """A row of results, each cell as text; ``ABSENT`` where nothing was measured."""
 
     model: str
     task: str
@@ -36,9 +36,10 @@ class ResultRow:
 
 
 def format_rows(rows: Sequence[Row]) -> list[ResultRow]:
-    """Write out rows in the record format (see ``benchmark_record``).
+    """Format rows of a record (see ``benchmark_record``).
 
-    The ratio of sizes is to the row of the same model whose images are ``float``.
+    The ratio of sizes is relative to the float model: the row of the model whose images are
+    ``float``.
     """
     float_sizes = {
         row.get("model"): row.get("size_bytes") for row in rows if row.get("images") == "float"
@@ -49,7 +50,7 @@ def format_rows(rows: Sequence[Row]) -> list[ResultRow]:
 def _format_row(row: Row, float_size: Any) -> ResultRow:
     is_float = row.get("images") == "float"
     num_test = row.get("num_test")
-    # A digit that is far below the sampling error only suggests a precision that is not there.
+    # No more digits than the sampling error warrants.
     digits = 2 if isinstance(num_test, int) and num_test >= 10_000 else 1
     return ResultRow(
         model=_text(row.get("model")),
@@ -63,7 +64,7 @@ def _format_row(row: Row, float_size: Any) -> ResultRow:
         size=_size(row.get("size_bytes")),
         ratio=_ratio(row.get("size_bytes"), float_size),
         latency=_latency(row.get("latency_ms")),
-        sparsity=_share(row.get("sparsity")),
+        sparsity=_fraction(row.get("sparsity")),
         is_float=is_float,
     )
 
@@ -85,7 +86,7 @@ def _percent(value: Any, digits: int) -> str:
     return f"{value:.{digits}f}%" if _is_number(value) else ABSENT
 
 
-def _share(value: Any) -> str:
+def _fraction(value: Any) -> str:
     return f"{100 * value:.1f}%" if _is_number(value) else ABSENT
 
 

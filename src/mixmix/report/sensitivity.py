@@ -23,10 +23,10 @@ def print_sensitivity(
     Args:
         table: from ``measure_sensitivity``.
         console: to print to.
-        layer_bits: from ``allocate_bits``; what was chosen is in bold.
+        layer_bits: from ``allocate_bits``; the chosen bits are printed in bold.
     """
     chosen = layer_bits or {}
-    # In the order of the fewest bits; layers that are given theirs come with other choices.
+    # Layers with given bits have other choices than the rest.
     choices = sorted({bits for layer in table.layers for bits in layer.divergence})
     grid = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column("Layer", no_wrap=True)

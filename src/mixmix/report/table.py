@@ -16,10 +16,10 @@ __all__ = ["print_results", "print_uncut"]
 
 
 def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print rows in the record format (see ``benchmark_record``), the float model in bold.
+    """Print rows of a record (see ``benchmark_record``), the float model in bold.
 
-    Behind top-1 is its 95% interval; the ratio is of the size to that of the float model. Columns
-    for models and seeds appear where there are several, and one for sparsity where there is any.
+    Top-1 is followed by its 95% interval; the ratio is the size relative to the float model.
+    Columns for models and seeds appear if there are several, and for sparsity if there is any.
     """
     formatted = format_rows(rows)
     several = [
@@ -45,10 +45,7 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 
 def print_uncut(table: Table, console: Console) -> None:
-    """Print a table as wide as it is.
-
-    Lines that a narrow terminal wraps are better than numbers that it cuts.
-    """
+    """Print a table at full width: a narrow terminal wraps its lines, but cuts no numbers."""
     narrow, wide = console.width, console.options.update(width=1000)
     console.width = max(narrow, Measurement.get(console, wide, table).maximum)
     try:

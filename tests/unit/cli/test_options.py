@@ -1,91 +1,161 @@
-"""What options of ``mixmix quantize`` do to the file that it writes."""
+"""Options are made from fields: every command names fields that exist, with a text and a type."""
 
 from __future__ import annotations
 
-import json
+import subprocess
 import sys
+import types
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-import torch
-from onnx import numpy_helper
-from tiny_networks import tiny_images
+import typer
+from typer.testing import CliRunner
 
-from mixmix.cli.compressing import Images
+import mixmix
+from mixmix.cli.command import Command
+from mixmix.cli.main import COMMANDS
+from mixmix.cli.options import Fields, Given, Option, attribute_docs, parameters
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Nested settings.
+
+    Attributes:
+        rate: of learning, in (0, 1] (see ``rates``).
+    """
+
+    rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Settings.
+
+    Attributes:
+        count: how many ``things``; a second line
+            continues the first.
+        pattern: ``N:M``: of every M at most N.
+        flip: whether to flip.
+        limit: None takes all.
+        inner: nested.
+
+    Raises:
+        InputError: never.
+    """
+
+    count: int = 3
+    pattern: str = "2:4"
+    flip: bool = True
+    limit: int | None = 8
+    scales: tuple[float, ...] = (1.0,)
+    names: tuple[str, ...] = ()
+    box: tuple[float, float] = (0.1, 0.2)
+    folder: str | Path | None = None
+    inner: Inner = field(default_factory=lambda: Inner(0.25))
+
+
+OUTER = Fields(
+    "outer",
+    f"{__name__}:Outer",
+    "count -n, pattern, flip, limit, scales --scale, names --name, box, folder, inner.rate",
+)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``Fields`` finds classes by the name of their module."""
+    module = types.ModuleType(__name__)
+    module.__dict__.update(globals())
+    monkeypatch.setitem(sys.modules, __name__, module)
+
+
+def given(*arguments: str) -> tuple[int, str, list[Given]]:
+    seen: list[Given] = []
+    app = typer.Typer()
+    options = (OUTER, Option("word", str, "A word.", "x"))
+    app.command()(parameters(options, seen.append))
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    return result.exit_code, result.output, seen
+
+
+def test_only_what_was_given_is_passed_on() -> None:
+    code, _, seen = given()
+    assert code == 0 and seen[0].fields("outer") == {} and seen[0]["word"] == "x"
+    arguments = "-n 3 --no-flip --limit none --scale 0.5 --scale 1 --name a,b --name c"
+    arguments += " --box 0.3 0.4 --folder f/g --rate 0.75 --word y"
+    code, output, seen = given(*arguments.split())
+    assert code == 0, output
+    assert seen[0]["word"] == "y"
+    assert seen[0].fields("outer") == {
+        "count": 3,
+        "flip": False,
+        "limit": "none",
+        "scales": [0.5, 1.0],
+        "names": ["a", "b", "c"],
+        "box": [0.3, 0.4],
+        "folder": "f/g",
+        "inner": {"rate": 0.75},
+    }
+
+
+def test_help_has_texts_and_defaults_of_the_fields() -> None:
+    code, output, _ = given("--help")
+    text = " ".join(output.split())
+    assert code == 0
+    for part in (
+        "How many things; a second line continues the first. [default: 3]",
+        "Of learning, in (0, 1]. [default: 0.25]",
+        "'N:M': of every M",
+        "[default: 8]",
+        "--flip --no-flip",
+    ):
+        assert part in text
+
+
+def test_what_is_no_number_is_refused() -> None:
+    assert given("--limit", "many")[0] == 2
+    assert given("--count", "many")[0] == 2
+
+
+def test_a_field_that_vanished_is_an_error() -> None:
+    for name in ("missing", "inner.missing"):
+        with pytest.raises(AttributeError, match="has no field 'missing'; it has "):
+            list(Fields("outer", f"{__name__}:Outer", name).options())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_fields_of_commands_exist(command: Command) -> None:
+    names = []
+    for each in command.options:
+        for path, option in each.options() if isinstance(each, Fields) else [("", each)]:
+            assert option.help, f"{path} has no entry below Attributes"
+            names.append(option.name)
+    assert len(set(names)) == len(names)
+    assert command.example.startswith(f"mixmix {command.name}")
+    parameters(command.options, command.call)
+
+
+def test_docs_of_base_classes_count() -> None:
+    class Child(Outer):
+        """No section."""
+
+    assert attribute_docs(Child)["flip"] == "Whether to flip."
+
+
+def test_help_needs_no_torch() -> None:
+    folder = Path(mixmix.__file__).parent
+    program = f"""
+import sys, types
+package = types.ModuleType("mixmix")
+package.__path__ = [{str(folder)!r}]
+sys.modules["mixmix"] = package
 from mixmix.cli.main import run
-
-MODEL = """
-import torch
-from torch import nn
-
-def build():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU()]
-        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
-        model = nn.Sequential(*layers, *head)
-        model[2].weight.data.add_(0.2)  # so that a zero point is worth it
-        return model
+sys.argv = ["mixmix", "--help"]
+try:
+    run()
+finally:
+    assert "torch" not in sys.modules
 """
-SPEC = {
-    "name": "small",
-    "source": "python:options_model:build",
-    "input_shape": [3, 16, 16],
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.25, 0.25, 0.25],
-    "num_classes": 4,
-}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "options_model.py").write_text(MODEL)
-    (tmp_path / "small.json").write_text(json.dumps(SPEC))
-    tiny_images(40).save(tmp_path / "images")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("options_model", None)
-    return tmp_path
-
-
-def quantized(monkeypatch: pytest.MonkeyPatch, *options: str) -> list[tuple[str, np.ndarray, int]]:
-    """For each layer, the type of its weights, its scales, and how many zero points are not 0."""
-    command = "mixmix quantize -m small.json --data images --bits W4A4 --iterations 0 --out q.onnx"
-    monkeypatch.setattr(sys, "argv", [*command.split(), *options, "--json"])
-    try:
-        run()
-    except SystemExit as end:
-        assert not end.code
-    graph = onnx.load("q.onnx").graph
-    arrays = {each.name: each for each in graph.initializer}
-    found = []
-    for node in graph.node:
-        weight = arrays.get(node.input[0])
-        if node.op_type != "DequantizeLinear" or weight is None or len(weight.dims) < 2:
-            continue
-        zeros = arrays.get(node.input[2]) if len(node.input) > 2 else None
-        count = 0 if zeros is None else int(np.count_nonzero(numpy_helper.to_array(zeros)))
-        kind = onnx.TensorProto.DataType.Name(weight.data_type)
-        found.append((kind, numpy_helper.to_array(arrays[node.input[1]]).ravel(), count))
-    return found
-
-
-def test_options_reach_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = quantized(monkeypatch)
-    assert [kind in ("INT8", "UINT8") for kind, _, _ in plain] == [True, False, True]
-    assert all(len(set(scales.tolist())) > 1 for _, scales, _ in plain)
-    assert plain[1][2] == 0
-    other = quantized(monkeypatch, "--all-layers", "--per-tensor", "--affine-weights")
-    assert [kind for kind, _, _ in other] == ["INT4"] * 3
-    assert all(len(set(scales.tolist())) == 1 for _, scales, _ in other)
-    assert other[1][2] > 0
-
-
-def test_the_last_images_are_held_out(folder: Path) -> None:
-    images = Images.load([folder / "images"], held_out=6)
-    pixels = (tiny_images(40).images * 255).round() / 255
-    assert images.judged is not None
-    torch.testing.assert_close(images.used.images, pixels[:34])
-    torch.testing.assert_close(images.judged.images, pixels[34:])
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)

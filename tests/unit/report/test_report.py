@@ -268,7 +268,7 @@ class TestPage:
 
     def test_contact_sheet_that_is_no_png(self, tmp_path: Path, run: ReportRun) -> None:
         (tmp_path / "sheet.txt").write_text("x")
-        with pytest.raises(DataError, match="no PNG"):
+        with pytest.raises(DataError, match="not a PNG file"):
             write_page(tmp_path / "r.html", replace(run, contact_sheet=tmp_path / "sheet.txt"))
         with pytest.raises(DataError, match="cannot read the contact sheet"):
             write_page(tmp_path / "r.html", replace(run, contact_sheet=tmp_path / "absent.png"))

@@ -1,0 +1,87 @@
+"""Labeled images in a folder with one subfolder for each class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mixmix.errors import DataError
+from mixmix.models.spec import ModelSpec
+
+__all__ = ["ImageFolder"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_MODES = {1: "L", 3: "RGB"}
+
+
+class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
+    """Images of ``folder/CLASS/*``, as in ``torchvision.datasets.ImageFolder``.
+
+    Subfolders are matched to classes by name where the spec names its classes; otherwise there must
+    be one for each class, in alphabetical order. Images are cropped at the center to the aspect
+    ratio of the network's input and resized to it (bicubic).
+
+    Args:
+        folder: holds the subfolders.
+        spec: of the network that the images are for.
+
+    Raises:
+        DataError: if there is no image, or the subfolders do not fit the classes.
+    """
+
+    def __init__(self, folder: str | Path, spec: ModelSpec) -> None:
+        self._folder, self._shape = Path(folder), spec.input_shape
+        if self._shape[0] not in _MODES:
+            raise DataError(f"{spec.name} takes {self._shape[0]} channels; image files have 1 or 3")
+        if not self._folder.is_dir():
+            raise DataError(f"{self._folder} is not a folder; give one with a subfolder per class")
+        names = sorted(
+            each.name
+            for each in self._folder.iterdir()
+            if each.is_dir() and not each.name.startswith(".")
+        )
+        labels = self._labels(names, spec)
+        self._items = [
+            (path, label)
+            for name, label in zip(names, labels, strict=True)
+            for path in sorted((self._folder / name).iterdir())
+            if path.suffix.lower() in _SUFFIXES
+        ]
+        if not self._items:
+            raise DataError(f"{self._folder} holds no images; expected {self._folder}/CLASS/*.png")
+
+    def _labels(self, names: list[str], spec: ModelSpec) -> list[int]:
+        if spec.classes and set(names) <= set(spec.classes):
+            return [spec.classes.index(name) for name in names]
+        if len(names) != spec.num_classes:
+            raise DataError(
+                f"{self._folder} has {len(names)} subfolders, {spec.name} has {spec.num_classes} "
+                "classes; name the subfolders like the classes, or give one for each class"
+            )
+        return list(range(len(names)))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """An image (C, H, W) uint8 and its label (int64 scalar).
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+        path, label = self._items[index]
+        channels, height, width = self._shape
+        try:
+            with Image.open(path) as picture:
+                fitted = ImageOps.fit(
+                    picture.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC
+                )
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"cannot read {path}: {error}; replace or remove the file") from error
+        pixels = torch.from_numpy(np.array(fitted)).view(height, width, channels)
+        return pixels.permute(2, 0, 1).contiguous(), torch.tensor(label)
