@@ -210,7 +210,7 @@ def test_what_is_compared_is_what_is_given_last_at_a_size() -> None:
 
     torch.manual_seed(0)
     pair, example = (network(), network()), torch.randn(2, 3, 6, 6)
-    for found, plain in zip(staged(*pair, example, seed=0), pair, strict=True):
+    for found, plain in zip(with_feature_taps(*pair, example, seed=0), pair, strict=True):
         logits, features = found(example)
         torch.testing.assert_close(logits, plain(example))
         # What pools belongs to the layer before it.
