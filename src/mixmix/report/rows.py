@@ -1,4 +1,4 @@
-"""Rows of results as text, for the terminal and the page."""
+"""Rows of results formatted for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A row of results, each cell as text; ``ABSENT`` where nothing was measured."""
+    """A row of results as text; ``ABSENT`` stands for missing values."""
 
     model: str
     task: str
@@ -38,8 +38,7 @@ class ResultRow:
 def format_rows(rows: Sequence[Row]) -> list[ResultRow]:
     """Format rows of a record (see ``benchmark_record``).
 
-    The ratio of sizes is relative to the float model: the row of the model whose images are
-    ``float``.
+    Size ratios are relative to the float model, whose row has ``float`` as its images.
     """
     float_sizes = {
         row.get("model"): row.get("size_bytes") for row in rows if row.get("images") == "float"

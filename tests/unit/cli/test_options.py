@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import types
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,17 +57,9 @@ class Outer:
 
 OUTER = Fields(
     "outer",
-    f"{__name__}:Outer",
+    Outer,
     "count -n, pattern, flip, limit, scales --scale, names --name, box, folder, inner.rate",
 )
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``Fields`` finds classes by the name of their module."""
-    module = types.ModuleType(__name__)
-    module.__dict__.update(globals())
-    monkeypatch.setitem(sys.modules, __name__, module)
 
 
 def given(*arguments: str) -> tuple[int, str, list[Given]]:
@@ -122,7 +113,7 @@ def test_what_is_no_number_is_refused() -> None:
 def test_a_field_that_vanished_is_an_error() -> None:
     for name in ("missing", "inner.missing"):
         with pytest.raises(AttributeError, match="has no field 'missing'; it has "):
-            list(Fields("outer", f"{__name__}:Outer", name).options())
+            list(Fields("outer", Outer, name).options())
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
