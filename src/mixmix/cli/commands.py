@@ -9,6 +9,7 @@ from mixmix.cli import run_file as runs
 from mixmix.cli.command import COMMON, JSON, ZOO, Command, do, do_run, out
 from mixmix.cli.options import Fields, Given, Option
 from mixmix.cli.output import print_facts, print_json, print_table
+from mixmix.cli.process import prepare, progress_bar
 from mixmix.errors import InputError
 
 __all__ = ["IMAGE_COMMANDS", "OTHER_COMMANDS"]
@@ -166,16 +167,37 @@ ZOO_SHOW = Command(
     _show,
 )
 
+
+def _demo(given: Given) -> None:
+    from rich.console import Console
+
+    from mixmix.demo.demo import run_demo
+    from mixmix.report.table import print_results
+
+    folder, process = given["folder"], runs.Run.from_dict(given.fields("run"))
+    seed, device = process.seed, process.device
+    prepare(device, process.threads, distributed=False)
+    with progress_bar("demo") as advance:
+        result = run_demo(
+            folder, seed=seed, device=device, compare=given["compare"], on_progress=advance
+        )
+    if given["json"]:
+        print_json(result)
+        return
+    print_results(result["rows"], Console())
+    Console().print(f"\nimages, models and the report: {folder / 'index.html'}")
+
+
 DEMO = Command(
     "demo",
     "Run the whole method on bundled networks: images, quantized models, a table and a report.",
     "mixmix demo --out mixmix-demo --compare",
     (
         Option("folder", Path, "Folder for the results.", Path("mixmix-demo"), "--out"),
-        Fields("demo", runs.DemoSection, "compare --compare"),
+        Option("compare", bool, "Add results for other images of equal cost.", False),
         *COMMON,
     ),
-    lambda given: do(given, out=str(given["folder"]), demo={}),
+    _demo,
 )
 
 IMAGE_COMMANDS = (RUN, SYNTHESIZE, GENERATE)

@@ -36,9 +36,8 @@ _PROBE_IMAGES = 256
 class Outcome:
     """The results of a run; None for what it does not do.
 
-    ``model`` is the model before compression, ``image_folder`` the exported folder of PNG files,
-    ``demo`` the content of the demo's ``result.json``; ``is_main`` says whether this process prints
-    and writes the results.
+    ``model`` is the model before compression, ``image_folder`` the exported folder of PNG files;
+    ``is_main`` says whether this process prints and writes the results.
     """
 
     run: Run
@@ -51,7 +50,6 @@ class Outcome:
     image_folder: Path | None = None
     estimate: Estimate | None = None
     evaluation: Evaluation | None = None
-    demo: dict[str, Any] | None = None
     is_main: bool = True
 
     @property
@@ -82,9 +80,6 @@ def execute(run: Run) -> Outcome:
     device = local_device(run.device) if shared else run.device
     prepare(device, run.threads, distributed=shared)
     outcome = Outcome(run, is_main=is_main())
-    if run.demo is not None:
-        outcome.demo = _demo(run, run.demo.compare)
-        return outcome
     if run.model is not None and run.export is not None:
         _format(run.export.file)
     outcome.methods = tuple(_on_device(Method.from_dict(table), device) for table in run.methods)
@@ -245,12 +240,3 @@ def _evaluate(section: EvaluationSection, outcome: Outcome, device: str) -> Eval
     data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
     with progress_bar("evaluating") as advance:
         return evaluate(model, data, reference=reference, device=device, on_progress=advance)
-
-
-def _demo(run: Run, compare: bool) -> dict[str, Any]:
-    from mixmix.demo.demo import run_demo
-
-    with progress_bar("demo") as advance:
-        return run_demo(
-            run.out, seed=run.seed, device=run.device, compare=compare, on_progress=advance
-        )

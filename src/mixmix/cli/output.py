@@ -56,23 +56,17 @@ def print_outcome(outcome: Outcome, *, as_json: bool, by_section: bool = False) 
     if as_json:
         flat = {name: value for facts in sections.values() for name, value in facts.items()}
         print_json({"run": str(outcome.run.path), **sections} if by_section else flat)
-    elif outcome.demo is not None:
-        _print_demo(outcome)
-    else:
-        if outcome.compressed is not None:
-            _print_compressed(outcome)
-        if outcome.image_folder is not None:
-            print(f"wrote {outcome.image_folder}")
-        facts = {**sections.get("images", {}), **sections.get("evaluation", {})}
-        if facts:
-            print_facts(facts)
+        return
+    if outcome.compressed is not None:
+        _print_compressed(outcome)
+    if outcome.image_folder is not None:
+        print(f"wrote {outcome.image_folder}")
+    print_facts({**sections.get("images", {}), **sections.get("evaluation", {})})
 
 
 def _sections(outcome: Outcome) -> dict[str, dict[str, Any]]:
     """The results of a run as plain JSON types, by section."""
     sections = {}
-    if outcome.demo is not None:
-        sections["demo"] = outcome.demo
     if outcome.images is not None and (outcome.run.image_section or outcome.model is None):
         sections["images"] = _image_facts(outcome)
     if outcome.compressed is not None:
@@ -152,13 +146,3 @@ def _layer_rows(records: Sequence[LayerRecord]) -> list[dict[str, Any]]:
     optional = ("sparsity", "in_channels", "out_channels")
     empty = {name for name in optional if all(row[name] is None for row in rows)}
     return [{name: value for name, value in row.items() if name not in empty} for row in rows]
-
-
-def _print_demo(outcome: Outcome) -> None:
-    from rich.console import Console
-
-    from mixmix.report.table import print_results
-
-    assert outcome.demo is not None
-    print_results(outcome.demo["rows"], Console())
-    Console().print(f"\nimages, models and the report: {outcome.run.out / 'index.html'}")

@@ -18,14 +18,9 @@ __all__ = ["prepare", "print_schedule", "progress_bar"]
 def prepare(device: str, threads: int | None, *, distributed: bool) -> None:
     """Check the device and set up the process for long numerical work.
 
-    Args:
-        device: device to compute on.
-        threads: threads of torch; None keeps its default.
-        distributed: whether processes started by ``torchrun`` can share the work.
-
     Raises:
-        InputError: if the device cannot be used, or in the main process of several that cannot
-            share the work.
+        InputError: if the device cannot be used, or in the main process of several if the command
+            is not ``distributed``.
         RankError: in the other processes.
     """
     import torch

@@ -154,17 +154,6 @@ class EvaluationSection(_Section):
 
 
 @dataclass(frozen=True)
-class DemoSection(_Section):
-    """The demo, in place of all other sections.
-
-    Attributes:
-        compare: also compress with noise, DeepInversion and real images, at equal cost.
-    """
-
-    compare: bool = False
-
-
-@dataclass(frozen=True)
 class Run(_Section):
     """A run: images, compression, the exported file, its accuracy.
 
@@ -194,7 +183,6 @@ class Run(_Section):
     methods: tuple[Mapping[str, Any], ...] = ()
     export: ExportSection | None = None
     evaluation: EvaluationSection | None = None
-    demo: DemoSection | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -213,7 +201,7 @@ class Run(_Section):
 
     @property
     def writes_files(self) -> bool:
-        return any((self.image_section, self.export, self.demo))
+        return bool(self.image_section or self.export)
 
     @property
     def path(self) -> Path:

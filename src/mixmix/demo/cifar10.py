@@ -140,11 +140,7 @@ def _batch_names(split: str) -> list[str]:
 
 def _read_png_rows(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A picture of N rows of 1,024 RGB pixels, as (N, 1024, 3)."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"cannot read {path}: {error}; unpack the data again") from error
+    pixels = _read_picture(path)
     if pixels.shape[1] != 1024:
         raise DataError(f"{path}: rows have {pixels.shape[1]} pixels, expected 1,024 (32 x 32)")
     return pixels
@@ -193,12 +189,17 @@ def _class_of_folder(folder: Path) -> int:
     )
 
 
-def _read_image(path: Path) -> Tensor:
+def _read_picture(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """RGB pixels (H, W, 3)."""
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
-        raise DataError(f"cannot read {path}: {error}; replace or remove the file") from error
+        raise DataError(f"cannot read {path}: {error}; unpack the data again") from error
+
+
+def _read_image(path: Path) -> Tensor:
+    pixels = _read_picture(path)
     if pixels.shape != (32, 32, 3):
         raise DataError(
             f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, expected 32 x 32; CIFAR-10 "
