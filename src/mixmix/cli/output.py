@@ -55,7 +55,8 @@ def print_outcome(outcome: Outcome, *, as_json: bool, by_section: bool = False) 
     sections = _sections(outcome)
     if as_json:
         flat = {name: value for facts in sections.values() for name, value in facts.items()}
-        print_json({"run": str(outcome.run.path), **sections} if by_section else flat)
+        record = {"run": str(outcome.run.path)} if outcome.run.writes_files else {}
+        print_json(record | sections if by_section else flat)
         return
     if outcome.compressed is not None:
         _print_compressed(outcome)
