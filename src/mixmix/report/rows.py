@@ -63,7 +63,7 @@ def _format_row(row: Row, float_size: Any) -> ResultRow:
         size=_size(row.get("size_bytes")),
         ratio=_ratio(row.get("size_bytes"), float_size),
         latency=_latency(row.get("latency_ms")),
-        sparsity=_fraction(row.get("sparsity")),
+        sparsity=_percent(row.get("sparsity"), 1, scale=100),
         is_float=is_float,
     )
 
@@ -81,12 +81,8 @@ def _images(row: Row) -> str:
     return f"{name} ({count:,})" if _is_number(count) else name
 
 
-def _percent(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}%" if _is_number(value) else ABSENT
-
-
-def _fraction(value: Any) -> str:
-    return f"{100 * value:.1f}%" if _is_number(value) else ABSENT
+def _percent(value: Any, digits: int, scale: int = 1) -> str:
+    return f"{scale * value:.{digits}f}%" if _is_number(value) else ABSENT
 
 
 def _interval(top1: Any, num_test: Any, digits: int) -> str:
