@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 from mixmix.errors import InputError
 
-__all__ = ["Settings", "subclasses", "to_plain"]
+__all__ = ["Settings", "default_of", "subclasses", "to_plain"]
 
 _S = TypeVar("_S", bound="Settings")
 
@@ -50,6 +50,8 @@ class Settings:
     def from_dict(cls: type[_S], content: Mapping[str, Any]) -> _S:
         """Build settings from plain JSON or TOML types; what is left out has its default.
 
+        A table for a field whose default is settings changes the fields that it names.
+
         Raises:
             InputError: if a key or kind is unknown, or a value does not fit its field.
         """
@@ -58,22 +60,18 @@ class Settings:
         chosen, content = cls, dict(content)
         if cls.family:
             chosen = _of_kind(cls, content.pop(cls.family, cls.kind or None))
-        known = {field.name for field in dataclasses.fields(chosen) if field.init}  # type: ignore[arg-type]
-        unknown = sorted(set(content) - known)
-        if unknown:
-            raise InputError(
-                f"{chosen.__name__} has no {', '.join(map(repr, unknown))}; it has "
-                f"{', '.join(sorted(known)) or 'no fields'}"
-            )
-        hints = get_type_hints(chosen)
-        values = {
-            name: _from_plain(value, hints[name], f"{chosen.__name__}.{name}")
-            for name, value in content.items()
-        }
         try:
-            return chosen(**values)
+            return chosen(**_values(chosen, content))
         except TypeError as error:
             raise InputError(f"{chosen.__name__}: {error}") from error
+
+    def updated(self: _S, content: Mapping[str, Any]) -> _S:
+        """A copy with changed fields, in plain types; nested tables change what they name.
+
+        Raises:
+            InputError: if a key is unknown, or a value does not fit its field.
+        """
+        return dataclasses.replace(self, **_values(type(self), content, self))  # type: ignore[type-var]
 
     @classmethod
     def kinds(cls: type[_S]) -> dict[str, type[_S]]:
@@ -86,6 +84,34 @@ class Settings:
             import_module(module)
         found = {each.kind: each for each in subclasses(cls) if each.kind}
         return found | {k: v for k, v in _entries(cls.family).items() if k not in found}
+
+
+def _values(
+    cls: type[Settings], content: Mapping[str, Any], base: Settings | None = None
+) -> dict[str, Any]:
+    """Values of the fields in ``content``; tables for settings change those of ``base``."""
+    known = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    unknown = sorted(set(content) - set(known))
+    if unknown:
+        raise InputError(
+            f"{cls.__name__} has no {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(sorted(known)) or 'no fields'}"
+        )
+    hints = get_type_hints(cls)
+    values = {}
+    for name, value in content.items():
+        before = default_of(known[name]) if base is None else getattr(base, name)
+        if isinstance(before, Settings) and _is_table(value) and before.family not in value:
+            values[name] = before.updated(value)
+        else:
+            values[name] = _from_plain(value, hints[name], f"{cls.__name__}.{name}")
+    return values
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field; ``dataclasses.MISSING`` if it has none."""
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def to_plain(value: Any) -> Any:
@@ -124,6 +150,8 @@ def _entries(family: str) -> dict[str, Any]:
 
 def _of_kind(cls: type[_S], kind: Any) -> type[_S]:
     kinds = cls.kinds()
+    if kind is None:
+        raise InputError(f"the table needs a {cls.family}: {', '.join(sorted(kinds))}")
     if kind not in kinds:
         raise InputError(
             f"{kind!r} is no {cls.family} that mixmix knows; known: {', '.join(sorted(kinds))}"

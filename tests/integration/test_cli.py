@@ -514,7 +514,7 @@ def test_commands_leave_a_file_that_reproduces_them(
     ("content", "message"),
     [
         ("[model", "cannot read the run bad.toml"),
-        ("speed = 3", "bad.toml: Run has no 'speed'; it has demo, device"),
+        ("speed = 3", "bad.toml: Run has no 'speed'; it has device, evaluation"),
         ("[export]\nfolder = 'x'", "ExportSection has no 'folder'; it has file, optimize_for"),
         ("seed = 'x'", "Run.seed must be a whole number, got 'x'"),
         ("[model]", "ModelSection: "),
@@ -527,7 +527,7 @@ def test_commands_leave_a_file_that_reproduces_them(
         ("[model]\nreference = 'small.json'\n[[methods]]\nbits = 3", "needs a method: "),
         (
             "[model]\nreference = 'small.json'\n[[methods]]\nmethod = 'shrink'",
-            "unknown method 'shrink'; known: distill",
+            "'shrink' is no method that mixmix knows; known: distill",
         ),
         (
             "[model]\nreference = 'small.json'\n[[methods]]\nmethod = 'quantize'\nbit = 'W8A8'",

@@ -51,6 +51,20 @@ def test_what_is_written_is_read_back() -> None:
     assert Drawing.from_dict({"title": "few"}) == Drawing("few")
 
 
+def test_tables_change_the_default_of_the_field() -> None:
+    @dataclass(frozen=True)
+    class Page(Settings):
+        square: Square = field(default_factory=lambda: Square("blue", (2, 3)))
+
+    Page.__annotations__["square"] = Square
+    assert Page.from_dict({"square": {"color": "green"}}) == Page(Square("green", (2, 3)))
+    assert Page.from_dict({"square": {"shape": "square"}}) == Page(Square())
+    page = Page(Square("red", (4, 4)))
+    assert page.updated({"square": {"sides": [1, 2]}}) == Page(Square("red", (1, 2)))
+    with pytest.raises(InputError, match="Square has no 'side'"):
+        page.updated({"square": {"side": 1}})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -66,6 +80,7 @@ def test_what_is_written_is_read_back() -> None:
         ),
         ({"title": "x", "shapes": [{"shape": "square", "sides": [1]}]}, "must have 2 values"),
         ({"title": "x", "notes": {"a": True}}, r"Drawing\.notes\.a must be a whole number"),
+        ({"title": "x", "shapes": [{"radius": 1}]}, "needs a shape: circle, square"),
         ({"title": "x", "frame": 3}, "expected a table of Circle fields, got 3"),
     ],
 )

@@ -1,11 +1,11 @@
-"""What a command is made of, and what most commands have in common."""
+"""Commands, and the way from their options to a run."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,22 @@ import typer
 
 from mixmix.cli.execute import Outcome, execute
 from mixmix.cli.options import Fields, Given, Option, parameters
-from mixmix.cli.run_file import Run
+from mixmix.cli.output import print_outcome
+from mixmix.cli.run_file import ImagesSection, ModelSection, Run, ZooSection
 
-__all__ = [
-    "DATA",
-    "HELD_OUT",
-    "JSON",
-    "MODEL",
-    "PROCESS",
-    "ZOO",
-    "Command",
-    "do",
-    "do_run",
-    "file_out",
-    "written_as",
-]
+__all__ = ["COMMON", "DATA", "HELD_OUT", "JSON", "MODEL", "ZOO", "Command", "do", "do_run", "out"]
 
-_RUN = "mixmix.cli.run_file"
+MODEL = Fields("model", ModelSection, "reference --model -m")
+ZOO = Fields("zoo", ZooSection, "models --zoo -z, weights --weight")
+DATA = Fields("images", ImagesSection, "folders! --data")
+HELD_OUT = Fields("images", ImagesSection, "held_out")
+JSON = Option("json", bool, "Print one JSON object.", False, "--json")
+COMMON = (Fields("run", Run, "seed, device, threads"), JSON)
 
-MODEL = Fields("model", f"{_RUN}:ModelSection", "reference --model -m")
-ZOO = Fields("zoo", f"{_RUN}:ZooSection", "models --zoo -z, weights --weight")
-DATA = Fields("images", f"{_RUN}:ImagesSection", "folders! --data")
-HELD_OUT = Fields("images", f"{_RUN}:ImagesSection", "held_out")
-PROCESS = Fields("run", f"{_RUN}:Run", "seed, device, threads")
-JSON = Option("json", bool, "Print one JSON object.", False, ("--json",))
+
+def out(help: str) -> Option:
+    """The option ``--out`` of commands that export one file."""
+    return Option("out", Path, help, ...)
 
 
 @dataclass(frozen=True)
@@ -45,49 +37,55 @@ class Command:
 
     Attributes:
         name: one word, or two for a command of a group.
-        help: what it does: one sentence, and paragraphs with what else a reader has to know.
+        help: one sentence, optionally followed by paragraphs.
         example: a command that works.
-        options: in the order in which the help lists them.
-        call: does it.
+        options: options in the order of the help.
+        call: function that runs the command.
     """
 
     name: str
     help: str
     example: str
     options: tuple[Fields | Option, ...]
-    call: Callable[[Given], None]
+    call: Callable[[Given], object]
 
     def add_to(self, app: typer.Typer, *, chosen: bool) -> None:
-        """Add the command; its options, which take imports, only if it is the one to run."""
+        """Add the command, and its options, which import their settings, only if it is chosen."""
         function = parameters(self.options, self.call) if chosen else lambda: None
         text = f"{self.help}\n\nExample: {self.example}"
         app.command(self.name.split()[-1], help=text)(function)
 
 
-def file_out(help: str) -> Option:
-    """The option ``--out`` of commands that write one file."""
-    return Option("out", Path, help, ...)
-
-
-def written_as(out: Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Entries of a run that writes one file."""
-    return {"out": str(out.parent), "export": {"file": out.name, **(settings or {})}}
-
-
-def do(given: Given, sections: Mapping[str, Any], *, record: bool = True) -> Outcome:
-    """Do the run of a command: its sections, and what all commands take.
+def do(given: Given, **sections: Any) -> Outcome:
+    """Execute the run that options describe, and print its results.
 
     Args:
-        given: the options of the command.
-        sections: entries of the run, in plain types.
-        record: whether the run is written beside its results.
+        given: groups named like a section of the run set that section; ``out`` names the file to
+            export.
+        sections: further entries of the run, in plain types; tables are merged with those given.
     """
-    return do_run(Run.from_dict({**given.fields("run"), **sections}), record=record)
+    content: dict[str, Any] = given.fields("run")
+    content |= {
+        each.name: given.fields(each.name) for each in fields(Run) if each.name in given.groups
+    }
+    if "out" in given.values:
+        path: Path = given["out"]
+        sections = {
+            "out": str(path.parent),
+            **sections,
+            "export": {"file": path.name, **sections.get("export", {})},
+        }
+    for name, value in sections.items():
+        is_table = isinstance(value, Mapping)
+        content[name] = {**content.get(name, {}), **value} if is_table else value
+    return do_run(Run.from_dict(content), as_json=given["json"])
 
 
-def do_run(run: Run, *, record: bool = True) -> Outcome:
-    """Do a run and write it beside its results, with the command that this is."""
+def do_run(run: Run, *, as_json: bool, by_section: bool = False) -> Outcome:
+    """Execute a run, write its file, and print its results."""
     outcome = execute(run)
-    if record and outcome.is_main:
-        run.write(shlex.join(["mixmix", *sys.argv[1:]]))
+    if outcome.is_main:
+        if run.writes_files:
+            run.write(shlex.join(["mixmix", *sys.argv[1:]]))
+        print_outcome(outcome, as_json=as_json, by_section=by_section)
     return outcome

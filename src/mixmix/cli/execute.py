@@ -1,21 +1,19 @@
-"""Does what a run says: images, compression, the file, its accuracy."""
+"""Executes a run: images, compression, the exported file, its accuracy."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixmix.cli.build import MethodBuilder, changed
-from mixmix.cli.process import load_images, load_zoo, prepare, print_schedule, progress_bar
+from mixmix.cli.inputs import labeled_images, load_images, load_zoo
+from mixmix.cli.process import prepare, print_schedule, progress_bar
 from mixmix.cli.run_file import EvaluationSection, GenerationSection, Run, SynthesisSection
 from mixmix.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mixmix import (
-        AmortizedSettings,
         Artifact,
         Compressed,
         Estimate,
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
         ImageSet,
         Method,
         Model,
-        SynthesisSettings,
+        SensitivityTable,
         Zoo,
     )
     from mixmix.evaluate.evaluation import Evaluated
@@ -36,22 +34,13 @@ _PROBE_IMAGES = 256
 
 @dataclass
 class Outcome:
-    """What a run made; None where it was not asked for.
+    """The results of a run; None for what it does not do.
 
-    Attributes:
-        images: that the run made, or those of its folders.
-        contact_sheet: of the images that the run made.
-        model: before compression.
-        methods: that were applied.
-        compressed: the model after all methods.
-        artifact: its file.
-        image_folder: of PNG files.
-        estimate: of the loss of accuracy, from the images held out.
-        evaluation: on labeled images.
-        demo: content of the demo's ``result.json``.
-        is_main: whether this process prints and writes the results.
+    ``model`` is the model before compression, ``image_folder`` the exported folder of PNG files;
+    ``is_main`` says whether this process prints and writes the results.
     """
 
+    run: Run
     images: ImageSet | None = None
     contact_sheet: Path | None = None
     model: Model | None = None
@@ -61,137 +50,152 @@ class Outcome:
     image_folder: Path | None = None
     estimate: Estimate | None = None
     evaluation: Evaluation | None = None
-    demo: dict[str, Any] | None = None
     is_main: bool = True
+
+    @property
+    def sensitivity(self) -> tuple[SensitivityTable, dict[str, str]] | None:
+        """The sensitivities that bits were chosen by, and the bits of each layer."""
+        from mixmix import SensitivityTable
+
+        for method in reversed(() if self.compressed is None else self.compressed.applied):
+            if "sensitivity" in method.results:
+                table = SensitivityTable.from_dict(method.results["sensitivity"])
+                return table, method.results["layer_bits"]
+        return None
 
 
 def execute(run: Run) -> Outcome:
-    """Do a run from its first section to its last.
+    """Execute a run, section by section.
 
     Settings and networks are read before anything is computed, so that mistakes show early.
 
     Raises:
         InputError: if something is unknown, missing or does not fit together.
-        ExportError: if the file does not compute what the model does.
+        ExportError: if the exported file does not agree with the model.
     """
-    from mixmix.runtime import distributed
+    from mixmix import Method
+    from mixmix.runtime.distributed import is_main, local_device
 
     shared = run.synthesis is not None and not (run.methods or run.export or run.evaluation)
-    device = distributed.local_device(run.device) if shared else run.device
-    prepare(device, run.threads, together=shared)
-    if run.demo is not None:
-        return Outcome(demo=_demo(run, compare=run.demo.compare))
+    device = local_device(run.device) if shared else run.device
+    prepare(device, run.threads, distributed=shared)
+    outcome = Outcome(run, is_main=is_main())
     if run.model is not None and run.export is not None:
         _format(run.export.file)
-    builder = MethodBuilder(device)
-    outcome = Outcome(methods=tuple(builder.method(table) for table in run.methods))
-    folders = None if run.images is None or not run.images.folders else run.images.folders
-    settings = _settings(run)
-    images = None if folders is None else load_images(folders)
-    model = None if run.model is None else load_zoo((run.model.reference,), None, device)[0]
-    if run.zoo is not None and settings is not None:
-        zoo = load_zoo(run.zoo.models, run.zoo.weights, device)
-        made = _make_images(run, zoo, settings, outcome)
-        images = made if images is None else images.join([made, images])
-    outcome.images, outcome.model, outcome.is_main = images, model, distributed.is_main()
-    if model is not None:
-        _compress(run, model, outcome)
+    outcome.methods = tuple(_on_device(Method.from_dict(table), device) for table in run.methods)
+    settings = _image_settings(run)
+    if run.images is not None and run.images.folders:
+        outcome.images = load_images(run.images.folders)
+    if run.model is not None:
+        outcome.model = load_zoo((run.model.reference,), device)[0]
+    if run.image_section is not None and run.zoo is not None:
+        zoo = load_zoo(run.zoo.models, device, run.zoo.weights)
+        made = _make_images(run, run.image_section, zoo, settings, outcome)
+        outcome.images = made if outcome.images is None else made.join([made, outcome.images])
+    if outcome.model is not None:
+        _compress(outcome.model, outcome)
     elif run.export is not None:
-        if images is None:
+        if outcome.images is None:
             raise InputError("there is nothing to export; give [model], [images] or [synthesis]")
-        outcome.image_folder = images.export_image_folder(run.out / run.export.file)
+        outcome.image_folder = outcome.images.export_image_folder(run.out / run.export.file)
     if run.evaluation is not None:
         outcome.evaluation = _evaluate(run.evaluation, outcome, device)
     return outcome
 
 
-def _settings(run: Run) -> SynthesisSettings | AmortizedSettings | None:
-    """How images are made, if they are."""
+def _on_device(settings: Any, device: str) -> Any:
+    """Settings whose zoos, which are read to the CPU, are on another device."""
+    from mixmix import Zoo
+
+    if device == "cpu":
+        return settings
+    if isinstance(settings, Zoo):
+        return Zoo.load(list(settings), weights=settings.weights, device=device)
+    if isinstance(settings, tuple):
+        return tuple(_on_device(each, device) for each in settings)
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return settings
+    fields = [field.name for field in dataclasses.fields(settings) if field.init]
+    values = {name: _on_device(getattr(settings, name), device) for name in fields}
+    return dataclasses.replace(settings, **values)
+
+
+def _image_settings(run: Run) -> Any:
     from mixmix import AmortizedSettings, recipe
 
     if run.generation is not None:
-        settings: AmortizedSettings = changed(AmortizedSettings(), run.generation.settings)
-        return settings
+        return AmortizedSettings().updated(run.generation.settings)
     if run.synthesis is None:
         return None
     if run.synthesis.start is not None and "num_images" in run.synthesis.settings:
         raise InputError(
-            "from a start, as many images are made as it holds; leave out --num-images (num_images)"
+            "with a start, as many images are made as it holds; leave out --num-images (num_images)"
         )
     default = "mixmix" if run.synthesis.start is None else "refine"
-    made: SynthesisSettings = changed(
-        recipe(run.synthesis.recipe or default), run.synthesis.settings
-    )
-    return made
+    return recipe(run.synthesis.recipe or default).updated(run.synthesis.settings)
 
 
-def _make_images(run: Run, zoo: Zoo, settings: Any, outcome: Outcome) -> ImageSet:
-    if run.generation is not None:
-        folder = run.out / run.generation.folder
-        images = _generate(run, run.generation, zoo, settings, folder)
+def _make_images(
+    run: Run,
+    section: SynthesisSection | GenerationSection,
+    zoo: Zoo,
+    settings: Any,
+    outcome: Outcome,
+) -> ImageSet:
+    from mixmix import generate, synthesize
+    from mixmix.runtime.distributed import process_group
+
+    folder = run.out / section.folder
+    if isinstance(section, GenerationSection):
+        with progress_bar("generating") as advance:
+            images = generate(
+                zoo,
+                settings,
+                num_images=section.num_images,
+                seed=run.seed,
+                warmup_rounds=section.warmup_rounds,
+                out=folder,
+                on_progress=lambda done, total: advance("generating", done / total),
+            )
     else:
-        assert run.synthesis is not None
-        folder = run.out / run.synthesis.folder
-        images = _synthesize(run, run.synthesis, zoo, settings, folder)
-    from mixmix.runtime import distributed
-
-    if distributed.is_main() and images.images.shape[1] in (1, 3):
+        start = None if section.start is None else load_images([section.start])
+        with (
+            process_group(str(zoo.device)),
+            progress_bar("synthesizing", shown=outcome.is_main) as advance,
+        ):
+            images = synthesize(
+                zoo,
+                settings,
+                seed=run.seed,
+                out=folder,
+                start=start,
+                threads=run.threads,
+                memory_gib=section.memory_gib,
+                on_plan=print_schedule,
+                on_progress=lambda done, total: advance("synthesizing", done / max(total, 1)),
+            )
+    if outcome.is_main and images.images.shape[1] in (1, 3):
         outcome.contact_sheet = images.contact_sheet(folder / "contact-sheet.png")
     return images
 
 
-def _synthesize(
-    run: Run, section: SynthesisSection, zoo: Zoo, settings: SynthesisSettings, folder: Path
-) -> ImageSet:
-    from mixmix import synthesize
-    from mixmix.runtime import distributed
-
-    start = None if section.start is None else load_images([section.start])
-    with (
-        distributed.process_group(str(zoo.device)),
-        progress_bar("synthesizing", shown=distributed.is_main()) as advance,
-    ):
-        return synthesize(
-            zoo,
-            settings,
-            seed=run.seed,
-            out=folder,
-            start=start,
-            threads=run.threads,
-            memory_gib=section.memory_gib,
-            on_plan=print_schedule,
-            on_progress=lambda done, total: advance("synthesizing", done / max(total, 1)),
-        )
-
-
-def _generate(
-    run: Run, section: GenerationSection, zoo: Zoo, settings: AmortizedSettings, folder: Path
-) -> ImageSet:
-    from mixmix import generate
-
-    with progress_bar("generating") as advance:
-        return generate(
-            zoo,
-            settings,
-            num_images=section.num_images,
-            seed=run.seed,
-            warmup_rounds=section.warmup_rounds,
-            out=folder,
-            on_progress=lambda done, total: advance("generating", done / total),
-        )
-
-
-def _compress(run: Run, model: Model, outcome: Outcome) -> None:
-    """Compress a model, write it, and estimate the loss of accuracy."""
+def _compress(model: Model, outcome: Outcome) -> None:
+    """Compress a model, export it, and estimate the loss of accuracy."""
     from mixmix import Compressed, compress, estimate_accuracy, export
+    from mixmix.export.verify import MIN_PROBE_IMAGES
 
-    compressed, judged, probe = Compressed(model.module, model.spec), None, None
+    run, images = outcome.run, outcome.images
+    compressed, held_out, probe = Compressed(model.module, model.spec), None, None
     if run.methods:
-        used, judged, probe = _shared_out(
-            outcome.images, 0 if run.images is None else run.images.held_out
-        )
+        # The outputs of fewer images are too noisy to verify the file with.
+        if images is not None and len(images) >= MIN_PROBE_IMAGES:
+            probe = images.images[:_PROBE_IMAGES]
+        if images is not None and run.images is not None and run.images.held_out:
+            images, held_out = images.split(len(images) - run.images.held_out)
         with progress_bar("compressing") as advance:
-            compressed = compress(model, used, outcome.methods, seed=run.seed, on_progress=advance)
+            compressed = compress(
+                model, images, outcome.methods, seed=run.seed, on_progress=advance
+            )
     outcome.compressed = compressed
     if run.export is not None:
         outcome.artifact = export(
@@ -201,28 +205,15 @@ def _compress(run: Run, model: Model, outcome: Outcome) -> None:
             optimize_for=run.export.optimize_for,
             probe=probe,
         )
-    if judged is not None:
-        # A sparse file holds weights alone; it computes what the model does.
-        runs = outcome.artifact is not None and outcome.artifact.format != "sparse"
-        outcome.estimate = estimate_accuracy(
-            outcome.artifact if runs and outcome.artifact else compressed, model, judged
-        )
+    if held_out is not None:
+        outcome.estimate = estimate_accuracy(_executable(outcome), model, held_out)
 
 
-def _shared_out(
-    images: ImageSet | None, held_out: int
-) -> tuple[ImageSet | None, ImageSet | None, Tensor | None]:
-    """Images to compress with, those held out, and some to check the file with."""
-    from mixmix.export.verify import MIN_PROBE_IMAGES
-
-    if images is None:
-        return None, None, None
-    # With fewer, noise checks the file as well, and does not refuse a good one.
-    probe = images.images[:_PROBE_IMAGES] if len(images) >= MIN_PROBE_IMAGES else None
-    if not held_out:
-        return images, None, probe
-    used, judged = images.split(len(images) - held_out)
-    return used, judged, probe
+def _executable(outcome: Outcome) -> Any:
+    """The exported file, or the model if the file holds weights alone or there is none."""
+    artifact = outcome.artifact
+    is_graph = artifact is not None and artifact.format != "sparse"
+    return artifact if is_graph else outcome.compressed
 
 
 def _format(file: Path) -> str:
@@ -233,33 +224,19 @@ def _format(file: Path) -> str:
 
 def _evaluate(section: EvaluationSection, outcome: Outcome, device: str) -> Evaluation:
     from mixmix import evaluate
-    from mixmix.cli.labeled_images import labeled_images
     from mixmix.evaluate.evaluation import Predictor
 
-    def loaded(reference: str) -> Evaluated:
-        # Files of graphs run as they are.
-        is_graph = reference.endswith((".onnx", ".pt2"))
-        return Path(reference) if is_graph else load_zoo((reference,), None, device)[0]
+    def loaded(reference: str | None) -> Evaluated | None:
+        if reference is None:
+            return None
+        if reference.endswith((".onnx", ".pt2")):
+            return Path(reference)  # evaluated as it is
+        return load_zoo((reference,), device)[0]
 
-    model: Evaluated | None
-    if section.model is not None:
-        model = loaded(section.model)
-    elif outcome.artifact is not None and outcome.artifact.format != "sparse":
-        model = outcome.artifact
-    else:
-        model = outcome.compressed
+    model = _executable(outcome) if section.model is None else loaded(section.model)
     if model is None:
         raise InputError("there is nothing to evaluate; give [model], or a model in [evaluation]")
-    reference = None if section.reference is None else loaded(section.reference)
+    reference = loaded(section.reference)
     data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
     with progress_bar("evaluating") as advance:
         return evaluate(model, data, reference=reference, device=device, on_progress=advance)
-
-
-def _demo(run: Run, *, compare: bool) -> dict[str, Any]:
-    from mixmix.demo.demo import run_demo
-
-    with progress_bar("demo") as advance:
-        return run_demo(
-            run.out, seed=run.seed, device=run.device, compare=compare, on_progress=advance
-        )

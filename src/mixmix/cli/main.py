@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Errors are one line and exit code 2."""
+"""The command line. Errors are one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -9,34 +9,21 @@ from typing import Any
 import typer
 
 from mixmix.cli.command import Command
-from mixmix.cli.distill import DISTILL
-from mixmix.cli.evaluate import EVALUATE, EXPORT
-from mixmix.cli.prune import PRUNE
-from mixmix.cli.quantize import QUANTIZE
-from mixmix.cli.run import DEMO, RUN
-from mixmix.cli.synthesize import GENERATE, SYNTHESIZE
-from mixmix.cli.zoo import ZOO_LIST, ZOO_SHOW
+from mixmix.cli.commands import IMAGE_COMMANDS, OTHER_COMMANDS
+from mixmix.cli.compression import COMPRESSION_COMMANDS
 from mixmix.errors import ExportError, InputError, RankError
 from mixmix.runtime.openmp import sleep_while_waiting
 
+_TyperError: Any
+try:
+    from typer.exceptions import TyperException as _TyperError
+except ImportError:  # older versions of typer are built on click
+    from click import ClickException as _TyperError
+
 __all__ = ["COMMANDS", "run"]
 
-COMMANDS: tuple[Command, ...] = (
-    RUN,
-    SYNTHESIZE,
-    GENERATE,
-    QUANTIZE,
-    PRUNE,
-    DISTILL,
-    EXPORT,
-    EVALUATE,
-    ZOO_LIST,
-    ZOO_SHOW,
-    DEMO,
-)
+COMMANDS: tuple[Command, ...] = (*IMAGE_COMMANDS, *COMPRESSION_COMMANDS, *OTHER_COMMANDS)
 _GROUPS = {"zoo": "List and show pretrained networks."}
-# typer exports its usage errors one by one; this is what they all are.
-_UsageError: Any = typer.BadParameter.__mro__[2]
 
 
 def run() -> None:
@@ -44,12 +31,15 @@ def run() -> None:
     sleep_while_waiting()
     try:
         code = _app(sys.argv[1:])(standalone_mode=False)
-    except _UsageError as error:
+    except _TyperError as error:
         _fail(error.format_message())
     except (InputError, ExportError, KeyError) as error:
         _fail(str(error.args[0] if error.args else error))
     except RankError as error:
-        _fail_with_others(str(error))
+        from mixmix.runtime.distributed import is_main
+
+        # The process that failed reports its own error; the main one reports for all others.
+        _fail(str(error) if is_main() else "")
     except MemoryError:
         _fail("out of memory; use fewer images, a smaller batch size or a smaller model")
     except (KeyboardInterrupt, typer.Abort):
@@ -59,7 +49,7 @@ def run() -> None:
 
 
 def _app(arguments: Sequence[str]) -> typer.Typer:
-    """All commands; only the one that is asked for has its options, which take imports."""
+    """All commands; only the one that is chosen has its options, which import their settings."""
     app = _group("Compress pretrained vision models without their data.")
     groups = {name: _group(help) for name, help in _GROUPS.items()}
     words = [each for each in arguments if not each.startswith("-")]
@@ -83,17 +73,9 @@ def _group(help: str) -> typer.Typer:
 
 
 def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    if message:
+        print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
-
-
-def _fail_with_others(message: str) -> None:
-    from mixmix.runtime import distributed
-
-    # The process that failed reports its own error; the main one reports for all others.
-    if not distributed.is_main():
-        sys.exit(2)
-    _fail(message)
 
 
 if __name__ == "__main__":

@@ -3,119 +3,110 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+import mixmix
+from mixmix._settings import default_of
 from mixmix.errors import InputError
 
-__all__ = ["NO_VALUE", "Fields", "Given", "Option", "attribute_docs", "load_class", "parameters"]
+__all__ = ["NO_VALUE", "Fields", "Given", "Option", "attribute_docs", "parameters"]
 
-# On the command line and in TOML, which has no null.
+# None on the command line and in TOML, which has no null.
 NO_VALUE = "none"
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option that is written by hand, since it is no field.
+    """An option.
 
     Attributes:
-        name: by which ``Given`` knows it; ``--name`` unless there are ``declarations``.
-        type: of its value.
-        help: what it does.
-        default: its value unless it is given; ``...`` where it must be given.
-        declarations: such as ``--model``, ``-m``; ``argument`` for a positional argument.
+        name: key in ``Given``; the option is called ``--name`` unless it has ``declarations``.
+        type: type of the value.
+        help: text for the help.
+        default: default value; ``...`` if the option is required.
+        declarations: names separated by spaces, or "argument" for a positional argument.
         panel: heading in the help.
-        minimum: of a number.
     """
 
     name: str
     type: Any
     help: str
     default: Any = None
-    declarations: tuple[str, ...] = ()
+    declarations: str = ""
     panel: str | None = None
-    minimum: int | None = None
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Options that are made from the fields of a settings class when a command needs them.
+    """Options for fields of settings.
 
     Attributes:
-        group: by which ``Given`` knows their values.
-        source: the class, as ``MODULE:CLASS``.
-        names: fields, separated by commas: each a name, or the path of a field of nested settings
-            (``training.steps``); an exclamation mark if the option must be given; and the names of
-            the option where they differ from ``--field``.
+        group: key of their values in ``Given``.
+        settings: the class, or the public name of one that is imported when a command needs it.
+        names: fields, separated by commas. Each is the name of a field, or the path of a field of
+            nested settings (``training.steps``), followed by an exclamation mark if the option is
+            required, and by the names of the option if they differ from ``--field``.
         panel: heading in the help.
     """
 
     group: str
-    source: str
+    settings: type | str
     names: str
     panel: str | None = None
 
     def options(self) -> Iterator[tuple[str, Option]]:
-        """The path of each field and the option for it.
+        """The path of each field and its option.
 
         Raises:
             AttributeError: if the class has no such field.
         """
+        owner = self.settings
+        if isinstance(owner, str):
+            owner = getattr(mixmix, owner)
         for line in self.names.split(","):
-            path, *declarations = line.split()
-            option = self._option(path.rstrip("!"), tuple(declarations))
-            if path.endswith("!") or option.default is MISSING:
-                option = replace(option, default=...)
-            yield path.rstrip("!"), option
+            path, _, declarations = line.strip().partition(" ")
+            yield path.rstrip("!"), self._option(owner, path, declarations)
 
-    def _option(self, path: str, declarations: tuple[str, ...]) -> Option:
-        owner, default, name = load_class(self.source), MISSING, path
-        for name in path.split("."):
-            holder = default if dataclasses.is_dataclass(default) else None
-            owner = owner if holder is None else type(holder)
-            default = _default_of(owner, name, holder)
+    def _option(self, owner: Any, path: str, declarations: str) -> Option:
+        settings: Any = None
+        *parents, name = path.rstrip("!").split(".")
+        for parent in parents:
+            settings = _default(owner, parent, settings)
+            owner = type(settings)
+        default = _default(owner, name, settings)
         hint = get_type_hints(owner)[name]
-        if not any(each.startswith("--") for each in declarations):
+        if "--" not in declarations:
             words = name.replace("_", "-")
-            both = bool in (hint, *get_args(hint))
-            declarations = (f"--{words}/--no-{words}" if both else f"--{words}", *declarations)
+            switch = f"/--no-{words}" if bool in (hint, *get_args(hint)) else ""
+            declarations = f"--{words}{switch} {declarations}"
         return Option(
-            name=re.split(r"[/ ]", declarations[0])[0].lstrip("-").replace("-", "_"),
+            name=re.split("[/ ]", declarations)[0].lstrip("-").replace("-", "_"),
             type=hint,
             help=attribute_docs(owner).get(name, ""),
-            default=default,
+            default=... if path.endswith("!") or default is MISSING else default,
             declarations=declarations,
             panel=self.panel,
         )
 
 
-def load_class(source: str) -> Any:
-    """The class that ``MODULE:CLASS`` names."""
-    module, _, name = source.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _default_of(owner: Any, name: str, holder: Any) -> Any:
-    """The default of a field; ``MISSING`` if it has none."""
+def _default(owner: Any, name: str, settings: Any) -> Any:
+    """The value of a field in ``settings``, or without them its default."""
     known = {field.name: field for field in dataclasses.fields(owner)}
     if name not in known:
         raise AttributeError(f"{owner.__name__} has no field {name!r}; it has {', '.join(known)}")
-    if holder is not None:
-        return getattr(holder, name)
-    field = known[name]
-    return field.default_factory() if field.default_factory is not MISSING else field.default
+    return default_of(known[name]) if settings is None else getattr(settings, name)
 
 
 def attribute_docs(owner: type) -> dict[str, str]:
-    """The entries below "Attributes:" in the docstring of a class, and of those it derives from."""
+    """The entries below "Attributes:" in the docstrings of a class and its bases."""
     docs: dict[str, str] = {}
     for each in reversed(owner.__mro__):
         text = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")[2]
@@ -129,110 +120,93 @@ def attribute_docs(owner: type) -> dict[str, str]:
 def _as_help(text: str) -> str:
     """Text of a docstring for the terminal: without code marks and references to code."""
     text = re.sub(r" \(see [^)]*\)", "", text)
-    capital = re.match(r"[a-z]+(?![\w:.`])", text)
-    if capital:
+    if re.match(r"[a-z]+(?![\w:.`])", text):
         text = text[0].upper() + text[1:]
     # Quotes keep rich from reading ":M:" as an emoji.
     text = re.sub(r"``([^`]*:[^`]*)``", r"'\1'", text)
     return text.replace("``", "")
 
 
+@dataclass(frozen=True)
 class Given:
     """The values of a command's options.
 
-    Args:
-        values: of options that are written by hand, defaults included.
-        fields: by group: what was given of the fields, nested like the settings, in plain types.
+    Attributes:
+        values: values of options that are not fields, defaults included.
+        groups: by group, the fields that were given, in plain types and nested like the settings.
     """
 
-    def __init__(self, values: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]) -> None:
-        self._values, self._fields = values, fields
+    values: Mapping[str, Any]
+    groups: Mapping[str, dict[str, Any]]
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        return self.values[name]
 
     def fields(self, group: str) -> dict[str, Any]:
-        """What was given of a group of fields, and nothing else."""
-        return dict(self._fields.get(group, {}))
+        """The fields of a group that were given."""
+        return dict(self.groups.get(group, {}))
 
 
 def parameters(
-    options: Sequence[Option | Fields], call: Callable[[Given], None]
+    options: Sequence[Option | Fields], call: Callable[[Given], object]
 ) -> Callable[..., None]:
-    """A function that typer makes a command of: with these options, and then ``call``."""
-    places: dict[str, tuple[str, str]] = {}
-    found: list[inspect.Parameter] = []
+    """A function from which typer makes a command with these options that runs ``call``."""
+    fields: dict[str, tuple[str, str]] = {}
+    found = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for each in options:
-        pairs = [("", each)] if isinstance(each, Option) else list(each.options())
-        for path, option in pairs:
+        for path, option in [("", each)] if isinstance(each, Option) else each.options():
             if isinstance(each, Fields):
-                places[option.name] = (each.group, path)
+                fields[option.name] = (each.group, path)
             found.append(_parameter(option))
 
     def command(context: typer.Context, **values: Any) -> None:
-        fields: dict[str, dict[str, Any]] = {}
-        for name, (group, path) in places.items():
-            source = context.get_parameter_source(name)
-            value = values.pop(name)
+        groups: dict[str, dict[str, Any]] = {}
+        for name, (group, path) in fields.items():
+            source, value = context.get_parameter_source(name), values.pop(name)
             if source is not None and source.name == "COMMANDLINE":
-                _put(fields.setdefault(group, {}), path, _plain(value))
-        call(Given(values, fields))
+                *parents, last = path.split(".")
+                table = groups.setdefault(group, {})
+                for parent in parents:
+                    table = table.setdefault(parent, {})
+                table[last] = _plain(value)
+        call(Given(values, groups))
 
-    first = inspect.Parameter(
-        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
-    )
-    signature = inspect.Signature([first, *found])
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    command.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in found}
     return command
 
 
-def _put(content: dict[str, Any], path: str, value: Any) -> None:
-    *parents, name = path.split(".")
-    for parent in parents:
-        content = content.setdefault(parent, {})
-    content[name] = value
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
+    """A value in plain types; text in lists is split at commas."""
     if isinstance(value, list | tuple):
-        # Names may be listed with commas.
         parts = [each.split(",") if isinstance(each, str) else [_plain(each)] for each in value]
         return [each for part in parts for each in part]
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    annotation, details = _annotation(option.type, option.default)
-    required = option.default is ...
-    if "argument" in option.declarations:
-        info: Any = typer.Argument(help=option.help)
-    else:
-        names = option.declarations or (f"--{option.name.replace('_', '-')}",)
-        if option.minimum is not None:
-            details["min"] = option.minimum
-        info = typer.Option(*names, help=option.help, rich_help_panel=option.panel, **details)
-    default = inspect.Parameter.empty if required else _shown(option.default)
+    kind, details = _annotation(option.type, option.default)
+    default = inspect.Parameter.empty if option.default is ... else option.default
+    if isinstance(default, tuple) and all(isinstance(each, int | float | str) for each in default):
+        default = list(default) or None
+    info: Any = typer.Argument(help=option.help)
+    if option.declarations != "argument":
+        info = typer.Option(
+            *(option.declarations or f"--{option.name.replace('_', '-')}").split(),
+            help=option.help,
+            rich_help_panel=option.panel,
+            **details,
+        )
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[annotation, info],
+        annotation=Annotated[kind, info],
         default=default,
     )
 
 
-def _shown(default: Any) -> Any:
-    return list(default) or None if isinstance(default, tuple) and _is_plain(default) else default
-
-
-def _is_plain(values: Sequence[Any]) -> bool:
-    return all(isinstance(each, int | float | str) for each in values)
-
-
 def _annotation(hint: Any, default: Any) -> tuple[Any, dict[str, Any]]:
-    """The type that typer parses a field's value to, and what else it is told."""
+    """The type that typer parses a value to, and further arguments of ``typer.Option``."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         kinds = [each for each in arguments if each is not type(None)]
@@ -241,8 +215,7 @@ def _annotation(hint: Any, default: Any) -> tuple[Any, dict[str, Any]]:
             return _annotation(kind, default)
         if get_origin(kind) is None and default not in (None, ...):
             return Any, {"parser": _or_no_value(kind), "metavar": f"{kind.__name__.upper()}|none"}
-        annotation, details = _annotation(kind, default)
-        return annotation | None, details
+        return _annotation(kind, default)[0] | None, {}
     if origin is tuple and arguments[-1] is not Ellipsis:
         return hint, {}
     if origin is not None and issubclass(origin, Sequence):

@@ -1,4 +1,4 @@
-"""A whole run as settings: what ``mixmix run`` reads, and what every command leaves behind."""
+"""Runs as settings: the TOML files that ``mixmix run`` reads and that every command writes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = [
-    "DemoSection",
-    "EvaluationSection",
-    "ExportSection",
-    "GenerationSection",
-    "ImagesSection",
-    "ModelSection",
-    "Run",
-    "SynthesisSection",
-    "ZooSection",
-]
-
 _S = TypeVar("_S", bound="_WithSettings")
 
 
 @dataclass(frozen=True)
 class _Section(Settings):
-    """A section whose fields without a value are left out of the file."""
+    """A section; fields that are None are not written."""
 
     def to_dict(self) -> dict[str, Any]:
         return {key: value for key, value in super().to_dict().items() if value is not None}
@@ -61,8 +49,8 @@ class ZooSection(_Section):
     Attributes:
         models: a network to invert, named like a --model (see ``ModelSection``); repeat for a
             mixture.
-        weights: relative chance that a network is drawn, in the order of the networks (default: 1
-            for each).
+        weights: relative probability of drawing a network, in the order of the networks (default:
+            1 for each).
     """
 
     models: tuple[str, ...]
@@ -71,21 +59,21 @@ class ZooSection(_Section):
 
 @dataclass(frozen=True)
 class _WithSettings(_Section):
-    """A section with the fields of a settings class beside its own."""
+    """A section whose further keys are fields of a settings class."""
 
     settings: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def to_dict(self) -> dict[str, Any]:
-        own = super().to_dict()
-        settings: dict[str, Any] = own.pop("settings")
-        return own | settings
+        content = super().to_dict()
+        settings: dict[str, Any] = content.pop("settings")
+        return content | settings
 
     @classmethod
     def from_dict(cls: type[_S], content: Mapping[str, Any]) -> _S:
         own = {each.name for each in fields(cls)} - {"settings"}
         settings = {key: value for key, value in content.items() if key not in own}
         return super().from_dict(
-            {key: value for key, value in content.items() if key in own} | {"settings": settings}
+            {key: content[key] for key in own & content.keys()} | {"settings": settings}
         )
 
 
@@ -95,10 +83,10 @@ class SynthesisSection(_WithSettings):
 
     Attributes:
         recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, psaq-vit, noise, or
-            refine (default: mixmix; with a start: refine). Defaults shown are those of mixmix.
+            refine (default: mixmix; with --start: refine). The defaults shown are those of mixmix.
         start: folder of images to start from, to adapt them to another network.
         memory_gib: limit on memory, in GiB (default: half of the memory).
-        folder: for the images, within the folder of the run.
+        folder: folder of the images, relative to that of the run.
     """
 
     recipe: str | None = None
@@ -112,9 +100,9 @@ class GenerationSection(_WithSettings):
     """Images from a generator; further keys are fields of ``AmortizedSettings``.
 
     Attributes:
-        num_images: how many images.
-        warmup_rounds: rounds that train the generator before any image is kept.
-        folder: for the images, within the folder of the run.
+        num_images: number of images.
+        warmup_rounds: rounds that train the generator before the first images are saved.
+        folder: folder of the images, relative to that of the run.
     """
 
     num_images: int = 4096
@@ -124,11 +112,11 @@ class GenerationSection(_WithSettings):
 
 @dataclass(frozen=True)
 class ImagesSection(_Section):
-    """The images to compress with, joined to those that the run makes.
+    """Existing images to compress with, in addition to those that the run synthesizes.
 
     Attributes:
-        folders: folder written by 'mixmix synthesize' or 'mixmix generate'; repeat to join.
-        held_out: images held out to estimate the loss of accuracy.
+        folders: folder written by 'mixmix synthesize' or 'mixmix generate'; repeat to combine.
+        held_out: number of images held out to estimate the loss of accuracy.
     """
 
     folders: tuple[Path, ...] = ()
@@ -140,8 +128,8 @@ class ExportSection(_Section):
     """The file to write.
 
     Attributes:
-        file: within the folder of the run: .onnx, .pt2 (PyTorch) or .safetensors (weights without
-            zeros); without a model, a folder for the images as PNG files.
+        file: .onnx, .pt2 (PyTorch) or .safetensors (weights without zeros), relative to the folder
+            of the run; without a model, a folder for the images as PNG files.
         optimize_for: size or speed, for .onnx files with 4 bits or fewer.
     """
 
@@ -154,10 +142,10 @@ class EvaluationSection(_Section):
     """Accuracy on labeled images.
 
     Attributes:
-        model: a model, or a file within the folder of the run; default: what the run exports.
+        model: a model, or an .onnx or .pt2 file (default: the exported file).
         data: CIFAR-10 folder, or for other label sets a folder with one subfolder of images per
             class (default: the 1,000 bundled CIFAR-10 test images).
-        reference: a model whose predictions are compared.
+        reference: a model to measure agreement with.
     """
 
     model: str | None = None
@@ -166,37 +154,18 @@ class EvaluationSection(_Section):
 
 
 @dataclass(frozen=True)
-class DemoSection(_Section):
-    """The demo.
-
-    Attributes:
-        compare: add results for other images of equal cost.
-    """
-
-    compare: bool = False
-
-
-@dataclass(frozen=True)
 class Run(_Section):
-    """A whole run, from networks to a file and its accuracy.
+    """A run: images, compression, the exported file, its accuracy.
 
-    Every section may be left out. Relative paths start at the current folder, those of what the
-    run writes at ``out``.
+    All sections are optional. Relative paths start at the current folder; those of files that the
+    run writes, at ``out``.
 
     Attributes:
         out: folder for the results.
         seed: seed of all random draws.
         device: device to compute on: cpu, cuda, cuda:1, mps ...
         threads: number of CPU threads (default: all cores).
-        model: the network to compress.
-        zoo: the networks that images are synthesized from.
-        synthesis: images by optimization.
-        generation: images from a generator.
-        images: folders of images.
-        methods: applied to the model in order: tables with ``method`` and its fields.
-        export: the file to write.
-        evaluation: accuracy on labeled images.
-        demo: the demo; nothing else is done.
+        methods: tables with ``method`` and its fields, applied to the model in order.
 
     Raises:
         InputError: if the sections do not fit together.
@@ -214,33 +183,37 @@ class Run(_Section):
     methods: tuple[Mapping[str, Any], ...] = ()
     export: ExportSection | None = None
     evaluation: EvaluationSection | None = None
-    demo: DemoSection | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"seed must be >= 0, got {self.seed}")
         if self.synthesis and self.generation:
             raise InputError("give [synthesis] or [generation], not both")
-        if self.makes_images and self.zoo is None:
+        if self.image_section and self.zoo is None:
             raise InputError("images are synthesized from networks; give [zoo] with its models")
         if self.methods and self.model is None:
             raise InputError("[[methods]] need a network; give [model] with its reference")
 
     @property
-    def makes_images(self) -> bool:
-        return self.synthesis is not None or self.generation is not None
+    def image_section(self) -> SynthesisSection | GenerationSection | None:
+        """How images are synthesized, if they are."""
+        return self.synthesis or self.generation
 
     @property
-    def record(self) -> Path:
-        """Where the run is written: beside its only file, else in its folder."""
+    def writes_files(self) -> bool:
+        return bool(self.image_section or self.export)
+
+    @property
+    def path(self) -> Path:
+        """Path of the run's file: beside its only file, or in its folder."""
         file = None if self.export is None else self.export.file
-        if file is None or not file.suffix or self.makes_images:
+        if file is None or not file.suffix or self.image_section:
             return self.out / "run.toml"
         return (self.out / file).with_suffix(".run.toml")
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Run:
-        return super().from_dict(_with_none(content))
+        return super().from_dict(_replaced(content, NO_VALUE, None))
 
     @classmethod
     def read(cls, path: Path) -> Run:
@@ -258,30 +231,21 @@ class Run(_Section):
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
-    def write(self, command: str) -> Path:
-        """Write the TOML file that makes the same run, and return its path."""
+    def write(self, command: str) -> None:
+        """Write the TOML file that reproduces the run."""
         import tomli_w
 
         from mixmix.runtime.storage import write_atomic
 
-        text = tomli_w.dumps(_without_none(self.to_dict()))
-        head = f"# mixmix {__version__}: {command}\n# Again: mixmix run {self.record}\n\n"
-        write_atomic(self.record, (head + text).encode())
-        return self.record
+        text = tomli_w.dumps(_replaced(self.to_dict(), None, NO_VALUE))
+        head = f"# mixmix {__version__}: {command}\n# Again: mixmix run {self.path}\n\n"
+        write_atomic(self.path, (head + text).encode())
 
 
-def _without_none(value: Any) -> Any:
-    """For TOML, which has no null."""
+def _replaced(value: Any, old: Any, new: Any) -> Any:
+    """Nested tables and lists in which one value is replaced by another."""
     if isinstance(value, Mapping):
-        return {key: _without_none(each) for key, each in value.items()}
+        return {key: _replaced(each, old, new) for key, each in value.items()}
     if isinstance(value, list):
-        return [_without_none(each) for each in value]
-    return NO_VALUE if value is None else value
-
-
-def _with_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _with_none(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_with_none(each) for each in value]
-    return None if value == NO_VALUE else value
+        return [_replaced(each, old, new) for each in value]
+    return new if value == old else value

@@ -1,9 +1,8 @@
-"""The bundled architectures: small CIFAR-sized classifiers of different families.
+"""The bundled architectures: small CIFAR classifiers of different families.
 
-Those with BatchNorm are here, those without in ``layer_norm_architectures``.
-
-Each takes ``(N, 3, 32, 32)`` normalized images to ``(N, num_classes)`` logits. They are kept small
-(at most 45 million multiply-adds) so that the whole job runs in minutes on a laptop.
+This module has those with BatchNorm, ``layer_norm_architectures`` those without. Each maps
+normalized images (N, 3, 32, 32) to logits (N, num_classes), with at most 45 million multiply-adds,
+so that the demo runs in minutes on a laptop.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class _Residual(nn.Module):
 
 
 class ResNet(nn.Sequential):
-    """Basic-block residual network (He et al. 2016), strided early to stay small."""
+    """Basic-block residual network (He et al. 2016), with early strides to stay small."""
 
     def __init__(
         self,
@@ -163,7 +162,7 @@ class MobileNetV2(nn.Sequential):
 
 
 class _OneShotAggregation(nn.Module):
-    """A chain of 3x3 convolutions, all concatenated once and merged by a 1x1 convolution."""
+    """A chain of 3x3 convolutions; a 1x1 convolution merges all their outputs."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int, depth: int) -> None:
         super().__init__()
@@ -181,7 +180,7 @@ class _OneShotAggregation(nn.Module):
 
 
 class VovNet(nn.Sequential):
-    """One-shot aggregation, DenseNet's CPU-friendly successor (VoVNet, Lee et al. 2019)."""
+    """One-shot aggregation, a CPU-friendly variant of DenseNet (VoVNet, Lee et al. 2019)."""
 
     def __init__(
         self,
@@ -217,10 +216,10 @@ def build_architecture(name: str, **options: object) -> nn.Module:
 
     Args:
         name: a key of ``ARCHITECTURES``.
-        options: constructor arguments of that class, such as ``num_classes``.
+        options: arguments of its constructor, such as ``num_classes``.
 
     Raises:
-        KeyError: if ``name`` is unknown; the message lists the known names.
+        KeyError: if ``name`` is unknown.
     """
     if name not in ARCHITECTURES:
         raise KeyError(f"unknown architecture {name!r}; known: {', '.join(sorted(ARCHITECTURES))}")

@@ -1,4 +1,4 @@
-"""The bundled networks: their weights travel with the package, so nothing is downloaded."""
+"""The bundled networks, whose weights are part of the package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bundled_names() -> tuple[str, ...]:
 
 
 def bundled_members() -> tuple[str, ...]:
-    """Names of the bundled networks with BatchNorm, which images are made from by default."""
+    """Names of the bundled networks with BatchNorm, the default zoo."""
     return tuple(name for name in bundled_names() if _has_batch_norms(_path(name)))
 
 
@@ -64,13 +64,13 @@ def _path(name: str) -> Path:
 
 @cache
 def bundled_metadata(name: str) -> dict[str, str]:
-    """The metadata of a bundled network's file: architecture, accuracy, training command, hash."""
+    """Metadata of a bundled network: architecture, accuracy, training command, hash."""
     with _opened(_path(name)) as file:
         return dict(file.metadata())
 
 
 class BundledSource(Source):
-    """``bundled:NAME``: architecture and weights are in the package."""
+    """``bundled:NAME``: a network whose architecture and weights are in the package."""
 
     adapts = False
 
@@ -98,7 +98,7 @@ class BundledSource(Source):
 
 
 def _sha256(tensors: dict[str, Tensor]) -> str:
-    """The hash that ``training/train.py`` writes into the file."""
+    """Hash of the weights, as ``training/train.py`` writes it into the file."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
         digest.update(key.encode() + tensors[key].numpy().tobytes())
@@ -109,7 +109,7 @@ def build_bundled(name: str) -> nn.Module:
     """A bundled architecture with fresh weights.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: if there is no network of that name.
     """
     metadata = bundled_metadata(name)
     return build_architecture(
@@ -121,13 +121,15 @@ def load_bundled(name: str) -> nn.Module:
     """A bundled network with its trained weights, in float32 and eval mode.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: if there is no network of that name.
         DataError: if its file is damaged.
     """
     path = _path(name)
     tensors, metadata = read_tensors(path)
     if _sha256(tensors) != metadata["weights_sha256"]:
-        raise DataError(f"{path} is damaged: its weights do not match their hash; install again")
+        raise DataError(
+            f"{path} is damaged: its weights do not match their hash; install mixmix again"
+        )
     model = build_bundled(name)
     floats = {
         key: value.float() if value.is_floating_point() else value for key, value in tensors.items()

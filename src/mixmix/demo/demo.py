@@ -1,9 +1,10 @@
-"""The whole method on bundled networks, and the same with other images of equal cost."""
+"""The demo: a bundled network quantized with synthetic images, or others of equal cost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from mixmix.synthesis.recipes import recipe
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.synthesize import synthesize
 
-__all__ = ["DEMO_TARGET", "run_demo"]
+__all__ = ["run_demo"]
 
-DEMO_TARGET = "bundled:resnet"
+_TARGET = "bundled:resnet"
 _SETTINGS = ("W8A8", "W4A4", "W2A4")
 _QUESTION = (
     "How accurate is a quantized network whose calibration images come from other networks alone?"
@@ -46,31 +47,26 @@ def run_demo(
     reconstruction: ReconstructionSettings | None = None,
     on_progress: Progress = lambda what, fraction: None,
 ) -> dict[str, Any]:
-    """Synthesize images from all bundled networks but one and quantize that one with them.
+    """Quantize one bundled network with images synthesized from the others.
 
     Args:
         out: folder for ``images/``, ``models/``, ``contact-sheet.png``, ``result.json`` and
             ``index.html``. An interrupted run continues when it is started again.
-        seed: of every random draw.
-        device: for synthesis and reconstruction.
-        compare: add rows for other images of equal cost (as many images and iterations): noise,
+        seed: seed of all random draws.
+        device: device for synthesis and reconstruction.
+        compare: add rows for other images of equal cost (number of images and iterations): noise,
             inversion of the quantized network itself, and real images of the training split.
-        settings: of synthesis; number of images, batch size and iterations apply to all images.
-        reconstruction: of the quantized units.
+        settings: settings of synthesis; the number of images, batch size and iterations apply to
+            all images.
+        reconstruction: settings of reconstruction.
         on_progress: called with (current activity, fraction done in [0, 1]).
 
     Returns:
         The content of ``result.json``.
     """
-    folder = Path(out)
-    run = _Demo(
-        folder,
-        seed,
-        device,
-        settings or recipe("mixmix"),
-        reconstruction or ReconstructionSettings(),
-        on_progress,
-    )
+    folder, settings = Path(out), settings or recipe("mixmix")
+    reconstruction = reconstruction or ReconstructionSettings()
+    run = _Demo(folder, seed, device, settings, reconstruction, on_progress)
     sources = ["mixmix", "deepinversion", "noise", "real"] if compare else ["mixmix"]
     run.add_float_row()
     for index, images in enumerate(sources):
@@ -80,22 +76,19 @@ def run_demo(
     return run.write(command)
 
 
+@dataclass
 class _Demo:
-    def __init__(
-        self,
-        folder: Path,
-        seed: int,
-        device: str,
-        settings: SynthesisSettings,
-        reconstruction: ReconstructionSettings,
-        on_progress: Progress,
-    ) -> None:
-        self.folder, self.seed = folder, seed
-        self.settings, self.reconstruction = settings, reconstruction
-        self.target = load(DEMO_TARGET, device=device)
+    folder: Path
+    seed: int
+    device: str
+    settings: SynthesisSettings
+    reconstruction: ReconstructionSettings
+    on_progress: Progress
+
+    def __post_init__(self) -> None:
+        self.target = load(_TARGET, device=self.device)
         others = [name for name in bundled_members() if name != self.target.spec.name]
-        self.zoo = Zoo.load([f"bundled:{name}" for name in others], device=device)
-        self.on_progress = on_progress
+        self.zoo = Zoo.load([f"bundled:{name}" for name in others], device=self.device)
         self.evaluation_data = load_evaluation_pack()
         self.rows: list[dict[str, Any]] = []
         self.artifacts: list[Artifact] = []
@@ -108,7 +101,7 @@ class _Demo:
         self._export_and_evaluate(untouched, "float", "float", None, {})
 
     def add_rows(self, images: str, start: float, end: float) -> None:
-        """Quantize with images of one kind; progress advances from start to end."""
+        """Quantize with images of one kind, while progress advances from start to end."""
         started = time.process_time()
         data, provenance = self._images(images, self._part(start, start + 0.5 * (end - start)))
         provenance["synthesis_cpu_seconds"] = round(time.process_time() - started, 1)
@@ -190,7 +183,7 @@ class _Demo:
         )
 
     def measure_latency(self) -> None:
-        """Measure all models alternately, since timings drift."""
+        """Measure all models in alternation, since timings drift."""
         self.on_progress("measuring latency", 1.0)
         latencies = compare_latency_ms([artifact.path for artifact in self.artifacts])
         for row, artifact in zip(self.rows, self.artifacts, strict=True):
@@ -208,8 +201,9 @@ class _Demo:
                 title=f"{self.target.spec.name}, quantized without data",
                 summary=(
                     f"{len(self.data)} images were synthesized from {', '.join(self.zoo.names)}; "
-                    f"{self.target.spec.name}, which took no part in it, was quantized with them: "
-                    f"{self.rows[0]['top1']:.1f}% in floats, {w4['top1']:.1f}% at W4A4."
+                    f"{self.target.spec.name}, which is not among them, was quantized with these "
+                    f"images: top-1 is {self.rows[0]['top1']:.1f}% in float32 and "
+                    f"{w4['top1']:.1f}% at W4A4."
                 ),
                 rows=result["rows"],
                 command=command,
@@ -221,5 +215,5 @@ class _Demo:
         return result
 
     def _part(self, start: float, end: float) -> Callable[[str, float], None]:
-        """Progress of a part of the work, as progress of the whole."""
+        """A callback that maps the progress of one part to the overall progress."""
         return lambda what, fraction: self.on_progress(what, start + fraction * (end - start))

@@ -1,7 +1,7 @@
 """The bundled architectures without BatchNorm: a vision transformer and a ConvNeXt.
 
-Like their neighbors, they take ``(N, 3, 32, 32)`` normalized images to ``(N, num_classes)``
-logits. They are there as targets of compression that keep no statistics of their training data.
+They map normalized images (N, 3, 32, 32) to logits (N, num_classes), and serve as targets of
+compression that hold no statistics of their training data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["ConvNext", "VisionTransformer"]
 
 
 class _Attention(nn.Module):
-    """Multi-head self-attention over (N, T, D), written out so that its parts are in the graph."""
+    """Multi-head self-attention over (N, T, D), without fused operators."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _Mlp(nn.Module):
 
 
 class _TransformerBlock(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and around a shortcut."""
+    """Attention and MLP, each with a LayerNorm before it and a shortcut around it."""
 
     def __init__(self, width: int, num_heads: int, hidden: int) -> None:
         super().__init__()
@@ -63,10 +63,9 @@ class _TransformerBlock(nn.Module):
 
 
 class _Tokens(nn.Module):
-    """Tokens (N, 64, D) of images: two strided convolutions, then learned positions.
+    """Tokens (N, 64, D) of images: two strided convolutions, then learned position embeddings.
 
-    Two convolutions instead of one of stride four make a small transformer train faster
-    (Xiao et al. 2021).
+    Two convolutions instead of one with stride four speed up training (Xiao et al. 2021).
     """
 
     def __init__(self, width: int, num_tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""Loss curves as an SVG element in the colors of the page."""
+"""Loss curves as an SVG element in the colors of the report."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ _TITLES = {
     "bn": "BatchNorm statistics",
     "ce": "Cross-entropy",
     "adversarial": "Agreement with the student",
-    "patch": "Likeness of patches",
+    "patch": "Patch similarity",
     "tv": "Total variation",
     "l2": "Squared pixels",
-    "similarity": "Likeness within a class",
+    "similarity": "Similarity within a class",
 }
-# Matplotlib knows no CSS: these two are replaced by the colors of the page.
+# Matplotlib does not support CSS: these two are replaced by the colors of the page.
 _INK, _ACCENT = "#010203", "#040506"
 _COLUMNS = 3
 
 
 def loss_curves_svg(shards: Sequence[Mapping[str, Any]]) -> str | None:
-    """One panel per term of the loss: thin lines for the shards, a thick line for their mean.
+    """Draw one panel per term of the loss: thin lines for the shards, a thick one for their mean.
 
     Args:
-        shards: entries of a manifest; ``losses`` holds rows of ``iteration`` and the terms.
+        shards: entries of a manifest; ``losses`` has rows of ``iteration`` and the terms.
 
     Returns:
-        An ``<svg>`` element without references to anything outside it, or None if no shard holds
-        losses of two iterations or more.
+        A self-contained ``<svg>`` element, or None if no shard has losses of at least two
+        iterations.
     """
     traces = [trace for shard in shards if len(trace := shard.get("losses") or []) > 1]
     terms = list(dict.fromkeys(key for trace in traces for row in trace for key in row))
     terms = [term for term in terms if term != "iteration"]
     if not terms:
         return None
-    # Matplotlib takes most of a second to import.
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -100,7 +99,7 @@ def _draw_term(axes: Any, term: str, traces: Sequence[Sequence[Mapping[str, floa
 
 
 def _inline(document: str) -> str:
-    """The element alone: without declarations, namespaces, metadata, fonts and fixed size."""
+    """The ``<svg>`` element without declarations, namespaces, metadata, fonts and fixed size."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)

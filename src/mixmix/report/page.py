@@ -1,4 +1,4 @@
-"""A self-contained HTML page for one run."""
+"""A self-contained HTML report."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = ["ReportRun", "write_page"]
 
 @dataclass(frozen=True)
 class ReportRun:
-    """The content of a page.
+    """The content of a report.
 
     Attributes:
-        title: of the page.
-        summary: the main result, in a sentence or two.
+        title: title of the page.
+        summary: the main result, in one or two sentences.
         rows: results in the record format (see ``benchmark_record``).
         command: shell command that reproduces the run.
-        manifest: of the synthetic images (``ImageSet.manifest``); empty without images.
+        manifest: manifest of the synthetic images (``ImageSet.manifest``); empty without images.
         contact_sheet: PNG file with some of the images (``ImageSet.contact_sheet``), or None.
-        records: of the layers, by setting.
+        records: layer records by setting.
         date: ISO date of the run, in UTC.
         machine: see ``describe_machine``.
         versions: see ``describe_versions``.
@@ -53,10 +53,7 @@ class ReportRun:
 
 
 def write_page(path: str | Path, run: ReportRun) -> Path:
-    """Write a page without scripts that needs neither network access nor other files.
-
-    Returns:
-        Its path.
+    """Write a page without scripts or references to other files, and return its path.
 
     Raises:
         DataError: if the contact sheet is missing or not a PNG file.
@@ -77,7 +74,7 @@ def write_page(path: str | Path, run: ReportRun) -> Path:
 
 
 def _content(run: ReportRun) -> dict[str, Any]:
-    """The names that the template uses."""
+    """The variables of the template."""
     rows = format_rows(run.rows)
     shards = run.manifest.get("shards", ())
     curves = loss_curves_svg(shards)
@@ -116,7 +113,7 @@ def _data_url(picture: Path) -> str:
         raise DataError(f"cannot read the contact sheet {picture}: {error}") from error
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise DataError(
-            f"the contact sheet {picture} is not a PNG file; make one with ImageSet.contact_sheet"
+            f"the contact sheet {picture} is not a PNG file; create one with ImageSet.contact_sheet"
         )
     return "data:image/png;base64," + base64.b64encode(content).decode()
 
@@ -132,7 +129,7 @@ def _count_actions(records: Sequence[LayerRecord]) -> str:
 
 
 def _synthesis_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about the images, in the order in which they are shown."""
+    """Facts about the images, in the order of the page."""
     if not manifest:
         return {}
     shards = manifest.get("shards", ())

@@ -1,4 +1,4 @@
-"""Benchmark records: rows of results, and what is needed to reproduce them."""
+"""Benchmark records: rows of results with the command, machine and versions behind them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def benchmark_record(
     """The content of a ``result.json``.
 
     Args:
-        question: that the benchmark answers, in one sentence.
+        question: question that the benchmark answers, in one sentence.
         command: shell command that reproduces the record.
         rows: one for each model, task, setting, kind of images and seed, with these keys where
-            they apply: ``model``, ``task``, ``setting``, ``images`` (``float`` for the untouched
+            they apply: ``model``, ``task``, ``setting``, ``images`` (``float`` for the original
             model), ``num_images``, ``zoo``, ``seed``, ``top1`` and ``agreement`` (in percent),
-            ``num_test``, ``cpu_seconds``, ``size_bytes``, ``latency_ms``. Further keys are kept.
+            ``num_test``, ``cpu_seconds``, ``size_bytes``, ``latency_ms``. Other keys are allowed.
 
     Returns:
-        Plain JSON types: numbers of NumPy and PyTorch become Python numbers, numbers that are not
-        finite become None, and other objects become text, so that writing results never fails.
+        Plain JSON types: NumPy and PyTorch values become Python numbers or lists, non-finite
+        numbers None, and other objects text, so that writing results never fails.
     """
     return {
         "question": question,
@@ -58,11 +58,11 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on, as far as they are installed."""
+    """Versions of Python, mixmix and the installed packages that results depend on."""
     versions = {
         "mixmix": __version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # unlike the metadata, it names the build
+        "torch": str(torch.__version__),  # with the build, which the metadata lacks
     }
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Rows of results as text, for the terminal and the page."""
+"""Rows of results formatted for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A row of results, each cell as text; ``ABSENT`` where nothing was measured."""
+    """A row of results as text; ``ABSENT`` stands for missing values."""
 
     model: str
     task: str
@@ -38,8 +38,7 @@ class ResultRow:
 def format_rows(rows: Sequence[Row]) -> list[ResultRow]:
     """Format rows of a record (see ``benchmark_record``).
 
-    The ratio of sizes is relative to the float model: the row of the model whose images are
-    ``float``.
+    Size ratios are relative to the float model, whose row has ``float`` as its images.
     """
     float_sizes = {
         row.get("model"): row.get("size_bytes") for row in rows if row.get("images") == "float"
@@ -64,7 +63,7 @@ def _format_row(row: Row, float_size: Any) -> ResultRow:
         size=_size(row.get("size_bytes")),
         ratio=_ratio(row.get("size_bytes"), float_size),
         latency=_latency(row.get("latency_ms")),
-        sparsity=_fraction(row.get("sparsity")),
+        sparsity=_percent(row.get("sparsity"), 1, scale=100),
         is_float=is_float,
     )
 
@@ -82,12 +81,8 @@ def _images(row: Row) -> str:
     return f"{name} ({count:,})" if _is_number(count) else name
 
 
-def _percent(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}%" if _is_number(value) else ABSENT
-
-
-def _fraction(value: Any) -> str:
-    return f"{100 * value:.1f}%" if _is_number(value) else ABSENT
+def _percent(value: Any, digits: int, scale: int = 1) -> str:
+    return f"{scale * value:.{digits}f}%" if _is_number(value) else ABSENT
 
 
 def _interval(top1: Any, num_test: Any, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""Sensitivities of layers as a table in the terminal."""
+"""Layer sensitivities as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["print_sensitivity"]
 def print_sensitivity(
     table: SensitivityTable, console: Console, *, layer_bits: Mapping[str, str] | None = None
 ) -> None:
-    """Print the divergence of each layer and choice of bits, in thousandths of a nat.
+    """Print the divergence for each layer and choice of bits, in thousandths of a nat.
 
     Args:
-        table: from ``measure_sensitivity``.
-        console: to print to.
-        layer_bits: from ``allocate_bits``; the chosen bits are printed in bold.
+        table: result of ``measure_sensitivity``.
+        console: console to print to.
+        layer_bits: result of ``allocate_bits``; the chosen bits are printed in bold.
     """
     chosen = layer_bits or {}
-    # Layers with given bits have other choices than the rest.
+    # Layers with fixed bits have other choices.
     choices = sorted({bits for layer in table.layers for bits in layer.divergence})
     grid = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column("Layer", no_wrap=True)

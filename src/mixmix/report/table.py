@@ -16,10 +16,10 @@ __all__ = ["print_results", "print_uncut"]
 
 
 def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print rows of a record (see ``benchmark_record``), the float model in bold.
+    """Print rows of a record (see ``benchmark_record``), with the float model in bold.
 
     Top-1 is followed by its 95% interval; the ratio is the size relative to the float model.
-    Columns for models and seeds appear if there are several, and for sparsity if there is any.
+    Columns for model and seed appear if there are several, for sparsity if any model is sparse.
     """
     formatted = format_rows(rows)
     several = [
@@ -45,7 +45,7 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 
 def print_uncut(table: Table, console: Console) -> None:
-    """Print a table at full width: a narrow terminal wraps its lines, but cuts no numbers."""
+    """Print a table at full width: narrow terminals wrap its lines instead of cutting numbers."""
     narrow, wide = console.width, console.options.update(width=1000)
     console.width = max(narrow, Measurement.get(console, wide, table).maximum)
     try:

@@ -70,6 +70,13 @@ def quantized(monkeypatch: pytest.MonkeyPatch, *options: str) -> list[tuple[str,
     return found
 
 
+def test_held_out_images_are_the_last_ones(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantized(monkeypatch, "--held-out", "8")
+    assert json.loads(capsys.readouterr().out)["estimate"]["num_images"] == 8
+
+
 def test_options_reach_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = quantized(monkeypatch)
     assert [kind in ("INT8", "UINT8") for kind, _, _ in plain] == [True, False, True]
