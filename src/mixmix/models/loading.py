@@ -63,8 +63,9 @@ def load(
     Examples:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
-        >>> mixmix.load(net, input_shape=(3, 8, 8), mean=0.5, std=0.25, name="mine")
-        Model(name=mine, source=module, input_shape=(3, 8, 8), classes=4, ...)
+        >>> model = mixmix.load(net, input_shape=(3, 8, 8), mean=0.5, std=0.25, name="mine")
+        >>> model.spec.name, model.spec.num_classes
+        ('mine', 4)
         >>> mixmix.load("bundled:resnet").spec.num_classes
         10
     """
