@@ -19,6 +19,7 @@ import typer
 
 import mixmix
 from mixmix.cli.main import _app
+from mixmix.cli.run_file import Run
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -111,7 +112,19 @@ def test_commands_and_options_exist(block: str) -> None:
             command.parse_args(context, words)  # values of the right types, nothing missing
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_the_run_can_be_read(tmp_path: Path) -> None:
+    (block,) = blocks(ROOT / "docs" / "runs.md", "toml")
+    (tmp_path / "run.toml").write_text(block, encoding="utf-8")
+    run = Run.read(tmp_path / "run.toml")
+    methods = [mixmix.Method.from_dict(method) for method in run.methods]
+    assert [method.setting for method in methods] == ["W4A4"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"],
+    ids=lambda page: page.stem,
+)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
