@@ -1,9 +1,9 @@
-"""Which channels should go, and how many has a layer to keep?
+"""Which channels should be pruned, and how many should each layer keep?
 
 ``python benchmarks/channel_importance.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_channel_importance``
 
-See ``pruning_parts.choices``. A run adds what is missing to the rows that the record holds already.
+See ``pruning_parts.choices``. A run adds the missing rows to an existing record.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 ``python benchmarks/deployment.py --weights-dir WEIGHTS --data CIFAR10 --images IMAGES --threads 1
 --out benchmarks/records/DATE_deployment``
 
-Networks with random weights (``torchvision:`` and ``timm:``) tell sizes, kernels and latencies
-alone.
+For networks with random weights (``torchvision:`` and ``timm:``), only sizes, kernels and latencies
+are measured.
 """
 
 from __future__ import annotations
@@ -137,11 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights-dir", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10")
-    parser.add_argument("--images", type=Path, required=True, help="a synthetic data set")
+    parser.add_argument("--images", type=Path, required=True, help="folder of synthetic images")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--settings", default=",".join(SETTINGS))
-    parser.add_argument("--threads", type=int, help="of everything but the measured sessions")
+    parser.add_argument(
+        "--threads", type=int, help="threads of everything but the measured sessions"
+    )
     return parser
 
 

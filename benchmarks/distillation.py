@@ -1,10 +1,10 @@
-"""How accurate is a student, trained from scratch, after so many minutes on images of each source?
+"""How accurate is a student, trained from scratch, after some minutes on images from each source?
 
 ``python benchmarks/distillation.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_distillation``
 
-Every run has checkpoints in the work folder, so that it goes on where an earlier call ended. The
-points of its curve are students at its checkpoints, on the whole test split.
+Every run has checkpoints in the work folder and resumes from them. The points of its curve are the
+students at its checkpoints, evaluated on the whole test split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="resnet44")
     parser.add_argument("--student", default="resnet20", help="resnet20 ..., or bundled:NAME")
     parser.add_argument("--zoo", default="zoo-without-resnet20")
-    parser.add_argument("--steps", type=int, default=6000, help="of training")
+    parser.add_argument("--steps", type=int, default=6000, help="training steps")
     arguments = parser.parse_args()
     budget = budget_of(arguments, zoo=arguments.zoo)
     record = Record(arguments.out / "result.json", QUESTION, KEY)

@@ -3,9 +3,8 @@
 ``python benchmarks/generalization.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_generalization``
 
-Rows are what the images were made from (each network alone, pairs, all, all but one), columns the
-networks that are quantized on them. Every cell is kept in the work folder, so that a run goes on
-where an earlier one ended.
+Rows are zoos (each network alone, pairs, all, all but one), columns the networks that are quantized
+on their images. Finished cells are stored in the work folder, so that a run resumes.
 """
 
 from __future__ import annotations

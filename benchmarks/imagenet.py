@@ -1,12 +1,12 @@
 """Do images of other networks serve EfficientNet-Lite0 on ImageNet as well as its own?
 
-It is quantized; or pruned, with ``--settings channels-20%:reconstruction`` and the like.
+It is quantized, or pruned with settings such as ``--settings channels-20%:reconstruction``.
 
 ``python benchmarks/imagenet.py --photographs FOLDER --work WORK
 --out benchmarks/records/DATE_imagenet``
 
-The weights come with ``mixmix[imagenet]``. Every cell is kept in the work folder, so that a run
-goes on where an earlier one ended.
+The weights come with ``mixmix[imagenet]``. Finished cells are stored in the work folder, so that a
+run resumes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--scales", default="0.5,1.0")
-    parser.add_argument("--reconstruction", type=int, help="iterations for each block, quantized")
-    parser.add_argument("--steps", type=int, help="of fine-tuning, pruned")
+    parser.add_argument("--reconstruction", type=int, help="iterations per unit, for quantization")
+    parser.add_argument("--steps", type=int, help="fine-tuning steps, for pruning")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--minutes", type=float, help="start no cell after this time")
     arguments = parser.parse_args()

@@ -1,14 +1,14 @@
-"""Which faults would the tests let pass?
+"""Which faults would the tests miss?
 
     python benchmarks/mutations.py --out benchmarks/records/DATE_mutations --jobs 2
     python benchmarks/mutations.py --only train/mean-without-ramp
 
-A mutation is a small fault put into the source: another sign, a bound off by one, a copy left out.
-They are listed in ``mutation_parts/*.toml``: a file below ``src/mixmix``, a text that it holds
-once, what takes its place, and the tests that should notice. Each is made alone in a copy of the
-tree, and its tests are run there; it is *killed* if one fails, and *survives* if all pass. A text
-that was moved to another file is found there; one that is gone is reported ("text not found"), and
-so are tests that cannot be run. Both have to be mended in the list.
+A mutation is a small fault in the source: another sign, a bound off by one, a missing copy.
+``mutation_parts/*.toml`` lists them: a file below ``src/mixmix``, a text that occurs once in it,
+its replacement, and the tests that should fail. Each mutation is applied alone to a copy of the
+tree. It is *killed* if one of its tests fails, and *survives* if all pass. A text that moved to
+another file is found there. A missing text ("text not found") and tests that cannot run are
+reported; correct them in the list.
 """
 
 from __future__ import annotations
@@ -249,8 +249,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="PACKAGE or PACKAGE/MUTATION"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="mutations at a time")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for each mutation")
+    parser.add_argument("--jobs", type=int, default=1, help="mutations in parallel")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds per mutation")
     parser.add_argument(
         "--unchecked", action="store_true", help="do not run the tests without mutations first"
     )

@@ -3,9 +3,8 @@
 ``python benchmarks/pruning.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_pruning``
 
-Every cell is kept in the work folder, so that a run goes on where an earlier one ended; its rows
-join those that the record holds already. ``--minutes`` ends a run before the first cell that starts
-later than that.
+Finished cells are stored in the work folder, so that a run resumes; it adds its rows to an existing
+record. ``--minutes`` starts no cell after that time.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 ``python benchmarks/quantization.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_quantization --mct-python MCT_ENVIRONMENT/bin/python``
 
-Every cell is kept in the work folder, so that a run goes on where an earlier one ended; its rows
-join those that the record holds already. ``--minutes`` ends a run before the first cell that starts
-later than that. Without ``--mct-python`` the cells of that source are left out.
+Finished cells are stored in the work folder, so that a run resumes; it adds its rows to an existing
+record. ``--minutes`` starts no cell after that time. Without ``--mct-python``, its cells are
+skipped.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def main() -> None:
         num_images=Budget.num_images,
     )
     parser.add_argument("--task", choices=("quantize", "mixed", "qat"), default="quantize")
-    parser.add_argument("--iterations", type=int, help="of synthesis; default: the recipes' own")
-    parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
+    parser.add_argument(
+        "--iterations", type=int, help="iterations of synthesis (default: those of the recipe)"
+    )
+    parser.add_argument("--mct-python", help="Python with model-compression-toolkit")
     arguments = parser.parse_args()
     networks, sources = arguments.networks.split(","), arguments.sources.split(",")
     if arguments.mct_python is None:

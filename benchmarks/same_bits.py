@@ -3,8 +3,8 @@
     python benchmarks/same_bits.py --out benchmarks/records/2026-11-27_same_bits
     python benchmarks/same_bits.py --check benchmarks/records/2026-11-27_same_bits
 
-Bits depend on the processor, the number of threads and the versions of torch and numba, so that
-both runs have to be made on one machine. Metadata of exported files does not count.
+Bits depend on the processor, the number of threads and the versions of torch and numba, so run both
+commands on the same machine. Metadata of exported files is ignored.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""How fast are synthesis and reconstruction, against the ways in use?
+"""How fast are synthesis and reconstruction, compared with other tools?
 
 ``python benchmarks/speed.py --parts a,b,c,d --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_speed --mct-python MCT_ENVIRONMENT/bin/python``
 
-Parts: ``a`` cost of an iteration against a plain loop; ``b`` CPU-seconds and the accuracy that
-they buy; ``c`` growth of time and memory; ``d`` reconstruction. A run replaces the rows of its
-parts in the record (with ``--images`` or ``--networks``, of those alone) and keeps the others.
-Finished images and accuracies lie in the work folder
-(``images/``, ``quantized/``); remove those that should be made again.
+Parts: ``a`` cost of an iteration, compared with a plain loop; ``b`` accuracy by CPU-seconds; ``c``
+growth of time and memory; ``d`` reconstruction. A run replaces the rows of its parts in the record
+(with ``--images`` or ``--networks``, only of those) and keeps the others. Finished images and
+accuracies are in the work folder (``images/``, ``quantized/``); delete those to be made again.
 
-Run it on an idle machine: threads that wait for one another use up CPU-seconds too, so that other
-work inflates them. Where that cannot be had, ``--threads 1`` keeps those of b and d comparable.
+Run it on an idle machine: waiting threads use CPU time too, so that other work inflates it. If the
+machine is busy, ``--threads 1`` keeps parts b and d comparable.
 """
 
 from __future__ import annotations
@@ -111,9 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", default="", help="kinds of images of part b; default: all")
     parser.add_argument("--networks", default="", help="networks of part a; default: all")
     parser.add_argument("--num-images", type=int, default=Options.num_images)
-    parser.add_argument("--mct-python", help="interpreter with model-compression-toolkit")
-    parser.add_argument("--threads", type=int, help="of every process; default: as torch has it")
-    parser.add_argument("--quick", action="store_true", help="little of everything, to try it")
+    parser.add_argument("--mct-python", help="Python with model-compression-toolkit")
+    parser.add_argument("--threads", type=int, help="threads of every process (default: PyTorch's)")
+    parser.add_argument("--quick", action="store_true", help="a small run, to try it out")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""How many of its weights should each layer keep, where zeros may be anywhere?
+"""How many of its weights should each layer keep in unstructured pruning?
 
 ``python benchmarks/weight_allocation.py --weights-dir WEIGHTS --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_weight_allocation``
 
-See ``pruning_parts.choices``. A run adds what is missing to the rows that the record holds already.
+See ``pruning_parts.choices``. A run adds the missing rows to an existing record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pruning_parts.choices import Choice, choice_parser, compare
 from mixmix import Prune
 
 QUESTION = "How many of its weights should each layer keep, where zeros may be anywhere?"
-# Behind the name of a recovery: all zeros come in one round.
+# Suffix of a recovery: prune in one round.
 AT_ONCE = "-at-once"
 
 

@@ -1,11 +1,11 @@
-"""How well do images of networks with BatchNorm serve networks that have none?
+"""How well do images from networks with BatchNorm serve networks without it?
 
 ``python benchmarks/without_batch_norm.py --data CIFAR10 --work WORK
 --out benchmarks/records/DATE_without_batch_norm``
 
-The images are those of mixmix from the four bundled networks with BatchNorm, of other recipes from
-one of them (``resnet``), or real ones of the training split, at equal counts. A run adds what is
-missing to the rows that the record holds already.
+The images come from mixmix on the four bundled networks with BatchNorm, from other recipes on one
+of them (``resnet``), or from the training split, in equal numbers. A run adds the missing rows to
+an existing record.
 """
 
 from __future__ import annotations

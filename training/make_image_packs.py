@@ -21,7 +21,7 @@ from mixmix.runtime.storage import write_atomic
 
 NUM_PER_CLASS = 100
 NUM_CALIBRATION = 256
-OUT = Path(__file__).parents[1] / "src" / "mixmix" / "assets" / "evaluation"
+OUT = Path(__file__).parents[1] / "src" / "mixmix" / "demo" / "assets" / "evaluation"
 
 
 def first_of_each_class(labels: list[int], count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What is measured: one training run for each source of images, with its curve."""
+"""Runs: one training run per source of images, with its curve."""
 
 from __future__ import annotations
 

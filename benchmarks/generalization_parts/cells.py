@@ -1,4 +1,4 @@
-"""What is measured: images of zoo A serve the compression of network B."""
+"""Cells: images from zoo A for the compression of network B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cell by cell: what every benchmark with a table of many cells does."""
+"""The loop over cells that benchmarks with large tables share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def cell_parser(
     sources: Sequence[str],
     num_images: int,
 ) -> argparse.ArgumentParser:
-    """The options that such benchmarks have in common."""
+    """Options shared by benchmarks with cells."""
     parser = budget_parser(description, sources=sources, num_images=num_images, seeds="0,1,2")
     parser.add_argument("--networks", default=",".join(networks))
     parser.add_argument("--settings", default=",".join(settings), help="from hard to easy")
@@ -74,7 +74,7 @@ def cell_parser(
 def budget_parser(
     description: str | None, *, sources: Sequence[str], num_images: int, seeds: str
 ) -> argparse.ArgumentParser:
-    """The options that tell where things are, and how much of everything there is."""
+    """Options for folders, sources, seeds and numbers of images."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -85,12 +85,12 @@ def budget_parser(
     parser.add_argument("--sources", default=",".join(sources))
     parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--num-images", type=int, default=num_images)
-    parser.add_argument("--threads", type=int, help="of every process; default: as torch has it")
+    parser.add_argument("--threads", type=int, help="threads of every process (default: PyTorch's)")
     return parser
 
 
 def budget_of(arguments: argparse.Namespace, **others: Any) -> Budget:
-    """The budget that the arguments of a ``budget_parser`` give; threads are limited to theirs."""
+    """The budget from the arguments of a ``budget_parser``; limits the threads."""
     if arguments.threads:
         limit_threads(arguments.threads)
     return Budget(
@@ -103,5 +103,5 @@ def budget_of(arguments: argparse.Namespace, **others: Any) -> Budget:
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers between commas."""
+    """Comma-separated integers."""
     return [int(part) for part in text.split(",")]

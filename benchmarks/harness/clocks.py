@@ -1,4 +1,4 @@
-"""Seconds and megabytes of work done in processes of its own."""
+"""Time and memory of work in fresh processes."""
 
 from __future__ import annotations
 

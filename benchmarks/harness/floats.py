@@ -1,4 +1,4 @@
-"""The untouched networks that compressed ones are compared with."""
+"""The original networks, with which compressed ones are compared."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", required=True)
     parser.add_argument("--weights-dir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a .safetensors of images")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file for the images")
     parser.add_argument("--num-images", type=int, default=256)
-    parser.add_argument("--iterations", type=int, help="default: the toolkit's")
+    parser.add_argument("--iterations", type=int, help="default: that of the toolkit")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for seed in (random.seed, np.random.seed, torch.manual_seed):

@@ -1,4 +1,4 @@
-"""Images of every source at one budget, made once and kept with what they cost."""
+"""Images from every source at one budget, made once and stored with their cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads a benchmark and all that it starts may use."""
+"""Number of threads of a benchmark and its child processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: EfficientNet-Lite0 quantized or pruned, on images of others and of itself."""
+"""Cells: EfficientNet-Lite0, quantized or pruned, on images from itself or other networks."""
 
 from __future__ import annotations
 

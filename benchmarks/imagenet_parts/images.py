@@ -1,4 +1,4 @@
-"""Labeled photographs of ImageNet, for evaluation alone."""
+"""Labeled photographs from ImageNet, for evaluation only."""
 
 from __future__ import annotations
 

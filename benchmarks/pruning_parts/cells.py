@@ -1,4 +1,4 @@
-"""What is measured: cells of (network, setting, images, recovery, seed), the hardest first."""
+"""Cells of (network, setting, images, recovery, seed), the hardest first."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Choices that the library makes by default, compared on photographs of the training split.
+"""Comparison of candidates for the library's defaults.
 
-Networks are pruned on synthetic images and judged by their divergence from what they were, on
-images of the training split that nothing else sees.
+Networks are pruned on synthetic images and judged by their divergence from the original, on images
+of the training split that are used for nothing else.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Choice:
     """One way to prune.
 
     Attributes:
-        setting: what is removed, the same in all that are compared.
-        recovery: what follows.
-        chosen: what differs, by the names of columns.
-        method: that does so.
+        setting: the budget, the same for all choices that are compared.
+        recovery: name of the recovery.
+        chosen: the values that differ, by column name.
+        method: with these values.
     """
 
     setting: str
@@ -49,14 +49,14 @@ class Choice:
 
 
 def choice_parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that such comparisons have in common."""
+    """Options shared by comparisons of choices."""
     parser = budget_parser(description, sources=("mixmix",), num_images=1024, seeds="0")
     parser.add_argument("--networks", default=",".join(ZOOS["zoo"]))
     return parser
 
 
 def compare(question: str, choices: Iterable[Choice], arguments: argparse.Namespace) -> None:
-    """Add to the record that the arguments name what it lacks of every network and choice."""
+    """Add the missing rows for all networks and choices to the record."""
     choices = list(choices)
     columns = tuple(dict.fromkeys(name for choice in choices for name in choice.chosen))
     key = ("model", "setting", "recovery", *columns, "images", "seed")

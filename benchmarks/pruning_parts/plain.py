@@ -1,9 +1,8 @@
-"""What is done without mixmix: weights or channels of the smallest size go, all at once; then the
-network is trained for the logits that it gave.
+"""Pruning without mixmix: by magnitude, all at once, then training on the original logits.
 
-Channels are chosen and removed by Torch-Pruning itself: by magnitude, the same share of every
-layer. Training is SGD with momentum and weight decay, half a cosine, on shifted and mirrored
-images; BatchNorm learns statistics. Its rate was not searched for.
+Torch-Pruning chooses and removes channels, by magnitude, the same fraction of every layer. Training
+is SGD with momentum and weight decay, a cosine schedule, on shifted and flipped images, with
+BatchNorm in training mode. The learning rate was not tuned.
 """
 
 from __future__ import annotations

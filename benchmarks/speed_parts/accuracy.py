@@ -1,4 +1,4 @@
-"""Part b: CPU-seconds of synthesis, and the accuracy of the quantized target that they buy."""
+"""Part b: accuracy of the quantized target, by CPU-seconds of synthesis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of every kind for one target, made once and kept with what they cost."""
+"""Images of every kind for one target, made once and stored with their cost."""
 
 from __future__ import annotations
 

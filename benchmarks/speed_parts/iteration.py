@@ -1,4 +1,4 @@
-"""Part a: what an iteration costs, against a plain loop that does the same job."""
+"""Part a: cost of an iteration, compared with a plain loop that does the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def _compare(name: str, options: Options) -> dict[str, Any]:
-    """Contenders and the matrix product take turns, each in a process of its own.
+    """All contenders and the matrix product take turns, each in its own process.
 
     The time of an iteration is the difference of a long and a short run, so that set-up and
     compilation cancel; the first round is not counted. A round in which a difference is not

@@ -1,4 +1,4 @@
-"""What the parts are told: folders, seeds, how much to do."""
+"""Options of the parts: folders, seeds, amount of work."""
 
 from __future__ import annotations
 

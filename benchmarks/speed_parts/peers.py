@@ -1,7 +1,7 @@
-"""Peers with their published settings, as plain loops that go on where they were interrupted.
+"""Other methods with their published settings, as plain loops that can resume.
 
-Each method is written anew from what its paper and public code say it does. Images are optimized
-in the normalized space of the network and not clipped, as there.
+Each is reimplemented from its paper and public code. Images are optimized in the normalized space
+of the network and not clipped, as in the originals.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Model inversion as public code writes it: hooks, plain operations, one batch after the other."""
+"""Model inversion as in public code: hooks, plain operations, one batch after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy and cost of the quantized target, kept by what went into it."""
+"""Accuracy and cost of the quantized target, cached by its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part d: what reconstruction costs and buys, and how long the demo takes."""
+"""Part d: cost and benefit of reconstruction, and the time of the demo."""
 
 from __future__ import annotations
 

@@ -30,8 +30,6 @@ def compress(
 ) -> Compressed:
     """Compress a pretrained network with images instead of its training data.
 
-    >>> compress("bundled:resnet", "images", "W8A8")  # doctest: +SKIP
-
     Args:
         model: whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``; it is not
             changed.
@@ -46,6 +44,11 @@ def compress(
     Raises:
         InputError: if there is no method, or model and images do not fit each other.
         DataError: if images cannot be read or are not in [0, 1].
+
+    Examples:
+        >>> images, _ = mixmix.load_evaluation_pack().tensors
+        >>> mixmix.compress("bundled:vgg", images[:32], "W8A8")
+        Compressed(model=vgg, methods=(quantize), ...)
     """
     network = load(model)
     steps = _methods(methods)

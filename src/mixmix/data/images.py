@@ -55,8 +55,6 @@ class _Read(NamedTuple):
 def as_image_set(images: Images, model: Predicts) -> ImageSet:
     """Images in whatever form, as an ``ImageSet`` for this network.
 
-    >>> as_image_set("photographs", load("timm:resnet18"))  # doctest: +SKIP
-
     Args:
         images: one of
 
@@ -78,6 +76,12 @@ def as_image_set(images: Images, model: Predicts) -> ImageSet:
         InputError: if the images are of another kind, or have other channels than the network.
         DataError: if there are none, they cannot be read, are not in [0, 1], or labels are out of
             range.
+
+    Examples:
+        >>> import torch
+        >>> images = mixmix.as_image_set(torch.rand(8, 3, 32, 32), mixmix.load("bundled:vgg"))
+        >>> images.labels.shape, images.soft_labels.shape
+        (torch.Size([8]), torch.Size([8, 10]))
     """
     if isinstance(images, list | tuple) and not _is_pair(images):
         if not images or not all(isinstance(each, ImageSet | str | Path) for each in images):

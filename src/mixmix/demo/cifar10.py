@@ -88,6 +88,11 @@ def load_evaluation_pack() -> TensorDataset:
 
     Raises:
         DataError: if the files of the package are missing or damaged.
+
+    Examples:
+        >>> images, labels = mixmix.load_evaluation_pack().tensors
+        >>> images.shape, labels.bincount().tolist()
+        (torch.Size([1000, 3, 32, 32]), [100, 100, 100, 100, 100, 100, 100, 100, 100, 100])
     """
     return _read_pack(_pack_folder() / "cifar10_test_1000.png")
 

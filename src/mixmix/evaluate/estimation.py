@@ -116,6 +116,13 @@ def estimate_accuracy(
     Raises:
         InputError: if a model cannot be loaded, has no label head or does not fit the images, or
             models and soft labels have different numbers of classes.
+
+    Examples:
+        >>> images, _ = mixmix.load_evaluation_pack().tensors
+        >>> compressed = mixmix.compress("bundled:vgg", images[:32], "W8A8")
+        >>> estimate = mixmix.estimate_accuracy(compressed, "bundled:vgg", images[32:96])
+        >>> 0 <= estimate.predicted_drop < 5
+        True
     """
     predict, compare = (Predictor(one, device=device) for one in (model, reference))
     if predict.spec.num_classes != compare.spec.num_classes:

@@ -110,6 +110,12 @@ def evaluate(
     Raises:
         InputError: if a model cannot be loaded or does not fit the images.
         DataError: if the data is empty, not as described above, or a label is out of range.
+
+    Examples:
+        >>> images, labels = mixmix.load_evaluation_pack().tensors
+        >>> result = mixmix.evaluate("bundled:vgg", (images[:100], labels[:100]))
+        >>> result.num_images, result.predictions.shape
+        (100, torch.Size([100]))
     """
     predict = Predictor(model, spec, device)
     compare = None if reference is None else Predictor(reference, spec, device)

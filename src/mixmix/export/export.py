@@ -112,6 +112,13 @@ def export(
             fit the model.
         ExportError: if the model cannot be exported, or the file does not agree with it; nothing
             is written then.
+
+    Examples:
+        >>> images, _ = mixmix.load_evaluation_pack().tensors
+        >>> compressed = mixmix.compress("bundled:vgg", images[:32], "W8A8")
+        >>> artifact = mixmix.export(compressed, "vgg-w8a8.onnx")
+        >>> artifact.path.name, artifact.format
+        ('vgg-w8a8.onnx', 'onnx')
     """
     path = Path(path)
     format = _format_of(path) if format is None else format

@@ -69,6 +69,13 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         DataError: if the file is absent, damaged or of another kind.
+
+    Examples:
+        >>> images, _ = mixmix.load_evaluation_pack().tensors
+        >>> pruned = mixmix.compress("bundled:vgg", images[:32], mixmix.Prune(0.9, recovery=()))
+        >>> artifact = mixmix.export(pruned, "vgg.safetensors")
+        >>> pruned.module.load_state_dict(mixmix.load_sparse(artifact.path))
+        <All keys matched successfully>
     """
     try:
         content = Path(path).read_bytes()

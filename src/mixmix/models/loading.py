@@ -39,9 +39,6 @@ def load(
 
     What is given beside the reference completes or overrides what that says.
 
-    >>> load("bundled:resnet").spec.num_classes
-    10
-
     Args:
         reference: whatever ``load_spec`` takes (``bundled:NAME``, ``timm:NAME``, an ``.onnx`` or
             ``.pt2`` file, a spec or its file ...); your own module, alone or as a pair
@@ -62,6 +59,15 @@ def load(
 
     Raises:
         InputError: saying what is missing, or why the network cannot be loaded.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+        >>> model = mixmix.load(net, input_shape=(3, 8, 8), mean=0.5, std=0.25, name="mine")
+        >>> model.spec.name, model.spec.num_classes
+        ('mine', 4)
+        >>> mixmix.load("bundled:resnet").spec.num_classes
+        10
     """
     given = {
         "name": name,

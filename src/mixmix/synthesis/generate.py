@@ -57,6 +57,13 @@ def generate(
     Raises:
         InputError: if ``out`` holds a data set made in another way or cannot be written; if there
             are several processes; if a number is out of range.
+
+    Examples:
+        >>> batch = mixmix.recipe("mixmix", batch_size=8, iterations=1)
+        >>> quick = mixmix.AmortizedSettings(batch, batches_at_once=1, num_latents=8)
+        >>> images = mixmix.generate("bundled:vgg", quick, num_images=8, warmup_rounds=0, seed=0)
+        >>> len(images)
+        8
     """
     zoo = Zoo.load(zoo)
     settings = settings or AmortizedSettings()

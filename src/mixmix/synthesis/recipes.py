@@ -57,6 +57,11 @@ def recipe(name: str, **changes: Any) -> SynthesisSettings:
 
     Raises:
         InputError: if the name or a change is unknown.
+
+    Examples:
+        >>> settings = mixmix.recipe("mixmix", num_images=512, iterations=200)
+        >>> settings.num_images, [term.kind for term in settings.terms]
+        (512, ['bn', 'ce', 'tv'])
     """
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")

@@ -88,6 +88,12 @@ def synthesize(
             ``memory_gib`` is too little for one image; if ``start`` has images of another shape or
             classes that they do not know.
         RankError: if another process of the run stopped.
+
+    Examples:
+        >>> quick = mixmix.recipe("mixmix", num_images=8, batch_size=8, iterations=2)
+        >>> images = mixmix.synthesize(["bundled:vgg", "bundled:vovnet"], quick, seed=0)
+        >>> images.images.shape, images.labels.shape, images.soft_labels.shape
+        (torch.Size([8, 3, 32, 32]), torch.Size([8]), torch.Size([8, 10]))
     """
     zoo = Zoo.load(zoo)
     settings = settings or SynthesisSettings()

@@ -167,6 +167,17 @@ def recover(
     Raises:
         CaptureError: if one of the networks cannot be captured as a graph.
         InputError: if a mask fits no weight, or training diverges.
+
+    Examples:
+        >>> import copy
+        >>> images, _ = mixmix.load_evaluation_pack().tensors
+        >>> teacher = mixmix.load("bundled:vgg")
+        >>> student = copy.deepcopy(teacher.module)  # pruned elsewhere, say
+        >>> recovered = mixmix.recover(
+        ...     student, teacher.module, images[:32], teacher.spec, mixmix.ReestimateBatchNorm()
+        ... )
+        >>> recovered.training
+        False
     """
     student = copy.deepcopy(student).eval().requires_grad_(False)
     if not isinstance(data, ImageSet):

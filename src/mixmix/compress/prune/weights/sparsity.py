@@ -72,7 +72,15 @@ class Sparsity:
 
 
 def sparsity_of(module: nn.Module) -> Sparsity:
-    """Count the zeros in a network, in floats or quantized."""
+    """Count the zeros in a network, in floats or quantized.
+
+    Examples:
+        >>> import torch
+        >>> layer = torch.nn.Conv2d(3, 4, 3)
+        >>> layer.weight.data[:2] = 0
+        >>> mixmix.sparsity_of(torch.nn.Sequential(layer)).total
+        0.5
+    """
     weights = _weights(module)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     sizes = {name: weight.numel() for name, weight in weights.items()}
