@@ -71,7 +71,7 @@ def load_zoo(references: Sequence[str], weights: Sequence[float] | None, device:
     zoo = Zoo.load(references, weights=weights or None, device=device)
     for member in zoo.members:
         if member.why:
-            print(f"note: {member.teacher.spec.name} takes part by {member.role}", file=sys.stderr)
+            print(f"note: {member.model.spec.name} takes part by {member.role}", file=sys.stderr)
     return zoo
 
 

@@ -1,4 +1,4 @@
-"""Where models come from: each kind of reference is a ``Source``."""
+"""Sources of models: one ``Source`` for each kind of reference."""
 
 from mixmix.models.sources.imagenet import imagenet_names
 from mixmix.models.sources.registry import (

@@ -1,4 +1,4 @@
-"""Why a checkpoint does not fit: another head, or another kind of images."""
+"""Why a checkpoint does not fit: other classes or other channels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["explain_misfit"]
 def explain_misfit(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], spec: ModelSpec
 ) -> list[str]:
-    """What to set in the spec, if only the number of classes or of channels differs.
+    """Which fields of the spec to change, where only numbers of classes or channels differ.
 
     Args:
-        expected: state dict of the architecture as the spec asks for it.
-        found: that of the checkpoint.
+        expected: state dict of the architecture for this spec.
+        found: state dict of the checkpoint.
         spec: of the network.
     """
     shapes = {

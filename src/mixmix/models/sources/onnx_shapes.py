@@ -1,8 +1,7 @@
-"""Sizes that an ONNX graph computes while it runs, settled once and for batches of any size.
+"""Replaces shape arithmetic in converted ONNX graphs by constants.
 
-Exporters write what a network does with shapes as nodes between those that compute with images:
-sizes are read, cut out, multiplied and put together again. Of a network for images of one size all
-of this is constant but for the batch.
+Exporters write the shape arithmetic of a network as nodes that read, slice, multiply and join
+sizes. For images of one size, all of these are constant but the batch size.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from torch import Tensor, fx, nn
 
 __all__ = ["kind_of", "settle_shapes"]
 
-# Batches that tell what depends on the number of images; odd, so that halves of one are not whole.
+# Two batch sizes show what depends on it; odd, so that they cannot be halved.
 _BATCHES = (3, 5)
 
 
 def settle_shapes(model: fx.GraphModule, input_shape: Sequence[int], batch: int | None) -> None:
-    """Replace what onnx2torch computes from shapes by constants and plain calls, in place.
+    """Replace shape arithmetic of onnx2torch by constants and plain calls, in place.
 
-    What is not understood stays as it is: whoever calls this has to compare what the model gives.
+    Unknown patterns stay as they are; callers verify the outputs.
 
     Args:
-        model: of onnx2torch, in eval mode; takes one batch of images.
+        model: from onnx2torch, in eval mode; takes one batch of images.
         input_shape: (C, H, W) of an image.
-        batch: the only number of images that the file was written for, unless any is taken.
+        batch: the batch size that the file was written for, or None for any.
     """
     sizes = _BATCHES if batch is None else (batch, batch)
     by_size = {size: _Run(model, torch.zeros(size, *input_shape)) for size in sizes}
@@ -44,12 +43,12 @@ def settle_shapes(model: fx.GraphModule, input_shape: Sequence[int], batch: int 
 
 
 class _Run(fx.Interpreter):
-    """What every node gives for one batch: its shape, and its value where no image is seen.
+    """A run on one batch that records shapes, and the values that do not depend on pixels.
 
     Attributes:
-        of_images: nodes that compute with images, not merely with their shapes.
-        values: of the others.
-        shapes: of all that give a tensor.
+        of_images: nodes whose values depend on pixels.
+        values: of the other nodes.
+        shapes: of all nodes that return a tensor.
     """
 
     def __init__(self, model: fx.GraphModule, images: Tensor) -> None:
@@ -59,7 +58,7 @@ class _Run(fx.Interpreter):
         self.values: dict[fx.Node, Any] = {}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of onnx2torch's own modules, which are replaced
+            warnings.simplefilter("ignore")  # of modules of onnx2torch that are replaced
             self.run(images)
 
     def run_node(self, n: fx.Node) -> Any:
@@ -75,7 +74,7 @@ class _Run(fx.Interpreter):
 
 
 class _Settled:
-    """Rewrites one node after another."""
+    """Rewrites one node at a time."""
 
     def __init__(self, model: fx.GraphModule, runs: Sequence[_Run], sizes: Sequence[int]) -> None:
         self._model, self._graph = model, model.graph
@@ -110,7 +109,7 @@ class _Settled:
         self._graph.erase_node(node)
 
     def _fix_input(self, node: fx.Node, given: fx.Node) -> None:
-        """Put a constant, or a row of it for every image, into the place of what is computed."""
+        """Replace an input by a constant, or by a row of it that is expanded to the batch."""
         first, second = (run.values.get(given) for run in self._runs)
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return
@@ -124,7 +123,7 @@ class _Settled:
             node.replace_input_with(given, self._constant(given, first))
 
     def _joins_rows(self, node: fx.Node) -> bool:
-        """Whether it puts tensors beside each other image by image, which has to be as many."""
+        """Whether it joins tensors along another axis than the batch."""
         return kind_of(self._model, node) == "OnnxConcat" and self._axis_of(node, "axis") != 0
 
     def _constant(self, node: fx.Node, value: Tensor) -> fx.Node:
@@ -133,19 +132,19 @@ class _Settled:
         return self._graph.get_attr(name)
 
     def _batch(self) -> fx.Node:
-        """The number of images, read at the beginning."""
+        """A node with the batch size."""
         if self._number is None:
             with self._graph.inserting_after(self._images):
                 self._number = self._graph.call_method("size", (self._images, 0))
         return self._number
 
     def _values(self, node: fx.Node, index: int) -> list[Any]:
-        """What an input of a node is in each run; None where images are seen."""
+        """The value of an input in each run; None if it depends on pixels."""
         given = node.args[index] if index < len(node.args) else None
         return [run.values.get(given) if isinstance(given, fx.Node) else None for run in self._runs]
 
     def _fixed(self, node: fx.Node, index: int) -> Any:
-        """The number or list that an input of a node is whatever the batch, or None."""
+        """The value of an input, as a number or list, if it does not depend on the batch."""
         first, second = self._values(node, index)
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return None
@@ -155,12 +154,12 @@ class _Settled:
         return int(getattr(self._model.get_submodule(str(node.target)), name))
 
     def _given(self, node: fx.Node) -> fx.Node | None:
-        """What a node computes with, where that is made of images."""
+        """The first input, if it depends on pixels."""
         given = node.args[0]
         return given if isinstance(given, fx.Node) and given in self._first.of_images else None
 
     def _to_shape(self, node: fx.Node) -> list[int] | None:
-        """The shape that a node gives, with -1 in the one place where it varies with the batch."""
+        """The shape of a node with -1 for the batch axis; None if several axes vary."""
         first, second = self._first.shapes[node], self._second.shapes[node]
         varying = [axis for axis, size in enumerate(first) if size != second[axis]]
         if self._sizes[0] == self._sizes[1]:
@@ -204,13 +203,13 @@ class _Settled:
             return None
         if isinstance(index, int):
             return self._graph.call_method("select", (source, axis, index))
-        places, lengths = self._values(node, 1), [run.shapes[source] for run in self._runs]
-        # Every element of a row once and in order, as exporters write views.
+        indices, shapes = self._values(node, 1), [run.shapes[source] for run in self._runs]
+        # Exporters write a view as a gather of all elements in order.
         in_order = all(
-            isinstance(place, Tensor)
-            and len(length) == 1
-            and torch.equal(place.flatten(), torch.arange(length[0]))
-            for place, length in zip(places, lengths, strict=True)
+            isinstance(own, Tensor)
+            and len(shape) == 1
+            and torch.equal(own.flatten(), torch.arange(shape[0]))
+            for own, shape in zip(indices, shapes, strict=True)
         )
         return self._reshape(node) if in_order else None
 
@@ -238,11 +237,11 @@ class _Settled:
 
 
 def kind_of(model: nn.Module, node: fx.Node) -> str:
-    """Name of the class of the module that a node calls."""
+    """The class name of the module that a node calls."""
     called = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     return type(called).__name__
 
 
 def _leads(first: Sequence[int], second: Sequence[int], sizes: Sequence[int]) -> bool:
-    """Whether shapes begin with the number of images."""
+    """Whether shapes begin with the batch sizes."""
     return bool(first) and (first[0], second[0]) == tuple(sizes)
