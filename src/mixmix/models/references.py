@@ -16,7 +16,6 @@ from mixmix.models.sources import (
     complete,
     describe_references,
     find_source,
-    is_reference,
     split_reference,
 )
 from mixmix.models.sources.misfit import explain_misfit
@@ -53,8 +52,8 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
             "of a model spec, a ModelSpec, a module or a Model"
         )
     text = str(reference)
-    if is_reference(text):
-        source, weights = split_reference(text)
+    source, weights = split_reference(text)
+    if find_source(source) is not None:
         named = {} if weights is None else {"name": f"{source}@{Path(weights).stem}"}
         return complete({"source": source, "weights": weights} | named | fields, name=source)
     path = Path(text)

@@ -5,7 +5,6 @@ from mixmix.models.sources.registry import (
     complete,
     describe_references,
     find_source,
-    is_reference,
     sources,
     split_reference,
 )
@@ -18,7 +17,6 @@ __all__ = [
     "describe_references",
     "find_source",
     "imagenet_names",
-    "is_reference",
     "sources",
     "split_reference",
 ]

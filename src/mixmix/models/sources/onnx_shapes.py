@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,20 +83,21 @@ class _Settled:
         self._sizes = tuple(sizes)
         self._images = next(node for node in model.graph.nodes if node.op == "placeholder")
         self._number: fx.Node | None = None
-        self._plain: dict[str, Callable[[fx.Node], fx.Node | None]] = {
+        self._plain: dict[str, Callable[[fx.Node, Any], fx.Node | None]] = {
             "OnnxReshape": self._reshape,
             "OnnxExpand": self._expand,
             "OnnxSlice": self._slice,
             "OnnxGather": self._gather,
             "OnnxSplit13": self._split,
-            "OnnxSqueezeDynamicAxes": self._squeeze,
-            "OnnxUnsqueezeDynamicAxes": self._unsqueeze,
+            "OnnxSqueezeDynamicAxes": partial(self._axis_by_axis, "squeeze"),
+            "OnnxUnsqueezeDynamicAxes": partial(self._axis_by_axis, "unsqueeze"),
         }
 
     def settle(self, node: fx.Node) -> None:
-        plain = self._plain.get(kind_of(self._model, node))
+        plain, source = self._plain.get(kind_of(self._model, node)), node.args[0]
+        sees_images = isinstance(source, fx.Node) and source in self._first.of_images
         with self._graph.inserting_before(node):
-            new = None if plain is None else plain(node)
+            new = plain(node, source) if plain is not None and sees_images else None
             if new is None:
                 for given in node.all_input_nodes:
                     if given not in self._first.of_images:
@@ -153,11 +155,6 @@ class _Settled:
     def _axis_of(self, node: fx.Node, name: str) -> int:
         return int(getattr(self._model.get_submodule(str(node.target)), name))
 
-    def _given(self, node: fx.Node) -> fx.Node | None:
-        """The first input, if it depends on pixels."""
-        given = node.args[0]
-        return given if isinstance(given, fx.Node) and given in self._first.of_images else None
-
     def _to_shape(self, node: fx.Node) -> list[int] | None:
         """The shape of a node with -1 for the batch axis; None if several axes vary."""
         first, second = self._first.shapes[node], self._second.shapes[node]
@@ -169,24 +166,22 @@ class _Settled:
             shape[axis] = -1
         return shape if len(varying) <= 1 else None
 
-    def _reshape(self, node: fx.Node) -> fx.Node | None:
-        source, shape = self._given(node), self._to_shape(node)
-        if source is None or shape is None:
+    def _reshape(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        shape = self._to_shape(node)
+        if shape is None:
             return None
         before = [run.shapes[source] for run in self._runs]
         if len(shape) == 2 and shape[0] == -1 and _leads(before[0], before[1], self._sizes):
             return self._graph.call_function(torch.flatten, (source, 1))
         return self._graph.call_method("reshape", (source, *shape))
 
-    def _expand(self, node: fx.Node) -> fx.Node | None:
-        source, shape = self._given(node), self._to_shape(node)
-        if source is None or shape is None:
-            return None
-        return self._graph.call_method("expand", (source, *shape))
+    def _expand(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        shape = self._to_shape(node)
+        return None if shape is None else self._graph.call_method("expand", (source, *shape))
 
-    def _slice(self, node: fx.Node) -> fx.Node | None:
-        source, starts, ends = self._given(node), self._fixed(node, 1), self._fixed(node, 2)
-        if source is None or starts is None or ends is None:
+    def _slice(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        starts, ends = self._fixed(node, 1), self._fixed(node, 2)
+        if starts is None or ends is None:
             return None
         axes = self._fixed(node, 3) or list(range(len(starts)))
         steps = self._fixed(node, 4) or [1] * len(starts)
@@ -197,10 +192,8 @@ class _Settled:
             parts[axis] = slice(*bounds)
         return self._graph.call_function(operator.getitem, (source, tuple(parts)))
 
-    def _gather(self, node: fx.Node) -> fx.Node | None:
-        source, axis, index = self._given(node), self._axis_of(node, "_axis"), self._fixed(node, 1)
-        if source is None:
-            return None
+    def _gather(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        axis, index = self._axis_of(node, "_axis"), self._fixed(node, 1)
         if isinstance(index, int):
             return self._graph.call_method("select", (source, axis, index))
         indices, shapes = self._values(node, 1), [run.shapes[source] for run in self._runs]
@@ -211,27 +204,18 @@ class _Settled:
             and torch.equal(own.flatten(), torch.arange(shape[0]))
             for own, shape in zip(indices, shapes, strict=True)
         )
-        return self._reshape(node) if in_order else None
+        return self._reshape(node, source) if in_order else None
 
-    def _split(self, node: fx.Node) -> fx.Node | None:
-        source, parts = self._given(node), self._fixed(node, 1)
-        if source is None or parts is None:
+    def _split(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        parts, axis = self._fixed(node, 1), self._axis_of(node, "axis")
+        return parts and self._graph.call_function(torch.split, (source, parts, axis))
+
+    def _axis_by_axis(self, method: str, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        axes, squeezes = self._fixed(node, 1), method == "squeeze"
+        if not axes:
             return None
-        axis = self._axis_of(node, "axis")
-        return self._graph.call_function(torch.split, (source, parts, axis))
-
-    def _squeeze(self, node: fx.Node) -> fx.Node | None:
-        return self._axis_by_axis(node, "squeeze", last_first=True)
-
-    def _unsqueeze(self, node: fx.Node) -> fx.Node | None:
-        return self._axis_by_axis(node, "unsqueeze", last_first=False)
-
-    def _axis_by_axis(self, node: fx.Node, method: str, *, last_first: bool) -> fx.Node | None:
-        source, axes = self._given(node), self._fixed(node, 1)
-        if source is None or not axes:
-            return None
-        dims = len(self._first.shapes[source if last_first else node])
-        for axis in sorted((each % dims for each in axes), reverse=last_first):
+        dims = len(self._first.shapes[source if squeezes else node])
+        for axis in sorted((each % dims for each in axes), reverse=squeezes):
             source = self._graph.call_method(method, (source, axis))
         return source
 

@@ -23,7 +23,6 @@ __all__ = [
     "complete",
     "describe_references",
     "find_source",
-    "is_reference",
     "sources",
     "split_reference",
 ]
@@ -75,11 +74,6 @@ def find_source(source: str) -> tuple[Source, str] | None:
         return sources()[kind], rest
     suffix = Path(source).suffix
     return (_BY_SUFFIX[suffix], source) if suffix in _BY_SUFFIX else None
-
-
-def is_reference(text: str) -> bool:
-    """Whether it names a source, with or without a weights file."""
-    return find_source(split_reference(text)[0]) is not None
 
 
 def split_reference(text: str) -> tuple[str, str | None]:

@@ -91,14 +91,13 @@ class TimmModel:
             f"{spec.input_shape} and {spec.num_classes} classes",
             advice,
         ):
-            model = timm.create_model(
+            model: nn.Module = timm.create_model(
                 self.architecture,
                 num_classes=spec.num_classes,
                 in_chans=spec.input_shape[0],
                 **self.arguments,
                 **options,
             )
-        assert isinstance(model, nn.Module)
         return model
 
 

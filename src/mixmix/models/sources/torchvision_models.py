@@ -97,6 +97,5 @@ def _build(name: str, spec: ModelSpec, num_classes: int | None) -> nn.Module:
         f"{spec.name}: torchvision cannot build {name} for {num_classes} classes",
         "check num_classes and input_shape",
     ):
-        model = _torchvision(name).models.get_model(name, weights=None, **arguments)
-    assert isinstance(model, nn.Module)
+        model: nn.Module = _torchvision(name).models.get_model(name, weights=None, **arguments)
     return model
