@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -53,7 +55,5 @@ def _constant(model: fx.GraphModule, node: object) -> Tensor | None:
     """The tensor of a ``get_attr`` node."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    value: object = model
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value = attrgetter(str(node.target))(model)
     return value if isinstance(value, Tensor) else None
