@@ -1,7 +1,7 @@
 """Data-free compression of pretrained vision models by feature and data mixing.
 
 ``load`` or ``Zoo`` -> ``synthesize`` -> ``ImageSet`` -> ``compress`` -> ``export`` -> ``evaluate``:
-every stage takes what the one before it gives. Names are imported when they are first used.
+each step takes the result of the previous one. Names are imported at their first use.
 """
 
 import sys
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mixmix.synthesis.settings import SynthesisSettings
     from mixmix.synthesis.synthesize import synthesize
 
-# Where each name is at home; the imports above say the same to type checkers.
+# The module of each name, as in the imports above (a test compares them).
 _HOMES = {
     "compress.compress": "compress",
     "compress.distill.distill": "Distill",
@@ -162,10 +162,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """``mixmix.compress`` is the function, though there is a package of that name.
+    """Keeps functions such as ``compress`` when a subpackage of the same name is imported.
 
-    The import system binds a package in its parent once it is imported, which would hide the
-    function. Imports from the package, such as ``mixmix.compress.method``, do not need it.
+    The import system then assigns the subpackage to this name, which is ignored here.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -1,19 +1,21 @@
-"""Settings as data: frozen dataclasses that are written as JSON or TOML and read back."""
+"""Settings: frozen dataclasses that convert to JSON or TOML types and back."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mixmix.errors import InputError
+from mixmix.errors import InputError, translate_errors
 
-__all__ = ["Settings", "default_of", "subclasses", "to_plain"]
+__all__ = ["Settings", "default_of", "load_entry_points", "subclasses", "to_plain"]
 
 _S = TypeVar("_S", bound="Settings")
 
@@ -21,16 +23,15 @@ _S = TypeVar("_S", bound="Settings")
 class Settings:
     """Base of frozen dataclasses that hold settings.
 
-    A *family* is a base class that names a ``family``; its subclasses are told apart by their
-    ``kind``, which stands under the family's name in what ``to_dict`` gives:
-    ``{"term": "bn", "weight": 1.0}``. Other packages add to a family by an entry point of the group
-    ``mixmix.FAMILY`` that is named after the kind and loads the class. Those of mixmix are in the
-    ``modules`` of the family, which are imported when its kinds are asked for.
+    A *family* is a base class with a ``family``; its subclasses have a ``kind``, which ``to_dict``
+    writes under the name of the family: ``{"term": "bn", "weight": 1.0}``. Other packages add to a
+    family by an entry point of the group ``mixmix.FAMILY``, which is named after the kind and loads
+    the class. The ``modules`` of a family define its kinds; they are imported when needed.
 
     Fields hold numbers, text, paths, other settings, tuples and mappings of these, and objects with
     ``to_plain()`` and ``from_plain(value)``, or ``to_dict()`` and ``from_dict(content)``. Fields
-    with ``compare=False`` say where to work, not what to do (a folder for checkpoints): they are
-    read, but not written.
+    with ``compare=False``, such as a folder for checkpoints, do not affect results: they are read,
+    but not written.
     """
 
     family: ClassVar[str] = ""
@@ -48,12 +49,12 @@ class Settings:
 
     @classmethod
     def from_dict(cls: type[_S], content: Mapping[str, Any]) -> _S:
-        """Build settings from plain JSON or TOML types; what is left out has its default.
+        """Build settings from plain JSON or TOML types; missing fields have their defaults.
 
         A table for a field whose default is settings changes the fields that it names.
 
         Raises:
-            InputError: if a key or kind is unknown, or a value does not fit its field.
+            InputError: if a key or kind is unknown, or a value has the wrong type.
         """
         if not isinstance(content, Mapping):
             raise InputError(f"expected a table of {cls.__name__} fields, got {content!r}")
@@ -75,15 +76,55 @@ class Settings:
 
     @classmethod
     def kinds(cls: type[_S]) -> dict[str, type[_S]]:
-        """The classes of this family by their kind: those of mixmix, then those of other packages.
+        """The classes of this family by their kind; those of mixmix come first.
 
         Raises:
-            InputError: if a package's entry point cannot be loaded.
+            InputError: if an entry point cannot be loaded.
         """
         for module in cls.modules:
             import_module(module)
         found = {each.kind: each for each in subclasses(cls) if each.kind}
-        return found | {k: v for k, v in _entries(cls.family).items() if k not in found}
+        others = load_entry_points(cls.family).items()
+        return found | {kind: each for kind, each in others if kind not in found}
+
+    def _require(self, valid: bool, name: str, expected: str) -> None:
+        """Raise an ``InputError`` about a field unless its value is valid."""
+        if not valid:
+            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+    def _require_int(self, *names: str, least: int, optional: bool = False) -> None:
+        """Fields must hold a whole number >= ``least``, or None if they are optional."""
+        for name in names:
+            value = getattr(self, name)
+            valid = (optional and value is None) or (_fits(value, int) and value >= least)
+            self._require(valid, name, f"a whole number >= {least}" + " or None" * optional)
+
+    def _require_range(
+        self,
+        *names: str,
+        low: float,
+        high: float = math.inf,
+        ends: str = "[]",
+        optional: bool = False,
+    ) -> None:
+        """Fields must hold a finite number from ``low`` to ``high``, or None if optional.
+
+        Round brackets in ``ends`` exclude an end: "()", "(]" or "[)".
+        """
+        above, below = (operator.gt if end in "()" else operator.ge for end in ends)
+        expected = f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
+        if high == math.inf:
+            expected = f"a finite number {'>' if ends[0] == '(' else '>='} {low:g}"
+        for name in names:
+            value = getattr(self, name)
+            valid = optional and value is None
+            if _fits(value, float) and math.isfinite(value):
+                valid = above(value, low) and below(high, value)
+            self._require(valid, name, expected + " or None" * optional)
+
+    def _require_one_of(self, name: str, known: Collection[str]) -> None:
+        """A field must hold one of the known values."""
+        self._require(getattr(self, name) in known, name, f"one of {', '.join(known)}")
 
 
 def _values(
@@ -115,7 +156,7 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """A value of a field as plain JSON types."""
+    """Convert the value of a field to plain JSON types."""
     if hasattr(value, "to_plain"):
         return value.to_plain()
     if hasattr(value, "to_dict"):
@@ -130,21 +171,24 @@ def to_plain(value: Any) -> Any:
 
 
 def subclasses(cls: type[_S]) -> list[type[_S]]:
-    """A class and all that inherit from it."""
+    """A class and its subclasses, at any depth."""
     return [cls, *(each for child in cls.__subclasses__() for each in subclasses(child))]
 
 
 @cache
-def _entries(family: str) -> dict[str, Any]:
+def load_entry_points(family: str) -> dict[str, Any]:
+    """What other packages register in the group ``mixmix.FAMILY``, by name.
+
+    Raises:
+        InputError: if an entry point cannot be loaded.
+    """
     found = {}
     for point in entry_points(group=f"mixmix.{family}"):
-        try:
+        with translate_errors(
+            f"the entry point {point.name!r} of mixmix.{family} ({point.value}) cannot be loaded",
+            "fix or uninstall the package that registers it",
+        ):
             found[point.name] = point.load()
-        except Exception as error:  # whatever the package's own code raises
-            raise InputError(
-                f"the {family} {point.name!r} ({point.value}) cannot be loaded: {error}; mend or "
-                "uninstall the package that registers it"
-            ) from error
     return found
 
 
@@ -153,14 +197,12 @@ def _of_kind(cls: type[_S], kind: Any) -> type[_S]:
     if kind is None:
         raise InputError(f"the table needs a {cls.family}: {', '.join(sorted(kinds))}")
     if kind not in kinds:
-        raise InputError(
-            f"{kind!r} is no {cls.family} that mixmix knows; known: {', '.join(sorted(kinds))}"
-        )
+        raise InputError(f"unknown {cls.family} {kind!r}; known: {', '.join(sorted(kinds))}")
     return kinds[kind]
 
 
 def _from_plain(value: Any, hint: Any, where: str) -> Any:
-    """A value of the type that a field asks for."""
+    """Convert plain types to the type of a field."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -169,19 +211,19 @@ def _from_plain(value: Any, hint: Any, where: str) -> Any:
     if hasattr(hint, "from_plain"):
         return hint.from_plain(value)
     if hasattr(hint, "from_dict"):
-        if not (_is_table(value) or issubclass(hint, Settings)):
+        if not (isinstance(value, Mapping) or issubclass(hint, Settings)):
             raise InputError(f"{where} must be a table, got {value!r}")
         return hint.from_dict(value)
-    if origin is tuple or origin is not None and issubclass(origin, Sequence):
+    if origin is not None and issubclass(origin, Sequence):
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise InputError(f"{where} must be a list, got {value!r}")
-        if origin is tuple and arguments[-1] is not Ellipsis:
-            if len(value) != len(arguments):
-                raise InputError(f"{where} must have {len(arguments)} values, got {value!r}")
-            pairs = zip(value, arguments, strict=True)
-        else:
-            pairs = zip(value, [arguments[0]] * len(value), strict=True)
-        return tuple(_from_plain(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(pairs))
+        hints = arguments
+        if origin is not tuple or arguments[-1] is Ellipsis:
+            hints = arguments[:1] * len(value)
+        if len(value) != len(hints):
+            raise InputError(f"{where} must have {len(hints)} values, got {value!r}")
+        pairs = enumerate(zip(value, hints, strict=True))
+        return tuple(_from_plain(each, own, f"{where}[{i}]") for i, (each, own) in pairs)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise InputError(f"{where} must be a table, got {value!r}")
@@ -203,16 +245,12 @@ def _from_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
         try:
             return _from_plain(value, option, where)
         except InputError as error:
-            errors.append((_is_table(value) == _wants_table(option), error))
-    # What fits the form of the value says most; of several the first: the others are shorthands.
+            errors.append((isinstance(value, Mapping) == _is_table(option), error))
+    # Prefer the first error of an option with the form of the value; others are shorthands.
     raise max(errors, key=lambda each: each[0])[1]
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _wants_table(hint: Any) -> bool:
+def _is_table(hint: Any) -> bool:
     origin = get_origin(hint)
     return hasattr(hint, "from_dict") or (origin is not None and issubclass(origin, Mapping))
 

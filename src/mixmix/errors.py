@@ -1,30 +1,60 @@
-"""The exceptions mixmix raises for things the caller can mend."""
+"""The exceptions that mixmix raises for problems its callers can solve."""
 
 from __future__ import annotations
 
-__all__ = ["CaptureError", "DataError", "ExportError", "InputError", "RankError", "first_line"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "CaptureError",
+    "DataError",
+    "ExportError",
+    "InputError",
+    "RankError",
+    "first_line",
+    "translate_errors",
+]
 
 
 class InputError(ValueError):
-    """An argument or a file is not what was expected; the message says what to do."""
+    """An argument or a file is invalid; the message says what to change."""
 
 
 class DataError(InputError):
-    """A data set or one of its shards is missing, truncated or corrupt."""
+    """A data set or a file is missing, truncated or corrupt."""
 
 
 class CaptureError(InputError):
-    """A network could not be captured as a graph."""
+    """A network cannot be captured as a graph."""
 
 
 class ExportError(RuntimeError):
-    """An exported model does not agree with the model that it was made from."""
+    """An exported model does not agree with its original."""
 
 
 class RankError(RuntimeError):
-    """Another process of a distributed run stopped, so that this one cannot go on."""
+    """Another process of a distributed run has stopped, so this one cannot continue."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without its further lines; its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """The first line of an error's message (two if it ends in a colon), or the error's type."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return " ".join(text.split())[:200]
+
+
+@contextmanager
+def translate_errors(
+    message: str, advice: str = "", *, into: type[InputError] = InputError
+) -> Iterator[None]:
+    """Turn any error of other libraries into ``into("MESSAGE: ERROR; ADVICE")``.
+
+    Errors of mixmix pass unchanged.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        text = f"{message}: {first_line(error)}"
+        raise into(f"{text}; {advice}" if advice else text) from error

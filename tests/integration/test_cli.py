@@ -527,7 +527,7 @@ def test_commands_leave_a_file_that_reproduces_them(
         ("[model]\nreference = 'small.json'\n[[methods]]\nbits = 3", "needs a method: "),
         (
             "[model]\nreference = 'small.json'\n[[methods]]\nmethod = 'shrink'",
-            "'shrink' is no method that mixmix knows; known: distill",
+            "unknown method 'shrink'; known: distill",
         ),
         (
             "[model]\nreference = 'small.json'\n[[methods]]\nmethod = 'quantize'\nbit = 'W8A8'",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -74,7 +74,7 @@ class BundledSource(Source):
 
     adapts = False
 
-    def describe(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    def describe(self, name: str) -> dict[str, Any]:
         metadata = bundled_metadata(name)
         classes = json.loads(metadata["classes"])
         return {
@@ -93,7 +93,7 @@ class BundledSource(Source):
         return build_bundled(name)
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
-        check_pretrained(spec, self.describe(name, {}))
+        check_pretrained(spec, self.describe(name))
         return load_bundled(name)
 
 

@@ -1,1 +1,1 @@
-"""Accuracy, agreement and cost of a network."""
+"""Accuracy and agreement of networks."""

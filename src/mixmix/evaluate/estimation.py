@@ -1,4 +1,4 @@
-"""What compression costs in accuracy, estimated without any real image."""
+"""Estimates the loss of accuracy by compression without real images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mixmix.compress.method import Progress
 from mixmix.data.image_set import ImageSet
 from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
-from mixmix.evaluate.evaluation import Evaluated, Predictor
-from mixmix.evaluate.intervals import wilson_interval
-from mixmix.models.member import places_by_name
+from mixmix.evaluate.evaluation import Evaluated, Predictor, check_comparable
+from mixmix.evaluate.intervals import percent_interval
+from mixmix.models.member import class_indices
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]
@@ -27,16 +27,15 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """What synthetic images say about a compressed network, in percent.
+    """Agreement and predicted loss of accuracy of a compressed network, in percent.
 
     Attributes:
-        agreement: share of images to which both networks give the same class.
-        agreement_interval: its 95% Wilson interval.
+        agreement: images with the same class from both networks.
+        agreement_interval: 95% Wilson interval of the agreement.
         predicted_drop: top-1 accuracy of the reference minus that of the compressed network, in
-            percentage points; see ``estimate_accuracy``. Never negative.
-        predicted_drop_interval: its 95% interval: what another draw of synthetic images would
-            change, and nothing else.
-        num_images: how many images were seen.
+            percentage points, >= 0; see ``estimate_accuracy``.
+        predicted_drop_interval: 95% interval over draws of synthetic images, and over nothing else.
+        num_images: number of images.
     """
 
     agreement: float
@@ -75,43 +74,43 @@ def estimate_accuracy(
     *,
     batch_size: int = 100,
     device: str | torch.device = "cpu",
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> Estimate:
     """Estimate from synthetic images how much accuracy a compressed network has lost.
 
-    Where both networks give the same class, nothing is lost. Where they do not, with ``p`` the
-    probabilities of the classes, ``a`` the reference's class and ``b`` the compressed network's,
-    the first is right with probability ``p_a`` and the second with ``p_b``. Hence
+    If ``a`` is the class from the reference, ``b`` the class from the compressed network, and ``p``
+    are the probabilities of the classes, then ``a`` is correct with probability ``p_a`` and ``b``
+    with ``p_b``. Hence
 
         predicted_drop = mean over images of (p_a - p_b)
 
-    with ``p = softmax(logits of the reference / temperature)``. Networks are too sure of themselves
-    on synthetic images, so the temperature is the one that brings ``p`` nearest to the soft labels,
-    in which all networks of the zoo have a say (see ``fit_temperature``). Where the reference was
-    the whole zoo, it is near 1, and the drop comes out too large if the reference is overconfident.
+    with ``p = softmax(logits of the reference / temperature)``. Networks are overconfident on
+    synthetic images, so the temperature is fitted to the soft labels, which average the networks of
+    the zoo (see ``fit_temperature``). If the zoo is the reference alone, the temperature is near 1,
+    and the drop of an overconfident reference is too large.
 
-    The agreement itself is a good deal lower than in use: synthetic images lie nearer to the
-    borders of classes than photographs do. There ``p_a`` and ``p_b`` are alike, which is why the
-    drop is much less affected.
+    Synthetic images are closer to decision boundaries than photographs, so that the agreement is
+    lower than on these. The drop is affected less, since ``p_a`` and ``p_b`` are similar there. Use
+    images that the model was not compressed with (see ``ImageSet.split``).
 
-    The images must not be those that the model was compressed with (see
-    ``ImageSet.split``), on which it agrees more than elsewhere.
+    The estimate tells compressions that work from those that fail, and ranks several. It is neither
+    a bound nor a substitute for evaluation on real images. It is too low if rounding to very few
+    bits was learned on similar images, and too high if few bits were rounded to nearest.
 
-    What it is good for is telling a compression that works from one that does not, and ranking
-    several. It is no bound, and no substitute for an evaluation on real images: it knows nothing of
-    how photographs in use differ from synthetic ones. Expect the size of the drop and not its
-    digits: too low where the rounding of very few bits was learned on images of the same kind, too
-    high where weights and activations of few bits were rounded to nearest.
+    >>> import mixmix, torch
+    >>> images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    >>> mixmix.estimate_accuracy("bundled:resnet", "bundled:resnet", images).predicted_drop
+    0.0
 
     Args:
         model: the compressed network: a ``Compressed``, an ``Artifact`` or the path of an ONNX
-            file, or a ``Model``.
-        reference: the network that it was made from, of any of these kinds.
-        data: images that the compression did not see, a few hundred, as for ``compress``; where
-            they have no soft labels, the reference alone says how sure one can be.
-        batch_size: images at once.
-        device: where a ``Compressed`` runs; a ``Model`` stays where it is.
-        on_progress: called with (what is being done, share done).
+            file, or whatever ``load`` takes.
+        reference: the original network, of any of these types.
+        data: a few hundred images, as for ``compress``; without soft labels, those of the
+            reference are used.
+        batch_size: images per batch.
+        device: of a ``Compressed``; a ``Model`` keeps its own.
+        on_progress: called with (current step, fraction done).
 
     Raises:
         InputError: if a model cannot be loaded, has no label head or does not fit the images, or
@@ -125,13 +124,7 @@ def estimate_accuracy(
         True
     """
     predict, compare = (Predictor(one, device=device) for one in (model, reference))
-    if predict.spec.num_classes != compare.spec.num_classes:
-        raise InputError(
-            f"{predict.spec.name} has {predict.spec.num_classes} classes, the reference "
-            f"{compare.spec.name} has {compare.spec.num_classes}; compare models of one label set"
-        )
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_comparable(predict, compare, batch_size)
     data = as_image_set(data, compare)
     soft_labels = _in_order_of(compare.spec, data)
     if soft_labels.shape[1] != compare.spec.num_classes:
@@ -148,25 +141,25 @@ def estimate_accuracy(
     num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(data)
     return Estimate(
         agreement=100 * num_same / num_images,
-        agreement_interval=_percent_interval(num_same, num_images),
+        agreement_interval=percent_interval(num_same, num_images),
         predicted_drop=100 * lost / num_images,
-        predicted_drop_interval=_percent_interval(lost, num_images),
+        predicted_drop_interval=percent_interval(lost, num_images),
         num_images=num_images,
     )
 
 
 def _in_order_of(spec: ModelSpec, data: ImageSet) -> Tensor:
-    """Soft labels of the zoo's classes, as a network lists them that has these in another order."""
+    """Soft labels in the order of a network's classes."""
     names = data.manifest.get("classes") or ()
-    places = places_by_name(spec.classes, names) if spec.classes and names else None
-    if places is None or len(names) != data.soft_labels.shape[1]:
+    indices = class_indices(spec.classes, names) if spec.classes and names else None
+    if indices is None or len(names) != data.soft_labels.shape[1]:
         return data.soft_labels
-    chosen = data.soft_labels[:, list(places)]
+    chosen = data.soft_labels[:, list(indices)]
     return chosen / chosen.sum(1, keepdim=True).clamp_min(_TINY)
 
 
 def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether classes are those of the reference's logits (N, K), and ``p_a - p_b``: both (N,)."""
+    """Whether classes equal those of the logits (N, K), and ``p_a - p_b``: both (N,)."""
     temperature = fit_temperature(logits, soft_labels)
     probabilities = (logits.double() / temperature).softmax(1)
     loss = probabilities.amax(1) - probabilities.gather(1, classes[:, None]).squeeze(1)
@@ -174,7 +167,7 @@ def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tens
 
 
 def fit_temperature(logits: Tensor, soft_labels: Tensor) -> float:
-    """The temperature T of least cross-entropy of ``softmax(logits / T)`` with soft labels.
+    """The T that minimizes the cross-entropy of ``softmax(logits / T)`` and soft labels.
 
     Guo et al. 2017, On calibration of modern neural networks, section 4.2, with soft labels.
 
@@ -193,8 +186,3 @@ def fit_temperature(logits: Tensor, soft_labels: Tensor) -> float:
         slope = (((logits * inverse).softmax(1) - soft_labels) * logits).sum(1).mean()
         low, high = (inverse, high) if slope < 0 else (low, inverse)
     return 2 / (low + high)
-
-
-def _percent_interval(hits: float, n: int) -> tuple[float, float]:
-    low, high = wilson_interval(hits, n)
-    return 100 * low, 100 * high

@@ -1,4 +1,4 @@
-"""Accuracy of what was exported, with intervals, and its agreement with another model."""
+"""Accuracy of models and exported files, and their agreement with a reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
 from mixmix.data.items import unit_range
 from mixmix.errors import DataError, InputError
-from mixmix.evaluate.intervals import wilson_interval
+from mixmix.evaluate.intervals import percent_interval
 from mixmix.export import Artifact
 from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from mixmix.runtimes.program import ProgramSession
     from mixmix.runtimes.session import OnnxSession
 
-__all__ = ["Evaluated", "Evaluation", "Predictor", "evaluate"]
+__all__ = ["Evaluated", "Evaluation", "Predictor", "check_comparable", "evaluate"]
 
 Evaluated = Artifact | Compressed | Reference
-# Files that run as they are; and those that describe a network.
+# Suffixes of files that run, and of specs.
 _RUNNABLE, _SPECS = (".onnx", ".pt2"), (".toml", ".json")
 
 Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
@@ -39,13 +39,12 @@ class Evaluation:
     """Accuracy on labeled images, in percent.
 
     Attributes:
-        top1: share of images whose largest logit is that of their label.
-        top1_interval: its 95% Wilson interval.
-        num_images: how many images were seen.
-        agreement: share of images on which the reference predicts the same class, or None
-            without a reference.
-        agreement_interval: its 95% Wilson interval, or None.
-        predictions: class of every image (num_images,) int64, in the order of the data.
+        top1: images whose largest logit is that of their label.
+        top1_interval: 95% Wilson interval of the accuracy.
+        num_images: number of images.
+        agreement: images with the same class from the reference, or None without one.
+        agreement_interval: 95% Wilson interval of the agreement, or None.
+        predictions: classes (num_images,) int64, in the order of the data.
     """
 
     top1: float
@@ -89,27 +88,31 @@ def evaluate(
     spec: ModelSpec | None = None,
     batch_size: int = 100,
     device: str | torch.device = "cpu",
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> Evaluation:
-    """Measure a model on labeled images.
+    """Measure the accuracy of a model on labeled images.
+
+    >>> import mixmix, torch
+    >>> images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    >>> mixmix.evaluate("bundled:resnet", (images, torch.zeros(20, dtype=torch.long))).num_images
+    20
 
     Args:
-        model: an ``Artifact`` or the path of an ONNX file, which run in ONNX Runtime on the CPU,
-            or of an exported program (``.pt2``), which PyTorch runs there; a ``Compressed``; or
+        model: an ``Artifact`` or the path of an ONNX file, run by ONNX Runtime on the CPU; the path
+            of an exported program (``.pt2``), run by PyTorch on the CPU; a ``Compressed``; or
             whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``.
-        data: pairs of an image (C, H, W) in [0, 1] and a label, as a ``Dataset`` or in batches
-            from a ``DataLoader``; or two tensors, images (N, C, H, W) as uint8 or as floats in
-            [0, 1] and labels (N,). Images of another size are resized as the spec says.
-        reference: a model of any of these kinds to compare predictions with, such as the
-            original.
+        data: a ``Dataset`` of images (C, H, W) and labels, or a ``DataLoader`` of batches of them;
+            or two tensors, images (N, C, H, W) and labels (N,). Images are uint8, or floats in
+            [0, 1], and are resized to the input of the model.
+        reference: a model to compare predictions with, of any of these types.
         spec: of a file that mixmix did not write, or of a module.
-        batch_size: images at once; a ``DataLoader`` has its own.
-        device: where a ``Compressed`` runs; a ``Model`` stays where it is.
-        on_progress: called with (what is being done, share done).
+        batch_size: images per batch; a ``DataLoader`` has its own.
+        device: of a ``Compressed``; a ``Model`` keeps its own.
+        on_progress: called with (current step, fraction done).
 
     Raises:
         InputError: if a model cannot be loaded or does not fit the images.
-        DataError: if the data is empty, not as described above, or a label is out of range.
+        DataError: if the data is empty or malformed, or a label is out of range.
 
     Examples:
         >>> images, labels = mixmix.load_evaluation_pack().tensors
@@ -119,13 +122,7 @@ def evaluate(
     """
     predict = Predictor(model, spec, device)
     compare = None if reference is None else Predictor(reference, spec, device)
-    if compare is not None and compare.spec.num_classes != predict.spec.num_classes:
-        raise InputError(
-            f"{predict.spec.name} has {predict.spec.num_classes} classes, the reference "
-            f"{compare.spec.name} has {compare.spec.num_classes}; compare models of one label set"
-        )
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    check_comparable(predict, compare, batch_size)
     predictions, labels, others = [], [], []
     batches, num_batches = _batches(data, batch_size)
     for index, (raw, targets) in enumerate(batches):
@@ -138,37 +135,43 @@ def evaluate(
         on_progress("evaluate", (index + 1) / num_batches if num_batches else 0.0)
     if not predictions:
         raise DataError("there are no images to evaluate on; the data set is empty")
-    predicted = torch.cat(predictions)
-    top1, top1_interval = _share(predicted == torch.cat(labels))
-    agreement, agreement_interval = None, None
-    if compare is not None:
-        agreement, agreement_interval = _share(predicted == torch.cat(others))
+    predicted, n = torch.cat(predictions), sum(map(len, predictions))
+    correct = int((predicted == torch.cat(labels)).sum())
+    same = int((predicted == torch.cat(others)).sum()) if others else None
     return Evaluation(
-        top1=top1,
-        top1_interval=top1_interval,
-        num_images=len(predicted),
-        agreement=agreement,
-        agreement_interval=agreement_interval,
+        top1=100 * correct / n,
+        top1_interval=percent_interval(correct, n),
+        num_images=n,
+        agreement=None if same is None else 100 * same / n,
+        agreement_interval=None if same is None else percent_interval(same, n),
         predictions=predicted,
     )
 
 
-def _share(hits: Tensor) -> tuple[float, tuple[float, float]]:
-    num_hits, n = int(hits.sum()), len(hits)
-    low, high = wilson_interval(num_hits, n)
-    return 100 * num_hits / n, (100 * low, 100 * high)
+def check_comparable(predict: Predictor, compare: Predictor | None, batch_size: int) -> None:
+    """Raise an ``InputError`` unless both models have the same number of classes.
+
+    A ``batch_size`` below 1 is an ``InputError``, too.
+    """
+    if compare is not None and compare.spec.num_classes != predict.spec.num_classes:
+        raise InputError(
+            f"{predict.spec.name} has {predict.spec.num_classes} classes, the reference "
+            f"{compare.spec.name} has {compare.spec.num_classes}; compare models of one label set"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
 
 
 class Predictor:
-    """Any kind of model as a function of images (N, C, H, W) in [0, 1] to classes (N,).
+    """Maps images (N, C, H, W) in [0, 1] to classes (N,) with any kind of model.
 
     Args:
-        model: of any of these kinds.
-        spec: of an ONNX file that mixmix did not write, or of a module.
-        device: where a ``Compressed`` runs.
+        model: as for ``evaluate``.
+        spec: of a file that mixmix did not write, or of a module.
+        device: of a ``Compressed``.
 
     Raises:
-        InputError: if it cannot be loaded or has no label head.
+        InputError: if the model cannot be loaded or has no label head.
     """
 
     def __init__(
@@ -215,7 +218,7 @@ class Predictor:
 
 
 def _is_file(model: object) -> TypeGuard[str | Path]:
-    """Whether it is the path of a file that runs as it is, and no reference to a network."""
+    """Whether it is the path of a file that runs, not a reference to a network."""
     if not isinstance(model, str | Path):
         return False
     path = Path(model)
@@ -231,7 +234,7 @@ def _open(
             f"cannot evaluate {path}; expected an ONNX file that ends in .onnx, or an exported "
             "program that ends in .pt2"
         )
-    # Each takes long to import, and only its own files need it.
+    # Each is slow to import.
     session: OnnxSession | ProgramSession
     if path.suffix == ".pt2":
         from mixmix.runtimes.program import ProgramSession
@@ -252,7 +255,7 @@ def _open(
 
 
 def _batches(data: Data, batch_size: int) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
-    """Batches of images and labels, and how many; 0 where that is not known."""
+    """Batches of images and labels, and their number, or 0 if it is unknown."""
     if isinstance(data, tuple):
         if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
             raise DataError("a tuple of data must be two tensors: images and labels")
@@ -288,7 +291,7 @@ def _unpacked(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _check_batch(images: Tensor, labels: Tensor, spec: ModelSpec) -> None:
-    """Raise unless the batch fits the model."""
+    """Raise a ``DataError`` unless a batch fits the model."""
     if images.ndim != 4 or images.shape[1] != spec.input_shape[0]:
         raise DataError(
             f"{spec.name} takes images of {spec.input_shape[0]} channels, (N, "

@@ -1,4 +1,4 @@
-"""Labeled images in a folder with one subfolder for each class."""
+"""Labeled images in one subfolder per class."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
-    """Images of ``folder/CLASS/*``, as in ``torchvision.datasets.ImageFolder``.
+    """Images ``folder/CLASS/*``, as in ``torchvision.datasets.ImageFolder``.
 
-    Subfolders are matched to classes by name where the spec names its classes; otherwise there must
-    be one for each class, in alphabetical order. Images are cropped at the center to the aspect
-    ratio of the network's input and resized to it (bicubic).
+    Subfolders are matched to the class names of the spec, or else to the classes in alphabetical
+    order. Images are center-cropped to the aspect ratio of the input and resized (bicubic).
 
     Args:
-        folder: holds the subfolders.
-        spec: of the network that the images are for.
+        folder: with the subfolders.
+        spec: of the network to evaluate.
 
     Raises:
-        DataError: if there is no image, or the subfolders do not fit the classes.
+        DataError: if there are no images, or the subfolders do not match the classes.
     """
 
     def __init__(self, folder: str | Path, spec: ModelSpec) -> None:

@@ -1,4 +1,4 @@
-"""Pretrained networks: what is known of them, how they are loaded, and how they are observed."""
+"""Pretrained networks: their specs, loading, and observation."""
 
 from mixmix.models.loading import load
 from mixmix.models.model import Model

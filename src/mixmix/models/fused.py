@@ -1,8 +1,8 @@
-"""The fast way to see the statistics of every BatchNorm layer: one pass for all that it does.
+"""Fast statistics of BatchNorm layers.
 
-In the plain way (``hooked``) activations are read for the mean, for the variance, by BatchNorm, by
-the addition of a shortcut and by the activation function, and again for the gradient of each. Here
-all of these are one pass forward and one pass back, which leaves the time to the convolutions.
+With hooks, activations are read for the mean, the variance, BatchNorm, the addition of a shortcut
+and the activation function, and again for each gradient. Here, all of these are one pass forward
+and one pass back.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from mixmix.runtime.compiled import Floats, flat_view
 __all__ = ["FusedBatchNorm", "FusedNetwork"]
 
 _TOLERANCE = 1e-3
-# Values in a row of the tables that the kernels take, about.
+# Approximate number of values in a row of the kernels' tables.
 _ROW = 512
-# Rows for which it pays to hand a part of them to another thread.
+# Rows that are worth a thread.
 _ROWS_PER_THREAD = 512
 _UNBOUNDED = (-math.inf, math.inf)
 
 
 class FusedNetwork:
-    """A network whose BatchNorm layers read their statistics in passing.
+    """A network whose BatchNorm layers also return the moments of their inputs.
 
     Args:
         model: in eval mode with frozen weights on the CPU.
-        example: (N, C, H, W) normalized images to capture it with.
+        example: normalized images (N, C, H, W) to capture it with.
 
     Raises:
-        CaptureError: if the model cannot be captured as a graph, or normalizes anything but
-            (N, C) and (N, C, H, W).
+        CaptureError: if the model cannot be captured as a graph, or inputs of BatchNorm are not
+            (N, C) or (N, C, H, W).
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
@@ -65,11 +65,11 @@ class FusedNetwork:
         return Observation(logits, tuple(statistics))
 
     def agrees_with(self, reference: Observation, inputs: Tensor) -> bool:
-        """Whether what is seen of ``inputs`` is, up to rounding, what ``reference`` saw."""
+        """Whether the observation of ``inputs`` equals ``reference`` up to rounding."""
         seen = self.observe(inputs)
-        pairs = [(seen.logits, reference.logits)]
         if len(seen.statistics) != len(reference.statistics):
             return False
+        pairs = [(seen.logits, reference.logits)]
         for own, other in zip(seen.statistics, reference.statistics, strict=True):
             pairs += [(own.mean, other.mean), (own.var, other.var)]
         return all(relative_error(own, other) < _TOLERANCE for own, other in pairs)
@@ -114,16 +114,9 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         z = _channels_innermost(z)
         y = torch.empty_like(z)
-        arguments = (
-            [flat_view(z)],
-            (layer.mean, layer.scale, layer.shift, *_floats(layer.bounds)),
-            [flat_view(y)],
-        )
-        if shortcut is None:
-            sums = _by_rows(fused_kernels.forward, *arguments)
-        else:
-            arguments[2].append(flat_view(_channels_innermost(shortcut)))
-            sums = _by_rows(fused_kernels.forward_joined, *arguments)
+        added = None if shortcut is None else flat_view(_channels_innermost(shortcut))
+        constants = (layer.mean, layer.scale, layer.shift, *_floats(layer.bounds))
+        sums = _by_rows(fused_kernels.forward, [flat_view(z)], constants, [flat_view(y), added])
         num_channels = z.shape[1]
         count = z.numel() // num_channels
         deviation, square = (
@@ -133,7 +126,7 @@ class _Fused(torch.autograd.Function):
         mean = (layer.running_mean + deviation).float()
         var = (square - deviation.square()).float()
         ctx.layer, ctx.joined = layer, shortcut is not None
-        # An output that was not clamped may be changed in place by what comes after it.
+        # The next layer may change an output without a clamp in place.
         reads_y = ctx.joined and layer.bounds != _UNBOUNDED
         ctx.save_for_backward(z, y if reads_y else z, mean)
         return y, mean, var
@@ -150,20 +143,22 @@ class _Fused(torch.autograd.Function):
         repeats = len(layer.scale) // len(slope)
         slope, offset = (values.repeat(repeats).numpy() for values in (slope, offset))
         grad_z = torch.empty_like(z)
-        inputs = [flat_view(_channels_innermost(grad)), flat_view(z)]
-        affine = (layer.scale, slope, offset, *_floats(layer.bounds))
-        if not ctx.joined:
-            constants = (layer.mean, layer.scale, layer.shift, *affine[1:])
-            _by_rows(fused_kernels.backward, inputs, constants, [flat_view(grad_z)])
-            return grad_z, None, None
-        grad_shortcut = torch.empty_like(z)
-        outputs = [flat_view(grad_z), flat_view(grad_shortcut)]
-        _by_rows(fused_kernels.backward_joined, [*inputs, flat_view(y)], affine, outputs)
+        grad_shortcut = torch.empty_like(z) if ctx.joined else None
+        _by_rows(
+            fused_kernels.backward,
+            [
+                flat_view(_channels_innermost(grad)),
+                flat_view(z),
+                flat_view(y) if ctx.joined else None,
+            ],
+            (layer.mean, layer.scale, layer.shift, slope, offset, *_floats(layer.bounds)),
+            [flat_view(grad_z), None if grad_shortcut is None else flat_view(grad_shortcut)],
+        )
         return grad_z, grad_shortcut, None
 
 
 def _floats(bounds: tuple[float, float]) -> tuple[Any, Any]:
-    """Bounds in the precision of the activations, which the kernels are compiled for."""
+    """Bounds in the precision of the activations."""
     return np.float32(bounds[0]), np.float32(bounds[1])
 
 
@@ -174,21 +169,25 @@ def _channels_innermost(values: Tensor) -> Tensor:
 
 
 def _by_rows(
-    kernel: Callable[..., Any], inputs: list[Floats], constants: Any, outputs: list[Floats]
+    kernel: Callable[..., Any],
+    inputs: list[Floats | None],
+    constants: Any,
+    outputs: list[Floats | None],
 ) -> list[Any]:
-    """Run a kernel over flat arrays as tables; returns what it returned for each part of them.
+    """Run a kernel over flat arrays as tables, in as many threads as torch uses.
 
-    The last row may be shorter than the others. Large arrays are divided among as many threads as
-    torch may use here.
+    The last row may be shorter than the others. Returns the kernel's result for each part.
     """
+    assert inputs[0] is not None
     width, size = len(constants[0]), len(inputs[0])
     rows = size // width
     parts = max(1, min(torch.get_num_threads(), rows // _ROWS_PER_THREAD))
     edges = [rows * part // parts for part in range(parts + 1)]
 
     def run(first: int, last: int, columns: int) -> Any:
+        part = slice(first * width, first * width + (last - first) * columns)
         tables = [
-            array[first * width : first * width + (last - first) * columns].reshape(-1, columns)
+            None if array is None else array[part].reshape(-1, columns)
             for array in (*inputs, *outputs)
         ]
         vectors = [c[:columns] if isinstance(c, np.ndarray) else c for c in constants]
@@ -205,7 +204,7 @@ def _by_rows(
 
 
 def _padded(sums: Any, width: int) -> Any:
-    """Sums by column of a short row, as long as those of the others."""
+    """Sums by column of a short row, with zeros for the missing columns."""
     return sums and tuple(np.pad(column, (0, width - len(column))) for column in sums)
 
 
@@ -215,9 +214,9 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _fuse(graph_module: fx.GraphModule, example: Tensor) -> list[FusedBatchNorm]:
-    """Replace every BatchNorm layer with what follows it, in place; returns the replacements.
+    """Fuse every BatchNorm layer with the operations after it, in place; returns the fused layers.
 
-    Afterwards the graph returns the logits and a pair of moments for each replacement.
+    The graph then returns the logits and the moments of each fused layer.
     """
     with torch.no_grad():
         ShapeProp(graph_module).propagate(example)
@@ -254,7 +253,7 @@ def _fuse(graph_module: fx.GraphModule, example: Tensor) -> list[FusedBatchNorm]
 def _followers(
     node: fx.Node, modules: dict[str, nn.Module]
 ) -> tuple[fx.Node, fx.Node | None, tuple[float, float]]:
-    """What can be done in the same pass: last node of it, shortcut to add, bounds to clamp to."""
+    """Operations to fuse: the last node, the shortcut to add, the bounds to clamp to."""
     last, shortcut = node, None
     user = _only_user(last)
     if user is not None and has_kind(user, "add") and len(user.all_input_nodes) == 2:

@@ -1,8 +1,7 @@
-"""Compiled loops over activations, each one pass.
+"""Compiled loops over activations, one pass each.
 
-Activations are tables with channels innermost (NHWC). A pixel's ``C`` values may be fewer than what
-a vector unit wants, so a row of a table holds several pixels, and the arguments per channel are
-repeated to its length.
+Activations are tables with channels innermost (NHWC). A row holds several pixels, to fill vector
+units where channels are few; arguments per channel are repeated to its width.
 """
 
 from __future__ import annotations
@@ -13,20 +12,27 @@ import numpy as np
 
 from mixmix.runtime.compiled import Floats, compiled
 
-__all__ = ["backward", "backward_joined", "forward", "forward_joined"]
+__all__ = ["backward", "forward"]
 
-# Sums run in single precision over so many rows, and over such blocks in double precision.
+# Rows that are summed in single precision; the sums of blocks are added in double precision.
 _BLOCK = 256
 
 
 @compiled()
 def forward(
-    z: Floats, mean: Floats, scale: Floats, shift: Floats, low: Any, high: Any, y: Floats
+    z: Floats,
+    mean: Floats,
+    scale: Floats,
+    shift: Floats,
+    low: Any,
+    high: Any,
+    y: Floats,
+    shortcut: Floats | None,
 ) -> tuple[Any, Any]:
-    """``y = clamp(scale * (z - mean) + shift)``.
+    """``y = clamp(scale * (z - mean) + shift + shortcut)``; None adds nothing.
 
     Args:
-        z: (rows, width), and y likewise.
+        z: (rows, width), and y and shortcut likewise.
         mean: (width,), and scale and shift likewise.
         low: lower bound of y.
         high: upper bound of y.
@@ -44,35 +50,8 @@ def forward(
                 sums[j] += deviation
                 squares[j] += deviation * deviation
                 value = scale[j] * deviation + shift[j]
-                value = low if value < low else value
-                y[i, j] = high if value > high else value
-        total += sums
-        total_square += squares
-    return total, total_square
-
-
-@compiled()
-def forward_joined(
-    z: Floats,
-    mean: Floats,
-    scale: Floats,
-    shift: Floats,
-    low: Any,
-    high: Any,
-    y: Floats,
-    shortcut: Floats,
-) -> tuple[Any, Any]:
-    """As ``forward``, of ``scale * (z - mean) + shift + shortcut``."""
-    rows, width = z.shape
-    total, total_square = np.zeros(width), np.zeros(width)
-    for first in range(0, rows, _BLOCK):
-        sums, squares = np.zeros(width, np.float32), np.zeros(width, np.float32)
-        for i in range(first, min(first + _BLOCK, rows)):
-            for j in range(width):
-                deviation = z[i, j] - mean[j]
-                sums[j] += deviation
-                squares[j] += deviation * deviation
-                value = scale[j] * deviation + shift[j] + shortcut[i, j]
+                if shortcut is not None:
+                    value += shortcut[i, j]
                 value = low if value < low else value
                 y[i, j] = high if value > high else value
         total += sums
@@ -84,6 +63,7 @@ def forward_joined(
 def backward(
     grad: Floats,
     z: Floats,
+    y: Floats | None,
     mean: Floats,
     scale: Floats,
     shift: Floats,
@@ -92,38 +72,21 @@ def backward(
     low: Any,
     high: Any,
     grad_z: Floats,
+    grad_shortcut: Floats | None,
 ) -> None:
-    """``grad_z = scale * grad + slope * z + offset``, without ``grad`` where y was clamped.
+    """``grad_z = scale * g + slope * z + offset``, where g is ``grad``, or 0 where y was clamped.
 
-    Computing y again costs less than reading it.
+    Without a shortcut, y is computed again, which costs less than reading it (y is None). The
+    gradient of a shortcut is g.
     """
     rows, width = z.shape
     for i in range(rows):
         for j in range(width):
-            y = scale[j] * (z[i, j] - mean[j]) + shift[j]
-            passed = grad[i, j] if y > low else np.float32(0)
-            passed = passed if y < high else np.float32(0)
-            grad_z[i, j] = scale[j] * passed + (slope[j] * z[i, j] + offset[j])
-
-
-@compiled()
-def backward_joined(
-    grad: Floats,
-    z: Floats,
-    y: Floats,
-    scale: Floats,
-    slope: Floats,
-    offset: Floats,
-    low: Any,
-    high: Any,
-    grad_z: Floats,
-    grad_shortcut: Floats,
-) -> None:
-    """As ``backward``; the shortcut's gradient is ``grad`` where y was not clamped."""
-    rows, width = z.shape
-    for i in range(rows):
-        for j in range(width):
-            passed = grad[i, j] if y[i, j] > low else np.float32(0)
-            passed = passed if y[i, j] < high else np.float32(0)
-            grad_shortcut[i, j] = passed
+            value = scale[j] * (z[i, j] - mean[j]) + shift[j]
+            if y is not None:
+                value = y[i, j]
+            passed = grad[i, j] if value > low else np.float32(0)
+            passed = passed if value < high else np.float32(0)
+            if grad_shortcut is not None:
+                grad_shortcut[i, j] = passed
             grad_z[i, j] = scale[j] * passed + (slope[j] * z[i, j] + offset[j])

@@ -1,4 +1,4 @@
-"""The plain way to see inside a network: hooks, on any module and device."""
+"""Observing a network by hooks, on any module and device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Seen:
     tokens: list[Tensor] | None = None
 
 
-# Where the hooks of the thread that observes put what they see.
+# What the hooks of the current thread record.
 _SEEN: ContextVar[_Seen] = ContextVar("seen")
 
 
@@ -30,7 +30,7 @@ class HookedNetwork:
     """A network with a hook before every BatchNorm and every LayerNorm layer.
 
     Args:
-        model: in eval mode; it gets no hooks (a copy that shares its tensors does).
+        model: in eval mode; the hooks are on a copy that shares its tensors.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -43,7 +43,7 @@ class HookedNetwork:
                 module.register_forward_pre_hook(_record_tokens)
 
     def observe(self, inputs: Tensor, *, tokens: bool = False) -> Observation:
-        """What is seen, differentiable by ``inputs`` (N, C, H, W), in any thread."""
+        """Observe normalized images (N, C, H, W), differentiably, in any thread."""
         seen = _Seen(tokens=[] if tokens else None)
         token = _SEEN.set(seen)
         try:
@@ -61,7 +61,7 @@ def _record_tokens(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         return
     assert isinstance(module, nn.LayerNorm)
     values = _at_least_single(inputs[0])
-    # Subclasses for (N, C, H, W) normalize the second dimension in place of the last.
+    # Subclasses for (N, C, H, W) normalize the second dimension.
     if values.ndim == 4 and values.shape[-1] != module.normalized_shape[-1]:
         values = values.movedim(1, -1)
     if values.ndim >= 3:
@@ -78,5 +78,5 @@ def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _at_least_single(values: Tensor) -> Tensor:
-    """Half precision is too coarse for sums and losses."""
+    """Convert half precision, which is too coarse for sums and losses."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

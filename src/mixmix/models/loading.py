@@ -1,4 +1,4 @@
-"""``load``: one network, from a reference to it or from the caller's own module."""
+"""Loads one network, from a reference or from the caller's module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix.errors import InputError
+from mixmix.errors import InputError, translate_errors
 from mixmix.models.model import Model
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.references import load_model, load_spec
@@ -37,28 +37,26 @@ def load(
 ) -> Model:
     """Load one pretrained network.
 
-    What is given beside the reference completes or overrides what that says.
+    Keyword arguments complete or override the spec of the reference (see ``ModelSpec``).
 
     Args:
-        reference: whatever ``load_spec`` takes (``bundled:NAME``, ``timm:NAME``, an ``.onnx`` or
-            ``.pt2`` file, a spec or its file ...); your own module, alone or as a pair
-            ``(module, ModelSpec(...))``; or a ``Model``, which is returned as it is if nothing is
-            to change. The module takes normalized images (N, C, H, W) and gives logits (N, K).
-        name: what tables and records call it; by default that of the source, or of the module's
-            class.
-        input_shape: (C, H, W) of one image. A module needs it.
-        mean: subtracted from images in [0, 1], one for each channel or one for all. A module needs
-            it.
-        std: divided by afterwards, likewise.
-        num_classes: K; a module is run to find it. 0 stands for a backbone without a label head.
+        reference: a name such as ``bundled:NAME`` or ``timm:NAME``, an ``.onnx`` or ``.pt2`` file,
+            or a spec or its file (see ``load_spec``); your own module, alone or as a pair
+            ``(module, ModelSpec(...))``; or a ``Model``, which is returned unless something
+            changes. The module maps normalized images (N, C, H, W) to logits (N, K).
+        name: in tables and records; by default the reference, or the class of the module.
+        input_shape: (C, H, W) of one image; required for a module.
+        mean: subtracted from images in [0, 1], per channel or for all; required for a module.
+        std: images are divided by it afterwards, likewise.
+        num_classes: K; by default, a module is run to find it. 0 is a backbone without a head.
         classes: names of the classes.
-        label_set: name of the label set (see ``ModelSpec``).
-        label_map: where its classes are in a zoo (see ``ModelSpec``).
+        label_set: name of the label set.
+        label_map: for each class of the zoo, the name or index of this network's class.
         weights: file of a state dict, in place of the pretrained weights.
-        device: where it runs; the CPU by default.
+        device: to run on; by default, a ``Model`` keeps its own, others use the CPU.
 
     Raises:
-        InputError: saying what is missing, or why the network cannot be loaded.
+        InputError: if a required field is missing, or the network cannot be loaded.
 
     Examples:
         >>> import torch
@@ -83,12 +81,12 @@ def load(
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if isinstance(reference, Model) and not fields and _is_on(reference.device, device):
         return reference
+    if weights is not None and isinstance(reference, nn.Module | Model | tuple):
+        raise InputError("a module has weights already; leave out weights")
     if isinstance(reference, nn.Module):
         module, spec = reference, _spec_of_module(reference, fields)
     elif isinstance(reference, Model | tuple):
         module, spec = _pair(reference)
-        if weights is not None:
-            raise InputError(f"{spec.name}: a module has weights already; leave out weights")
         spec = replace(spec, **fields)
     else:
         spec = load_spec(reference, **fields)
@@ -107,27 +105,21 @@ def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, Mo
         return reference.module, reference.spec
     if len(reference) != 2 or not isinstance(reference[1], ModelSpec):
         raise InputError(
-            f"a tuple must be a pair (module, ModelSpec(...)), got {_kinds(reference)}; several "
-            "networks are a list: Zoo.load([...])"
+            "a tuple must be a pair (module, ModelSpec(...)), got "
+            f"({', '.join(type(each).__name__ for each in reference)}); give several networks as a "
+            "list: Zoo.load([...])"
         )
     return reference
 
 
-def _kinds(values: tuple[object, ...]) -> str:
-    return f"({', '.join(type(value).__name__ for value in values)})"
-
-
 def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a bare module: what the caller says, and the number of its logits."""
+    """The spec of a bare module, from the caller's fields and the number of its logits."""
     name = str(fields.get("name", type(unwrapped(module)).__name__))
-    if "weights" in fields:
-        raise InputError(f"{name}: a module has weights already; leave out weights")
     missing = [key for key in ("input_shape", "mean", "std") if key not in fields]
     if missing:
         raise InputError(
             f"{name}: a module does not say its {', '.join(missing)}; write load(module, "
-            "input_shape=(3, 224, 224), mean=..., std=...) with the numbers that it was trained "
-            "with"
+            "input_shape=(3, 224, 224), mean=..., std=...) with the numbers of its training"
         )
     content = {"name": name, "source": "module", **fields}
     if "num_classes" not in fields:
@@ -138,13 +130,11 @@ def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
 
 @torch.no_grad()
 def _count_logits(module: nn.Module, spec: ModelSpec) -> int:
-    """K of outputs (N, K), found by running a copy; 0 for outputs of another form."""
+    """K of outputs (N, K) of a copy; 0 for outputs of another form."""
     copied = plain_copy(unwrapped(module), spec.name).cpu().float()
-    try:
+    with translate_errors(
+        f"{spec.name} cannot take images of {spec.input_shape}", "check input_shape"
+    ):
         outputs = copied(torch.zeros(2, *spec.input_shape))
-    except Exception as error:  # whatever the caller's own module raises
-        raise InputError(
-            f"{spec.name} cannot take images of {spec.input_shape}: {error}; check input_shape"
-        ) from error
     is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == 2
     return outputs.shape[1] if is_logits else 0

@@ -1,8 +1,7 @@
-"""What each network of a zoo takes part with: labels, BatchNorm statistics, or both."""
+"""Members of a zoo: networks, and the mapping of their classes to those of the zoo."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from mixmix.errors import InputError
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
 
-__all__ = ["Member", "label_map", "members_of", "places_by_name"]
+__all__ = ["Member", "class_indices", "label_map", "members_of"]
 
 
 @dataclass(frozen=True)
@@ -21,24 +20,24 @@ class Member:
     """A network of a zoo.
 
     Attributes:
-        teacher: the network.
-        weight: its chance of being drawn at a step, relative to that of the others; where all
-            networks take part in every step, what its losses count.
-        labels: for each class of the zoo, the index of this network's logit, (K,); None if its
-            logits say nothing of these classes, so that it takes part by BatchNorm alone.
-        why: why that is so, or empty.
+        model: the network.
+        weight: its relative probability of being drawn at a step, or, if all networks take part in
+            every step, the weight of its losses.
+        labels: for each class of the zoo, the index of this network's logit, (K,); None if it has
+            other classes and takes part by BatchNorm statistics alone.
+        why: why it has no labels, or empty.
     """
 
-    teacher: Model
+    model: Model
     weight: float = 1.0
     labels: tuple[int, ...] | None = None
     why: str = ""
 
     @property
     def role(self) -> str:
-        """In words, for people and manifests."""
+        """What the network takes part with, in words."""
         parts = ["labels"] * (self.labels is not None)
-        parts += ["BatchNorm statistics"] * bool(self.teacher.batch_norms)
+        parts += ["BatchNorm statistics"] * bool(self.model.batch_norms)
         text = " and ".join(parts) or "nothing"
         return f"{text} alone ({self.why})" if self.why else text
 
@@ -50,50 +49,47 @@ class Member:
         return logits[:, torch.tensor(self.labels, device=logits.device)]
 
 
-def members_of(teachers: Sequence[Model], weights: Sequence[float] | None) -> tuple[Member, ...]:
-    """Find what each network of a zoo can take part with.
-
-    The classes of the zoo are those of its first network with a label head.
+def members_of(models: Sequence[Model], weights: Sequence[float] | None) -> tuple[Member, ...]:
+    """The members of a zoo, whose classes are those of its first network with a label head.
 
     Args:
-        teachers: the networks, in order.
-        weights: one for each, > 0; None counts all the same.
+        models: the networks, in order.
+        weights: one for each, > 0; None for equal weights.
 
     Raises:
-        InputError: if a network could not take part with anything.
+        InputError: if a network has neither labels nor BatchNorm statistics to take part with.
     """
-    counts = (1.0,) * len(teachers) if weights is None else tuple(weights)
-    first = next((each.spec for each in teachers if each.has_label_head), None)
+    first = next((each.spec for each in models if each.has_label_head), None)
     members = []
-    for teacher, weight in zip(teachers, counts, strict=True):
-        if first is None or not teacher.has_label_head:
-            members.append(Member(teacher, weight))
+    for model, weight in zip(models, weights or (1.0,) * len(models), strict=True):
+        if first is None or not model.has_label_head:
+            members.append(Member(model, weight))
             continue
-        labels, why = label_map(first, teacher.spec)
-        if labels is None and not teacher.batch_norms:
+        labels, why = label_map(first, model.spec)
+        if labels is None and not model.batch_norms:
             raise InputError(
-                f"{teacher.spec.name} can take no part in a zoo with {first.name}: it has no "
+                f"{model.spec.name} can take no part in a zoo with {first.name}: it has no "
                 f"BatchNorm, and {why}; give its label_map, or leave it out"
             )
-        members.append(Member(teacher, weight, labels, why))
+        members.append(Member(model, weight, labels, why))
     return tuple(members)
 
 
 def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, str]:
-    """Where a network has the classes of a zoo.
+    """Map the classes of a zoo to the logits of a network.
 
-    In this order: what ``own.label_map`` says; names of classes, if both have them; the same index,
-    if nothing that is known of both differs.
+    By ``own.label_map``, else by the names of the classes, else by index if label sets and numbers
+    of classes do not differ.
 
     Args:
-        zoo: the network whose classes are the zoo's.
-        own: the network to be mapped.
+        zoo: spec of the network that defines the zoo's classes.
+        own: spec of the network to map.
 
     Returns:
-        The index of its logit for each class of the zoo, and an empty text; or None and why.
+        The index of its logit for each class of the zoo, and an empty text; or None and the reason.
 
     Raises:
-        InputError: if ``own.label_map`` does not fit, or two networks of one label set have
+        InputError: if ``own.label_map`` is invalid, or networks with the same label set have
             different numbers of classes.
     """
     if own.label_map:
@@ -102,10 +98,10 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
     if zoo.classes and own.classes:
         if [_key(name) for name in zoo.classes] == [_key(name) for name in own.classes]:
             return same, ""
-        found = places_by_name(zoo.classes, own.classes)
+        found = class_indices(zoo.classes, own.classes)
         if found is not None:
             return found, ""
-        known = _unique_places(own.classes)
+        known = _index_by_name(own.classes)
         if known is not None and zoo.label_set != own.label_set:
             unknown = [name for name in zoo.classes if _key(name) not in known]
             if unknown:
@@ -123,15 +119,15 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
     return same, ""
 
 
-def places_by_name(wanted: Sequence[str], own: Sequence[str]) -> tuple[int, ...] | None:
-    """Where each of the wanted classes is among a network's own; None if names do not tell.
+def class_indices(wanted: Sequence[str], own: Sequence[str]) -> tuple[int, ...] | None:
+    """The index in ``own`` of each wanted class; None if one is missing or names are ambiguous.
 
-    Case, underscores and spaces do not count.
+    Case, underscores and extra spaces are ignored.
     """
-    places, needed = _unique_places(own), _unique_places(wanted)
-    if places is None or needed is None or not needed.keys() <= places.keys():
+    indices, needed = _index_by_name(own), _index_by_name(wanted)
+    if indices is None or needed is None or not needed.keys() <= indices.keys():
         return None
-    return tuple(places[key] for key in needed)
+    return tuple(indices[key] for key in needed)
 
 
 def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
@@ -141,8 +137,8 @@ def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
             f"{own.name}: label_map has {len(given)} entries, expected one for each of the "
             f"{zoo.num_classes} classes of {zoo.name}"
         )
-    places = _unique_places(own.classes) or {}
-    indices = [places.get(_key(each)) if isinstance(each, str) else each for each in given]
+    known = _index_by_name(own.classes) or {}
+    indices = [known.get(_key(each)) if isinstance(each, str) else each for each in given]
     wrong = [
         repr(each)
         for each, index in zip(given, indices, strict=True)
@@ -160,12 +156,10 @@ def _key(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 
 
-def _unique_places(names: Sequence[str]) -> dict[str, int] | None:
-    """Index by name, or None if two classes have one name (ImageNet has two cranes)."""
-    keys = [_key(name) for name in names]
-    if max(Counter(keys).values(), default=1) > 1:
-        return None
-    return {key: index for index, key in enumerate(keys)}
+def _index_by_name(names: Sequence[str]) -> dict[str, int] | None:
+    """Index by name; None if two classes have the same name (ImageNet has two cranes)."""
+    indices = {_key(name): index for index, name in enumerate(names)}
+    return indices if len(indices) == len(names) else None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A frozen pretrained network that knows its own normalization and its BatchNorm statistics."""
+"""A frozen pretrained network with its normalization and BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix._display import summary
-from mixmix.errors import CaptureError, InputError
+from mixmix.errors import CaptureError, InputError, translate_errors
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation, has_statistics
@@ -24,10 +24,12 @@ __all__ = ["Model", "normalize", "resize"]
 
 
 def normalize(images: Tensor, spec: ModelSpec, *, scale: float = 1.0) -> Tensor:
-    """Bring images (N, C, H', W') in [0, 1] to a network's own resolution and normalization.
+    """Resize and normalize images (N, C, H', W') in [0, 1] for a network; differentiable.
 
-    Differentiable; resizing is bilinear with antialiasing. With a ``scale``, height and width are
-    that share of the network's own.
+    Args:
+        images: in [0, 1].
+        spec: of the network.
+        scale: height and width as a fraction of those of the network.
     """
     size = tuple(max(1, round(scale * side)) for side in spec.input_shape[1:])
     images = resize(images, size)
@@ -37,7 +39,7 @@ def normalize(images: Tensor, spec: ModelSpec, *, scale: float = 1.0) -> Tensor:
 
 
 def resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Images (N, C, H, W) of another size, bilinearly with antialiasing; differentiable.
+    """Resize images (N, C, H, W) bilinearly with antialiasing; differentiable.
 
     Args:
         images: in [0, 1].
@@ -51,19 +53,22 @@ def resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 class Model:
-    """A frozen network: eval mode, no gradients for weights, images in pixel space [0, 1].
+    """A frozen network in eval mode that takes images in [0, 1]; ``load`` makes one.
 
-    The caller's module is copied, never changed.
+    >>> import mixmix, torch
+    >>> model = mixmix.load("bundled:resnet")
+    >>> model(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
 
     Args:
-        model: a classifier of normalized images (N, C, H, W) to logits (N, K); it may be inside
-            data parallelism, averaging of weights or ``torch.compile``.
+        model: maps normalized images (N, C, H, W) to logits (N, K). It is copied, without wrappers
+            for data parallelism, averaging of weights or ``torch.compile``.
         spec: its input shape, normalization and classes.
-        device: where to run it.
+        device: to run on.
 
     Raises:
-        InputError: if it is a TorchScript module, weights are not finite, or what the network gives
-            are no logits that fit the spec.
+        InputError: if it is a TorchScript module, weights are not finite, or its outputs are not
+            logits that fit the spec.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Model:
             for module in self.module.modules()
             if has_statistics(module)
         )
-        # By share of its own resolution.
+        # By scale.
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}
         self._wants_contiguous = False
@@ -111,7 +116,7 @@ class Model:
     def variance_norm(self) -> float:
         """Mean over BatchNorm layers of the Euclidean norm of the running variances; 0 if none.
 
-        About what the variances of a batch are away from these before anything is optimized.
+        It estimates the distance of the variances of a batch before optimization.
         """
         variances = [norm.running_var for norm in self.batch_norms]
         norms = [float(variance.norm()) for variance in variances if variance is not None]
@@ -135,17 +140,17 @@ class Model:
         scale: float = 1.0,
         tokens: bool = False,
     ) -> Observation:
-        """What the network sees in a batch, all differentiable by ``images``.
+        """Run the network and return statistics of its layers, differentiable in ``images``.
 
-        Several threads may observe at a time, once ``prepare`` was called.
+        Several threads may observe at a time after ``prepare``.
 
         Args:
             images: (N, C, H, W) in [0, 1].
-            precision: of activations: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 on
-                GPUs with units for it. What is returned is in float32.
-            scale: the share of its own resolution at which the network runs, in (0, 1]; a network
-                that takes no other resolution (``takes``) runs at its own.
-            tokens: whether to return what LayerNorm layers see, too.
+            precision: of activations: ``float32``, ``bfloat16``, or ``auto`` for bfloat16 on GPUs
+                that support it. Results are in float32.
+            scale: resolution as a fraction of the network's own, in (0, 1]; ignored if the network
+                supports no other resolution (``takes``).
+            tokens: whether to return the inputs of LayerNorm layers.
         """
         scale = scale if scale == 1 or self.takes(scale) else 1.0
         inputs = self._prepared(images, scale=scale)
@@ -157,13 +162,13 @@ class Model:
         return self._network_at(scale).observe(inputs)
 
     def prepare(self, *, scale: float = 1.0, precision: str = "float32") -> None:
-        """Make ready what the first observation needs, which two threads cannot do at a time."""
+        """Build what ``observe`` needs; not thread-safe."""
         images = torch.full((2, *self.spec.input_shape), 0.5, device=self.device)
         with torch.no_grad():
             self.observe(images, precision=precision, scale=scale)
 
     def takes(self, scale: float) -> bool:
-        """Whether the network can run at this share of its own resolution."""
+        """Whether the network runs at this fraction of its own resolution."""
         if scale not in self._taken:
             images = torch.full((2, *self.spec.input_shape), 0.5, device=self.device)
             with torch.no_grad():
@@ -173,12 +178,11 @@ class Model:
                 except Exception:  # whatever the network's own code raises
                     self._taken[scale] = False
                 else:
-                    # Those without a label head give a map of features, which shrinks.
+                    # The feature map of a backbone shrinks.
                     self._taken[scale] = not self.has_label_head or found.shape == expected.shape
         return self._taken[scale]
 
     def _prepared(self, images: Tensor, *, scale: float = 1.0) -> Tensor:
-        """As the network takes them."""
         inputs = normalize(images, self.spec, scale=scale)
         return inputs.contiguous() if self._wants_contiguous else inputs
 
@@ -187,7 +191,7 @@ class Model:
         return HookedNetwork(self.module)
 
     def _network_at(self, scale: float) -> HookedNetwork | FusedNetwork:
-        """The fused network where there is one and it sees what the plain one sees."""
+        """The fused network, if it can be built and agrees with the hooked one."""
         if scale not in self._networks:
             self._networks[scale] = self._fused(scale) or self._hooked
         return self._networks[scale]
@@ -207,25 +211,20 @@ class Model:
 
     @torch.no_grad()
     def _first_output(self) -> object:
-        """What two images give, in the order of memory that is faster.
-
-        That is channels-last, unless views in the network's own code forbid it.
-        """
+        """The output for two images; channels-last is faster, if the network's code supports it."""
         shape = self.spec.input_shape
         images = torch.full((2, *shape), 0.5, device=self.device)
         if shape[0] > 1:
             try:
                 self.module = self.module.to(memory_format=torch.channels_last)
                 return self(images)
-            except Exception:  # of weights with more axes, or whatever the module itself raises
+            except Exception:  # of weights with five dimensions, or of the module's own code
                 self.module = self.module.to(memory_format=torch.contiguous_format)
                 self._wants_contiguous = True
-        try:
+        with translate_errors(
+            f"{self.spec.name} cannot take images of {shape}", "check input_shape"
+        ):
             return self(images)
-        except Exception as error:  # whatever the caller's own module raises
-            raise InputError(
-                f"{self.spec.name} cannot take images of {shape}: {error}; check input_shape"
-            ) from error
 
     def _check_output(self, logits: object) -> None:
         if not isinstance(logits, Tensor):
@@ -251,5 +250,5 @@ def _are_probabilities(outputs: Tensor) -> bool:
 
 
 def _is_built_for_bfloat16(device: torch.device) -> bool:
-    # From Ampere on; older ones have to emulate it.
+    # From Ampere on; older GPUs emulate it.
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

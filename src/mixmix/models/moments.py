@@ -1,4 +1,4 @@
-"""Mean and variance of every channel of a batch, differentiable, at the cost of two passes."""
+"""Differentiable mean and variance of every channel, in one pass forward and one back."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from torch import Tensor
 
 __all__ = ["channel_moments"]
 
-# Elsewhere the plain formula is used.
-_DEVICES_WITH_KERNEL = ("cpu", "cuda")
-
 
 def channel_moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over all but the channels.
+    """Mean and biased variance over all dimensions but the channels.
 
     Args:
         features: (N, C, ...).
@@ -22,7 +19,7 @@ def channel_moments(features: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors (C,).
     """
-    if features.device.type not in _DEVICES_WITH_KERNEL:
+    if features.device.type not in ("cpu", "cuda"):
         dims = [dim for dim in range(features.ndim) if dim != 1]
         var, mean = torch.var_mean(features, dim=dims, correction=0)
         return mean, var
@@ -31,10 +28,9 @@ def channel_moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _ChannelMoments(torch.autograd.Function):
-    """The kernel of BatchNorm's training mode is up to ten times as fast as ``torch.var_mean``.
+    """The kernel of BatchNorm in training, up to ten times as fast as ``torch.var_mean``.
 
-    The gradient is ``g_mean / n + g_var * 2 (x - mean) / n``, an affine map of x per channel, and
-    hence one pass.
+    The gradient ``g_mean / n + g_var * 2 (x - mean) / n`` is an affine map of x: one pass.
     """
 
     @staticmethod

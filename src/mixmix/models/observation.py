@@ -1,4 +1,4 @@
-"""What is seen of a batch inside a network."""
+"""Statistics of a batch inside a network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class BatchNormStatistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """What a teacher sees in a batch.
+    """Outputs and layer inputs of a network for a batch.
 
     Attributes:
         logits: (N, K).
         statistics: of every BatchNorm layer, in order of execution.
-        tokens: of every LayerNorm layer, its input (N, places, features), if it was asked for.
+        tokens: inputs (N, positions, features) of the LayerNorm layers, if requested.
     """
 
     logits: Tensor
@@ -36,5 +36,5 @@ class Observation:
 
 
 def has_statistics(module: nn.Module) -> bool:
-    """Whether a module is a BatchNorm layer with running statistics to match."""
+    """Whether a module is a BatchNorm layer with running statistics."""
     return isinstance(module, _BatchNorm) and module.running_mean is not None

@@ -1,4 +1,4 @@
-"""A caller's module as a plain network: without what is there for training or for speed."""
+"""Plain copies of modules, without wrappers for training or speed."""
 
 from __future__ import annotations
 
@@ -31,26 +31,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def plain_copy(model: nn.Module, name: str) -> nn.Module:
-    """A copy whose weights are plain parameters; the caller's module stays as it is.
-
-    What normalizes weights (``weight_norm``, ``spectral_norm`` and other parametrizations) is
-    worked out once: the weights are not trained in that form any more.
+    """Copy a module; ``weight_norm``, ``spectral_norm`` and parametrizations become weights.
 
     Args:
-        model: see ``unwrapped``.
-        name: for messages.
+        model: from ``unwrapped``; it is not changed.
+        name: for error messages.
 
     Raises:
         InputError: if it is a TorchScript module, whose layers cannot be changed.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            f"{name} is a TorchScript module, expected an ordinary one; give the module that it "
-            "was made from, or export it to ONNX and give the path of that file"
+            f"{name} is a TorchScript module, expected an ordinary one; give the module it was "
+            "made from, or export it to ONNX and give the path of that file"
         )
     for module in model.modules():
         for hook in _norms_by_hook(module):
-            # That of the last forward pass has a history, which forbids copying; the same again.
+            # Tensors with a gradient history cannot be copied: compute the weight without one.
             weight = (
                 hook.compute_weight(module)
                 if isinstance(hook, WeightNorm)
@@ -64,7 +61,7 @@ def plain_copy(model: nn.Module, name: str) -> nn.Module:
                 nn.utils.remove_weight_norm(module, hook.name)
             else:
                 nn.utils.remove_spectral_norm(module, hook.name)
-                # PyTorch leaves those that look for what it has removed.
+                # PyTorch leaves hooks that read the removed tensors.
                 module._load_state_dict_pre_hooks.clear()
                 module._state_dict_hooks.clear()
         if parametrize.is_parametrized(module):
@@ -73,9 +70,9 @@ def plain_copy(model: nn.Module, name: str) -> nn.Module:
 
 
 def _fix_(module: nn.Module) -> None:
-    """Let a module have the values that its parametrizations give.
+    """Replace the parametrizations of a module by their values, in place.
 
-    ``remove_parametrizations`` would change the class, which is that of the caller's module, too.
+    ``remove_parametrizations`` would also change the class of the caller's module.
     """
     parametrized = module.parametrizations
     assert isinstance(parametrized, nn.ModuleDict)

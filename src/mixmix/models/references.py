@@ -1,4 +1,4 @@
-"""From what a caller can write down (a name, a spec file) to a network with its weights."""
+"""Loads networks from references: names, spec files and specs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mixmix.errors import InputError
 from mixmix.models.sources import (
+    Source,
     complete,
     describe_references,
     find_source,
-    is_reference,
     split_reference,
 )
 from mixmix.models.sources.misfit import explain_misfit
@@ -35,15 +35,14 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
     """Resolve a reference to a spec.
 
     Args:
-        reference: ``bundled:NAME``, ``timm:NAME``, ``torchvision:NAME``,
-            ``hf:REPOSITORY`` or ``imagenet:NAME``, each with ``@FILE`` behind it for weights of
-            your own; the path of an ``.onnx`` or ``.pt2`` file; the path of a TOML or JSON file
-            with the fields of ``ModelSpec``, of which those may be left out that its source knows;
-            or a spec itself.
-        fields: of ``ModelSpec``, to complete or override what the reference says.
+        reference: ``bundled:NAME``, ``timm:NAME``, ``torchvision:NAME``, ``hf:REPOSITORY`` or
+            ``imagenet:NAME``, optionally followed by ``@FILE`` for your own weights; the path of an
+            ``.onnx`` or ``.pt2`` file; the path of a TOML or JSON file with fields of ``ModelSpec``
+            (those that the source knows are optional); or a spec itself.
+        fields: of ``ModelSpec``, to complete or override those of the reference.
 
     Raises:
-        InputError: if it is none of these, or the source knows too little.
+        InputError: if it is none of these, or a required field is missing.
     """
     if isinstance(reference, ModelSpec):
         return replace(reference, **fields) if fields else reference
@@ -53,11 +52,10 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
             "of a model spec, a ModelSpec, a module or a Model"
         )
     text = str(reference)
-    if is_reference(text):
-        source, weights = split_reference(text)
-        name = source if weights is None else f"{source}@{Path(weights).stem}"
-        named = {} if weights is None else {"name": name}
-        return complete({"source": source, "weights": weights} | named | fields, name=name)
+    source, weights = split_reference(text)
+    if find_source(source) is not None:
+        named = {} if weights is None else {"name": f"{source}@{Path(weights).stem}"}
+        return complete({"source": source, "weights": weights} | named | fields, name=source)
     path = Path(text)
     if path.suffix in (".toml", ".json"):
         return _read_spec_file(path, fields)
@@ -87,7 +85,7 @@ def _read_spec_file(path: Path, fields: dict[str, Any]) -> ModelSpec:
 
 
 def _beside(spec_file: Path, key: str, value: object) -> object:
-    """Paths in a spec file are relative to it."""
+    """Resolve a path in a spec file, which is relative to the file."""
     if not isinstance(value, str):
         return value
     if key == "weights" or Path(value).suffix in (".onnx", ".pt2"):
@@ -98,37 +96,29 @@ def _beside(spec_file: Path, key: str, value: object) -> object:
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
-    """Build the architecture that ``spec.source`` names, with fresh weights.
+    """Build the architecture of ``spec.source`` with new weights.
 
     Raises:
-        InputError: if the source cannot be imported.
+        InputError: if the source is unknown, or the network cannot be built.
     """
-    found = find_source(spec.source)
-    if found is None:
-        raise InputError(
-            f"{spec.name}: source {spec.source!r} is not known; expected {describe_references()}"
-        )
-    return found[0].build(found[1], spec)
+    source, name = _source_of(spec)
+    return source.build(name, spec)
 
 
 def load_model(spec: ModelSpec) -> nn.Module:
-    """Build the architecture that ``spec.source`` names and load its weights strictly.
+    """Build the architecture of ``spec.source`` and load ``spec.weights`` strictly.
 
-    Weights are those of ``spec.weights``, or else the pretrained ones of the source, where it has
-    some.
+    Without ``spec.weights``, the pretrained weights of the source are loaded.
 
     Raises:
-        InputError: if the source cannot be imported, the weights are not to be had, or do not fit.
+        InputError: if the source is unknown, or the weights are unavailable or do not fit.
     """
-    found = find_source(spec.source)
-    if spec.weights is not None:
-        model = build_model(spec)
-        core = model if found is None else found[0].core(model)
-        _load_into(core, load_state_dict(Path(spec.weights)), spec)
-    elif found is not None:
-        model = found[0].load(found[1], spec)
+    source, name = _source_of(spec)
+    if spec.weights is None:
+        model = source.load(name, spec)
     else:
-        model = build_model(spec)
+        model = source.build(name, spec)
+        _load_into(source.core(model), load_state_dict(Path(spec.weights)), spec, source)
     loaded = sha256_of_tensors(model.state_dict())
     if spec.sha256 and loaded != spec.sha256:
         raise InputError(
@@ -139,7 +129,16 @@ def load_model(spec: ModelSpec) -> nn.Module:
     return model.eval()
 
 
-def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> None:
+def _source_of(spec: ModelSpec) -> tuple[Source, str]:
+    found = find_source(spec.source)
+    if found is None:
+        raise InputError(
+            f"{spec.name}: source {spec.source!r} is not known; expected {describe_references()}"
+        )
+    return found
+
+
+def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec, source: Source) -> None:
     expected = model.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     state = unwrapped_state(state, set(expected) - optional)
@@ -155,8 +154,7 @@ def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec) -> N
         + [f"unexpected {', '.join(unexpected[:4])}"] * bool(unexpected)
         + misshapen[:4]
     )
-    found = find_source(spec.source)
-    if misshapen and found is not None and found[0].adapts:
+    if misshapen and source.adapts:
         problems += explain_misfit(expected, state, spec)
     if problems:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What has to be known of a network before it can be used without its data."""
+"""The specification of a pretrained network."""
 
 from __future__ import annotations
 
@@ -17,28 +17,35 @@ __all__ = ["ModelSpec"]
 
 @dataclass(frozen=True, repr=False)
 class ModelSpec(Settings):
-    """Everything about a pretrained classifier that its weights do not say.
+    """What is known about a pretrained classifier beside its weights.
+
+    >>> import mixmix
+    >>> spec = mixmix.ModelSpec("mine", "module", (3, 32, 32), mean=0.5, std=0.25, num_classes=10)
+    >>> spec.mean
+    (0.5, 0.5, 0.5)
 
     Attributes:
-        name: what tables and records call it.
-        source: where the architecture comes from: ``bundled:NAME``, ``python:MODULE:CALLABLE``
-            (called without arguments, it returns the module), one of ``zoo.sources``, or
-            ``module`` for a module that the caller built.
+        name: in tables and records.
+        source: reference to the architecture, such as ``bundled:NAME`` or
+            ``python:MODULE:CALLABLE`` (see ``load_spec``), or ``module`` for a module that the
+            caller built.
         input_shape: (C, H, W) of one image.
-        mean: per channel, subtracted from images in [0, 1]; one number holds for all channels.
-        std: per channel, divided by afterwards, likewise.
+        mean: subtracted from images in [0, 1], per channel; one number applies to all channels.
+        std: images are divided by it afterwards, likewise.
         num_classes: K, the number of logits; 0 for a backbone without a label head.
-        weights: path of a safetensors or PyTorch state dict, or None for those of the source.
-        label_set: name of the label set; members with the same name agree on every index.
-        classes: names of the classes, or empty. Where two networks have them, they may list the
-            classes in another order, and one may have more than the other.
-        label_map: to take part in a zoo whose classes are others' or in another order: for each
-            class of the zoo, the name or index of this network's class. Empty finds it by names.
+        weights: path of a safetensors or PyTorch state dict, or None for the source's weights.
+        label_set: name of the label set; networks with the same one order their classes alike.
+        classes: names of the classes, or empty. They map networks with other orders or further
+            classes to each other.
+        label_map: for each class of the zoo, the name or index of this network's class; empty to
+            map by names.
         license: SPDX identifier or a short note.
-        sha256: hash of the weights as loaded (``storage.sha256_of_tensors`` of the state dict; that
-            of a bundled network is the one in its file), or empty. Weights that are loaded from a
-            file must have it.
+        sha256: hash of the loaded weights (``storage.sha256_of_tensors`` of the state dict), or
+            empty. Other weights are an error.
         top1: measured accuracy in percent, or None.
+
+    Raises:
+        InputError: if a field is invalid.
     """
 
     name: str
@@ -62,32 +69,25 @@ class ModelSpec(Settings):
                 object.__setattr__(self, name, (float(value),) * int(self.input_shape[0]))
         for name in ("input_shape", "mean", "std", "classes", "label_map"):
             value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Iterable):
-                raise InputError(f"{self.name}: {name} must be a sequence, got {value!r}")
+            is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
+            self._require(is_sequence, name, "a sequence")
             object.__setattr__(self, name, tuple(value))
-        if len(self.input_shape) != 3 or not all(
-            isinstance(size, int) and size >= 1 for size in self.input_shape
-        ):
-            raise InputError(
-                f"{self.name}: input_shape must be (channels, height, width), three whole numbers "
-                f">= 1, got {self.input_shape}"
-            )
+        self._require(
+            len(self.input_shape) == 3
+            and all(isinstance(size, int) and size >= 1 for size in self.input_shape),
+            "input_shape",
+            "(channels, height, width), three whole numbers >= 1",
+        )
         channels = self.input_shape[0]
         if len(self.mean) != channels or len(self.std) != channels:
             raise InputError(
                 f"{self.name}: mean and std need one value for each of the {channels} channels, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if not all(_is_finite(value) for value in self.mean + self.std):
-            raise InputError(
-                f"{self.name}: mean and std must be finite numbers, got {self.mean} and {self.std}"
-            )
-        if min(self.std) <= 0:
-            raise InputError(f"{self.name}: std must be positive, got {self.std}")
-        if not isinstance(self.num_classes, int) or self.num_classes < 0:
-            raise InputError(
-                f"{self.name}: num_classes must be a whole number >= 0, got {self.num_classes!r}"
-            )
+        for name in ("mean", "std"):
+            self._require(all(map(_is_finite, getattr(self, name))), name, "finite numbers")
+        self._require(min(self.std) > 0, "std", "positive")
+        self._require_int("num_classes", least=0)
         if self.num_classes == 1:
             raise InputError(
                 f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
@@ -99,11 +99,15 @@ class ModelSpec(Settings):
             raise InputError(
                 f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes"
             )
-        if not all(isinstance(each, int | str) for each in self.label_map):
-            raise InputError(
-                f"{self.name}: label_map must hold names or indices of classes, got "
-                f"{self.label_map}"
-            )
+        self._require(
+            all(isinstance(each, int | str) for each in self.label_map),
+            "label_map",
+            "names or indices of classes",
+        )
+
+    def _require(self, valid: bool, name: str, expected: str) -> None:
+        if not valid:
+            raise InputError(f"{self.name}: {name} must be {expected}, got {getattr(self, name)!r}")
 
     def __repr__(self) -> str:
         said = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -114,7 +118,7 @@ class ModelSpec(Settings):
         """Build a spec from JSON or TOML.
 
         Raises:
-            InputError: if a key is missing, unknown or of the wrong form.
+            InputError: if a key is missing or unknown, or a value is invalid.
         """
         known = {field.name: field for field in fields(cls)}
         unknown = sorted(set(content) - set(known))
@@ -125,7 +129,7 @@ class ModelSpec(Settings):
         required = ("name", "source", "input_shape", "mean", "std", "num_classes")
         missing = [name for name in required if name not in content]
         if missing:
-            raise InputError(f"a model spec needs also: {', '.join(missing)}")
+            raise InputError(f"a model spec also needs {', '.join(missing)}")
         return cls(**content)
 
     @classmethod
@@ -133,11 +137,11 @@ class ModelSpec(Settings):
         """The spec that ``export`` wrote into a file, or None.
 
         Args:
-            metadata: what the file says of itself, by key.
-            origin: what to call the file.
+            metadata: of the file, by key.
+            origin: the file, for error messages.
 
         Raises:
-            DataError: if there is one and it is malformed.
+            DataError: if it is malformed.
         """
         text = metadata.get("mixmix.spec")
         if not text:

@@ -8,33 +8,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mixmix.errors import DataError, first_line
+from mixmix.errors import DataError, translate_errors
 from mixmix.runtime.storage import read_tensors
 
 __all__ = ["load_state_dict", "unwrapped_state"]
 
 
-# Of a network's state dict in a checkpoint of more than that.
+# Usual keys of the network's state dict in a larger checkpoint.
 _USUAL_KEYS = ("state_dict", "model", "model_state_dict", "net")
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors, or from a PyTorch file without running any pickle.
+    """Read a state dict from safetensors, or from a PyTorch file without running pickled code.
 
     Raises:
-        DataError: if the file is absent, damaged, or holds more than tensors.
+        DataError: if the file is missing, damaged, or holds more than tensors.
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
-    try:
+    if not path.exists():
+        raise DataError(f"no checkpoint at {path}")
+    with translate_errors(
+        f"cannot load {path} as a checkpoint of plain tensors",
+        "save it as safetensors",
+        into=DataError,
+    ):
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"no checkpoint at {path}") from error
-    except Exception as error:  # torch.load raises many kinds for a damaged or unsafe file
-        raise DataError(
-            f"cannot load {path} as a checkpoint of plain tensors: {first_line(error)}; "
-            "save it as safetensors"
-        ) from error
     if _is_state_dict(content):
         return dict(content)
     found = _state_dicts_in(content)
@@ -54,7 +53,7 @@ def _is_state_dict(content: object) -> bool:
 
 
 def _state_dicts_in(content: object) -> dict[str, dict[str, Tensor]]:
-    """Those that a checkpoint holds, by key; the only one that has a usual name, if one has."""
+    """The state dicts in a checkpoint by key; only the first with a usual key, if any."""
     if not isinstance(content, dict):
         return {}
     found = {str(key): value for key, value in content.items() if value and _is_state_dict(value)}
@@ -63,21 +62,16 @@ def _state_dicts_in(content: object) -> dict[str, dict[str, Tensor]]:
 
 
 def unwrapped_state(state: dict[str, Tensor], required: Set[str]) -> dict[str, Tensor]:
-    """Without the prefix that names have in the state of a module around the network.
+    """Strip the prefix of a wrapper, such as ``module.``, ``model.`` or ``_orig_mod.``.
 
-    ``module.`` of data parallelism, ``model.`` of a trainer's module, ``_orig_mod.`` of compiled
-    ones. What else such a module has is left out.
+    Other entries of the wrapper are dropped.
     """
     if required <= set(state):
         return state
     some = min(required)
     prefixes = {name.removesuffix(some) for name in state if name.endswith(f".{some}")}
     inner = [
-        {
-            name.removeprefix(prefix): value
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
+        {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
         for prefix in sorted(prefixes)
     ]
     whole = [own for own in inner if required <= set(own)]

@@ -1,4 +1,4 @@
-"""A zoo: pretrained networks from which images are synthesized together."""
+"""A zoo of pretrained networks."""
 
 from __future__ import annotations
 
@@ -23,22 +23,26 @@ __all__ = ["Zoo"]
 
 
 class Zoo(Sequence[Model]):
-    """Frozen pretrained networks that share a number of channels, and labels where they can.
+    """Frozen pretrained networks with the same number of channels.
 
-    The classes of the zoo are those of its first network with a label head. Networks that have
-    them in another order, or have more, are mapped by the names of the classes or by
-    ``ModelSpec.label_map``; networks with other classes take part by their BatchNorm statistics
-    alone (see ``members``). Each sees images at its own resolution and normalization.
+    The classes of the zoo are those of its first network with a label head. Networks with another
+    order or further classes are mapped by names or by ``ModelSpec.label_map``; networks with other
+    classes take part by their BatchNorm statistics alone (see ``members``). Each network resizes
+    and normalizes images for itself. Zoos are equal if they have the same networks, in the same
+    order, with the same weights.
+
+    >>> import mixmix
+    >>> zoo = mixmix.Zoo.load(["bundled:resnet", "bundled:vgg"])
+    >>> zoo.names, zoo.num_classes
+    (('resnet', 'vgg'), 10)
 
     Args:
         models: at least one.
-        weights: one for each, > 0: their chances of being drawn at a step; None: the same for all.
-
-    Two zoos are equal that have the same networks, in the same order, with the same weights.
+        weights: relative probabilities, > 0, of being drawn at a step; None for equal ones.
 
     Raises:
-        InputError: if there is none, they have different numbers of channels, or one of them can
-            take part with nothing.
+        InputError: if there is no network, numbers of channels differ, or a network has neither
+            labels nor BatchNorm statistics to take part with.
     """
 
     def __init__(self, models: Iterable[Model], *, weights: Sequence[float] | None = None) -> None:
@@ -64,7 +68,7 @@ class Zoo(Sequence[Model]):
                 f"{list(weights)}"
             )
         self.weights = None if weights is None else tuple(weights)
-        self.members = members_of(self._models, weights)
+        self.members = members_of(self._models, self.weights)
 
     @classmethod
     def load(
@@ -77,14 +81,12 @@ class Zoo(Sequence[Model]):
         """Load a zoo.
 
         Args:
-            references: one network or several, each whatever ``load`` takes (``bundled:NAME``,
-                ``timm:NAME``, a spec file, a pair of your own module and its spec, a ``Model``
-                ...). A zoo is returned as it is.
+            references: one network or several, as for ``load``; a zoo is returned unchanged.
             weights: see ``Zoo``.
-            device: where the networks run; the CPU by default, and a ``Model`` where it is.
+            device: of the networks; by default, a ``Model`` keeps its own, others use the CPU.
 
         Raises:
-            InputError: naming the network that cannot be loaded and why.
+            InputError: if a network cannot be loaded.
         """
         if isinstance(references, Zoo) and weights is None and device is None:
             return references
@@ -118,10 +120,10 @@ class Zoo(Sequence[Model]):
         return hash((self.names, self.weights))
 
     def to_plain(self) -> Any:
-        """Plain JSON types, of which ``from_plain`` loads the zoo again.
+        """Plain JSON types, for ``from_plain``.
 
-        A list with a reference for each network, or its whole spec where no reference says as
-        much. With weights, it is a table of ``models`` and ``weights``.
+        A list with a reference for each network, or its spec if no reference describes it fully.
+        With weights, a table of ``models`` and ``weights``.
         """
         models = [_plain_reference(model.spec) for model in self]
         if self.weights is None:
@@ -130,10 +132,10 @@ class Zoo(Sequence[Model]):
 
     @classmethod
     def from_plain(cls, content: Any) -> Zoo:
-        """Load what ``to_plain`` gave, on the CPU.
+        """Load a zoo from ``to_plain``, on the CPU.
 
         Raises:
-            InputError: if it is no list of references, or a network cannot be loaded.
+            InputError: if the content is malformed, or a network cannot be loaded.
         """
         weights = None
         if isinstance(content, Mapping) and set(content) == {"models", "weights"}:
@@ -144,8 +146,8 @@ class Zoo(Sequence[Model]):
         for reference in references:
             if isinstance(reference, ModelSpec) and reference.source == "module":
                 raise InputError(
-                    f"{reference.name} was a module that the caller built, which settings in plain "
-                    "types do not hold; build the zoo with the module itself"
+                    f"{reference.name} was a module built by the caller, which plain types cannot "
+                    "describe; build the zoo with the module itself"
                 )
         return cls.load(references, weights=weights)
 
@@ -155,22 +157,22 @@ class Zoo(Sequence[Model]):
 
     @property
     def headed(self) -> tuple[Member, ...]:
-        """The members whose logits say something of the zoo's classes."""
+        """The members with labels of the zoo."""
         return tuple(member for member in self.members if member.labels is not None)
 
     @property
     def num_classes(self) -> int:
-        """K of the zoo; 0 where no network has a label head."""
-        return self.headed[0].teacher.spec.num_classes if self.headed else 0
+        """K of the zoo; 0 if no network has a label head."""
+        return self.headed[0].model.spec.num_classes if self.headed else 0
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the zoo's classes, or empty."""
-        return self.headed[0].teacher.spec.classes if self.headed else ()
+        return self.headed[0].model.spec.classes if self.headed else ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images to synthesize: the largest height and width among the members."""
+        """(C, H, W) of the images to synthesize: the largest height and width of the members."""
         shapes = [model.spec.input_shape for model in self]
         return shapes[0][0], max(s[1] for s in shapes), max(s[2] for s in shapes)
 
@@ -186,7 +188,7 @@ class Zoo(Sequence[Model]):
         batches = []
         for batch in images.split(batch_size):
             batch = batch.to(self.device)
-            predictions = [m.logits_of_zoo(m.teacher(batch)).softmax(1) for m in self.headed]
+            predictions = [m.logits_of_zoo(m.model(batch)).softmax(1) for m in self.headed]
             batches.append(torch.stack(predictions).mean(0).cpu())
         return torch.cat(batches)
 
@@ -202,11 +204,11 @@ class Zoo(Sequence[Model]):
     def _repr_html_(self) -> str:
         rows = [
             {
-                "network": member.teacher.spec.name,
-                "source": member.teacher.spec.source,
-                "input shape": member.teacher.spec.input_shape,
-                "classes": member.teacher.spec.num_classes,
-                "BatchNorm layers": len(member.teacher.batch_norms),
+                "network": (spec := member.model.spec).name,
+                "source": spec.source,
+                "input shape": spec.input_shape,
+                "classes": spec.num_classes,
+                "BatchNorm layers": len(member.model.batch_norms),
                 "weight": member.weight,
                 "takes part with": member.role,
             }
@@ -222,13 +224,13 @@ def _is_single(references: object) -> TypeGuard[Reference]:
 
 
 def _plain_reference(spec: ModelSpec) -> Any:
-    """``SOURCE``, ``SOURCE@FILE``, or the fields of the spec where these say less."""
+    """``SOURCE`` or ``SOURCE@FILE`` if that describes the network fully, else its spec."""
     text = spec.source if spec.weights is None else f"{spec.source}@{spec.weights}"
     try:
         known = load_spec(text)
     except InputError:
         return spec.to_dict()
-    # Hash and accuracy follow from the weights.
+    # Hash and accuracy depend on the weights alone.
     return text if replace(known, sha256=spec.sha256, top1=spec.top1) == spec else spec.to_dict()
 
 

@@ -62,7 +62,7 @@ def observe_member(
 ) -> MemberObservation:
     """What a network of a zoo sees in a batch, as terms take it; see ``observe_in_parts``."""
     seen = observe_in_parts(
-        member.teacher, images, terms, part=part, precision=precision, scale=scale
+        member.model, images, terms, part=part, precision=precision, scale=scale
     )
     logits = None if member.labels is None else member.logits_of_zoo(seen.logits)
     return MemberObservation(member, weight, logits, seen.statistics, seen.of_tokens)

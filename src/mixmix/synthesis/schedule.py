@@ -159,7 +159,7 @@ def _saved_bytes(zoo: Zoo, member: Member, settings: SynthesisSettings) -> tuple
     What terms take of tokens counts with the network; what the prior keeps, with the images.
     """
     shape, terms = zoo.input_shape, settings.weighed_terms
-    weights = [*member.teacher.module.parameters(), *member.teacher.module.buffers()]
+    weights = [*member.model.module.parameters(), *member.model.module.buffers()]
     images = torch.full((2, *shape), 0.5, device=zoo.device, requires_grad=True)
     with torch.enable_grad():
         with _SavedBytes(weights) as network:

@@ -143,7 +143,7 @@ def provenance(zoo: Zoo) -> dict[str, Any]:
     return {
         "models": [teacher.spec.to_dict() for teacher in zoo],
         "members": [
-            {"name": m.teacher.spec.name, "weight": m.weight, "role": m.role} for m in zoo.members
+            {"name": m.model.spec.name, "weight": m.weight, "role": m.role} for m in zoo.members
         ],
         "classes": list(zoo.classes),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},

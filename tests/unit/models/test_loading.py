@@ -171,7 +171,7 @@ class TestBadReferences:
             ("cut.json", '{"name": "x"', "cannot read the model spec"),
             ("cut.toml", "name = ", "cannot read the model spec"),
             ("list.json", "[1, 2]", "must hold a table of ModelSpec fields"),
-            ("short.toml", 'name = "x"', "short.toml: a model spec needs also: source"),
+            ("short.toml", 'name = "x"', "short.toml: a model spec also needs source"),
             ("odd.json", '{"nme": "x"}', "odd.json: unknown keys in a model spec: nme"),
         ],
     )

@@ -50,5 +50,5 @@ def test_bad_specs_are_refused(changes: dict[str, Any], message: str) -> None:
 
 
 def test_missing_keys_are_named() -> None:
-    with pytest.raises(InputError, match="needs also: mean, std, num_classes"):
+    with pytest.raises(InputError, match="also needs mean, std, num_classes"):
         ModelSpec.from_dict({"name": "n", "source": "module", "input_shape": [3, 8, 8]})

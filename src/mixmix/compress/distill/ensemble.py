@@ -29,11 +29,11 @@ class Ensemble(nn.Module):
 
     def __init__(self, zoo: Zoo, spec: ModelSpec) -> None:
         super().__init__()
-        self.members = nn.ModuleList(member.teacher.module for member in zoo.headed)
+        self.members = nn.ModuleList(member.model.module for member in zoo.headed)
         self._members = zoo.headed
         if not self._members:
             raise InputError(f"none of {', '.join(zoo.names)} has a label head to learn from")
-        labels, why = label_map(spec, self._members[0].teacher.spec)
+        labels, why = label_map(spec, self._members[0].model.spec)
         if labels is None:
             raise InputError(f"the ensemble cannot teach the classes of {spec.name}: {why}")
         self._labels = list(labels)
@@ -47,7 +47,7 @@ class Ensemble(nn.Module):
         """Logits (N, K) of normalized images (N, C, H, W)."""
         images = inputs * self._std + self._mean
         predictions = [
-            member.logits_of_zoo(model(normalize(images, member.teacher.spec))).softmax(1)
+            member.logits_of_zoo(model(normalize(images, member.model.spec))).softmax(1)
             for model, member in zip(self.members, self._members, strict=True)
         ]
         logits = torch.stack(predictions).mean(0).clamp_min(_TINY).log()

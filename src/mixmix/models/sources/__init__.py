@@ -1,11 +1,10 @@
-"""Where models come from: each kind of reference is a ``Source``."""
+"""Sources of models: one ``Source`` for each kind of reference."""
 
 from mixmix.models.sources.imagenet import imagenet_names
 from mixmix.models.sources.registry import (
     complete,
     describe_references,
     find_source,
-    is_reference,
     sources,
     split_reference,
 )
@@ -18,7 +17,6 @@ __all__ = [
     "describe_references",
     "find_source",
     "imagenet_names",
-    "is_reference",
     "sources",
     "split_reference",
 ]

@@ -1,4 +1,4 @@
-"""What networks that were read from files of graphs have in common."""
+"""What networks from files of graphs have in common."""
 
 from __future__ import annotations
 
@@ -8,23 +8,45 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixmix.errors import InputError, first_line
+from mixmix.errors import InputError, translate_errors
+from mixmix.models.sources.source import Source
 from mixmix.models.spec import ModelSpec
 
-__all__ = ["check_any_batch", "describe_shapes", "fields_of_notes"]
+__all__ = ["GraphSource", "check_any_batch", "check_single", "describe_graph"]
 
-# What a file says of itself holds for the network in it; its weights and its accuracy may not.
+# Fields of the spec in a file that hold for its network; its hash and accuracy may not.
 _NOTED = ("name", "mean", "std", "classes", "label_set", "license")
 
 
-def describe_shapes(inputs: Sequence[Any], outputs: Sequence[Any]) -> dict[str, Any]:
-    """Input shape and number of classes, as far as a graph fixes them.
+class GraphSource(Source):
+    """The path of a file with a graph and its weights."""
+
+    adapts = False
+    has_own_weights = True
+
+    def build(self, name: str, spec: ModelSpec) -> nn.Module:
+        raise InputError(
+            f"{spec.name}: {name} is a trained network; fresh weights need an architecture, such "
+            "as timm:NAME or python:MODULE:CALLABLE"
+        )
+
+
+def describe_graph(
+    path: str, metadata: Mapping[str, str], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> dict[str, Any]:
+    """The fields of ``ModelSpec`` that a file fixes or that ``mixmix.export`` wrote into it.
 
     Args:
-        inputs: sizes of the input (N, C, H, W); those that are left open are no whole numbers.
+        path: of the file.
+        metadata: in the file, by key.
+        inputs: sizes of the input (N, C, H, W); dynamic sizes are not integers.
         outputs: sizes of the output (N, K).
+
+    Raises:
+        DataError: if the metadata of mixmix is malformed.
     """
-    known: dict[str, Any] = {}
+    spec = ModelSpec.from_metadata(metadata, path)
+    known = {key: getattr(spec, key) for key in _NOTED if getattr(spec, key, None)}
     if len(inputs) == 4 and all(isinstance(size, int) and size > 0 for size in inputs[1:]):
         known["input_shape"] = tuple(inputs[1:])
     if len(outputs) == 2 and isinstance(outputs[1], int) and outputs[1] > 0:
@@ -32,39 +54,34 @@ def describe_shapes(inputs: Sequence[Any], outputs: Sequence[Any]) -> dict[str, 
     return known
 
 
-def fields_of_notes(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What ``mixmix.export`` wrote into a file of the network in it; nothing of other files.
+def check_single(name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Raise an ``InputError`` unless a graph has one input and one output."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(
+            f"{name} has {len(inputs)} inputs and {len(outputs)} outputs, expected one batch of "
+            "images and its logits"
+        )
 
-    Raises:
-        DataError: if that is malformed.
-    """
-    spec = ModelSpec.from_metadata(metadata, path)
-    return {key: getattr(spec, key) for key in _NOTED if getattr(spec, key, None)}
 
-
+@torch.no_grad()
 def check_any_batch(model: nn.Module, spec: ModelSpec) -> None:
-    """Batches of every size are needed, and files are often written for one.
+    """Check that a network runs on batches of any size; files are often written for one.
 
     Args:
         model: takes normalized images.
-        spec: their shape.
+        spec: of the network.
 
     Raises:
-        InputError: if an image gives other logits in a batch than alone.
+        InputError: if the logits of an image depend on the size of its batch.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, *spec.input_shape, generator=generator)
-    try:
-        with torch.no_grad():
-            together = model(images)
-            alone = torch.cat([model(image) for image in images.split(1)])
-        same = together.shape == alone.shape and torch.allclose(together, alone, 1e-3, 1e-3)
-        reason = "an image gives other outputs in a batch than alone"
-    except Exception as error:  # whatever the graph's operations raise
-        same, reason = False, first_line(error)
-    if not same:
-        raise InputError(
-            f"{spec.name}: {spec.source} does not run on batches of any size of images of "
-            f"{spec.input_shape}: {reason}; export it with a dynamic first axis, and give the "
-            "input_shape that it was exported for"
-        )
+    with translate_errors(
+        f"{spec.name}: {spec.source} does not run on batches of any size of images of "
+        f"{spec.input_shape}",
+        "export it with a dynamic first axis, and give the input_shape that it was exported for",
+    ):
+        together = model(images)
+        alone = torch.cat([model(image) for image in images.split(1)])
+        if together.shape != alone.shape or not torch.allclose(together, alone, 1e-3, 1e-3):
+            raise ValueError("an image has different outputs in a batch and alone")

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from mixmix.errors import InputError, first_line
+from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.hub import hub_json, hub_weights
 from mixmix.models.sources.label_sets import known_label_set
-from mixmix.models.sources.source import (
-    Source,
-    check_pretrained,
-    given_number,
-    given_shape,
-    require,
-)
+from mixmix.models.sources.source import Source, check_pretrained, require
 from mixmix.models.sources.timm_models import TimmModel, repository_model
 from mixmix.models.spec import ModelSpec
+from mixmix.runtime.quiet import quiet
 
 __all__ = ["HuggingFaceSource", "LogitsOnly"]
 
-_INSTALL = "'mixmix[hf]'"
-
 
 class LogitsOnly(nn.Module):
-    """A classifier of transformers as a function of normalized images (N, C, H, W) to logits."""
+    """A classifier of transformers that maps normalized images (N, C, H, W) to logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -42,53 +34,45 @@ class LogitsOnly(nn.Module):
 class HuggingFaceSource(Source):
     """``hf:OWNER/NAME``, ``hf:OWNER/NAME@REVISION``, ``hf:FOLDER``."""
 
-    def describe(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        config = _config(name)
-        model = _timm_model(name, config)
-        known = _describe(name, config, given) if model is None else model.describe(given)
+    def describe(self, name: str) -> dict[str, Any]:
+        model = _find_model(name)
+        known = model.describe() if isinstance(model, TimmModel) else _describe(name, model)
         return ({"name": Path(name).resolve().name} if name and Path(name).is_dir() else {}) | known
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
-        config = _config(name)
-        model = _timm_model(name, config)
-        if model is not None:
+        model = _find_model(name)
+        if isinstance(model, TimmModel):
             return model.build(spec)
-        transformers = require("transformers", spec.source, _INSTALL)
-        sizes = {"num_channels": spec.input_shape[0], "num_labels": max(spec.num_classes, 1)}
-        try:
-            adapted = transformers.AutoConfig.for_model(
-                **{k: v for k, v in config.items() if k not in ("id2label", "label2id")} | sizes
+        transformers = _transformers(spec)
+        config = {k: v for k, v in model.items() if k not in ("id2label", "label2id")}
+        config |= {"num_channels": spec.input_shape[0], "num_labels": max(spec.num_classes, 1)}
+        with _explained(spec):
+            network = transformers.AutoModelForImageClassification.from_config(
+                transformers.AutoConfig.for_model(**config)
             )
-            network = transformers.AutoModelForImageClassification.from_config(adapted)
-        except Exception as error:  # of the library, for a configuration that it does not know
-            raise _cannot_build(spec, error) from error
         return LogitsOnly(network)
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
-        config = _config(name)
-        model = _timm_model(name, config)
-        if model is not None:
+        model = _find_model(name)
+        if isinstance(model, TimmModel):
             return model.load(spec)
-        channels = given_number(config, "num_channels") or 3
-        check_pretrained(spec, _known(config) | {"input_shape": (channels,)})
-        transformers = require("transformers", spec.source, _INSTALL)
+        channels = model.get("num_channels") or 3
+        check_pretrained(spec, _labels(model) | {"input_shape": (channels,)})
+        transformers = _transformers(spec)
         folder = hub_weights(name)[0].parent
-        try:
-            with _without_bars(transformers):
-                network, notes = transformers.AutoModelForImageClassification.from_pretrained(
-                    folder,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                )
-        except Exception as error:
-            raise _cannot_build(spec, error) from error
+        with _explained(spec), quiet():
+            network, notes = transformers.AutoModelForImageClassification.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
         if notes["missing_keys"] and spec.num_classes:
-            absent = ", ".join(sorted(notes["missing_keys"])[:4])
+            missing = ", ".join(sorted(notes["missing_keys"])[:4])
             raise InputError(
-                f"{spec.name}: {name} holds no weights for {absent}; it is no classifier of "
-                "images: set num_classes = 0 to use it as a backbone"
+                f"{spec.name}: {name} has no weights for {missing}, so it is not an image "
+                "classifier; set num_classes = 0 to use it as a backbone"
             )
         return LogitsOnly(network)
 
@@ -96,68 +80,50 @@ class HuggingFaceSource(Source):
         return model.network if isinstance(model, LogitsOnly) else model
 
 
-@contextmanager
-def _without_bars(transformers: Any) -> Iterator[None]:
-    """Without its progress bars, since loading from a folder takes no time."""
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _config(name: str) -> dict[str, Any]:
+def _find_model(name: str) -> TimmModel | dict[str, Any]:
+    """A model of timm, or the configuration of a model of transformers."""
     config = hub_json(name, "config.json")
     if not config:
-        raise InputError(f"hf:{name} has no config.json, which says what network it is")
-    return config
+        raise InputError(f"hf:{name} has no config.json, which describes the network")
+    return repository_model(name, config) if "architecture" in config else config
 
 
-def _timm_model(name: str, config: Mapping[str, Any]) -> TimmModel | None:
-    return repository_model(name, config) if "architecture" in config else None
+def _transformers(spec: ModelSpec) -> Any:
+    return require("transformers", spec.source, "'mixmix[hf]'")
 
 
-def _cannot_build(spec: ModelSpec, error: Exception) -> InputError:
-    return InputError(
-        f"{spec.name}: transformers cannot make an image classifier of {spec.source}: "
-        f"{first_line(error)}"
+def _explained(spec: ModelSpec) -> Any:
+    return translate_errors(
+        f"{spec.name}: transformers cannot build an image classifier from {spec.source}"
     )
 
 
-def _known(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Number of classes and their names, as far as the configuration has them."""
+def _labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Number and names of the classes, as far as the configuration has them."""
     labels = config.get("id2label")
-    number = given_number(config, "num_labels")
-    if isinstance(labels, Mapping):
-        number = len(labels)
-    if number is None:
-        return {}
-    names = [str(labels.get(str(index), "")) for index in range(number)] if labels else []
-    if not all(names) or (names and names[0] == "LABEL_0"):
+    if not isinstance(labels, Mapping):
+        return {"num_classes": config["num_labels"]} if "num_labels" in config else {}
+    names = [str(labels.get(str(index), "")) for index in range(len(labels))]
+    if not all(names) or names[:1] == ["LABEL_0"]:
         names = []
     return {
-        "num_classes": number,
+        "num_classes": len(labels),
         "classes": tuple(names),
         "label_set": known_label_set(names),
     }
 
 
-def _describe(name: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     processor = hub_json(name, "preprocessor_config.json", required=False)
-    known = _known(config)
+    known = _labels(config) | _normalization(processor)
     size = _size(processor) or _size({"size": config.get("image_size")})
-    shape = given_shape(given)
     if size is not None:
-        height, width = size if shape is None else shape[1:]
-        known["input_shape"] = (given_number(config, "num_channels") or 3, height, width)
-    return known | _normalization(processor)
+        known["input_shape"] = (config.get("num_channels") or 3, *size)
+    return known
 
 
 def _normalization(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and std for pixels in [0, 1]; empty where the processor does anything else."""
+    """Mean and std for pixels in [0, 1]; empty if the processor does anything else."""
     factor = processor.get("rescale_factor", 1 / 255)
     plain = processor.get("do_rescale", True) and abs(factor * 255 - 1) < 1e-3
     if not plain or processor.get("rescale_offset") or processor.get("include_top"):
@@ -170,7 +136,7 @@ def _normalization(processor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(H, W) that a processor gives: what it crops, or else what it resizes to."""
+    """(H, W) after the processor's crop, or else after its resizing."""
     crops = processor.get("do_center_crop") is not False and processor.get("crop_size")
     size = crops or processor.get("size")
     if isinstance(size, int):

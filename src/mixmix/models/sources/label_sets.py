@@ -1,4 +1,4 @@
-"""Label sets that can be told from what a model says of its classes."""
+"""Known label sets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ IMAGENET1K = "imagenet1k"
 
 
 def known_label_set(classes: Sequence[str]) -> str:
-    """The name of the label set with these classes; empty if it is none that is known.
+    """The name of the label set with these classes, or empty if it is unknown.
 
-    ImageNet-1k is told by its number of classes, its first and its last, since every collection
-    writes the names in its own way.
+    ImageNet-1k is recognized by its first and last class, since spellings differ.
     """
     if len(classes) == 1000 and "tench" in classes[0] and "toilet" in classes[-1]:
         return IMAGENET1K
@@ -21,7 +20,7 @@ def known_label_set(classes: Sequence[str]) -> str:
 
 
 def imagenet1k_names() -> tuple[str, ...]:
-    """The 1,000 names, as timm writes them; empty where timm is absent."""
+    """The 1,000 names as timm spells them, or empty without timm."""
     try:
         from timm.data.imagenet_info import ImageNetInfo
     except ImportError:

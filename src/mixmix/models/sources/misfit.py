@@ -1,8 +1,8 @@
-"""Why a checkpoint does not fit: another head, or another kind of images."""
+"""Why a checkpoint does not fit: other classes or other channels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -14,41 +14,27 @@ __all__ = ["explain_misfit"]
 def explain_misfit(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor], spec: ModelSpec
 ) -> list[str]:
-    """What to set in the spec, if only the number of classes or of channels differs.
+    """Which fields of the spec to change, where only numbers of classes or channels differ.
 
     Args:
-        expected: state dict of the architecture as the spec asks for it.
-        found: that of the checkpoint.
+        expected: state dict of the architecture for this spec.
+        found: state dict of the checkpoint.
         spec: of the network.
     """
-    shapes = {
-        name: (tuple(tensor.shape), tuple(found[name].shape))
+    shapes = [
+        (tuple(tensor.shape), tuple(found[name].shape))
         for name, tensor in expected.items()
         if name in found and found[name].ndim == tensor.ndim
-    }
+    ]
     advice = []
-    heads = {
-        theirs[0]
-        for ours, theirs in shapes.values()
-        if len(ours) in (1, 2, 4)
-        and ours[0] == spec.num_classes != theirs[0]
-        and ours[1:] == theirs[1:]
-    }
-    if len(heads) == 1:
-        (number,) = heads
+    classes = _other_size(shapes, 0, spec.num_classes, dims=(1, 2, 4))
+    if classes is not None:
         advice.append(
-            f"the checkpoint has {number} classes, the spec {spec.num_classes}: set num_classes = "
-            f"{number}"
+            f"the checkpoint has {classes} classes, the spec {spec.num_classes}: set num_classes = "
+            f"{classes}"
         )
-    stems = {
-        theirs[1]
-        for ours, theirs in shapes.values()
-        if len(ours) == 4
-        and ours[1] == spec.input_shape[0] != theirs[1]
-        and ours[:1] + ours[2:] == theirs[:1] + theirs[2:]
-    }
-    if len(stems) == 1:
-        (channels,) = stems
+    channels = _other_size(shapes, 1, spec.input_shape[0], dims=(4,))
+    if channels is not None:
         height, width = spec.input_shape[1:]
         advice.append(
             f"the checkpoint takes {channels} channels, the spec {spec.input_shape[0]}: set "
@@ -56,3 +42,17 @@ def explain_misfit(
             "values each"
         )
     return advice
+
+
+def _other_size(
+    shapes: Sequence[tuple[Sequence[int], Sequence[int]]], axis: int, size: int, dims: Sequence[int]
+) -> int | None:
+    """The one other size of an axis in pairs of shapes that differ there alone, if there is one."""
+    sizes = {
+        found[axis]
+        for expected, found in shapes
+        if len(expected) in dims
+        and expected[axis] == size != found[axis]
+        and (*expected[:axis], *expected[axis + 1 :]) == (*found[:axis], *found[axis + 1 :])
+    }
+    return sizes.pop() if len(sizes) == 1 else None

@@ -1,6 +1,8 @@
-"""Products with constant matrices, which ONNX has in place of linear layers, as such layers."""
+"""Linear layers in place of ONNX's products with constant matrices."""
 
 from __future__ import annotations
+
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,7 +15,7 @@ __all__ = ["products_as_layers"]
 def products_as_layers(model: fx.GraphModule) -> None:
     """Replace ``x @ W`` and ``x @ W + b`` of a converted graph by linear layers, in place.
 
-    What compresses layers finds them by that; transformers have hardly any others.
+    Compression applies to layers, and transformers have hardly any others.
     """
     for node in list(model.graph.nodes):
         if kind_of(model, node) != "OnnxMatMul":
@@ -38,9 +40,6 @@ def products_as_layers(model: fx.GraphModule) -> None:
         with model.graph.inserting_before(last):
             call = model.graph.call_module(name, (node.args[0],))
         last.replace_all_uses_with(call)
-        model.graph.erase_node(last)
-        if last is not node:
-            model.graph.erase_node(node)
     model.graph.eliminate_dead_code()
     model.recompile()
 
@@ -53,10 +52,8 @@ def _adds(model: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _constant(model: fx.GraphModule, node: object) -> Tensor | None:
-    """The tensor that a node reads, if it is one of the model's own."""
+    """The tensor of a ``get_attr`` node."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    value: object = model
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value = attrgetter(str(node.target))(model)
     return value if isinstance(value, Tensor) else None

@@ -1,8 +1,7 @@
-"""ONNX graphs of today as onnx2torch reads them.
+"""Rewrites new ONNX graphs for onnx2torch, which supports opset 17.
 
-The converter knows operations up to opset 17, and the official version converter stops at the first
-operation without an older form. Most differ only in how they are written down, so that they are
-rewritten here; whoever converts the graph has to compare what it gives.
+The official version converter stops at the first operation without an older form. Most operations
+differ in notation only, which is rewritten here; callers verify the outputs of the result.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ _OPSET = 17
 
 
 def lowered(model: ir.Model) -> onnx.ModelProto:
-    """A model of opset 17 at most that computes the same.
+    """An equivalent model of opset 17 or lower.
 
-    - ``Gelu`` becomes its definition.
-    - Constants, and second names of weights, become weights: of a BatchNorm whose values are shared
-      under a second name, the converter makes no layer.
-    - Axes of reductions become attributes, as they were up to opset 17.
-    - Attributes go that the converter does not know: numbers of equal parts, and what sizes of zero
-      mean, which images do not have.
+    - ``Gelu`` is replaced by its definition.
+    - Constants and aliases of weights become weights; the converter makes no layer of a BatchNorm
+      with aliases.
+    - Axes of reductions become attributes, as up to opset 17.
+    - Attributes that the converter does not know are removed: numbers of equal parts, and the
+      meaning of empty sizes, which images do not have.
     """
     proto = onnx.inliner.inline_selected_functions(
         ir.to_proto(model), [("", "Gelu")], inline_schema_functions=True
     )
     model = ir.from_proto(proto)
-    # What the definition makes of its own constants.
+    # Constants in the definition of Gelu.
     fold_constants(model, should_fold=lambda node: node.op_type in ("CastLike", "Sqrt"))
     common.IdentityEliminationPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -50,7 +49,7 @@ def lowered(model: ir.Model) -> onnx.ModelProto:
 
 
 def _fix_axes(node: ir.Node) -> None:
-    """Make constant axes of a reduction an attribute."""
+    """Turn constant axes of a reduction into an attribute."""
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if axes is not None:
         node.resize_inputs(1)

@@ -1,8 +1,7 @@
-"""Sizes that an ONNX graph computes while it runs, settled once and for batches of any size.
+"""Replaces shape arithmetic in converted ONNX graphs by constants.
 
-Exporters write what a network does with shapes as nodes between those that compute with images:
-sizes are read, cut out, multiplied and put together again. Of a network for images of one size all
-of this is constant but for the batch.
+Exporters write the shape arithmetic of a network as nodes that read, slice, multiply and join
+sizes. For images of one size, all of these are constant but the batch size.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,19 +17,19 @@ from torch import Tensor, fx, nn
 
 __all__ = ["kind_of", "settle_shapes"]
 
-# Batches that tell what depends on the number of images; odd, so that halves of one are not whole.
+# Two batch sizes show what depends on it; odd, so that they cannot be halved.
 _BATCHES = (3, 5)
 
 
 def settle_shapes(model: fx.GraphModule, input_shape: Sequence[int], batch: int | None) -> None:
-    """Replace what onnx2torch computes from shapes by constants and plain calls, in place.
+    """Replace shape arithmetic of onnx2torch by constants and plain calls, in place.
 
-    What is not understood stays as it is: whoever calls this has to compare what the model gives.
+    Unknown patterns stay as they are; callers verify the outputs.
 
     Args:
-        model: of onnx2torch, in eval mode; takes one batch of images.
+        model: from onnx2torch, in eval mode; takes one batch of images.
         input_shape: (C, H, W) of an image.
-        batch: the only number of images that the file was written for, unless any is taken.
+        batch: the batch size that the file was written for, or None for any.
     """
     sizes = _BATCHES if batch is None else (batch, batch)
     by_size = {size: _Run(model, torch.zeros(size, *input_shape)) for size in sizes}
@@ -44,12 +44,12 @@ def settle_shapes(model: fx.GraphModule, input_shape: Sequence[int], batch: int 
 
 
 class _Run(fx.Interpreter):
-    """What every node gives for one batch: its shape, and its value where no image is seen.
+    """A run on one batch that records shapes, and the values that do not depend on pixels.
 
     Attributes:
-        of_images: nodes that compute with images, not merely with their shapes.
-        values: of the others.
-        shapes: of all that give a tensor.
+        of_images: nodes whose values depend on pixels.
+        values: of the other nodes.
+        shapes: of all nodes that return a tensor.
     """
 
     def __init__(self, model: fx.GraphModule, images: Tensor) -> None:
@@ -59,7 +59,7 @@ class _Run(fx.Interpreter):
         self.values: dict[fx.Node, Any] = {}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of onnx2torch's own modules, which are replaced
+            warnings.simplefilter("ignore")  # of modules of onnx2torch that are replaced
             self.run(images)
 
     def run_node(self, n: fx.Node) -> Any:
@@ -75,7 +75,7 @@ class _Run(fx.Interpreter):
 
 
 class _Settled:
-    """Rewrites one node after another."""
+    """Rewrites one node at a time."""
 
     def __init__(self, model: fx.GraphModule, runs: Sequence[_Run], sizes: Sequence[int]) -> None:
         self._model, self._graph = model, model.graph
@@ -83,20 +83,21 @@ class _Settled:
         self._sizes = tuple(sizes)
         self._images = next(node for node in model.graph.nodes if node.op == "placeholder")
         self._number: fx.Node | None = None
-        self._plain: dict[str, Callable[[fx.Node], fx.Node | None]] = {
+        self._plain: dict[str, Callable[[fx.Node, Any], fx.Node | None]] = {
             "OnnxReshape": self._reshape,
             "OnnxExpand": self._expand,
             "OnnxSlice": self._slice,
             "OnnxGather": self._gather,
             "OnnxSplit13": self._split,
-            "OnnxSqueezeDynamicAxes": self._squeeze,
-            "OnnxUnsqueezeDynamicAxes": self._unsqueeze,
+            "OnnxSqueezeDynamicAxes": partial(self._axis_by_axis, "squeeze"),
+            "OnnxUnsqueezeDynamicAxes": partial(self._axis_by_axis, "unsqueeze"),
         }
 
     def settle(self, node: fx.Node) -> None:
-        plain = self._plain.get(kind_of(self._model, node))
+        plain, source = self._plain.get(kind_of(self._model, node)), node.args[0]
+        sees_images = isinstance(source, fx.Node) and source in self._first.of_images
         with self._graph.inserting_before(node):
-            new = None if plain is None else plain(node)
+            new = plain(node, source) if plain is not None and sees_images else None
             if new is None:
                 for given in node.all_input_nodes:
                     if given not in self._first.of_images:
@@ -110,7 +111,7 @@ class _Settled:
         self._graph.erase_node(node)
 
     def _fix_input(self, node: fx.Node, given: fx.Node) -> None:
-        """Put a constant, or a row of it for every image, into the place of what is computed."""
+        """Replace an input by a constant, or by a row of it that is expanded to the batch."""
         first, second = (run.values.get(given) for run in self._runs)
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return
@@ -124,7 +125,7 @@ class _Settled:
             node.replace_input_with(given, self._constant(given, first))
 
     def _joins_rows(self, node: fx.Node) -> bool:
-        """Whether it puts tensors beside each other image by image, which has to be as many."""
+        """Whether it joins tensors along another axis than the batch."""
         return kind_of(self._model, node) == "OnnxConcat" and self._axis_of(node, "axis") != 0
 
     def _constant(self, node: fx.Node, value: Tensor) -> fx.Node:
@@ -133,19 +134,19 @@ class _Settled:
         return self._graph.get_attr(name)
 
     def _batch(self) -> fx.Node:
-        """The number of images, read at the beginning."""
+        """A node with the batch size."""
         if self._number is None:
             with self._graph.inserting_after(self._images):
                 self._number = self._graph.call_method("size", (self._images, 0))
         return self._number
 
     def _values(self, node: fx.Node, index: int) -> list[Any]:
-        """What an input of a node is in each run; None where images are seen."""
+        """The value of an input in each run; None if it depends on pixels."""
         given = node.args[index] if index < len(node.args) else None
         return [run.values.get(given) if isinstance(given, fx.Node) else None for run in self._runs]
 
     def _fixed(self, node: fx.Node, index: int) -> Any:
-        """The number or list that an input of a node is whatever the batch, or None."""
+        """The value of an input, as a number or list, if it does not depend on the batch."""
         first, second = self._values(node, index)
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return None
@@ -154,13 +155,8 @@ class _Settled:
     def _axis_of(self, node: fx.Node, name: str) -> int:
         return int(getattr(self._model.get_submodule(str(node.target)), name))
 
-    def _given(self, node: fx.Node) -> fx.Node | None:
-        """What a node computes with, where that is made of images."""
-        given = node.args[0]
-        return given if isinstance(given, fx.Node) and given in self._first.of_images else None
-
     def _to_shape(self, node: fx.Node) -> list[int] | None:
-        """The shape that a node gives, with -1 in the one place where it varies with the batch."""
+        """The shape of a node with -1 for the batch axis; None if several axes vary."""
         first, second = self._first.shapes[node], self._second.shapes[node]
         varying = [axis for axis, size in enumerate(first) if size != second[axis]]
         if self._sizes[0] == self._sizes[1]:
@@ -170,24 +166,22 @@ class _Settled:
             shape[axis] = -1
         return shape if len(varying) <= 1 else None
 
-    def _reshape(self, node: fx.Node) -> fx.Node | None:
-        source, shape = self._given(node), self._to_shape(node)
-        if source is None or shape is None:
+    def _reshape(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        shape = self._to_shape(node)
+        if shape is None:
             return None
         before = [run.shapes[source] for run in self._runs]
         if len(shape) == 2 and shape[0] == -1 and _leads(before[0], before[1], self._sizes):
             return self._graph.call_function(torch.flatten, (source, 1))
         return self._graph.call_method("reshape", (source, *shape))
 
-    def _expand(self, node: fx.Node) -> fx.Node | None:
-        source, shape = self._given(node), self._to_shape(node)
-        if source is None or shape is None:
-            return None
-        return self._graph.call_method("expand", (source, *shape))
+    def _expand(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        shape = self._to_shape(node)
+        return None if shape is None else self._graph.call_method("expand", (source, *shape))
 
-    def _slice(self, node: fx.Node) -> fx.Node | None:
-        source, starts, ends = self._given(node), self._fixed(node, 1), self._fixed(node, 2)
-        if source is None or starts is None or ends is None:
+    def _slice(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        starts, ends = self._fixed(node, 1), self._fixed(node, 2)
+        if starts is None or ends is None:
             return None
         axes = self._fixed(node, 3) or list(range(len(starts)))
         steps = self._fixed(node, 4) or [1] * len(starts)
@@ -198,51 +192,40 @@ class _Settled:
             parts[axis] = slice(*bounds)
         return self._graph.call_function(operator.getitem, (source, tuple(parts)))
 
-    def _gather(self, node: fx.Node) -> fx.Node | None:
-        source, axis, index = self._given(node), self._axis_of(node, "_axis"), self._fixed(node, 1)
-        if source is None:
-            return None
+    def _gather(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        axis, index = self._axis_of(node, "_axis"), self._fixed(node, 1)
         if isinstance(index, int):
             return self._graph.call_method("select", (source, axis, index))
-        places, lengths = self._values(node, 1), [run.shapes[source] for run in self._runs]
-        # Every element of a row once and in order, as exporters write views.
+        indices, shapes = self._values(node, 1), [run.shapes[source] for run in self._runs]
+        # Exporters write a view as a gather of all elements in order.
         in_order = all(
-            isinstance(place, Tensor)
-            and len(length) == 1
-            and torch.equal(place.flatten(), torch.arange(length[0]))
-            for place, length in zip(places, lengths, strict=True)
+            isinstance(own, Tensor)
+            and len(shape) == 1
+            and torch.equal(own.flatten(), torch.arange(shape[0]))
+            for own, shape in zip(indices, shapes, strict=True)
         )
-        return self._reshape(node) if in_order else None
+        return self._reshape(node, source) if in_order else None
 
-    def _split(self, node: fx.Node) -> fx.Node | None:
-        source, parts = self._given(node), self._fixed(node, 1)
-        if source is None or parts is None:
+    def _split(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        parts, axis = self._fixed(node, 1), self._axis_of(node, "axis")
+        return parts and self._graph.call_function(torch.split, (source, parts, axis))
+
+    def _axis_by_axis(self, method: str, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        axes, squeezes = self._fixed(node, 1), method == "squeeze"
+        if not axes:
             return None
-        axis = self._axis_of(node, "axis")
-        return self._graph.call_function(torch.split, (source, parts, axis))
-
-    def _squeeze(self, node: fx.Node) -> fx.Node | None:
-        return self._axis_by_axis(node, "squeeze", last_first=True)
-
-    def _unsqueeze(self, node: fx.Node) -> fx.Node | None:
-        return self._axis_by_axis(node, "unsqueeze", last_first=False)
-
-    def _axis_by_axis(self, node: fx.Node, method: str, *, last_first: bool) -> fx.Node | None:
-        source, axes = self._given(node), self._fixed(node, 1)
-        if source is None or not axes:
-            return None
-        dims = len(self._first.shapes[source if last_first else node])
-        for axis in sorted((each % dims for each in axes), reverse=last_first):
+        dims = len(self._first.shapes[source if squeezes else node])
+        for axis in sorted((each % dims for each in axes), reverse=squeezes):
             source = self._graph.call_method(method, (source, axis))
         return source
 
 
 def kind_of(model: nn.Module, node: fx.Node) -> str:
-    """Name of the class of the module that a node calls."""
+    """The class name of the module that a node calls."""
     called = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     return type(called).__name__
 
 
 def _leads(first: Sequence[int], second: Sequence[int], sizes: Sequence[int]) -> bool:
-    """Whether shapes begin with the number of images."""
+    """Whether shapes begin with the batch sizes."""
     return bool(first) and (first[0], second[0]) == tuple(sizes)

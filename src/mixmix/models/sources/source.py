@@ -1,10 +1,11 @@
-"""What every kind of model reference does, and the checks that they share."""
+"""The interface of a source of models, and the checks that sources share."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,19 +13,19 @@ from torch import nn
 from mixmix.errors import InputError
 from mixmix.models.spec import ModelSpec
 
-__all__ = ["Source", "check_pretrained", "given_number", "given_shape", "require"]
+__all__ = ["Source", "check_pretrained", "require", "unknown_name"]
 
 
 class Source(ABC):
-    """A kind of reference: what its models are known by, and how they are built.
+    """A source of models: describes them, builds them and loads their weights.
 
-    ``name`` is what follows the kind: ``resnet18`` of ``timm:resnet18``.
+    ``name`` is the part of a reference after its kind: ``resnet18`` in ``timm:resnet18``.
 
     Attributes:
-        pattern: what follows the kind, for messages.
-        adapts: whether networks are built for the channels, classes and size of the spec. If not,
-            they are what they are.
-        has_own_weights: whether a model is one file that no other weights belong into.
+        pattern: the form of ``name``, for error messages.
+        adapts: whether networks are built for the channels, classes and size of the spec.
+        has_own_weights: whether a model's file includes its weights, so that no others can be
+            loaded.
     """
 
     pattern = "NAME"
@@ -32,23 +33,19 @@ class Source(ABC):
     has_own_weights = False
 
     @abstractmethod
-    def describe(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of ``ModelSpec`` that can be known without the weights.
-
-        Args:
-            name: of the model.
-            given: what the caller says already; not yet validated.
+    def describe(self, name: str) -> dict[str, Any]:
+        """The fields of ``ModelSpec`` that are known without loading the weights.
 
         Raises:
-            InputError: if there is no such model, or a package is absent.
+            InputError: if there is no such model, or a package is missing.
         """
 
     @abstractmethod
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
-        """The architecture with fresh weights.
+        """The architecture with new weights.
 
         Raises:
-            InputError: if it cannot be built so.
+            InputError: if it cannot be built for this spec.
         """
 
     @abstractmethod
@@ -61,7 +58,7 @@ class Source(ABC):
         """
 
     def core(self, model: nn.Module) -> nn.Module:
-        """The part of a model from ``build`` whose state dict a checkpoint holds."""
+        """The part of a model from ``build`` that the state dict of a checkpoint belongs to."""
         return model
 
 
@@ -69,7 +66,7 @@ def require(module: str, source: str, install: str) -> Any:
     """Import an optional package.
 
     Raises:
-        InputError: if it is absent, saying how to install it.
+        InputError: if it cannot be imported, with the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -80,41 +77,32 @@ def require(module: str, source: str, install: str) -> Any:
         ) from error
 
 
+def unknown_name(problem: str, name: str, known: Sequence[str]) -> InputError:
+    """An error for ``name``, with the most similar of the known names."""
+    near = difflib.get_close_matches(name, known, 4, 0.5)
+    return InputError(f"{problem} {name!r}; similar: {', '.join(near) or 'none'}")
+
+
 def check_pretrained(spec: ModelSpec, known: Mapping[str, Any]) -> None:
-    """Pretrained weights serve the channels and classes that they were trained for.
+    """Check that a spec has the channels and classes of the pretrained weights.
 
     A backbone (``num_classes = 0``) leaves the head out.
 
     Args:
-        spec: what is asked for.
-        known: from ``describe``; what it does not say is not checked.
+        spec: of the requested network.
+        known: from ``describe``; missing fields are not checked.
 
     Raises:
-        InputError: if the spec asks for others.
+        InputError: if they differ.
     """
-    shape = known.get("input_shape") or spec.input_shape
+    classes = known.get("num_classes", spec.num_classes)
+    channels = (known.get("input_shape") or spec.input_shape)[0]
     for what, key, asked, trained in (
-        ("classes", "num_classes", spec.num_classes, known.get("num_classes", spec.num_classes)),
-        ("channels", "input_shape", spec.input_shape[0], shape[0]),
+        ("classes", "num_classes", spec.num_classes or classes, classes),
+        ("channels", "input_shape", spec.input_shape[0], channels),
     ):
-        if asked != trained and not (what == "classes" and asked == 0):
+        if asked != trained:
             raise InputError(
                 f"{spec.name}: the pretrained weights of {spec.source} have {trained} {what}, the "
                 f"spec says {asked}; give your own checkpoint as weights, or leave {key} out"
             )
-
-
-def given_number(given: Mapping[str, Any], key: str) -> int | None:
-    """A whole number of the caller; None where there is none, or something else."""
-    value = given.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def given_shape(given: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """(C, H, W) of the caller; None where there is none, or something else."""
-    value = given.get("input_shape")
-    if isinstance(value, (list, tuple)) and len(value) == 3:
-        channels, height, width = value
-        if all(isinstance(size, int) for size in value):
-            return channels, height, width
-    return None

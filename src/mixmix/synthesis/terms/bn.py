@@ -63,7 +63,7 @@ class BatchNormDistance(MemberTerm):
 
     def applies_to(self, zoo: Zoo) -> bool:
         """Whether a network has BatchNorm."""
-        return any(member.teacher.batch_norms for member in zoo.members)
+        return any(member.model.batch_norms for member in zoo.members)
 
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
         """The distance of one network."""
@@ -78,7 +78,7 @@ class BatchNormDistance(MemberTerm):
     def _distance_for(self, member: Member) -> str:
         if self.distance != "auto":
             return self.distance
-        is_wide = member.teacher.variance_norm > _LARGEST_VARIANCE_NORM
+        is_wide = member.model.variance_norm > _LARGEST_VARIANCE_NORM
         return "relative" if is_wide else "absolute"
 
 
@@ -89,7 +89,7 @@ def _depth_weight(zoo: Zoo, member: Member) -> float:
     seen of late, so that next to a deep network a shallow one would move the images little.
     """
     depths = [len(teacher.batch_norms) for teacher in zoo if teacher.batch_norms]
-    return sum(depths) / len(depths) / len(member.teacher.batch_norms)
+    return sum(depths) / len(depths) / len(member.model.batch_norms)
 
 
 def bn_statistics_loss(

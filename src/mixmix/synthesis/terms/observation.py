@@ -23,7 +23,7 @@ class MemberObservation:
     """What one network of the zoo saw, all differentiable by the images.
 
     Attributes:
-        member: the network (``member.teacher``) and what it takes part with.
+        member: the network (``member.model``) and what it takes part with.
         weight: what its losses count in this step.
         logits: (N, K) in the classes of the zoo; None if it knows nothing of these.
         statistics: of every BatchNorm layer, in order of execution; empty without BatchNorm.

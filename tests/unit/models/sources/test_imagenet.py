@@ -74,5 +74,5 @@ def test_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(InputError, match="no ImageNet network named 'resnet50'; there are effic"):
+    with pytest.raises(InputError, match="no ImageNet network named 'resnet50'; known: effic"):
         load_spec("imagenet:resnet50")

@@ -155,9 +155,9 @@ def test_vision_transformer_of_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnte18", "no model 'resnte18'; near: resnet18"),
+        ("resnte18", "no model 'resnte18'; similar: resnet18"),
         ("resnet18.nonesuch", "resnet18.nonesuch is not known to timm"),
-        ("resnet18@w.onnx", "no model 'resnet18@w.onnx'; near: resnet18"),
+        ("resnet18@w.onnx", "no model 'resnet18@w.onnx'; similar: resnet18"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:

@@ -68,7 +68,7 @@ def test_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         raise URLError("no connection")
 
     monkeypatch.setattr(models.WeightsEnum, "get_state_dict", fail)
-    with pytest.raises(InputError, match="cannot be downloaded .*torchvision:resnet18@FILE"):
+    with pytest.raises(InputError, match="cannot be downloaded: .*torchvision:resnet18@FILE"):
         load_model(load_spec("torchvision:resnet18"))
 
 

@@ -140,18 +140,18 @@ class TestSettings:
             yield from [Point] if group == "mixmix.term" else []
 
         monkeypatch.setattr(settings_module, "entry_points", points)
-        settings_module._entries.cache_clear()
+        settings_module.load_entry_points.cache_clear()
         try:
             term = Term.from_dict({"term": "test-elsewhere", "target": 0.5})
         finally:
-            settings_module._entries.cache_clear()
+            settings_module.load_entry_points.cache_clear()
         assert type(term).__name__ == "Elsewhere" and term.weight == 1.0
 
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ({"terms": [{"term": "unheard-of"}]}, "'unheard-of' is no term that mixmix knows"),
-            ({"terms": [{"weight": 1.0}]}, "None is no term that mixmix knows"),
+            ({"terms": [{"term": "unheard-of"}]}, "unknown term 'unheard-of'; known"),
+            ({"terms": [{"weight": 1.0}]}, "unknown term None; known"),
             ({"terms": [{"term": "ce", "sharpness": 1}]}, "CrossEntropy has no 'sharpness'"),
             ({"terms": [{"term": "ce", "weight": "1"}]}, "CrossEntropy.weight must be a number"),
             ({"bn_weight": 2.0}, "SynthesisSettings has no 'bn_weight'"),

@@ -1,0 +1,39 @@
+"""Errors of other libraries become short ones of mixmix."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixmix.errors import CaptureError, DataError, InputError, first_line, translate_errors
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one\ntwo", "one"),
+        (
+            "Error(s) in loading state_dict:\n\tmissing a\nb",
+            "Error(s) in loading state_dict: missing a",
+        ),
+        ("", "RuntimeError"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_first_line(text: str, expected: str) -> None:
+    assert first_line(RuntimeError(text)) == expected
+
+
+def test_errors_of_other_libraries_are_translated() -> None:
+    with (
+        pytest.raises(DataError, match="^cannot read x: broken; download it again$") as caught,
+        translate_errors("cannot read x", "download it again", into=DataError),
+    ):
+        raise RuntimeError("broken\nat line 3")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_errors_of_mixmix_pass() -> None:
+    error = CaptureError("cannot capture")
+    with pytest.raises(InputError) as caught, translate_errors("cannot load"):
+        raise error
+    assert caught.value is error
