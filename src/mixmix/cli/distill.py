@@ -35,7 +35,7 @@ def _distill(given: Given) -> None:
     method: dict[str, Any] = {"method": "distill", "student": given["student"]}
     method |= given.fields("distill")
     if given["adversarial_weight"] is not None:
-        fresh["synthesis"] = {"objective": {"terms": _terms(given["adversarial_weight"])}}
+        fresh["synthesis"] = {"terms": _terms(given["adversarial_weight"])}
     if zoo:
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
     if given["ensemble"]:
@@ -63,8 +63,8 @@ def _terms(adversarial_weight: float) -> list[dict[str, Any]]:
     from mixmix import AmortizedSettings
     from mixmix.synthesis.terms import Adversarial
 
-    objective = AmortizedSettings().objective.with_term(Adversarial(weight=adversarial_weight))
-    terms: list[dict[str, Any]] = objective.to_dict()["terms"]
+    settings = AmortizedSettings().with_term(Adversarial(weight=adversarial_weight))
+    terms: list[dict[str, Any]] = settings.to_dict()["terms"]
     return terms
 
 

@@ -75,8 +75,8 @@ GENERATE = Command(
         ),
         Fields(
             "settings",
-            "mixmix.synthesis.amortized:AmortizedSettings",
-            "objective.iterations --steps, objective.batch_size",
+            "mixmix.synthesis.amortized_settings:AmortizedSettings",
+            "steps, batch_size",
         ),
         PROCESS,
         JSON,

@@ -1,4 +1,4 @@
-"""A small network that draws images: what amortized synthesis optimizes in place of pixels."""
+"""The generator of amortized synthesis."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch.nn import functional as F
 
 __all__ = ["ImageGenerator"]
 
-# Height and width that drawing starts from, about; every stage doubles them.
+# Approximate height and width of the first feature map; every stage doubles them.
 _START = 8
 _SLOPE = 0.2
 
 
 class ImageGenerator(nn.Module):
-    """From latents to images, by upsampling and convolutions (after DCGAN, Radford et al. 2016).
+    """Maps latents to images by upsampling and convolution (after DCGAN, Radford et al. 2016).
 
     Args:
-        image_shape: (C, H, W) of an image.
-        latent_size: numbers that an image is drawn from.
-        width: channels of the last stage; those of the others are up to four times as many.
+        image_shape: (C, H, W).
+        latent_size: size of a latent.
+        width: channels of the last stage; earlier ones have up to four times as many.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class ImageGenerator(nn.Module):
             )
             for before, after in zip(widths, widths[1:], strict=False)
         )
-        # Normalized, so that pixels are neither all gray nor all black and white at first.
+        # Normalized, so that the sigmoid neither stays at 1/2 nor saturates at first.
         self.head = nn.Sequential(
             nn.Conv2d(widths[-1], channels, 3, padding=1), nn.BatchNorm2d(channels)
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images (N, C, H, W) in (0, 1) of latents (N, D), which are about normal."""
+        """Images (N, C, H, W) in (0, 1) of latents (N, D), roughly standard normal."""
         x = self.norm(self.stem(latents).view(-1, *self._start))
         x = x.contiguous(memory_format=torch.channels_last)
         for stage in self.stages:

@@ -1,4 +1,4 @@
-"""The latents that images of a generator begin at: one of many for each, and they learn."""
+"""The stored latents of amortized synthesis, which are optimized along with the generator."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from mixmix.synthesis.initial import balanced_labels
 
 __all__ = ["LatentBank"]
 
-# Of the variance of a latent, what is common to its class at first; and the noise around it.
-_CLASS_SHARE = 0.5
+# Fraction of the initial variance that is common to a class.
+_CLASS_FRACTION = 0.5
+# Standard deviation of the noise added in each round.
 _NOISE = 0.3
 
 
 class LatentBank:
-    """Latents (count, size), each of a class.
+    """Latents (count, size), balanced over classes.
 
     Args:
-        zoo: gives the classes, over which latents are balanced, and the device.
-        count: of latents.
-        size: numbers in each.
-        seed: of their first values.
+        zoo: defines the classes and the device.
+        count: number of latents.
+        size: size of a latent.
+        seed: seed of the initial values.
 
     Attributes:
         values: (count, size) on the device of the zoo.
@@ -35,21 +36,21 @@ class LatentBank:
         draws = seeding.generator(seed, "latents")
         of_class = torch.randn(max(1, zoo.num_classes), size, generator=draws)[self.labels]
         own = torch.randn(count, size, generator=draws)
-        values = _CLASS_SHARE**0.5 * of_class + (1 - _CLASS_SHARE) ** 0.5 * own
+        values = _CLASS_FRACTION**0.5 * of_class + (1 - _CLASS_FRACTION) ** 0.5 * own
         self.values = values.to(zoo.device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def near(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """Latents (N, size) around those of the indices ``chosen`` (N,), to be optimized."""
+        """Noisy copies (N, size) of the latents ``chosen`` (N,), with ``requires_grad``."""
         noise = torch.randn(len(chosen), self.values.shape[1], generator=generator)
         device = self.values.device
         latents: Tensor = self.values[chosen.to(device)] + _NOISE * noise.to(device)
         return latents.requires_grad_(True)
 
     @torch.no_grad()
-    def move(self, chosen: Tensor, goals: Tensor, rate: float) -> None:
-        """Move those of the indices ``chosen`` (N,) by ``rate`` of the way to goals (N, size)."""
+    def move(self, chosen: Tensor, targets: Tensor, rate: float) -> None:
+        """Interpolate the latents ``chosen`` (N,) towards targets (N, size) by ``rate``."""
         index = chosen.to(self.values.device)
-        self.values[index] = self.values[index].lerp(goals, rate)
+        self.values[index] = self.values[index].lerp(targets, rate)

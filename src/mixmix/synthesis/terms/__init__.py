@@ -1,4 +1,4 @@
-"""The terms of the synthesis loss, one file for each; ``Term`` is the way to add your own."""
+"""The terms of the synthesis loss; subclass ``Term`` to add your own."""
 
 from mixmix.synthesis.terms.adversarial import Adversarial
 from mixmix.synthesis.terms.bn import BatchNormDistance
