@@ -141,11 +141,8 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
                 "networks of one input shape and label set"
             )
         manifests = [part.manifest for part in parts]
-        models = {
-            model.get("sha256") or model.get("name"): model
-            for manifest in manifests
-            for model in manifest.get("models", ())
-        }
+        models = [model for manifest in manifests for model in manifest.get("models", ())]
+        unique = {model.get("sha256") or model.get("name"): model for model in models}
         positions = torch.cat([(torch.arange(len(part)) + 0.5) / len(part) for part in parts])
         order = positions.argsort(stable=True)
         return cls(
@@ -153,7 +150,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             torch.cat([part.labels for part in parts])[order],
             torch.cat([part.soft_labels for part in parts])[order],
             {
-                "models": list(models.values()),
+                "models": list(unique.values()),
                 "classes": next((m["classes"] for m in manifests if m.get("classes")), []),
                 "parts": manifests,
             },
@@ -166,22 +163,17 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __repr__(self) -> str:
         agreement = label_agreement(self.soft_labels, self.labels)
+        names = tuple(model.get("name", "?") for model in self.manifest.get("models", ()))
         facts = {
             "images": len(self),
             "shape": tuple(self.images.shape[1:]),
             "classes": self.soft_labels.shape[1],
-            "from": self._origin,
+            "from": format_value(names) if names else self.manifest.get("origin"),
             "label_agreement": None if agreement is None else percent(100 * agreement),
             "refused_shards": len(self.refused) or None,
             "path": self.path,
         }
         return summary("ImageSet", facts)
-
-    @property
-    def _origin(self) -> str | None:
-        """The networks of the zoo, or the origin of other images."""
-        names = tuple(model.get("name", "?") for model in self.manifest.get("models", ()))
-        return format_value(names) if names else self.manifest.get("origin")
 
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(repr(self))}</pre>"
@@ -236,12 +228,9 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; their indices (at least one) if names are unknown."""
-        for model in self.manifest.get("models", []):
-            if model.get("classes"):
-                return tuple(model["classes"])
-        if self.manifest.get("classes"):
-            return tuple(self.manifest["classes"])
-        return tuple(str(index) for index in range(max(1, self.soft_labels.shape[1])))
+        sources = (*self.manifest.get("models", ()), self.manifest)
+        indices = (str(index) for index in range(max(1, self.soft_labels.shape[1])))
+        return tuple(next((m["classes"] for m in sources if m.get("classes")), indices))
 
     def save(self, path: str | Path) -> Path:
         """Save as one shard and a manifest, in a folder without a data set."""

@@ -34,7 +34,6 @@ def draw_boxes(
     """Draw ``count`` boxes with the aspect ratio of the image, uniform in area and position.
 
     Args:
-        count: number of boxes.
         size: (H, W) of the images.
         area: smallest and largest fraction of the image to cover.
         generator: CPU generator.

@@ -55,13 +55,12 @@ class Shard:
                 f"{sha256[:12]}..."
             )
         tensors, _ = read_tensors(path)
-        try:
-            return cls(**tensors)
-        except TypeError as error:
+        if set(tensors) != {"images", "labels", "soft_labels"}:
             raise DataError(
                 f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
                 "and soft_labels"
-            ) from error
+            )
+        return cls(**tensors)
 
 
 def shard_name(index: int) -> str:

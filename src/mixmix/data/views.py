@@ -44,10 +44,6 @@ def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
     Args:
         images: (N, C, H, W) in [0, 1].
         count: number of images; up to N, the images are returned unchanged.
-        seed: of the random views.
-
-    Returns:
-        (max(N, count), C, H, W).
     """
     draws = seeding.generator(seed, "views")
     size = (images.shape[2], images.shape[3])

@@ -50,9 +50,7 @@ def draw_warps(
     """Draw ``count`` warps, uniform in the angle and the logarithms of zoom and stretch.
 
     Args:
-        count: number of warps.
         size: (H, W) of the images.
-        within: range of the warps.
         generator: CPU generator.
     """
     height, width = size

@@ -16,6 +16,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,7 @@ from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
 from mixmix.runtime.storage import tensors_below
 from mixmix.synthesis.amortized_settings import AmortizedSettings
-from mixmix.synthesis.generator import ImageGenerator
-from mixmix.synthesis.latents import LatentBank
+from mixmix.synthesis.generator import ImageGenerator, LatentBank
 from mixmix.synthesis.objective import (
     check_terms,
     finite_values,
@@ -50,8 +50,7 @@ class ImageBatch:
     losses: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class _Result:
+class _Result(NamedTuple):
     """A batch, its optimized copy of the generator, and its optimized latents (N, D)."""
 
     batch: ImageBatch

@@ -25,13 +25,7 @@ def balanced_labels(num_images: int, num_classes: int) -> Tensor:
 def initial_images(
     kind: str, shape: tuple[int, int, int, int], *, generator: torch.Generator
 ) -> Tensor:
-    """Noise (N, C, H, W) with mean 1/2 and standard deviation 1/4, clamped to [0, 1].
-
-    Args:
-        kind: ``pink`` or ``white``, see ``SynthesisSettings.initial``.
-        shape: (N, C, H, W).
-        generator: CPU generator.
-    """
+    """Pink or white noise (N, C, H, W), mean 1/2, standard deviation 1/4, clamped to [0, 1]."""
     is_pink = kind == "pink"
     noise = _pink_noise(shape, generator) if is_pink else torch.randn(shape, generator=generator)
     return (noise * 0.25 + 0.5).clamp_(0, 1)

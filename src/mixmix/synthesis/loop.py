@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from mixmix.models.model import resize
 from mixmix.models.zoo import Zoo
 from mixmix.runtime.memory_layout import in_faster_layout
 from mixmix.runtime.rates import cosine_decay
@@ -23,18 +22,10 @@ from mixmix.synthesis.objective import (
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms.observation import Student
 
-__all__ = ["OptimizedBatch", "optimize_batch", "stage_at"]
+__all__ = ["optimize_batch", "stage_at"]
 
 # Approximate number of recorded iterations.
 _TRACE_POINTS = 50
-
-
-@dataclass(frozen=True)
-class OptimizedBatch:
-    """Images (N, C, H, W) in [0, 1], and the losses of some iterations by name."""
-
-    images: Tensor
-    trace: list[dict[str, float]]
 
 
 def optimize_batch(
@@ -47,7 +38,7 @@ def optimize_batch(
     student: Student | None = None,
     chunk_size: int | None = None,
     on_step: Callable[[], None] = lambda: None,
-) -> OptimizedBatch:
+) -> tuple[Tensor, list[dict[str, float]]]:
     """Invert the zoo: optimize images to match its BatchNorm statistics and the labels.
 
     Args:
@@ -59,6 +50,9 @@ def optimize_batch(
         student: a network under training, for terms that need one.
         chunk_size: images per forward pass; None: all.
         on_step: called after every iteration.
+
+    Returns:
+        Images (N, C, H, W) in [0, 1], and the losses of some iterations by name.
 
     Raises:
         InputError: if no term of the loss applies to the zoo, or the loss becomes infinite or NaN.
@@ -91,7 +85,7 @@ def optimize_batch(
             trace.append({"iteration": iteration} | values)
         pixels.step(total)
         on_step()
-    return OptimizedBatch(_resized(pixels.images.detach(), _size(zoo, 1.0)).contiguous(), trace)
+    return resize(pixels.images.detach(), _size(zoo, 1.0)).contiguous(), trace
 
 
 def stage_at(iteration: int, iterations: int, num_stages: int) -> int:
@@ -129,7 +123,7 @@ class _Pixels:
 
     def _begin(self, start: Tensor) -> None:
         size, device = _size(self._zoo, self.scale), self._zoo.device
-        images = _resized(start.detach(), size).to(device, copy=True)
+        images = resize(start.detach(), size).to(device, copy=True)
         self.images = in_faster_layout(images).requires_grad_(True)
         rate = self._settings.learning_rate
         self._optimizer = torch.optim.Adam([self.images], lr=rate, betas=(0.5, 0.9))
@@ -138,11 +132,3 @@ class _Pixels:
 def _size(zoo: Zoo, scale: float) -> tuple[int, int]:
     height, width = zoo.input_shape[1:]
     return max(1, round(scale * height)), max(1, round(scale * width))
-
-
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(images.shape[2:]) == size:
-        return images
-    return F.interpolate(
-        images, size=list(size), mode="bilinear", align_corners=False, antialias=True
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,9 +74,7 @@ def losses_of(
         zoo: the networks, of which ``settings.members_per_step`` are drawn.
         images: (N, C, H, W) in [0, 1].
         labels: (N,) classes, on the device of the images.
-        settings: of the loss.
         generator: CPU generator, the only source of randomness.
-        mixing: whether to mix images.
         student: a network under training, for terms that need one.
         scale: fraction of their own resolution at which the networks run.
         chunk_size: images per forward pass; None: all.
@@ -85,12 +82,14 @@ def losses_of(
     Raises:
         InputError: if a term returns anything but a scalar or None.
     """
-    views = _draw_views(images, labels, settings, generator=generator, mixing=mixing)
+    views, partner_labels, box_fraction = _draw_views(
+        images, labels, settings, generator=generator, mixing=mixing
+    )
     members, weights = _draw_members(zoo, settings.members_per_step, generator)
     observations = tuple(
         observe_member(
             member,
-            views.images,
+            views,
             settings.active_terms,
             weight=weight,
             chunk_size=chunk_size,
@@ -100,14 +99,7 @@ def losses_of(
         for member, weight in zip(members, weights, strict=True)
     )
     batch = BatchObservation(
-        zoo,
-        images,
-        views.images,
-        labels,
-        views.partner_labels,
-        views.box_fraction,
-        observations,
-        student,
+        zoo, images, views, labels, partner_labels, box_fraction, observations, student
     )
     losses = {term.kind: _checked(term, term.weighted(batch)) for term in settings.active_terms}
     return {kind: loss for kind, loss in losses.items() if loss is not None}
@@ -133,14 +125,6 @@ def finite_values(losses: Mapping[str, Tensor], *, at: str, lower: str) -> dict[
     return values
 
 
-class _Views(NamedTuple):
-    """Views (N, C, H, W), classes in their boxes (N,), and the fraction that these cover (N,)."""
-
-    images: Tensor
-    partner_labels: Tensor
-    box_fraction: Tensor
-
-
 def _draw_views(
     images: Tensor,
     labels: Tensor,
@@ -148,15 +132,16 @@ def _draw_views(
     *,
     generator: torch.Generator,
     mixing: bool,
-) -> _Views:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views (N, C, H, W), classes in their boxes (N,), and the fraction that these cover (N,)."""
     views = jitter_and_flip(images, jitter=settings.jitter, flip=settings.flip, generator=generator)
     if not mixing:
-        return _Views(views, labels, torch.zeros(len(labels), device=images.device))
+        return views, labels, torch.zeros(len(labels), device=images.device)
     size = (images.shape[2], images.shape[3])
     partner = torch.randperm(len(labels), generator=generator).to(images.device)
     boxes = draw_boxes(len(labels), size, settings.box_area, generator=generator)
     views = mix_images(views, views[partner], boxes)
-    return _Views(views, labels[partner], boxes.fraction(size).to(images.device))
+    return views, labels[partner], boxes.fraction(size).to(images.device)
 
 
 def _draw_members(

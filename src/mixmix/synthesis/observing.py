@@ -76,15 +76,11 @@ def observe(
     precision: str = "float32",
     scale: float = 1.0,
 ) -> _Observation:
-    """Observe a batch, differentiably with respect to the images.
+    """Observe a batch, differentiably with respect to the images; see ``Model.observe``.
 
     Args:
-        model: the network.
-        images: (N, C, H, W) in [0, 1].
         terms: ``of_tokens`` of those with ``needs_tokens`` is evaluated.
         chunk_size: images per forward pass; None: all, without checkpointing.
-        precision: see ``Model.observe``.
-        scale: see ``Model.observe``.
     """
     token_terms = [term for term in terms if term.needs_tokens]
 
@@ -119,12 +115,7 @@ def observe(
 def combine_statistics(
     chunks: Sequence[Sequence[BatchNormStatistics]], sizes: Sequence[int]
 ) -> tuple[BatchNormStatistics, ...]:
-    """Statistics of a batch from those of its chunks (Chan et al. 1979).
-
-    Args:
-        chunks: for each chunk, the statistics of every layer.
-        sizes: images in each chunk.
-    """
+    """Combine the statistics of chunks of these sizes, per layer (Chan et al. 1979)."""
     fractions = torch.tensor(sizes, dtype=torch.float32) / sum(sizes)
     combined = []
     for layer in zip(*chunks, strict=True):

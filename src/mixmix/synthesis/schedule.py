@@ -69,7 +69,6 @@ def plan(
 
     Args:
         zoo: the networks. Shards are made in parallel on a CPU only.
-        settings: of the run.
         threads: number of threads on this machine, for all shards and processes. By default
             ``torch.get_num_threads()``, or the number of usable processors under ``torchrun``,
             which sets one thread per process.
@@ -122,14 +121,10 @@ def _device_bytes(device: torch.device) -> int:
 def schedule(
     num_shards: int, threads: int, *, shard_bytes: int, budget: int, num_processes: int = 1
 ) -> Schedule:
-    """Divide threads and memory among shards.
+    """Divide the threads of a machine and a budget of bytes among shards.
 
-    Args:
-        num_shards: of the whole run.
-        threads: of the machine.
-        shard_bytes: memory of a shard.
-        budget: memory of all shards made in parallel, in bytes.
-        num_processes: processes of this run on the machine, which divide the parallel shards.
+    ``num_processes`` of the run on this machine divide the parallel shards among them; it does not
+    affect the threads of a shard.
     """
     at_once = max(1, min(num_shards, threads, budget // max(1, shard_bytes)))
     return Schedule(

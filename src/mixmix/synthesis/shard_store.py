@@ -62,11 +62,7 @@ class ShardStore:
     def add(
         self, index: int, images: Tensor, labels: Tensor, losses: Sequence[Mapping[str, float]]
     ) -> None:
-        """Store a shard: images (N, C, H, W) in [0, 1], labels (N,), losses by name.
-
-        Raises:
-            InputError: if the folder cannot be written.
-        """
+        """Store a shard: images (N, C, H, W) in [0, 1], labels (N,), losses by name."""
         pixels = (images * 255).round().to(torch.uint8).cpu()
         soft_labels = self._zoo.soft_labels(pixels.float() / 255)
         shard, name = Shard(pixels, labels, soft_labels), shard_name(index)
@@ -87,11 +83,7 @@ class ShardStore:
         self._entries[index] = entry
 
     def finish(self) -> ImageSet:
-        """Collect the shards of all processes in one data set.
-
-        Raises:
-            DataError: if a shard is not in the folder.
-        """
+        """Collect the shards of all processes in one data set."""
         if self.path is None:
             order = sorted(self._shards)
             shards = [self._shards[index] for index in order]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mixmix.data.image_set import ImageSet
 from mixmix.data.shards import FORMAT
@@ -114,12 +113,28 @@ def synthesize(
     progress = _Progress(on_progress, (num_finished + len(mine)) * settings.iterations)
     for _ in range(num_finished):
         progress.advance(settings.iterations)
-    images = None if start is None else start.images.split(settings.batch_size)
-    maker = _ShardMaker(
-        zoo, settings, seed, labels, images, student, schedule.chunk_size, store, progress
-    )
+    initial = None if start is None else start.images.split(settings.batch_size)
+
+    def make_shard(index: int, check: Callable[[], None]) -> None:
+        def on_step() -> None:
+            check()
+            progress.advance(1)
+
+        images, trace = optimize_batch(
+            zoo,
+            labels[index],
+            settings,
+            generator=seeding.generator(seed, "shard", index),
+            start=None if initial is None else initial[index],
+            student=student,
+            chunk_size=schedule.chunk_size,
+            on_step=on_step,
+        )
+        store.add(index, images, labels[index], trace)
+        progress.advance(0)
+
     run_side_by_side(
-        [partial(maker.make, index) for index in mine],
+        [partial(make_shard, index) for index in mine],
         at_once=schedule.shards_at_once,
         threads_per_job=schedule.threads_per_shard,
     )
@@ -187,36 +202,3 @@ class _Progress:
         with self._lock:
             self._done += iterations
             self._on_progress(self._done, self._total)
-
-
-@dataclass(frozen=True)
-class _ShardMaker:
-    """Optimizes and stores shards; labels and initial images are split into shards."""
-
-    zoo: Zoo
-    settings: SynthesisSettings
-    seed: int
-    labels: Sequence[Tensor]
-    start: Sequence[Tensor] | None
-    student: Model | None
-    chunk_size: int | None
-    store: ShardStore
-    progress: _Progress
-
-    def make(self, index: int, check: Callable[[], None]) -> None:
-        def on_step() -> None:
-            check()
-            self.progress.advance(1)
-
-        batch = optimize_batch(
-            self.zoo,
-            self.labels[index],
-            self.settings,
-            generator=seeding.generator(self.seed, "shard", index),
-            start=None if self.start is None else self.start[index],
-            student=self.student,
-            chunk_size=self.chunk_size,
-            on_step=on_step,
-        )
-        self.store.add(index, batch.images, self.labels[index], batch.trace)
-        self.progress.advance(0)

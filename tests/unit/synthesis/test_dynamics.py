@@ -15,7 +15,7 @@ from torch import Tensor
 from mixmix import AmortizedSettings, SynthesisSettings, Zoo, recipe, synthesize
 from mixmix.data.mixing import mix_images
 from mixmix.synthesis.amortized import AmortizedSynthesizer
-from mixmix.synthesis.latents import LatentBank
+from mixmix.synthesis.generator import LatentBank
 from mixmix.synthesis.loop import stage_at
 from mixmix.synthesis.terms import (
     L2,

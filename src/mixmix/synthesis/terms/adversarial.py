@@ -24,9 +24,6 @@ class Adversarial(Term):
     """Agreement of a student with the mean prediction of the networks; see ``agreement_loss``.
 
     Ignored while there is no student.
-
-    Attributes:
-        weight: factor of the term, >= 0.
     """
 
     kind: ClassVar[str] = "adversarial"
@@ -38,7 +35,6 @@ class Adversarial(Term):
         return False
 
     def __call__(self, batch: BatchObservation) -> Tensor | None:
-        """The agreement, in [0, 1]."""
         logits = [seen.logits for seen in batch.members if seen.logits is not None]
         if batch.student is None or not logits:
             return None

@@ -32,7 +32,6 @@ class BatchNormDistance(MemberTerm):
     """Distance between the BatchNorm statistics of a batch and those stored in the networks.
 
     Attributes:
-        weight: factor of the term, >= 0.
         distance: ``absolute``: Euclidean, summed over layers, as in ZeroQ, DeepInversion and
             MixMix, eq. 2; ``relative``: in units of each channel's standard deviation, averaged
             over layers, so that one weight suits all networks; ``auto``: relative for networks with
@@ -56,11 +55,9 @@ class BatchNormDistance(MemberTerm):
         self._require_one_of("distance", ("auto", "absolute", "relative"))
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Whether a network has BatchNorm."""
         return any(member.teacher.batch_norms for member in zoo.members)
 
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
-        """The distance of one network."""
         if not seen.statistics:
             return None
         first = self.first_multiplier

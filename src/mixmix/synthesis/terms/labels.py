@@ -17,21 +17,15 @@ __all__ = ["CrossEntropy", "mixed_cross_entropy_loss"]
 
 @dataclass(frozen=True)
 class CrossEntropy(MemberTerm):
-    """Cross-entropy with the labels, weighted by area in mixed images.
-
-    Attributes:
-        weight: factor of the term, >= 0.
-    """
+    """Cross-entropy with the labels, weighted by area in mixed images."""
 
     kind: ClassVar[str] = "ce"
     order: ClassVar[int] = 10
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Whether a network has a label head."""
         return bool(zoo.headed)
 
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
-        """The cross-entropy of one network."""
         if seen.logits is None:
             return None
         return mixed_cross_entropy_loss(

@@ -24,26 +24,19 @@ _COSINES, _BANDWIDTH, _TOKENS = 64, 0.05, 32
 
 @dataclass(frozen=True)
 class PatchEntropy(MemberTerm):
-    """Negative entropy of patch similarities in networks with LayerNorm; see ``patch_entropy``.
-
-    Attributes:
-        weight: factor of the term, >= 0.
-    """
+    """Negative entropy of patch similarities in networks with LayerNorm; see ``patch_entropy``."""
 
     kind: ClassVar[str] = "patch"
     order: ClassVar[int] = 20
     needs_tokens: ClassVar[bool] = True
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Whether a network has LayerNorm."""
         return any(isinstance(m, nn.LayerNorm) for model in zoo for m in model.module.modules())
 
     def of_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
-        """The entropy of each image (N,)."""
         return patch_entropy(tokens)
 
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
-        """The negative mean entropy of one network."""
         entropy = seen.of_tokens.get(self.kind)
         return None if entropy is None else -entropy.mean()
 

@@ -8,9 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix.models.zoo import Zoo
 from mixmix.synthesis.terms.observation import BatchObservation
-from mixmix.synthesis.terms.term import Term
+from mixmix.synthesis.terms.term import PriorTerm
 
 __all__ = ["Similarity", "similarity_loss"]
 
@@ -18,24 +17,16 @@ _SIDE = 16
 
 
 @dataclass(frozen=True)
-class Similarity(Term):
+class Similarity(PriorTerm):
     """Similarity of the images of one class in a batch, before mixing; see ``similarity_loss``.
 
     Without it, a generator collapses to one image per class.
-
-    Attributes:
-        weight: factor of the term, >= 0.
     """
 
     kind: ClassVar[str] = "similarity"
     order: ClassVar[int] = 60
 
-    def applies_to(self, zoo: Zoo) -> bool:
-        """False: it uses no network."""
-        return False
-
     def __call__(self, batch: BatchObservation) -> Tensor:
-        """The mean squared cosine, in [0, 1]."""
         return similarity_loss(batch.images, batch.labels)
 
 

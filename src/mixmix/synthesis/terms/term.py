@@ -15,7 +15,7 @@ from mixmix.errors import InputError
 from mixmix.models.zoo import Zoo
 from mixmix.synthesis.terms.observation import BatchObservation, MemberObservation
 
-__all__ = ["MemberTerm", "Term"]
+__all__ = ["MemberTerm", "PriorTerm", "Term"]
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,15 @@ class Term(Settings, ABC):
         """
 
     def weighted(self, batch: BatchObservation) -> Tensor | None:
-        """``weight`` times the loss."""
         loss = self(batch)
         return None if loss is None else self.weight * loss
+
+
+class PriorTerm(Term):
+    """A term that uses no network."""
+
+    def applies_to(self, zoo: Zoo) -> bool:
+        return False
 
 
 class MemberTerm(Term):
@@ -121,12 +127,11 @@ class MemberTerm(Term):
         return torch.stack(losses).sum() if losses else None
 
     def __call__(self, batch: BatchObservation) -> Tensor | None:
-        """The mean; networks without the term count as 0."""
+        """Networks without the term count as 0."""
         total = self._total(batch)
         return None if total is None else total / len(batch.members)
 
     def weighted(self, batch: BatchObservation) -> Tensor | None:
-        """``weight`` times the mean."""
         total = self._total(batch)
         # Weighting the mean instead would change the last bits.
         return None if total is None else self.weight * total / len(batch.members)
