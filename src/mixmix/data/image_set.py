@@ -46,8 +46,9 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
     Raises:
         InputError: if shapes or types are wrong.
 
-    >>> labels = torch.tensor([0, 1])
-    >>> images = mixmix.ImageSet(torch.zeros(2, 3, 8, 8), labels, torch.eye(2), {})
+    >>> import torch
+    >>> pixels, labels = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
+    >>> images = mixmix.ImageSet(pixels, labels, torch.eye(2), {})
     >>> first, second = images.split(1)
     >>> mixmix.ImageSet.join([first, second])
     ImageSet(images=2, shape=(3, 8, 8), classes=2, label_agreement=100.0%)
@@ -122,7 +123,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         return cls.from_shards(shards, manifest, refused=refused, path=folder)
 
     @classmethod
-    def join(cls, parts: Sequence[ImageSet]) -> ImageSet:
+    def join(cls, sets: Sequence[ImageSet]) -> ImageSet:
         """Join image sets, such as those of ``synthesize`` and ``generate``.
 
         Images are interleaved in proportion, so that ``split`` takes an equal fraction of each set.
@@ -131,33 +132,33 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             InputError: if there is no set, or shapes of images or numbers of classes differ.
         """
-        if not parts:
+        if not sets:
             raise InputError("join needs at least one data set")
-        shapes = {(tuple(p.images.shape[1:]), p.soft_labels.shape[1]) for p in parts}
+        shapes = {(tuple(each.images.shape[1:]), each.soft_labels.shape[1]) for each in sets}
         if len(shapes) > 1:
             found = "; ".join(f"images {size}, {count} classes" for size, count in sorted(shapes))
             raise InputError(
                 f"data sets of different images or classes cannot be joined ({found}); use "
                 "networks of one input shape and label set"
             )
-        manifests = [part.manifest for part in parts]
+        manifests = [each.manifest for each in sets]
         models = [model for manifest in manifests for model in manifest.get("models", ())]
         unique = {model.get("sha256") or model.get("name"): model for model in models}
-        positions = torch.cat([(torch.arange(len(part)) + 0.5) / len(part) for part in parts])
+        positions = torch.cat([(torch.arange(len(each)) + 0.5) / len(each) for each in sets])
         order = positions.argsort(stable=True)
         return cls(
-            torch.cat([part.images for part in parts])[order],
-            torch.cat([part.labels for part in parts])[order],
-            torch.cat([part.soft_labels for part in parts])[order],
+            torch.cat([each.images for each in sets])[order],
+            torch.cat([each.labels for each in sets])[order],
+            torch.cat([each.soft_labels for each in sets])[order],
             {
                 "models": list(unique.values()),
                 "classes": next((m["classes"] for m in manifests if m.get("classes")), []),
                 "parts": manifests,
             },
             refused={
-                str(Path(part.path or "") / name): reason
-                for part in parts
-                for name, reason in part.refused.items()
+                str(Path(each.path or "") / name): reason
+                for each in sets
+                for name, reason in each.refused.items()
             },
         )
 

@@ -74,6 +74,7 @@ def as_image_set(images: Images, model: Predicts) -> ImageSet:
         DataError: if there are none, they cannot be read or are not in [0, 1], or a label is out of
             range.
 
+    >>> import torch
     >>> images = mixmix.as_image_set(torch.zeros(2, 3, 32, 32), mixmix.load("bundled:resnet"))
     >>> images.soft_labels.shape
     torch.Size([2, 10])

@@ -98,22 +98,16 @@ class AmortizedSynthesizer:
             len(self._latents), generator=seeding.generator(self._seed, "round", self.rounds_done)
         )
         batches = order[: settings.images_per_round].split(settings.batch_size)
-        results: dict[int, _Result] = {}
-
-        def job(index: int, check: Callable[[], None]) -> None:
-            results[index] = self._make_batch(index, batches[index], student, check)
-
         threads = torch.get_num_threads()
         at_once = min(len(batches), threads) if self._zoo.device.type == "cpu" else 1
-        run_side_by_side(
-            [partial(job, index) for index in range(len(batches))],
+        results = run_side_by_side(
+            [partial(self._make_batch, *each, student) for each in enumerate(batches)],
             at_once=at_once,
             threads_per_job=max(1, threads // at_once),
         )
-        ordered = [results[index] for index in range(len(batches))]
-        self._update(ordered, batches)
+        self._update(results, batches)
         self.rounds_done += 1
-        return [each.batch for each in ordered]
+        return [result.batch for result in results]
 
     def tensors(self) -> dict[str, Tensor]:
         """The state between rounds."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event
+from typing import TypeVar
 
 import torch
 
 __all__ = ["run_side_by_side"]
+
+_T = TypeVar("_T")
 
 
 class _StoppedError(Exception):
@@ -16,9 +19,9 @@ class _StoppedError(Exception):
 
 
 def run_side_by_side(
-    jobs: Sequence[Callable[[Callable[[], None]], None]], *, at_once: int, threads_per_job: int
-) -> None:
-    """Run jobs in threads and wait for them.
+    jobs: Sequence[Callable[[Callable[[], None]], _T]], *, at_once: int, threads_per_job: int
+) -> list[_T]:
+    """Run jobs in threads, and return their results in order.
 
     Args:
         jobs: each gets a function to call regularly; it raises once the job has to stop.
@@ -45,6 +48,7 @@ def run_side_by_side(
         for future in futures:
             if future in done:
                 future.result()
+        return [future.result() for future in futures]
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
