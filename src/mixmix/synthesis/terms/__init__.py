@@ -7,7 +7,7 @@ from mixmix.synthesis.terms.observation import BatchObservation, MemberObservati
 from mixmix.synthesis.terms.patches import PatchEntropy
 from mixmix.synthesis.terms.prior import L2, TotalVariation
 from mixmix.synthesis.terms.similarity import Similarity
-from mixmix.synthesis.terms.term import MemberTerm, Term
+from mixmix.synthesis.terms.term import MemberTerm, PriorTerm, Term
 
 __all__ = [
     "Adversarial",
@@ -18,6 +18,7 @@ __all__ = [
     "MemberObservation",
     "MemberTerm",
     "PatchEntropy",
+    "PriorTerm",
     "Similarity",
     "Student",
     "Term",
