@@ -141,8 +141,8 @@ def _all_terms(zoo: Zoo) -> mixmix.ImageSet:
 
 
 def _amortized(zoo: Zoo) -> mixmix.ImageSet:
-    objective = recipe("mixmix", batch_size=16, iterations=3)
-    settings = AmortizedSettings(objective.with_term(terms.Similarity(weight=10.0)))
+    objective = recipe("mixmix").with_term(terms.Similarity(weight=10.0))
+    settings = AmortizedSettings(batch_size=16, steps=3, terms=objective.terms)
     return generate(zoo, settings, num_images=32, seed=0, warmup_rounds=1)
 
 

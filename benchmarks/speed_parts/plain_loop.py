@@ -52,7 +52,7 @@ def invert_plainly(
     Returns:
         Images (N, C, H, W) in [0, 1], and the loss of the last step of every batch.
     """
-    assert not settings.mixing_share
+    assert not settings.mixing_fraction
     torch.manual_seed(seed)
     random.seed(seed)
     observed, hooks = observed_copy(model)

@@ -60,7 +60,7 @@ def test_share_weighs_labels_as_the_pixels_are() -> None:
     boxes = draw_boxes(50, (13, 10), (0.1, 0.9), generator=torch.Generator().manual_seed(0))
     black, white = torch.zeros(50, 1, 13, 10), torch.ones(50, 1, 13, 10)
     mixed = mix_images(black, white, boxes)
-    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), boxes.share((13, 10)))
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), boxes.fraction((13, 10)))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

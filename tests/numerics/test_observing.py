@@ -8,11 +8,11 @@ from torch import nn
 from mixmix import Model, SynthesisSettings, Zoo
 from mixmix.models.observation import BatchNormStatistics
 from mixmix.synthesis.objective import losses_of
-from mixmix.synthesis.observing import joined_statistics, observe_in_parts
+from mixmix.synthesis.observing import combine_statistics, observe
 from mixmix.synthesis.terms import PatchEntropy
 
 
-def test_statistics_of_parts_make_those_of_the_whole() -> None:
+def test_statistics_of_chunks_combine_to_those_of_the_batch() -> None:
     values = torch.randn(10, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 2 + 1
     stored = torch.zeros(3), torch.ones(3)
 
@@ -21,19 +21,19 @@ def test_statistics_of_parts_make_those_of_the_whole() -> None:
         return [BatchNormStatistics(mean, var, *stored)]
 
     sizes = [4, 4, 2]
-    (found,) = joined_statistics([statistics(some) for some in values.split(4)], sizes)
+    (found,) = combine_statistics([statistics(some) for some in values.split(4)], sizes)
     torch.testing.assert_close(found.mean, statistics(values)[0].mean)
     torch.testing.assert_close(found.var, statistics(values)[0].var)
 
 
-@pytest.mark.parametrize("part", [1, 3, 8])
+@pytest.mark.parametrize("chunk_size", [1, 3, 8])
 @pytest.mark.parametrize("family", list(NETWORKS))
-def test_losses_and_gradients_are_those_of_the_whole_batch(family: str, part: int) -> None:
+def test_losses_and_gradients_are_those_of_the_whole_batch(family: str, chunk_size: int) -> None:
     zoo = Zoo([tiny_teacher(family)])
     images = torch.rand(8, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(8) % 4
 
-    def gradient(part: int | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def gradient(chunk_size: int | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         pixels = images.clone().requires_grad_(True)
         losses = losses_of(
             zoo,
@@ -42,13 +42,13 @@ def test_losses_and_gradients_are_those_of_the_whole_batch(family: str, part: in
             SynthesisSettings(),
             generator=torch.Generator().manual_seed(2),
             mixing=True,
-            part=part,
+            chunk_size=chunk_size,
         )
         sum(losses.values(), start=pixels.sum() * 0).backward()
         assert pixels.grad is not None
         return losses, pixels.grad
 
-    (expected, wanted), (found, gradients) = gradient(None), gradient(part)
+    (expected, wanted), (found, gradients) = gradient(None), gradient(chunk_size)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
@@ -74,9 +74,9 @@ def test_entropies_of_patches_are_those_of_the_whole_batch() -> None:
     torch.manual_seed(0)
     teacher = Model(Tokens(), tiny_teacher("plain").spec)
     images = torch.rand(5, *INPUT_SHAPE)
-    whole = observe_in_parts(teacher, images, [PatchEntropy()])
-    pieces = observe_in_parts(teacher, images.requires_grad_(), [PatchEntropy()], part=2)
+    whole = observe(teacher, images, [PatchEntropy()])
+    pieces = observe(teacher, images.requires_grad_(), [PatchEntropy()], chunk_size=2)
     torch.testing.assert_close(pieces.of_tokens["patch"], whole.of_tokens["patch"])
     pieces.of_tokens["patch"].sum().backward()
     assert images.grad is not None and images.grad.abs().sum() > 0
-    assert not observe_in_parts(teacher, images).of_tokens
+    assert not observe(teacher, images).of_tokens

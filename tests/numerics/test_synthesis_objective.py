@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from mixmix import SynthesisSettings, Zoo
 from mixmix.data.mixing import draw_boxes
 from mixmix.models import Model
-from mixmix.synthesis.drawing import is_mixed
-from mixmix.synthesis.objective import losses_of
+from mixmix.synthesis.objective import is_mixed, losses_of
 from mixmix.synthesis.terms import (
     L2,
     Adversarial,
@@ -159,7 +158,7 @@ def test_members_are_drawn_anew_at_every_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "mixed"),
+    ("fraction", "mixed"),
     [
         (0.0, []),
         (0.25, [3, 7]),
@@ -168,8 +167,8 @@ def test_members_are_drawn_anew_at_every_step() -> None:
         (1.0, [0, 1, 2, 3, 4, 5, 6, 7]),
     ],
 )
-def test_mixing_is_spread_over_the_steps(share: float, mixed: list[int]) -> None:
-    assert [step for step in range(8) if is_mixed(step, share)] == mixed
+def test_mixing_is_spread_over_the_steps(fraction: float, mixed: list[int]) -> None:
+    assert [step for step in range(8) if is_mixed(step, fraction)] == mixed
 
 
 def test_disagreement_is_with_the_mean_of_the_members_drawn() -> None:

@@ -74,9 +74,7 @@ GENERATE = Command(
         ZOO,
         Fields("run", runs.Run, "out!"),
         Fields("generation", runs.GenerationSection, "num_images -n, warmup_rounds"),
-        Fields(
-            "generation", "AmortizedSettings", "objective.iterations --steps, objective.batch_size"
-        ),
+        Fields("generation", "AmortizedSettings", "steps, batch_size"),
         *COMMON,
     ),
     lambda given: do(given, generation={"folder": "."}),

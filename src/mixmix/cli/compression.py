@@ -195,7 +195,7 @@ def _distill(given: Given) -> None:
     method |= given.fields("distill")
     if zoo:
         if weight is not None:
-            fresh["synthesis"] = {"objective": {"terms": _terms(weight)}}
+            fresh["synthesis"] = {"terms": _terms(weight)}
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
         if given["ensemble"]:
             method["ensemble"] = zoo
@@ -214,8 +214,8 @@ def _terms(adversarial_weight: float) -> list[dict[str, Any]]:
     from mixmix import AmortizedSettings
     from mixmix.synthesis.terms import Adversarial
 
-    objective = AmortizedSettings().objective.with_term(Adversarial(weight=adversarial_weight))
-    terms: list[dict[str, Any]] = objective.to_dict()["terms"]
+    settings = AmortizedSettings().with_term(Adversarial(weight=adversarial_weight))
+    terms: list[dict[str, Any]] = settings.to_dict()["terms"]
     return terms
 
 

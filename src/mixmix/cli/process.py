@@ -52,9 +52,9 @@ def print_schedule(schedule: Schedule) -> None:
 
     if not is_main() or not schedule.peak_bytes:
         return
-    parts = "" if schedule.part is None else f", {schedule.part} images per pass"
+    chunks = "" if schedule.chunk_size is None else f", {schedule.chunk_size} images per pass"
     print(
-        f"batches in parallel: {schedule.shards_at_once}{parts}; about "
+        f"batches in parallel: {schedule.shards_at_once}{chunks}; about "
         f"{schedule.peak_bytes / 2**30:.2f} GiB at the peak, in addition to the networks",
         file=sys.stderr,
     )

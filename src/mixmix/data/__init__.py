@@ -1,1 +1,1 @@
-"""Sets of images, and what is done to pixels."""
+"""Image sets and image transformations."""

@@ -1,4 +1,4 @@
-"""``ImageSet``: images with labels, and how they were made."""
+"""``ImageSet``: images with labels and provenance."""
 
 from __future__ import annotations
 
@@ -15,37 +15,43 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixmix._display import format_value, percent, summary
-from mixmix.data.pictures import to_picture
+from mixmix.data.pixels import tensor_to_pil
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
 from mixmix.errors import DataError, InputError
-from mixmix.runtime.storage import (
-    sha256_of_tensors,
-    write_json,
-)
+from mixmix.runtime.storage import sha256_of_tensors, write_json
 
 __all__ = ["ImageSet", "label_agreement"]
 
-# Pixels of a side, from which an image is seen well enough as it is.
+# Smaller images are doubled on contact sheets.
 _LARGE = 128
-# Of the contact sheet in a notebook.
+# Size of the contact sheet in a notebook.
 _SHEET_ROWS, _SHEET_COLUMNS, _SHEET_PIXELS = 4, 12, 900
 
 
 class ImageSet(Dataset[tuple[Tensor, Tensor]]):
-    """Images with hard and soft labels, and how they were made.
+    """Images with labels, soft labels and provenance.
 
-    ``synthesize`` and ``generate`` make them; ``as_image_set`` makes one of your own images.
-
-    As a torch ``Dataset`` it gives ``(image, label)``: image (C, H, W) float32 in [0, 1], label an
-    int64 scalar. Pixels are 8-bit values, so that exporting PNGs loses nothing.
+    Returned by ``synthesize`` and ``generate``; ``as_image_set`` converts your own images. A torch
+    ``Dataset`` of pairs (image, label): image (C, H, W) float32 in [0, 1], label an int64 scalar.
+    Synthesized pixels are multiples of 1/255, so that exporting PNG files is lossless.
 
     Attributes:
-        images: (N, C, H, W) float32 in [0, 1].
+        images: (N, C, H, W), floats in [0, 1].
         labels: (N,) int64.
-        soft_labels: (N, K) float32, probabilities averaged over the zoo.
+        soft_labels: (N, K) float32, probabilities averaged over the zoo; K = 0 without classes.
         manifest: provenance: model hashes, settings, seed, versions, losses per step.
-        refused: what is wrong with each shard that was left out, by its file name.
-        path: the folder it was read from, or None.
+        refused: why a shard was not loaded, by its file name.
+        path: the folder it was loaded from, or None.
+
+    Raises:
+        InputError: if shapes or types are wrong.
+
+    >>> import torch
+    >>> pixels, labels = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
+    >>> images = mixmix.ImageSet(pixels, labels, torch.eye(2), {})
+    >>> first, second = images.split(1)
+    >>> mixmix.ImageSet.join([first, second])
+    ImageSet(images=2, shape=(3, 8, 8), classes=2, label_agreement=100.0%)
     """
 
     def __init__(
@@ -89,19 +95,19 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
 
     @classmethod
     def load(cls, path: str | Path) -> ImageSet:
-        """Open a folder written by ``synthesize``.
+        """Load a folder written by ``synthesize``, ``generate`` or ``save``.
 
-        Shards that are missing or corrupt are left out and named in ``refused``; the others load.
-        The folder of a run that is not finished opens with the shards that are.
+        Missing and damaged shards are skipped and reported in ``refused``. Of an unfinished run,
+        the finished shards are loaded.
 
         Raises:
-            DataError: if there is no readable manifest, or no shard is whole.
+            DataError: if the manifest cannot be read, or no shard can be loaded.
         """
         folder = Path(path)
         if not (folder / MANIFEST_NAME).exists():
             raise DataError(
-                f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); make one with "
-                "'mixmix synthesize', or read photographs with mixmix.as_image_set"
+                f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); create one with "
+                "'mixmix synthesize', or load image files with mixmix.as_image_set"
             )
         manifest = read_manifest(folder)
         shards, refused = [], {}
@@ -117,69 +123,58 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         return cls.from_shards(shards, manifest, refused=refused, path=folder)
 
     @classmethod
-    def join(cls, parts: Sequence[ImageSet]) -> ImageSet:
-        """One data set of several, such as images of ``synthesize`` and ``generate``.
+    def join(cls, sets: Sequence[ImageSet]) -> ImageSet:
+        """Join image sets, such as those of ``synthesize`` and ``generate``.
 
-        Those of each stay in order and are spread evenly, so that ``split`` takes as large a share
-        of each.
-
-        Its manifest has the models and classes of all and, as ``parts``, the manifest of each. What
-        was left out of them is named by its path.
+        Images are interleaved in proportion, so that ``split`` takes an equal fraction of each set.
+        The manifest has the models and classes of all and, as ``parts``, their manifests.
 
         Raises:
-            InputError: if there is none, or their images or classes do not fit each other.
+            InputError: if there is no set, or shapes of images or numbers of classes differ.
         """
-        if not parts:
+        if not sets:
             raise InputError("join needs at least one data set")
-        shapes = {(tuple(p.images.shape[1:]), p.soft_labels.shape[1]) for p in parts}
+        shapes = {(tuple(each.images.shape[1:]), each.soft_labels.shape[1]) for each in sets}
         if len(shapes) > 1:
-            told = "; ".join(f"images {size}, {count} classes" for size, count in sorted(shapes))
+            found = "; ".join(f"images {size}, {count} classes" for size, count in sorted(shapes))
             raise InputError(
-                f"data sets of different images or classes cannot be joined ({told}); make all of "
-                "them from networks of the same input and classes"
+                f"data sets of different images or classes cannot be joined ({found}); use "
+                "networks of one input shape and label set"
             )
-        manifests = [part.manifest for part in parts]
-        models = {
-            model.get("sha256") or model.get("name"): model
-            for manifest in manifests
-            for model in manifest.get("models", ())
-        }
-        places = torch.cat([(torch.arange(len(part)) + 0.5) / len(part) for part in parts])
-        order = places.argsort(stable=True)
+        manifests = [each.manifest for each in sets]
+        models = [model for manifest in manifests for model in manifest.get("models", ())]
+        unique = {model.get("sha256") or model.get("name"): model for model in models}
+        positions = torch.cat([(torch.arange(len(each)) + 0.5) / len(each) for each in sets])
+        order = positions.argsort(stable=True)
         return cls(
-            torch.cat([part.images for part in parts])[order],
-            torch.cat([part.labels for part in parts])[order],
-            torch.cat([part.soft_labels for part in parts])[order],
+            torch.cat([each.images for each in sets])[order],
+            torch.cat([each.labels for each in sets])[order],
+            torch.cat([each.soft_labels for each in sets])[order],
             {
-                "models": list(models.values()),
+                "models": list(unique.values()),
                 "classes": next((m["classes"] for m in manifests if m.get("classes")), []),
                 "parts": manifests,
             },
             refused={
-                str(Path(part.path or "") / name): reason
-                for part in parts
-                for name, reason in part.refused.items()
+                str(Path(each.path or "") / name): reason
+                for each in sets
+                for name, reason in each.refused.items()
             },
         )
 
     def __repr__(self) -> str:
         agreement = label_agreement(self.soft_labels, self.labels)
+        names = tuple(model.get("name", "?") for model in self.manifest.get("models", ()))
         facts = {
             "images": len(self),
             "shape": tuple(self.images.shape[1:]),
             "classes": self.soft_labels.shape[1],
-            "from": self._origin,
+            "from": format_value(names) if names else self.manifest.get("origin"),
             "label_agreement": None if agreement is None else percent(100 * agreement),
             "refused_shards": len(self.refused) or None,
             "path": self.path,
         }
         return summary("ImageSet", facts)
-
-    @property
-    def _origin(self) -> str | None:
-        """The networks that the images were made from, or what else is known."""
-        names = tuple(model.get("name", "?") for model in self.manifest.get("models", ()))
-        return format_value(names) if names else self.manifest.get("origin")
 
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(repr(self))}</pre>"
@@ -188,7 +183,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         buffer = io.BytesIO()
         columns = max(1, min(_SHEET_COLUMNS, _SHEET_PIXELS // self.images.shape[3]))
         rows = max(1, min(_SHEET_ROWS, _SHEET_PIXELS // self.images.shape[2]))
-        self._sheet(rows, columns, None).save(buffer, "PNG")
+        self._sheet(rows, columns).save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
         return f'{text}<img alt="contact sheet" src="data:image/png;base64,{data}">'
 
@@ -199,13 +194,13 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         return self.images[index], self.labels[index]
 
     def split(self, num_images: int) -> tuple[ImageSet, ImageSet]:
-        """The first ``num_images`` images and the others: some to compress with, some to judge by.
+        """The first ``num_images`` images, and the others (for example held out for evaluation).
 
-        Images of one batch were optimized together, so a multiple of ``batch_size`` keeps both
-        parts apart. The manifest of each says which images of the whole it has (``part``).
+        Images of a batch were optimized together: use a multiple of ``batch_size`` for independent
+        parts. ``part`` in each manifest has the range of images.
 
         Raises:
-            InputError: if one of the parts would be empty.
+            InputError: if a part would be empty.
         """
         if not 0 < num_images < len(self):
             raise InputError(
@@ -228,21 +223,18 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def sha256(self) -> str:
-        """Of images and labels."""
+        """SHA-256 of images and labels."""
         return sha256_of_tensors({"images": self.images, "labels": self.labels})
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes where the zoo knows them, else the indices of K (at least one)."""
-        for model in self.manifest.get("models", []):
-            if model.get("classes"):
-                return tuple(model["classes"])
-        if self.manifest.get("classes"):
-            return tuple(self.manifest["classes"])
-        return tuple(str(index) for index in range(max(1, self.soft_labels.shape[1])))
+        """Names of the classes; their indices (at least one) if names are unknown."""
+        sources = (*self.manifest.get("models", ()), self.manifest)
+        indices = (str(index) for index in range(max(1, self.soft_labels.shape[1])))
+        return tuple(next((m["classes"] for m in sources if m.get("classes")), indices))
 
     def save(self, path: str | Path) -> Path:
-        """Write as one shard with the manifest into a folder that holds no data set yet."""
+        """Save as one shard and a manifest, in a folder without a data set."""
         folder = Path(path)
         if (folder / MANIFEST_NAME).exists():
             raise InputError(f"{folder} already holds a data set; choose another folder")
@@ -254,36 +246,33 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         return folder
 
     def export_image_folder(self, path: str | Path) -> Path:
-        """Write PNGs as ``<path>/<class>/<index>.png``, which torchvision's ImageFolder opens.
+        """Write ``<path>/<class>/<index>.png``, the layout of torchvision's ``ImageFolder``.
 
         Raises:
-            InputError: if images have neither one nor three channels.
+            InputError: if the number of channels is neither 1 nor 3.
         """
         folder = Path(path)
         classes = self.classes
         width = len(str(len(classes) - 1))
         for index in range(len(self)):
             label = int(self.labels[index])
-            # Numbers keep the order of the classes, which ImageFolder takes from the names.
+            # ImageFolder sorts classes by name.
             parent = folder / f"{label:0{width}d}_{_file_name(classes[label])}"
             parent.mkdir(parents=True, exist_ok=True)
-            to_picture(self.images[index]).save(parent / f"{index:06d}.png")
+            tensor_to_pil(self.images[index]).save(parent / f"{index:06d}.png")
         return folder
 
-    def contact_sheet(
-        self, path: str | Path, *, rows: int = 10, columns: int = 10, scale: int | None = None
-    ) -> Path:
-        """Write one PNG with up to ``rows`` x ``columns`` images.
+    def contact_sheet(self, path: str | Path, *, rows: int = 10, columns: int = 10) -> Path:
+        """Write one PNG with up to ``rows`` x ``columns`` images, one row per class.
 
-        A row for each class in turn; where no class has two images, row by row. Images are enlarged
-        ``scale`` times; None doubles those below 128 pixels.
+        If no class has two images, rows are filled in order. Images below 128 pixels are doubled.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._sheet(rows, columns, scale).save(target)
+        self._sheet(rows, columns).save(target)
         return target
 
-    def _sheet(self, rows: int, columns: int, scale: int | None) -> Image.Image:
+    def _sheet(self, rows: int, columns: int) -> Image.Image:
         channels, height, width = self.images.shape[1:]
         lines = self._lines(columns)[:rows]
         sheet = torch.ones(channels, len(lines) * (height + 1) + 1, columns * (width + 1) + 1)
@@ -291,11 +280,9 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             for column, index in enumerate(line):
                 top, left = row * (height + 1) + 1, column * (width + 1) + 1
                 sheet[:, top : top + height, left : left + width] = self.images[index]
-        picture = to_picture(sheet)
-        if scale is None:
-            scale = 2 if max(height, width) < _LARGE else 1
-        size = (picture.width * scale, picture.height * scale)
-        return picture.resize(size, Image.Resampling.NEAREST)
+        image = tensor_to_pil(sheet)
+        scale = 2 if max(height, width) < _LARGE else 1
+        return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
     def _lines(self, columns: int) -> list[list[int]]:
         """Indices of images for each row of a contact sheet."""
@@ -306,12 +293,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
 
 
 def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
-    """Share of images whose likeliest class is their label; None without a label head.
-
-    Args:
-        soft_labels: (N, K).
-        labels: (N,).
-    """
+    """Fraction of images whose top soft label (N, K) is their label (N,); None if K = 0."""
     if not soft_labels.numel():
         return None
     return float((soft_labels.argmax(1) == labels).float().mean())

@@ -12,15 +12,15 @@ __all__ = ["Boxes", "draw_boxes", "mix_images"]
 
 
 class Boxes(NamedTuple):
-    """A box in each image, in whole pixels: tensors (N,), with ``top + height <= H`` and so on."""
+    """One box per image, in pixels: tensors (N,), with ``top + height <= H``."""
 
     top: Tensor
     left: Tensor
     height: Tensor
     width: Tensor
 
-    def share(self, size: tuple[int, int]) -> Tensor:
-        """Share of the area of an image of ``size`` (H, W) that each box covers: (N,) in (0, 1]."""
+    def fraction(self, size: tuple[int, int]) -> Tensor:
+        """Fraction (N,) in (0, 1] that each box covers of an image of ``size`` (H, W)."""
         return (self.height * self.width).float() / (size[0] * size[1])
 
 
@@ -31,17 +31,17 @@ def draw_boxes(
     *,
     generator: torch.Generator,
 ) -> Boxes:
-    """Draw ``count`` boxes with the aspect ratio of the image, uniform in area and in place.
+    """Draw ``count`` boxes with the aspect ratio of the image, uniform in area and position.
 
     Args:
         size: (H, W) of the images.
-        area: smallest and largest share of the image to cover.
-        generator: a CPU generator.
+        area: smallest and largest fraction of the image to cover.
+        generator: CPU generator.
     """
-    shares = torch.empty(count).uniform_(*area, generator=generator)
+    fractions = torch.empty(count).uniform_(*area, generator=generator)
     sides = []
     for length in size:
-        side = (shares.sqrt() * length).round().long().clamp(1, length)
+        side = (fractions.sqrt() * length).round().long().clamp(1, length)
         start = (torch.rand(count, generator=generator) * (length - side + 1)).long()
         sides.append((start, side))
     (top, height), (left, width) = sides
@@ -51,13 +51,12 @@ def draw_boxes(
 def mix_images(images: Tensor, others: Tensor, boxes: Boxes) -> Tensor:
     """``(1 - mask) * images + mask * resize(others, box)``, differentiable in both.
 
-    The whole of each other image is resized (bilinearly) into the box, so all of its content
-    stays, unlike the crop of CutMix.
+    Each other image is resized (bilinearly) into the box as a whole, unlike the crop of CutMix.
 
     Args:
         images: (N, C, H, W).
         others: (N, C, H, W), the second image of each pair.
-        boxes: one for each pair.
+        boxes: one per pair.
 
     Returns:
         (N, C, H, W).
@@ -65,13 +64,8 @@ def mix_images(images: Tensor, others: Tensor, boxes: Boxes) -> Tensor:
     height, width = images.shape[2:]
     rows, row_inside = _source_coordinates(height, boxes.top, boxes.height)
     columns, column_inside = _source_coordinates(width, boxes.left, boxes.width)
-    grid = torch.stack(
-        [
-            columns[:, None, :].expand(-1, height, -1),
-            rows[:, :, None].expand(-1, -1, width),
-        ],
-        dim=-1,
-    ).to(images)
+    x, y = columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)
+    grid = torch.stack([x, y], dim=-1).to(images)
     resized = F.grid_sample(
         others, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
@@ -80,7 +74,7 @@ def mix_images(images: Tensor, others: Tensor, boxes: Boxes) -> Tensor:
 
 
 def _source_coordinates(length: int, start: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-    """For each target pixel, where it lies in the source in [-1, 1], and whether it is inside."""
+    """Source coordinate in [-1, 1] of each target pixel (N, length), and whether it is inside."""
     centers = torch.arange(length) + 0.5
     relative = (centers - start[:, None]) / side[:, None]
     return relative * 2 - 1, (relative > 0) & (relative < 1)

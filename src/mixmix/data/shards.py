@@ -1,4 +1,4 @@
-"""A folder of images: safetensors shards beside a manifest that says how they were made."""
+"""Files of an image set: safetensors shards and a manifest of how they were made."""
 
 from __future__ import annotations
 
@@ -29,25 +29,22 @@ FORMAT = "mixmix-synthetic-images/1"
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished batch: images (N, C, H, W) uint8, labels (N,), soft labels (N, K)."""
+    """A batch: images (N, C, H, W) uint8, labels (N,), soft labels (N, K)."""
 
     images: Tensor
     labels: Tensor
     soft_labels: Tensor
 
     def save(self, path: Path) -> str:
-        """Write atomically; returns the SHA-256 of the file."""
-        return write_tensors(
-            path,
-            {"images": self.images, "labels": self.labels, "soft_labels": self.soft_labels},
-        )
+        """Write atomically, and return the SHA-256 of the file."""
+        return write_tensors(path, vars(self))
 
     @classmethod
     def load(cls, path: Path, sha256: str) -> Shard:
-        """Read a shard whose bytes must have this hash.
+        """Read a file with this SHA-256.
 
         Raises:
-            DataError: if the file is absent, truncated or changed.
+            DataError: if the file is missing, truncated or changed.
         """
         if not path.exists():
             raise DataError(f"shard {path.name} is missing")
@@ -58,13 +55,12 @@ class Shard:
                 f"{sha256[:12]}..."
             )
         tensors, _ = read_tensors(path)
-        try:
-            return cls(**tensors)
-        except TypeError as error:
+        if set(tensors) != {"images", "labels", "soft_labels"}:
             raise DataError(
                 f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
                 "and soft_labels"
-            ) from error
+            )
+        return cls(**tensors)
 
 
 def shard_name(index: int) -> str:
@@ -73,20 +69,20 @@ def shard_name(index: int) -> str:
 
 
 def sidecar(shard: Path) -> Path:
-    """The file beside a shard that holds its entry until the manifest does."""
+    """The file with the entry of a shard that is not in the manifest yet."""
     return shard.with_suffix(".json")
 
 
 def sidecars(folder: Path) -> list[Path]:
-    """Those of a folder."""
+    """All such files of a folder."""
     return sorted(folder.glob("shard-*.json"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; ``shards`` are those it lists and those with an entry beside them.
+    """The manifest of a folder, with the entries of files beside shards added to ``shards``.
 
     Raises:
-        DataError: if it cannot be read, is of another format, or lists no shards.
+        DataError: if it cannot be read, has another format, or ``shards`` is malformed.
     """
     path = folder / MANIFEST_NAME
     manifest = read_json(path)
@@ -95,17 +91,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     shards = manifest.get("shards")
     if not isinstance(shards, list) or not all(_is_entry(shard) for shard in shards):
         raise DataError(
-            f"{path} lists no shards with file and sha256; it was changed or damaged, so remove "
-            "the folder and run 'mixmix synthesize' again"
+            f"{path} lists no shards with file and sha256; it is damaged: remove the folder, and "
+            "run 'mixmix synthesize' again"
         )
-    # The later of the two is beside the shard.
+    # Entries beside shards are newer.
     entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
     return manifest | {"shards": [entries[name] for name in sorted(entries)]}
 
 
 def _entries_beside(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sidecars(folder):
-        # A shard whose entry is damaged counts as not finished, and is made again.
+        # A shard with a damaged entry counts as missing.
         with suppress(DataError):
             entry = read_json(path)
             if _is_entry(entry):

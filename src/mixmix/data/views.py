@@ -1,4 +1,4 @@
-"""Views of the images that units are fitted to: where images are few, mixtures join them."""
+"""Random views of images: shifted and flipped, and mixtures of warped ones."""
 
 from __future__ import annotations
 
@@ -6,48 +6,58 @@ import torch
 from torch import Tensor
 
 from mixmix.data.mixing import draw_boxes, mix_images
-from mixmix.data.shifts import jitter_and_flip
 from mixmix.data.warping import WIDE_WARPS, draw_warps, warp_images
 from mixmix.runtime import seeding
 
-__all__ = ["with_mixtures"]
+__all__ = ["jitter_and_flip", "with_mixtures"]
 
-# As in synthesis, which made the network's statistics hold for such views.
+# As in synthesis, where statistics are matched on such views.
 _JITTER = 2
 _BOX_AREA = (0.1, 0.5)
-# Images that are shifted and mirrored alike.
-_ALIKE = 8
+# Images that are shifted and flipped alike.
+_GROUP_SIZE = 8
+
+
+def jitter_and_flip(
+    images: Tensor, *, jitter: int, flip: bool, generator: torch.Generator
+) -> Tensor:
+    """Roll a batch (N, C, H, W) by up to ``jitter`` pixels, and flip it with probability 1/2.
+
+    Differentiable; all images are transformed alike (DeepInversion, Yin et al. 2020). ``generator``
+    is a CPU generator.
+    """
+    if jitter:
+        shift = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
+        images = torch.roll(images, shift, dims=(2, 3))
+    if flip and bool(torch.rand((), generator=generator) < 0.5):
+        images = images.flip(3)
+    return images
 
 
 def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
-    """The images, then mixtures of warped ones until they are ``count``.
+    """Images followed by mixtures of their views, ``count`` in all, to fit units to.
 
-    Images are shifted, mirrored and most of them warped (see ``warping``); each mixture is one with
-    another shrunk into a box of it, as in synthesis (see ``mixing``). The network's units are thus
-    asked for what they give to other neighborhoods, sizes and pairs than the images have by
-    themselves.
+    Views are shifted, flipped and mostly warped (see ``warping``); a mixture is a view with another
+    one shrunk into a box, as in synthesis (see ``mixing``). Outputs of units are thus matched for
+    more contexts, sizes and combinations than in the images themselves.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        count: where it is at most N, the images alone are returned.
-        seed: of shifts, partners and boxes.
-
-    Returns:
-        (max(N, count), C, H, W).
+        count: number of images; up to N, the images are returned unchanged.
     """
     draws = seeding.generator(seed, "views")
     size = (images.shape[2], images.shape[3])
-    parts, missing = [images], count - len(images)
+    batches, missing = [images], count - len(images)
     while missing > 0:
         views = torch.cat(
             [
-                jitter_and_flip(some, jitter=_JITTER, flip=True, generator=draws)
-                for some in images.split(_ALIKE)
+                jitter_and_flip(group, jitter=_JITTER, flip=True, generator=draws)
+                for group in images.split(_GROUP_SIZE)
             ]
         )
         views = warp_images(views, draw_warps(len(views), size, WIDE_WARPS, generator=draws))
         partners = torch.randperm(len(images), generator=draws).to(images.device)
         boxes = draw_boxes(len(images), size, _BOX_AREA, generator=draws)
-        parts.append(mix_images(views, views[partners], boxes)[:missing])
-        missing -= len(parts[-1])
-    return torch.cat(parts)
+        batches.append(mix_images(views, views[partners], boxes)[:missing])
+        missing -= len(batches[-1])
+    return torch.cat(batches)

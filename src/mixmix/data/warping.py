@@ -1,4 +1,4 @@
-"""Warped images: turned, enlarged or shrunk, and stretched about their center."""
+"""Random affine warps: rotation, zoom and stretch about the center."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ __all__ = ["WIDE_WARPS", "WarpRange", "Warps", "draw_warps", "warp_images"]
 
 
 class WarpRange(NamedTuple):
-    """How far warps may go.
+    """Range of random warps.
 
     Attributes:
-        share: of the images that are warped, in [0, 1].
-        rotation: largest angle in degrees each way.
+        fraction: expected fraction of images that are warped, in [0, 1].
+        rotation: largest angle in degrees, in both directions.
         zoom: largest factor, >= 1, by which an image is enlarged or shrunk.
-        stretch: largest ratio, >= 1, of the factors of its height and width.
+        stretch: largest ratio, >= 1, between the zooms of height and width.
     """
 
-    share: float
+    fraction: float
     rotation: float
     zoom: float
     stretch: float
 
 
-# As wide as does most good where a network is fitted to itself as it was: chosen on images of the
-# training split of CIFAR-10, for pruned and for quantized networks.
-WIDE_WARPS = WarpRange(share=0.9, rotation=40.0, zoom=1.75, stretch=1.8)
+# Best for recovering pruned and quantized networks, on training images of CIFAR-10.
+WIDE_WARPS = WarpRange(fraction=0.9, rotation=40.0, zoom=1.75, stretch=1.8)
 
 
 class Warps(NamedTuple):
-    """A warp for each image.
+    """One warp per image.
 
     Attributes:
-        matrix: (N, 2, 3) where each pixel comes from: x and y, in halves of the width and height.
-        chosen: (N,) bool, which images are warped at all.
+        matrix: (N, 2, 3), as ``theta`` of ``torch.nn.functional.affine_grid``.
+        chosen: (N,) bool, whether an image is warped.
     """
 
     matrix: Tensor
@@ -48,12 +47,11 @@ class Warps(NamedTuple):
 def draw_warps(
     count: int, size: tuple[int, int], within: WarpRange, *, generator: torch.Generator
 ) -> Warps:
-    """Draw ``count`` warps, uniform in the angle and in the logarithms of the factors.
+    """Draw ``count`` warps, uniform in the angle and the logarithms of zoom and stretch.
 
     Args:
         size: (H, W) of the images.
-        within: how far they may go.
-        generator: a CPU generator.
+        generator: CPU generator.
     """
     height, width = size
 
@@ -62,7 +60,7 @@ def draw_warps(
 
     angle = uniform(math.radians(within.rotation))
     factor, ratio = uniform(math.log(within.zoom)), uniform(math.log(within.stretch) / 2)
-    chosen = torch.rand(count, generator=generator) < within.share
+    chosen = torch.rand(count, generator=generator) < within.fraction
     down, right = (factor + ratio).exp(), (factor - ratio).exp()
     cosine, sine, none = angle.cos(), angle.sin(), torch.zeros(count)
     from_x = torch.stack([right * cosine, -right * sine * height / width, none], 1)
@@ -71,7 +69,7 @@ def draw_warps(
 
 
 def warp_images(images: Tensor, warps: Warps) -> Tensor:
-    """Images (N, C, H, W), those that are chosen warped; their mirror image is around them."""
+    """Warp the chosen images of (N, C, H, W), with reflection padding."""
     matrix = warps.matrix.to(images)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     warped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

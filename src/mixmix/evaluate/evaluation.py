@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
-from mixmix.data.items import unit_range
+from mixmix.data.pixels import to_unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import percent_interval
 from mixmix.export import Artifact
@@ -126,7 +126,7 @@ def evaluate(
     predictions, labels, others = [], [], []
     batches, num_batches = _batches(data, batch_size)
     for index, (raw, targets) in enumerate(batches):
-        images = unit_range(raw)
+        images = to_unit_range(raw)
         _check_batch(images, targets, predict.spec)
         predictions.append(predict(images))
         labels.append(targets.long())

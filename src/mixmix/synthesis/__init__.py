@@ -1,1 +1,1 @@
-"""Images from pretrained networks alone: terms, mixing, the loop, and the data set it fills."""
+"""Synthesis of images from pretrained networks."""

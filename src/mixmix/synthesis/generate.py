@@ -1,4 +1,4 @@
-"""Thousands of images from a generator that learns as it goes, round by round into a folder."""
+"""Synthesis of many images with a generator, round by round."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.storage import read_tensors, write_tensors
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.amortized_settings import AmortizedSettings
-from mixmix.synthesis.folder import RunFolder
-from mixmix.synthesis.kept import KeptShards
+from mixmix.synthesis.objective import check_student
+from mixmix.synthesis.shard_store import ShardStore
 from mixmix.synthesis.synthesize import provenance
 
 __all__ = ["generate"]
@@ -35,73 +35,68 @@ def generate(
     out: str | Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImageSet:
-    """Synthesize many images of which each batch takes a few steps (see ``amortized``).
+    """Synthesize many images, with a few optimizer steps per batch (FastDFKD, Fang et al. 2022).
 
-    They are less exact than those of ``synthesize``, and take fewer steps. Training wants many;
-    calibration and reconstruction want few and good ones.
+    Images match their zoo less exactly than those of ``synthesize``. Use them for training, which
+    needs many; calibration and reconstruction need few but good ones.
 
     Args:
-        zoo: the networks to invert together: a ``Zoo``, or whatever ``Zoo.load`` takes, such as
+        zoo: the networks to invert: a ``Zoo``, or references as for ``Zoo.load``, such as
             ``["bundled:vgg", "bundled:vovnet"]``.
-        settings: ``AmortizedSettings()`` unless given.
-        num_images: how many are kept.
+        settings: of the generator and its losses.
+        num_images: number of images to keep.
         seed: the same seed, zoo, settings and machine give the same bits.
-        warmup_rounds: before any image is kept, while the generator learns.
-        out: folder for the shards. A run that was interrupted goes on behind its last round. None
-            keeps the images in memory.
-        on_progress: called with (rounds done, rounds in all).
+        warmup_rounds: rounds that train the generator before any image is kept.
+        out: folder for the images. An interrupted run resumes after its last round. None keeps the
+            images in memory.
+        on_progress: called with (rounds done, total rounds).
 
     Returns:
-        The data set; its manifest says how it was made.
+        The images; the manifest records how they were made.
 
     Raises:
-        InputError: if ``out`` holds a data set made in another way or cannot be written; if there
-            are several processes; if a number is out of range.
+        InputError: if ``out`` holds the data set of another run or cannot be written; if there are
+            several processes; if a number is out of range; if a term needs a student.
 
-    Examples:
-        >>> batch = mixmix.recipe("mixmix", batch_size=8, iterations=1)
-        >>> quick = mixmix.AmortizedSettings(batch, batches_at_once=1, num_latents=8)
-        >>> images = mixmix.generate("bundled:vgg", quick, num_images=8, warmup_rounds=0, seed=0)
-        >>> len(images)
-        8
+    >>> settings = mixmix.AmortizedSettings(steps=2, batch_size=8)
+    >>> mixmix.generate("bundled:vgg", settings, num_images=16, warmup_rounds=0)
+    ImageSet(images=16, shape=(3, 32, 32), classes=10, from=..., label_agreement=...)
     """
-    zoo = Zoo.load(zoo)
-    settings = settings or AmortizedSettings()
+    zoo, settings = Zoo.load(zoo), settings or AmortizedSettings()
+    check_student(settings, given=False)
     for name, value, least in (("num_images", num_images, 1), ("warmup_rounds", warmup_rounds, 0)):
         if not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
     if distributed.world_size() > 1:
         raise InputError(
-            f"a generator learns in one process, {distributed.world_size()} were started; start it "
-            "without torchrun"
+            f"generate runs in one process, got {distributed.world_size()}; start it without "
+            "torchrun"
         )
-    asked = settings.to_dict() | {"num_images": num_images, "warmup_rounds": warmup_rounds}
-    manifest = {"format": FORMAT, "settings": asked, "seed": seed} | provenance(zoo)
-    folder = None if out is None else RunFolder(Path(out), manifest)
-    path = None if folder is None else folder.path / _STATE
-    kept, size = KeptShards(zoo, folder), settings.objective.batch_size
-    num_shards = -(-num_images // size)
-    missing = list(range(num_shards)) if folder is None else folder.missing(num_shards)
+    counts = {"num_images": num_images, "warmup_rounds": warmup_rounds}
+    manifest = {"format": FORMAT, "settings": settings.to_dict() | counts, "seed": seed}
+    store = ShardStore(zoo, manifest | provenance(zoo), out)
+    size, per_round = settings.batch_size, settings.batches_at_once
+    missing = store.missing(-(-num_images // size))
     synthesizer = AmortizedSynthesizer(zoo, settings, seed=seed)
-    if path is not None and path.exists():
-        state, _ = read_tensors(path)
-        ahead = (int(state["rounds_done"]) - warmup_rounds) * settings.batches_at_once
-        # A shard that was lost since needs all rounds once more, which give the same.
-        if not any(index < ahead for index in missing):
+    state_path = None if store.path is None else store.path / _STATE
+    if state_path is not None and state_path.exists():
+        state, _ = read_tensors(state_path)
+        num_passed = (int(state["rounds_done"]) - warmup_rounds) * per_round
+        # A damaged shard of an earlier round needs all rounds again.
+        if not any(index < num_passed for index in missing):
             synthesizer.load(state)
     num_rounds = warmup_rounds + -(-num_images // settings.images_per_round)
     while missing and synthesizer.rounds_done < num_rounds:
         on_progress(synthesizer.rounds_done, num_rounds)
-        first = (synthesizer.rounds_done - warmup_rounds) * settings.batches_at_once
+        first = (synthesizer.rounds_done - warmup_rounds) * per_round
         for index, batch in enumerate(synthesizer.make(), first):
             if index in missing:
                 count = min(size, num_images - index * size)
-                kept.keep(index, batch.images[:count], batch.labels[:count], [batch.losses])
-        if path is not None and first >= 0:
-            write_tensors(path, synthesizer.tensors(), {})
+                store.add(index, batch.images[:count], batch.labels[:count], [batch.losses])
+        if state_path is not None and first >= 0:
+            write_tensors(state_path, synthesizer.tensors(), {})
     on_progress(num_rounds, num_rounds)
-    if folder is None or path is None:
-        return kept.in_memory(manifest)
-    folder.finish([kept.entries[index] for index in sorted(kept.entries)])
-    path.unlink(missing_ok=True)
-    return ImageSet.load(folder.path)
+    data = store.finish()
+    if state_path is not None:
+        state_path.unlink(missing_ok=True)
+    return data

@@ -1,4 +1,4 @@
-"""Images and labels to start from."""
+"""Initial images and labels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 __all__ = ["balanced_labels", "initial_images"]
 
-# Of the variance of pink noise, what each channel has for itself.
-_OWN_SHARE = 0.25
+# Fraction of the variance of pink noise that is independent per channel.
+_OWN_FRACTION = 0.25
 
 
 def balanced_labels(num_images: int, num_classes: int) -> Tensor:
-    """Labels (N,) that go round the classes, so that every prefix is balanced; zeros if K = 0.
+    """Labels (N,) that cycle through the classes, so that every prefix is balanced; zeros if K = 0.
 
-    Fewer images than classes are spread evenly over these: neighbors are often of one kind.
+    Fewer images than classes are spread evenly, since neighboring classes are often similar.
     """
     order = torch.arange(num_images)
     if num_images < num_classes:
@@ -25,31 +25,18 @@ def balanced_labels(num_images: int, num_classes: int) -> Tensor:
 def initial_images(
     kind: str, shape: tuple[int, int, int, int], *, generator: torch.Generator
 ) -> Tensor:
-    """Images (N, C, H, W) to start from: noise around mid-gray, a quarter wide, cut to [0, 1].
-
-    Args:
-        kind: ``pink`` or ``white``, see ``SynthesisSettings.initial``.
-        shape: (N, C, H, W).
-        generator: a CPU generator.
-    """
-    noise = {"pink": _pink_noise, "white": _white_noise}[kind](shape, generator)
+    """Pink or white noise (N, C, H, W), mean 1/2, standard deviation 1/4, clamped to [0, 1]."""
+    is_pink = kind == "pink"
+    noise = _pink_noise(shape, generator) if is_pink else torch.randn(shape, generator=generator)
     return (noise * 0.25 + 0.5).clamp_(0, 1)
 
 
-def _white_noise(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator)
-
-
 def _pink_noise(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    """Noise whose amplitude falls with frequency, and whose channels have most in common.
-
-    Photographs are so (Field 1987: equal energy in every octave), so that the optimizer need not
-    first get rid of what they are not.
-    """
+    """Noise with amplitude 1/f and correlated channels, as in photographs (Field 1987)."""
     height, width = shape[2:]
     common = torch.randn(shape[0], 1, height, width, generator=generator)
     own = torch.randn(shape, generator=generator)
-    noise = (1 - _OWN_SHARE) ** 0.5 * common + _OWN_SHARE**0.5 * own
+    noise = (1 - _OWN_FRACTION) ** 0.5 * common + _OWN_FRACTION**0.5 * own
     rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
     frequency = torch.hypot(rows[:, None], columns[None, :])
     frequency[0, 0] = 1 / max(height, width)

@@ -1,35 +1,31 @@
-"""The optimization of one batch of images: the heart of synthesis."""
+"""Optimization of the pixels of one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from mixmix.models.model import resize
 from mixmix.models.zoo import Zoo
 from mixmix.runtime.memory_layout import in_faster_layout
 from mixmix.runtime.rates import cosine_decay
-from mixmix.synthesis.drawing import is_mixed
 from mixmix.synthesis.initial import initial_images
-from mixmix.synthesis.objective import check_terms, finite_values, losses_of, total_loss
+from mixmix.synthesis.objective import (
+    check_terms,
+    finite_values,
+    is_mixed,
+    losses_of,
+    total_loss,
+)
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms.observation import Student
 
-__all__ = ["OptimizedBatch", "optimize_batch", "stage_at"]
+__all__ = ["optimize_batch", "stage_at"]
 
-# Losses are kept for about this many iterations, which is enough to draw their curve.
+# Approximate number of recorded iterations.
 _TRACE_POINTS = 50
-
-
-@dataclass(frozen=True)
-class OptimizedBatch:
-    """Images (N, C, H, W) in [0, 1], and the losses at some iterations, each a row of the trace."""
-
-    images: Tensor
-    trace: list[dict[str, float]]
 
 
 def optimize_batch(
@@ -40,25 +36,29 @@ def optimize_batch(
     generator: torch.Generator,
     start: Tensor | None = None,
     student: Student | None = None,
-    part: int | None = None,
+    chunk_size: int | None = None,
     on_step: Callable[[], None] = lambda: None,
-) -> OptimizedBatch:
-    """Invert the zoo: optimize images until its networks see their statistics and the labels.
+) -> tuple[Tensor, list[dict[str, float]]]:
+    """Invert the zoo: optimize images to match its BatchNorm statistics and the labels.
 
     Args:
-        zoo: m networks; ``settings.members_per_step`` of them are drawn at each step.
+        zoo: the networks, of which ``settings.members_per_step`` are drawn at each step.
         labels: (N,) classes of the images.
-        settings: terms, iterations, mixing.
-        generator: a CPU generator, the only source of randomness.
-        start: (N, C, H, W) in [0, 1], images to begin with; None begins with noise.
-        student: a network under training, for terms that ask for one.
-        part: images that pass a network at a time; None: all.
+        settings: of the loss and its optimization.
+        generator: CPU generator, the only source of randomness.
+        start: initial images (N, C, H, W) in [0, 1]; None: noise.
+        student: a network under training, for terms that need one.
+        chunk_size: images per forward pass; None: all.
         on_step: called after every iteration.
 
+    Returns:
+        Images (N, C, H, W) in [0, 1], and the losses of some iterations by name.
+
     Raises:
-        InputError: if no term of the loss applies to the zoo, or the loss stops being finite.
+        InputError: if no term of the loss applies to the zoo, or the loss becomes infinite or NaN.
     """
-    check_terms(zoo, settings)
+    if settings.iterations:
+        check_terms(zoo, settings)
     if start is None:
         shape = (len(labels), zoo.input_shape[0], *_size(zoo, settings.scales[0]))
         start = initial_images(settings.initial, shape, generator=generator)
@@ -74,10 +74,10 @@ def optimize_batch(
             labels,
             settings,
             generator=generator,
-            mixing=is_mixed(iteration, settings.mixing_share),
+            mixing=is_mixed(iteration, settings.mixing_fraction),
             student=student,
             scale=pixels.scale,
-            part=part,
+            chunk_size=chunk_size,
         )
         total = total_loss(losses, pixels.images)
         if iteration % stride == 0 or iteration == settings.iterations - 1:
@@ -85,16 +85,16 @@ def optimize_batch(
             trace.append({"iteration": iteration} | values)
         pixels.step(total)
         on_step()
-    return OptimizedBatch(_resized(pixels.images.detach(), _size(zoo, 1.0)).contiguous(), trace)
+    return resize(pixels.images.detach(), _size(zoo, 1.0)).contiguous(), trace
 
 
 def stage_at(iteration: int, iterations: int, num_stages: int) -> int:
-    """Which of equally long stages an iteration in [0, iterations) belongs to."""
+    """Index of the stage of an iteration in [0, iterations), for stages of equal length."""
     return iteration * num_stages // iterations
 
 
 class _Pixels:
-    """Images (N, C, H, W) that Adam moves within [0, 1], at one scale after the other."""
+    """Images (N, C, H, W) in [0, 1] with their optimizer, at one scale after the other."""
 
     def __init__(self, start: Tensor, zoo: Zoo, settings: SynthesisSettings) -> None:
         self._zoo, self._settings, self._stage = zoo, settings, 0
@@ -123,7 +123,7 @@ class _Pixels:
 
     def _begin(self, start: Tensor) -> None:
         size, device = _size(self._zoo, self.scale), self._zoo.device
-        images = _resized(start.detach(), size).to(device, copy=True)
+        images = resize(start.detach(), size).to(device, copy=True)
         self.images = in_faster_layout(images).requires_grad_(True)
         rate = self._settings.learning_rate
         self._optimizer = torch.optim.Adam([self.images], lr=rate, betas=(0.5, 0.9))
@@ -132,11 +132,3 @@ class _Pixels:
 def _size(zoo: Zoo, scale: float) -> tuple[int, int]:
     height, width = zoo.input_shape[1:]
     return max(1, round(scale * height)), max(1, round(scale * width))
-
-
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(images.shape[2:]) == size:
-        return images
-    return F.interpolate(
-        images, size=list(size), mode="bilinear", align_corners=False, antialias=True
-    )

@@ -1,4 +1,4 @@
-"""What images are optimized for: the terms of the loss, whatever the images are made of."""
+"""The loss of one step: views of the images, the networks drawn, and the terms."""
 
 from __future__ import annotations
 
@@ -8,87 +8,105 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mixmix.data.mixing import draw_boxes, mix_images
+from mixmix.data.views import jitter_and_flip
 from mixmix.errors import InputError
+from mixmix.models.member import Member
 from mixmix.models.zoo import Zoo
-from mixmix.synthesis.drawing import draw_members, draw_views
 from mixmix.synthesis.observing import observe_member
-from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.settings import ObjectiveSettings
 from mixmix.synthesis.terms.observation import BatchObservation, Student
 from mixmix.synthesis.terms.term import Term
 
-__all__ = ["check_terms", "finite_values", "losses_of", "total_loss"]
+__all__ = [
+    "check_student",
+    "check_terms",
+    "losses_of",
+    "finite_values",
+    "is_mixed",
+    "total_loss",
+]
 
 
-def check_terms(zoo: Zoo, settings: SynthesisSettings) -> None:
-    """Refuse settings of which no term applies to the networks."""
-    if settings.iterations == 0 or any(t.applies_to(zoo) for t in settings.weighed_terms):
+def check_terms(zoo: Zoo, settings: ObjectiveSettings) -> None:
+    """Raise an ``InputError`` if no term applies to the networks."""
+    if any(term.applies_to(zoo) for term in settings.active_terms):
         return
-    kinds = ", ".join(term.kind for term in settings.weighed_terms) or "none"
+    kinds = ", ".join(term.kind for term in settings.active_terms) or "none"
     raise InputError(
-        f"nothing to invert: of the terms ({kinds}) none applies to {', '.join(zoo.names)}; add a "
-        "network with what they match (bn: BatchNorm, ce: a label head), or another term"
+        f"nothing to invert: no term ({kinds}) applies to {', '.join(zoo.names)}; add a network "
+        "with BatchNorm (for bn) or a label head (for ce), or another term"
     )
+
+
+def check_student(settings: ObjectiveSettings, *, given: bool) -> None:
+    """Raise an ``InputError`` if a student is needed and not given, or given and not needed."""
+    if given and not settings.needs_student:
+        raise InputError(
+            "a student is given, but no term of the settings uses it; add one, such as "
+            "settings.with_term(Adversarial())"
+        )
+    if settings.needs_student and not given:
+        kinds = ", ".join(term.kind for term in settings.active_terms if term.needs_student)
+        raise InputError(f"the term {kinds} needs a student; give one, or remove the term")
+
+
+def is_mixed(iteration: int, fraction: float) -> bool:
+    """Whether images are mixed at an iteration, if they are at a fraction of all iterations."""
+    return math.floor((iteration + 1) * fraction) > math.floor(iteration * fraction)
 
 
 def losses_of(
     zoo: Zoo,
     images: Tensor,
     labels: Tensor,
-    settings: SynthesisSettings,
+    settings: ObjectiveSettings,
     *,
     generator: torch.Generator,
     mixing: bool,
     student: Student | None = None,
     scale: float = 1.0,
-    part: int | None = None,
+    chunk_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """Every weighted term of the loss, by kind, differentiable by the images.
+    """Every weighted term of the loss, by kind, differentiable with respect to the images.
 
     Args:
-        zoo: m networks; ``settings.members_per_step`` of them are drawn.
+        zoo: the networks, of which ``settings.members_per_step`` are drawn.
         images: (N, C, H, W) in [0, 1].
-        labels: (N,) their classes, on the device of the images.
-        settings: the terms, and how images are shown to the networks.
-        generator: a CPU generator, the only source of randomness.
-        mixing: whether images are mixed.
-        student: a network under training for terms that ask for one, or None.
-        scale: share of their own resolution at which the networks run.
-        part: images that pass a network at a time; None: all.
+        labels: (N,) classes, on the device of the images.
+        generator: CPU generator, the only source of randomness.
+        student: a network under training, for terms that need one.
+        scale: fraction of their own resolution at which the networks run.
+        chunk_size: images per forward pass; None: all.
 
     Raises:
-        InputError: if a term gives anything but a scalar or None.
+        InputError: if a term returns anything but a scalar or None.
     """
-    terms = settings.weighed_terms
-    views = draw_views(images, labels, settings, generator=generator, mixing=mixing)
-    members, weights = draw_members(zoo, settings.members_per_step, generator)
+    views, partner_labels, box_fraction = _draw_views(
+        images, labels, settings, generator=generator, mixing=mixing
+    )
+    members, weights = _draw_members(zoo, settings.members_per_step, generator)
     observations = tuple(
         observe_member(
             member,
-            views.images,
-            terms,
+            views,
+            settings.active_terms,
             weight=weight,
-            part=part,
+            chunk_size=chunk_size,
             precision=settings.precision,
             scale=scale,
         )
         for member, weight in zip(members, weights, strict=True)
     )
     batch = BatchObservation(
-        zoo,
-        images,
-        views.images,
-        labels,
-        views.partner_labels,
-        views.box_fraction,
-        observations,
-        student,
+        zoo, images, views, labels, partner_labels, box_fraction, observations, student
     )
-    found = {term.kind: _checked(term, term.weighted(batch)) for term in terms}
-    return {kind: loss for kind, loss in found.items() if loss is not None}
+    losses = {term.kind: _checked(term, term.weighted(batch)) for term in settings.active_terms}
+    return {kind: loss for kind, loss in losses.items() if loss is not None}
 
 
 def total_loss(losses: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """The sum, rooted in the images, because the networks drawn may have no term of their own."""
+    """The sum; it depends on the images even if no term applies to the networks drawn."""
     return sum(losses.values(), start=images.sum() * 0)
 
 
@@ -96,15 +114,52 @@ def finite_values(losses: Mapping[str, Tensor], *, at: str, lower: str) -> dict[
     """The losses as numbers.
 
     Raises:
-        InputError: if one is not finite, naming when (``at``) and which setting to ``lower``.
+        InputError: if one is not finite, naming the time (``at``) and the setting to ``lower``.
     """
     values = {kind: loss.item() for kind, loss in losses.items()}
     if not all(math.isfinite(value) for value in values.values()):
         raise InputError(
-            f"the loss is no longer finite {at} ({values}); lower {lower}, or check the networks' "
-            "normalization"
+            f"the loss is not finite {at} ({values}); lower {lower}, or check the normalization of "
+            "the networks"
         )
     return values
+
+
+def _draw_views(
+    images: Tensor,
+    labels: Tensor,
+    settings: ObjectiveSettings,
+    *,
+    generator: torch.Generator,
+    mixing: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views (N, C, H, W), classes in their boxes (N,), and the fraction that these cover (N,)."""
+    views = jitter_and_flip(images, jitter=settings.jitter, flip=settings.flip, generator=generator)
+    if not mixing:
+        return views, labels, torch.zeros(len(labels), device=images.device)
+    size = (images.shape[2], images.shape[3])
+    partner = torch.randperm(len(labels), generator=generator).to(images.device)
+    boxes = draw_boxes(len(labels), size, settings.box_area, generator=generator)
+    views = mix_images(views, views[partner], boxes)
+    return views, labels[partner], boxes.fraction(size).to(images.device)
+
+
+def _draw_members(
+    zoo: Zoo, count: int | None, generator: torch.Generator
+) -> tuple[tuple[Member, ...], tuple[float, ...]]:
+    """The members of a step and the weights of their losses.
+
+    Drawing uses the weights of the zoo as probabilities; the losses then count equally. (Scaling
+    the losses instead would have no effect: Adam normalizes gradients.)
+    """
+    weights = torch.tensor([member.weight for member in zoo.members], dtype=torch.float64)
+    if count is None or count >= len(zoo):
+        return zoo.members, tuple((weights / weights.mean()).tolist())
+    if bool((weights == weights[0]).all()):
+        chosen = torch.randperm(len(zoo), generator=generator)[:count]
+    else:
+        chosen = torch.multinomial(weights, count, generator=generator)
+    return tuple(zoo.members[int(index)] for index in chosen), (1.0,) * count
 
 
 def _checked(term: Term, loss: Tensor | None) -> Tensor | None:
@@ -112,6 +167,6 @@ def _checked(term: Term, loss: Tensor | None) -> Tensor | None:
         return loss
     got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
     raise InputError(
-        f"the term {term.kind!r} gave {got}, expected a scalar tensor or None; take a mean over "
-        "the batch"
+        f"the term {term.kind!r} returned {got}, expected a scalar tensor or None; take the mean "
+        "over the batch"
     )

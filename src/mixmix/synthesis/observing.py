@@ -1,10 +1,9 @@
-"""A batch seen by a network part by part, in the memory of one part.
+"""Outputs and BatchNorm statistics of a network, computed in chunks if memory is short.
 
-BatchNorm statistics are of the whole batch, so that gradients cannot simply be added up over
-parts. But in eval mode each image passes a network on its own, and the moments of a batch follow
-from those of its parts. So every part goes forward without its activations being kept, the loss is
-computed from what came out, and every part goes forward once more when its gradient is due (Chen et
-al. 2016; ``torch.utils.checkpoint``): the same gradient for the price of a second forward pass.
+BatchNorm statistics are of the whole batch, so that gradients cannot be accumulated over chunks.
+But in eval mode images are independent, and the moments of a batch follow from those of its chunks.
+With checkpointing per chunk (Chen et al. 2016; ``torch.utils.checkpoint``), the gradient is the
+same at the price of a second forward pass.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from mixmix.models.observation import BatchNormStatistics
 from mixmix.synthesis.terms.observation import MemberObservation
 from mixmix.synthesis.terms.term import Term
 
-__all__ = ["joined_statistics", "observe_in_parts", "observe_member"]
+__all__ = ["combine_statistics", "observe", "observe_member"]
 
 
 @dataclass(frozen=True)
 class _Observation:
-    """Logits (N, own K), BatchNorm statistics, and what terms took of the tokens, by kind."""
+    """Logits (N, own K), BatchNorm statistics, and results of ``Term.of_tokens``, by kind."""
 
     logits: Tensor
     statistics: tuple[BatchNormStatistics, ...]
     of_tokens: dict[str, Tensor]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that depends on the images."""
+        """All tensors that depend on the images."""
         moments = [value for each in self.statistics for value in (each.mean, each.var)]
         return (self.logits, *moments, *self.of_tokens.values())
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> _Observation:
-        """The same with other tensors, in the order of ``tensors``."""
+        """Copy with other tensors, in the order of ``tensors()``."""
         count = 2 * len(self.statistics)
         moments = zip(tensors[1 : 1 + count : 2], tensors[2 : 1 + count : 2], strict=True)
         statistics = tuple(
@@ -56,81 +55,74 @@ def observe_member(
     terms: Sequence[Term],
     *,
     weight: float = 1.0,
-    part: int | None = None,
+    chunk_size: int | None = None,
     precision: str = "float32",
     scale: float = 1.0,
 ) -> MemberObservation:
-    """What a network of a zoo sees in a batch, as terms take it; see ``observe_in_parts``."""
-    seen = observe_in_parts(
-        member.model, images, terms, part=part, precision=precision, scale=scale
+    """Observe a batch by a network of a zoo, as input of the terms; see ``observe``."""
+    seen = observe(
+        member.model, images, terms, chunk_size=chunk_size, precision=precision, scale=scale
     )
     logits = None if member.labels is None else member.logits_of_zoo(seen.logits)
     return MemberObservation(member, weight, logits, seen.statistics, seen.of_tokens)
 
 
-def observe_in_parts(
+def observe(
     model: Model,
     images: Tensor,
     terms: Sequence[Term] = (),
     *,
-    part: int | None = None,
+    chunk_size: int | None = None,
     precision: str = "float32",
     scale: float = 1.0,
 ) -> _Observation:
-    """Observe a batch, differentiable by the images.
+    """Observe a batch, differentiably with respect to the images; see ``Model.observe``.
 
     Args:
-        model: the network.
-        images: (N, C, H, W) in [0, 1].
-        terms: those with ``needs_tokens`` are asked what they take of the tokens.
-        part: images that pass at a time; None takes all at once and passes them once.
-        precision: see ``Model.observe``, and ``scale`` likewise.
+        terms: ``of_tokens`` of those with ``needs_tokens`` is evaluated.
+        chunk_size: images per forward pass; None: all, without checkpointing.
     """
-    takers = [term for term in terms if term.needs_tokens]
+    token_terms = [term for term in terms if term.needs_tokens]
 
-    def see(some: Tensor) -> _Observation:
-        seen = model.observe(some, precision=precision, scale=scale, tokens=bool(takers))
-        taken = {term.kind: term.of_tokens(seen.tokens) for term in takers if seen.tokens}
-        return _Observation(seen.logits, seen.statistics, taken)
+    def forward(chunk: Tensor) -> _Observation:
+        seen = model.observe(chunk, precision=precision, scale=scale, tokens=bool(token_terms))
+        of_tokens = {term.kind: term.of_tokens(seen.tokens) for term in token_terms if seen.tokens}
+        return _Observation(seen.logits, seen.statistics, of_tokens)
 
-    if part is None or part >= len(images):
-        return see(images)
+    if chunk_size is None or chunk_size >= len(images):
+        return forward(images)
     first: list[_Observation] = []
 
-    def flat(some: Tensor) -> tuple[Tensor, ...]:
-        seen = see(some)
+    def forward_tensors(chunk: Tensor) -> tuple[Tensor, ...]:
+        seen = forward(chunk)
         if not first:
             first.append(seen)
         return seen.tensors()
 
-    parts = images.split(part)
+    chunks = images.split(chunk_size)
     outputs = [
-        checkpoint(flat, some, use_reentrant=True, preserve_rng_state=False) for some in parts
+        checkpoint(forward_tensors, chunk, use_reentrant=True, preserve_rng_state=False)
+        for chunk in chunks
     ]
     found = [first[0].with_tensors(output) for output in outputs]
     return _Observation(
         torch.cat([each.logits for each in found]),
-        joined_statistics([each.statistics for each in found], [len(some) for some in parts]),
+        combine_statistics([each.statistics for each in found], [len(chunk) for chunk in chunks]),
         {kind: torch.cat([each.of_tokens[kind] for each in found]) for kind in found[0].of_tokens},
     )
 
 
-def joined_statistics(
-    parts: Sequence[Sequence[BatchNormStatistics]], sizes: Sequence[int]
+def combine_statistics(
+    chunks: Sequence[Sequence[BatchNormStatistics]], sizes: Sequence[int]
 ) -> tuple[BatchNormStatistics, ...]:
-    """Statistics of a batch from those of its parts (Chan et al. 1979).
-
-    Args:
-        parts: for each part, the statistics of every layer.
-        sizes: images in each part.
-    """
-    shares = torch.tensor(sizes, dtype=torch.float32) / sum(sizes)
-    joined = []
-    for layer in zip(*parts, strict=True):
-        weights = shares.to(layer[0].mean.device)[:, None]
-        means = torch.stack([part.mean for part in layer])
+    """Combine the statistics of chunks of these sizes, per layer (Chan et al. 1979)."""
+    fractions = torch.tensor(sizes, dtype=torch.float32) / sum(sizes)
+    combined = []
+    for layer in zip(*chunks, strict=True):
+        weights = fractions.to(layer[0].mean.device)[:, None]
+        means = torch.stack([chunk.mean for chunk in layer])
         mean = (weights * means).sum(0)
-        within = (weights * torch.stack([part.var for part in layer])).sum(0)
+        within = (weights * torch.stack([chunk.var for chunk in layer])).sum(0)
         var = within + (weights * (means - mean).square()).sum(0)
-        joined.append(BatchNormStatistics(mean, var, layer[0].running_mean, layer[0].running_var))
-    return tuple(joined)
+        combined.append(BatchNormStatistics(mean, var, layer[0].running_mean, layer[0].running_var))
+    return tuple(combined)

@@ -1,4 +1,4 @@
-"""The recipes of the field, as presets of one engine."""
+"""Settings of published methods."""
 
 from __future__ import annotations
 
@@ -14,54 +14,49 @@ from mixmix.synthesis.terms.prior import TotalVariation
 
 __all__ = ["RECIPES", "recipe"]
 
-# Each preset differs from another only in what its method is about, so that a comparison at equal
-# images and iterations compares the methods.
+_PRIOR = TotalVariation(weight=0.1)
+_WHITE = SynthesisSettings(initial="white", mixing_fraction=0.0)
+
+# Recipes differ only in what defines their method, so that a comparison at equal numbers of images
+# and iterations compares methods.
 RECIPES: dict[str, SynthesisSettings] = {
     "mixmix": SynthesisSettings(),
     "refine": SynthesisSettings(iterations=20, learning_rate=0.05),
-    "feature-mixing": SynthesisSettings(mixing_share=0.0),
+    "feature-mixing": SynthesisSettings(mixing_fraction=0.0),
     "data-mixing": SynthesisSettings(),
-    "deepinversion": SynthesisSettings(
-        initial="white",
-        mixing_share=0.0,
+    "deepinversion": replace(
+        _WHITE,
         terms=(
             BatchNormDistance(distance="absolute", first_multiplier=10.0),
             CrossEntropy(),
-            TotalVariation(weight=0.1),
+            _PRIOR,
         ),
     ),
-    "zeroq": SynthesisSettings(
-        initial="white",
-        mixing_share=0.0,
-        terms=(BatchNormDistance(distance="absolute"),),
-        jitter=0,
-        flip=False,
+    "zeroq": replace(_WHITE, terms=(BatchNormDistance(distance="absolute"),), jitter=0, flip=False),
+    "psaq-vit": replace(
+        _WHITE, terms=(CrossEntropy(), PatchEntropy(), _PRIOR), jitter=0, flip=False
     ),
-    "psaq-vit": SynthesisSettings(
-        initial="white",
-        mixing_share=0.0,
-        terms=(CrossEntropy(), PatchEntropy(), TotalVariation(weight=0.1)),
-        jitter=0,
-        flip=False,
-    ),
-    "noise": SynthesisSettings(initial="white", iterations=0, mixing_share=0.0),
+    "noise": replace(_WHITE, iterations=0),
 }
 
 
 def recipe(name: str, **changes: Any) -> SynthesisSettings:
-    """The settings of a named recipe, with changes of fields; ``with_term`` changes its terms.
+    """Settings of a published method.
 
-    ``feature-mixing`` and ``mixmix`` want a zoo of several networks; ``data-mixing`` (which is
-    ``mixmix`` on one), ``deepinversion`` and ``zeroq`` are methods for a zoo of one, ``psaq-vit``
-    for one transformer. ``refine`` goes on from images, for a network that was not in their zoo.
+    ``mixmix`` and ``feature-mixing`` are for a zoo of several networks; ``data-mixing`` (which is
+    ``mixmix`` with one network), ``deepinversion`` and ``zeroq`` for one network, ``psaq-vit`` for
+    one transformer. ``refine`` adapts images to a network outside their zoo; ``noise`` does not
+    optimize.
+
+    Args:
+        name: of the recipe.
+        changes: fields of ``SynthesisSettings``; ``with_term`` changes the terms of the result.
 
     Raises:
-        InputError: if the name or a change is unknown.
+        InputError: if the name or a field is unknown, or a value is out of range.
 
-    Examples:
-        >>> settings = mixmix.recipe("mixmix", num_images=512, iterations=200)
-        >>> settings.num_images, [term.kind for term in settings.terms]
-        (512, ['bn', 'ce', 'tv'])
+    >>> mixmix.recipe("deepinversion", num_images=64).mixing_fraction
+    0.0
     """
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")

@@ -1,9 +1,9 @@
-"""Synthesis shard by shard, several at a time: every finished one is on disk at once."""
+"""Synthesis by optimization of pixels, shard by shard."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,22 +11,21 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mixmix.data.image_set import ImageSet
 from mixmix.data.shards import FORMAT
-from mixmix.errors import DataError, InputError
+from mixmix.errors import InputError
 from mixmix.models.loading import Reference
 from mixmix.models.model import Model
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
-from mixmix.synthesis.folder import RunFolder
 from mixmix.synthesis.initial import balanced_labels
-from mixmix.synthesis.kept import KeptShards
 from mixmix.synthesis.loop import optimize_batch
+from mixmix.synthesis.objective import check_student
 from mixmix.synthesis.schedule import Schedule, plan
 from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.shard_store import ShardStore
 from mixmix.synthesis.workers import run_side_by_side
 
 __all__ = ["provenance", "synthesize"]
@@ -46,61 +45,58 @@ def synthesize(
     on_plan: Callable[[Schedule], None] = lambda schedule: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImageSet:
-    """Synthesize a labeled data set from a zoo of pretrained networks and no data.
+    """Synthesize labeled images from a zoo of pretrained networks, without data.
 
-    On a CPU, batches are optimized side by side, as many as there are threads, as long as they fit
-    into the memory; where a single one does not, its images pass the networks in parts, which takes
-    longer and gives the same images but for rounding. Until the call ends, the process keeps the
-    memory that it once used (see ``runtime.allocator``).
-    Under ``torchrun``, every process calls this, they share the batches, and all of them return the
-    whole data set. A process that is lost stops the run; the next one, with any number of
-    processes, makes the batches that are missing.
+    On a CPU, one batch per thread is optimized in parallel, as far as memory allows. If a single
+    batch does not fit, networks process its images in chunks, which is slower and gives the same
+    images up to rounding. The process keeps freed memory until the call ends (see
+    ``runtime.allocator``).
+
+    Under ``torchrun``, every process calls this function; the batches are divided among them, and
+    each returns the whole data set. If a process stops, the run stops; the same call, with any
+    number of processes, makes the missing batches.
 
     Args:
-        zoo: the networks to invert together: a ``Zoo``, or whatever ``Zoo.load`` takes, such as
+        zoo: the networks to invert: a ``Zoo``, or references as for ``Zoo.load``, such as
             ``["bundled:vgg", "bundled:vovnet"]``.
-        settings: ``SynthesisSettings()`` unless given; ``recipe(name)`` gives known ones.
-        seed: the same seed, zoo, settings, machine and number of threads give the same bits,
-            whatever the number of processes. (Kernels of GPUs may add in another order.)
-        out: folder for the shards. A run that was interrupted resumes where it was and ends with
-            the same bits as one that was not; a finished one is only read. None keeps the images
-            in memory. Several processes need a folder that all of them see.
-        start: images to go on from, of whatever zoo, in place of noise; as many are made, with the
-            same labels. A few iterations (``recipe("refine")``) fit them to a network that was not
-            in their zoo.
-        student: with the term ``Adversarial`` in the settings, images are made on which it does not
-            agree with the zoo (Adaptive DeepInversion, Yin et al. 2020).
-        threads: CPU threads on this machine, for all of its processes; by default
-            ``torch.get_num_threads()``, or all processors under ``torchrun``.
-        memory_gib: to stay within, GiB, beside the networks' weights; by default half of what the
-            device has.
-        on_plan: told of the schedule before the start: what is made at a time and in how much
-            memory.
-        on_progress: called with (iterations done, iterations in all), without those of other
-            processes, from one thread at a time.
+        settings: of the loss and its optimization; ``recipe(name)`` returns those of published
+            methods.
+        seed: the same seed, zoo, settings, machine and number of threads give the same bits, for
+            any number of processes (except for nondeterministic GPU kernels).
+        out: folder for the images. An interrupted run resumes and ends with the same bits; a
+            finished one is only read. None keeps the images in memory. Several processes need a
+            folder that all of them can access.
+        start: initial images in place of noise, from any zoo. Their number and labels are kept. A
+            few iterations (``recipe("refine")``) adapt them to a network outside their zoo.
+        student: a network on which to disagree with the zoo (Adaptive DeepInversion, Yin et al.
+            2020); needs the term ``Adversarial``.
+        threads: CPU threads on this machine, for all processes; by default
+            ``torch.get_num_threads()``, or the number of processors under ``torchrun``.
+        memory_gib: memory limit in GiB, in addition to the networks' weights; by default half of
+            the device's memory.
+        on_plan: called with the schedule before the start.
+        on_progress: called with (iterations done, total iterations) of this process, from one
+            thread at a time.
 
     Returns:
-        The data set; its manifest says how it was made.
+        The images; the manifest records how they were made.
 
     Raises:
-        InputError: if ``out`` holds a data set made in another way, or cannot be written, or is
-            None for several processes; if the settings ask for nothing that these networks have; if
-            ``memory_gib`` is too little for one image; if ``start`` has images of another shape or
-            classes that they do not know.
+        InputError: if ``out`` holds the data set of another run, cannot be written, or is None with
+            several processes; if no term applies to the networks; if a student is missing or not
+            used; if ``memory_gib`` is too little for one image; if ``start`` does not fit the zoo.
         RankError: if another process of the run stopped.
 
-    Examples:
-        >>> quick = mixmix.recipe("mixmix", num_images=8, batch_size=8, iterations=2)
-        >>> images = mixmix.synthesize(["bundled:vgg", "bundled:vovnet"], quick, seed=0)
-        >>> images.images.shape, images.labels.shape, images.soft_labels.shape
-        (torch.Size([8, 3, 32, 32]), torch.Size([8]), torch.Size([8, 10]))
+    >>> settings = mixmix.recipe("mixmix", num_images=8, batch_size=8, iterations=2)
+    >>> mixmix.synthesize(["bundled:vgg", "bundled:vovnet"], settings)
+    ImageSet(images=8, shape=(3, 32, 32), classes=10, from=..., label_agreement=...)
     """
-    zoo = Zoo.load(zoo)
-    settings = settings or SynthesisSettings()
+    zoo, settings = Zoo.load(zoo), settings or SynthesisSettings()
+    check_student(settings, given=student is not None)
     if out is None and distributed.world_size() > 1:
         raise InputError(
-            f"{distributed.world_size()} processes synthesize together, which needs a folder that "
-            "all of them see; give out"
+            f"{distributed.world_size()} processes need a folder that all of them can access; "
+            "give out"
         )
     if start is not None:
         _check_start(start, zoo)
@@ -108,38 +104,45 @@ def synthesize(
     distributed.join(zoo.device)
     schedule = plan(zoo, settings, threads=threads, memory_gib=memory_gib)
     on_plan(schedule)
-    manifest = _manifest(zoo, settings, seed, schedule)
-    if start is not None:
-        models = [model["name"] for model in start.manifest.get("models", [])]
-        manifest["start"] = {"sha256": start.sha256, "models": models}
-    if student is not None:
-        manifest["student"] = {"sha256": student.spec.sha256, "name": student.spec.name}
+    store = ShardStore(zoo, _manifest(zoo, settings, seed, schedule, start, student), out)
     balanced = balanced_labels(settings.num_images, zoo.num_classes)
     labels = (balanced if start is None else start.labels).split(settings.batch_size)
-    if out is None:
-        run = _Run(zoo, settings, seed, labels, start, student, None)
-        run.make(range(len(labels)), schedule, on_progress)
-        return run.kept.in_memory(manifest)
-    folder = RunFolder(Path(out), manifest)
-    run = _Run(zoo, settings, seed, labels, start, student, folder)
-    missing = distributed.from_main(lambda: folder.missing(len(labels)))
-    run.make(missing, schedule, on_progress)
-    made = distributed.gather(list(run.kept.entries.values()))
-    if distributed.is_main():
-        folder.finish([entry for entries in made for entry in entries])
-    distributed.barrier()
-    data = ImageSet.load(folder.path)
-    if data.refused:
-        reasons = "; ".join(data.refused.values())
-        raise DataError(
-            f"{folder.path}: {reasons}; processes on several machines need a folder that all of "
-            "them see"
+    missing = distributed.from_main(lambda: store.missing(len(labels)))
+    mine = missing[distributed.rank() :: distributed.world_size()]
+    num_finished = len(labels) - len(missing)
+    progress = _Progress(on_progress, (num_finished + len(mine)) * settings.iterations)
+    for _ in range(num_finished):
+        progress.advance(settings.iterations)
+    initial = None if start is None else start.images.split(settings.batch_size)
+
+    def make_shard(index: int, check: Callable[[], None]) -> None:
+        def on_step() -> None:
+            check()
+            progress.advance(1)
+
+        images, trace = optimize_batch(
+            zoo,
+            labels[index],
+            settings,
+            generator=seeding.generator(seed, "shard", index),
+            start=None if initial is None else initial[index],
+            student=student,
+            chunk_size=schedule.chunk_size,
+            on_step=on_step,
         )
-    return data
+        store.add(index, images, labels[index], trace)
+        progress.advance(0)
+
+    run_side_by_side(
+        [partial(make_shard, index) for index in mine],
+        at_once=schedule.shards_at_once,
+        threads_per_job=schedule.threads_per_shard,
+    )
+    return store.finish()
 
 
 def provenance(zoo: Zoo) -> dict[str, Any]:
-    """What a manifest says of the networks and of the software."""
+    """Networks and software, for a manifest."""
     return {
         "models": [teacher.spec.to_dict() for teacher in zoo],
         "members": [
@@ -152,20 +155,33 @@ def provenance(zoo: Zoo) -> dict[str, Any]:
 
 
 def _manifest(
-    zoo: Zoo, settings: SynthesisSettings, seed: int, schedule: Schedule
+    zoo: Zoo,
+    settings: SynthesisSettings,
+    seed: int,
+    schedule: Schedule,
+    start: ImageSet | None,
+    student: Model | None,
 ) -> dict[str, Any]:
     """How a run is made, the same in all of its processes."""
     content: dict[str, Any] = {"format": FORMAT, "settings": settings.to_dict(), "seed": seed}
     content |= provenance(zoo)
-    threads = {"threads_per_shard": schedule.threads_per_shard, "images_per_pass": schedule.part}
-    return content | {"machine": content["machine"] | threads}
+    content["machine"] |= {
+        "threads_per_shard": schedule.threads_per_shard,
+        "chunk_size": schedule.chunk_size,
+    }
+    if start is not None:
+        models = [model["name"] for model in start.manifest.get("models", [])]
+        content["start"] = {"sha256": start.sha256, "models": models}
+    if student is not None:
+        content["student"] = {"sha256": student.spec.sha256, "name": student.spec.name}
+    return content
 
 
 def _check_start(start: ImageSet, zoo: Zoo) -> None:
     if tuple(start.images.shape[1:]) != zoo.input_shape:
         raise InputError(
-            f"the images to start from have shape {tuple(start.images.shape[1:])}, this zoo takes "
-            f"{zoo.input_shape}; start from images of a zoo of that shape"
+            f"the images to start from have shape {tuple(start.images.shape[1:])}, expected "
+            f"{zoo.input_shape}, the shape of the zoo"
         )
     classes = start.soft_labels.shape[1]
     if zoo.num_classes and classes and classes != zoo.num_classes:
@@ -175,66 +191,8 @@ def _check_start(start: ImageSet, zoo: Zoo) -> None:
         )
 
 
-class _Run:
-    """The shards that this process makes, kept in a folder or in memory."""
-
-    def __init__(
-        self,
-        zoo: Zoo,
-        settings: SynthesisSettings,
-        seed: int,
-        labels: Sequence[Tensor],
-        start: ImageSet | None,
-        student: Model | None,
-        folder: RunFolder | None,
-    ) -> None:
-        self.zoo, self.settings, self.seed, self.student = zoo, settings, seed, student
-        self.labels, self.kept = labels, KeptShards(zoo, folder)
-        self.start = None if start is None else start.images.split(settings.batch_size)
-        self.part: int | None = None
-
-    def make(
-        self,
-        missing: Sequence[int],
-        schedule: Schedule,
-        on_progress: Callable[[int, int], None],
-    ) -> None:
-        """Make this process's part of the missing shards."""
-        mine = missing[distributed.rank() :: distributed.world_size()]
-        self.part = schedule.part
-        num_finished = len(self.labels) - len(missing)
-        iterations = self.settings.iterations
-        progress = _Progress(on_progress, (num_finished + len(mine)) * iterations)
-        for _ in range(num_finished):
-            progress.advance(iterations)
-        run_side_by_side(
-            [partial(self._make_shard, index, progress) for index in mine],
-            at_once=schedule.shards_at_once,
-            threads_per_job=schedule.threads_per_shard,
-        )
-
-    def _make_shard(self, index: int, progress: _Progress, check: Callable[[], None]) -> None:
-        def on_step() -> None:
-            check()
-            progress.advance(1)
-
-        labels = self.labels[index]
-        batch = optimize_batch(
-            self.zoo,
-            labels,
-            self.settings,
-            generator=seeding.generator(self.seed, "shard", index),
-            start=None if self.start is None else self.start[index],
-            student=self.student,
-            part=self.part,
-            on_step=on_step,
-        )
-        self.kept.keep(index, batch.images, labels, batch.trace)
-        progress.advance(0)
-
-
 class _Progress:
-    """Counts iterations of all threads, and tells of them one at a time."""
+    """Counts the iterations of all threads, and reports them one at a time."""
 
     def __init__(self, on_progress: Callable[[int, int], None], total: int) -> None:
         self._on_progress, self._total, self._done = on_progress, total, 0

@@ -1,33 +1,35 @@
-"""Jobs side by side in threads; an error or an interruption stops them all."""
+"""Jobs in parallel threads; an error or an interrupt stops all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event
+from typing import TypeVar
 
 import torch
 
 __all__ = ["run_side_by_side"]
 
+_T = TypeVar("_T")
+
 
 class _StoppedError(Exception):
-    """Ends a job because another one failed; it never leaves this module."""
+    """Ends a job because another one failed; internal to this module."""
 
 
 def run_side_by_side(
-    jobs: Sequence[Callable[[Callable[[], None]], None]], *, at_once: int, threads_per_job: int
-) -> None:
-    """Run jobs in threads and wait for them.
+    jobs: Sequence[Callable[[Callable[[], None]], _T]], *, at_once: int, threads_per_job: int
+) -> list[_T]:
+    """Run jobs in threads, and return their results in order.
 
     Args:
-        jobs: each is called with a function that it calls now and then, and that ends it by an
-            exception once the others must stop.
-        at_once: how many run at a time; they start in order.
-        threads_per_job: threads of torch within each of them.
+        jobs: each gets a function to call regularly; it raises once the job has to stop.
+        at_once: number of jobs in parallel; they start in order.
+        threads_per_job: torch threads of each job.
 
     Raises:
-        BaseException: what the first of them to fail raised, when the others have ended.
+        BaseException: the first exception of a job, after all jobs have ended.
     """
     stop = Event()
 
@@ -36,7 +38,7 @@ def run_side_by_side(
             raise _StoppedError
 
     before = torch.get_num_threads()
-    # OpenMP counts threads separately for each of ours.
+    # OpenMP's number of threads is per calling thread.
     pool = ThreadPoolExecutor(
         at_once, initializer=torch.set_num_threads, initargs=(threads_per_job,)
     )
@@ -46,6 +48,7 @@ def run_side_by_side(
         for future in futures:
             if future in done:
                 future.result()
+        return [future.result() for future in futures]
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

@@ -234,19 +234,15 @@ class TestPictures:
 
     def test_other_channels_are_refused(self, tmp_path: Path) -> None:
         data = ImageSet.from_shards([make_shard(3, 0, channels=5)], {})
-        with pytest.raises(InputError, match="has 1 or 3 channels, these images have 5"):
+        with pytest.raises(InputError, match="have 1 or 3 channels, got 5"):
             data.export_image_folder(tmp_path)
-        with pytest.raises(InputError, match="use the shards"):
+        with pytest.raises(InputError, match="use ImageSet.save"):
             data.contact_sheet(tmp_path / "sheet.png")
 
-    @pytest.mark.parametrize(("rows", "columns", "scale"), [(10, 10, 2), (2, 3, 1), (3, 1, 4)])
-    def test_contact_sheet(
-        self, rows: int, columns: int, scale: int, folder: Path, tmp_path: Path
-    ) -> None:
-        data = ImageSet.load(folder)
-        target = data.contact_sheet(
-            tmp_path / "a" / "sheet.png", rows=rows, columns=columns, scale=scale
-        )
+    @pytest.mark.parametrize(("rows", "columns"), [(10, 10), (2, 3), (3, 1)])
+    def test_contact_sheet(self, rows: int, columns: int, folder: Path, tmp_path: Path) -> None:
+        data, scale = ImageSet.load(folder), 2
+        target = data.contact_sheet(tmp_path / "a" / "sheet.png", rows=rows, columns=columns)
         with Image.open(target) as picture:
             size = picture.size
             sheet = np.asarray(picture)

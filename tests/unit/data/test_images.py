@@ -170,16 +170,16 @@ class TestFolders:
     def test_what_is_in_vain(self, model: Model, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="there is no folder of images at"):
             as_image_set(tmp_path / "absent", model)
-        with pytest.raises(DataError, match="holds no pictures"):
+        with pytest.raises(DataError, match="holds no image files"):
             as_image_set(tmp_path, model)
         (tmp_path / "broken.png").write_bytes(b"\x89PNG")
-        with pytest.raises(DataError, match=r"cannot read the picture .*broken.png"):
+        with pytest.raises(DataError, match=r"cannot read the image .*broken.png"):
             as_image_set(tmp_path, model)
 
     def test_other_channels(self, tmp_path: Path) -> None:
         Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
         spec = replace(tiny_spec("plain"), input_shape=(2, 4, 4), mean=(0, 0), std=(1, 1))
-        with pytest.raises(InputError, match="a picture has 1 or 3 channels, 2 are needed"):
+        with pytest.raises(InputError, match="image files have 1 or 3 channels, expected 2"):
             as_images(tmp_path, spec)
         gray = replace(tiny_spec("plain"), input_shape=(1, 4, 4), mean=(0,), std=(1,))
         assert as_images(tmp_path, gray).shape == (1, 1, 4, 4)
@@ -206,12 +206,12 @@ def test_images_of_several_sizes_are_brought_to_one(model: Model) -> None:
             DataError,
             "label 9 is out of range",
         ),
-        ((torch.zeros(2, *INPUT_SHAPE), torch.zeros(2)), DataError, "must be class numbers"),
+        ((torch.zeros(2, *INPUT_SHAPE), torch.zeros(2)), DataError, "must be class indices"),
         ([], InputError, "must hold folders or ImageSets, got nothing"),
         ([torch.zeros(3, 4, 4)], InputError, "torch.stack"),
-        (3, InputError, "cannot take a int as images"),
-        ({"image": 1}, InputError, "cannot take a dict as images"),
-        (Items([(torch.zeros(INPUT_SHAPE), "cat")]), DataError, "must be class numbers, got str"),
+        (3, InputError, "cannot use a int as images"),
+        ({"image": 1}, InputError, "cannot use a dict as images"),
+        (Items([(torch.zeros(INPUT_SHAPE), "cat")]), DataError, "must be class indices, got str"),
         (Items([]), DataError, "holds no images"),
         (Items(["x.png"]), InputError, r"must have an image \(C, H, W\), got str"),
         (Items([{"pixels": 1}]), InputError, "need the key 'image' or"),

@@ -32,15 +32,6 @@ def test_loader_gives_what_the_network_takes(data: ImageSet) -> None:
     assert torch.equal(labels, data.labels) and torch.equal(soft, data.soft_labels)
 
 
-def test_loader_of_raw_images_and_its_order(data: ImageSet) -> None:
-    ((images, _, _),) = loader(data, SPEC, batch_size=40, normalized=False)
-    torch.testing.assert_close(images, data.images)
-    one, again, other = (
-        next(iter(loader(data, SPEC, shuffle=True, seed=seed)))[1] for seed in (1, 1, 2)
-    )
-    assert torch.equal(one, again) and not torch.equal(one, other)
-
-
 def test_images_are_resized_for_the_network(data: ImageSet) -> None:
     spec = replace(SPEC, input_shape=(3, 20, 24))
     ((batch, _, _),) = loader(data, spec, batch_size=40)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixmix.data.mixing import draw_boxes
-from mixmix.data.shifts import jitter_and_flip
+from mixmix.data.views import jitter_and_flip
 from mixmix.synthesis.initial import balanced_labels, initial_images
 
 
@@ -29,16 +29,16 @@ def test_boxes_lie_inside_the_image(
     assert (boxes.top >= 0).all() and (boxes.top + boxes.height <= height).all()
     assert (boxes.left >= 0).all() and (boxes.left + boxes.width <= width).all()
     assert (boxes.height >= 1).all() and (boxes.width >= 1).all()
-    share = boxes.share((height, width))
-    assert (share > 0).all() and (share <= 1).all()
+    fraction = boxes.fraction((height, width))
+    assert (fraction > 0).all() and (fraction <= 1).all()
 
 
-def test_share_of_boxes_is_uniform_and_so_is_their_place() -> None:
+def test_fraction_of_boxes_is_uniform_and_so_is_their_place() -> None:
     boxes = draw_boxes(20_000, (224, 224), (0.1, 0.5), generator=generator())
-    share = boxes.share((224, 224))
+    fraction = boxes.fraction((224, 224))
     # Mean and deviation of a uniform distribution on [0.1, 0.5]: 0.3 and 0.4 / sqrt(12).
-    assert abs(float(share.mean()) - 0.3) < 0.003
-    assert abs(float(share.std()) - 0.4 / 12**0.5) < 0.003
+    assert abs(float(fraction.mean()) - 0.3) < 0.003
+    assert abs(float(fraction.std()) - 0.4 / 12**0.5) < 0.003
     center = boxes.top + boxes.height / 2
     assert abs(float(center.mean()) - 112) < 1.5
 

@@ -28,7 +28,7 @@ def in_pixels(matrices: Tensor, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 def drawn(count: int = 400, seed: int = 0, **ranges: float) -> tuple[np.ndarray, Tensor]:
     within = WarpRange(
-        *({"share": 1.0, "rotation": 0.0, "zoom": 1.0, "stretch": 1.0} | ranges).values()
+        *({"fraction": 1.0, "rotation": 0.0, "zoom": 1.0, "stretch": 1.0} | ranges).values()
     )
     warps = draw_warps(count, SIZE, within, generator=torch.Generator().manual_seed(seed))
     return in_pixels(warps.matrix), warps.chosen
@@ -70,12 +70,12 @@ def test_turned_and_stretched_at_once() -> None:
     assert ratios.max() <= 1.8001 and ratios.max() > 1.7 and ratios.min() < 1 / 1.7
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_share_of_images(share: float) -> None:
-    _, chosen = drawn(count=2000, share=share)
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_fraction_of_images(fraction: float) -> None:
+    _, chosen = drawn(count=2000, fraction=fraction)
     # Five standard deviations of as many coins.
-    allowed = 5 * math.sqrt(share * (1 - share) / 2000)
-    assert abs(float(chosen.float().mean()) - share) <= allowed
+    allowed = 5 * math.sqrt(fraction * (1 - fraction) / 2000)
+    assert abs(float(chosen.float().mean()) - fraction) <= allowed
 
 
 def test_pixels_are_those_of_scipy() -> None:

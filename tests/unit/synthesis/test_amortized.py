@@ -7,16 +7,16 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, tiny_teacher
 
-from mixmix import AmortizedSettings, SynthesisSettings, Zoo
+from mixmix import AmortizedSettings, Zoo, recipe
 from mixmix.errors import InputError
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.generator import ImageGenerator
 from mixmix.synthesis.terms import Adversarial, Similarity
 
 SETTINGS = AmortizedSettings(
-    objective=SynthesisSettings(iterations=3, batch_size=8)
-    .with_term(Adversarial())
-    .with_term(Similarity(weight=10.0)),
+    steps=3,
+    batch_size=8,
+    terms=(*recipe("mixmix").terms, Adversarial(), Similarity(weight=10.0)),
     num_latents=24,
     latent_size=8,
     width=4,
@@ -65,8 +65,7 @@ class TestRounds:
         assert torch.equal(rounds(first, 1), rounds(second, 1))
 
     def test_learns_from_round_to_round(self) -> None:
-        objective = replace(SETTINGS.objective, batch_size=16)
-        settings = replace(SETTINGS, objective=objective, num_latents=32)
+        settings = replace(SETTINGS, batch_size=16, num_latents=32)
         synthesizer = AmortizedSynthesizer(Zoo([tiny_teacher("plain")]), settings, seed=0)
 
         def loss() -> float:
@@ -86,11 +85,11 @@ class TestRounds:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_latents": 15}, r"num_latents must be at least the images of a round \(16\), got 15"),
+        ({"num_latents": 15}, "num_latents must be a whole number >= 16, got 15"),
         ({"meta_rate": 0.0}, "meta_rate must be in"),
         ({"latent_rate": float("inf")}, "latent_rate must be a finite number > 0"),
         ({"width": 0}, "width must be a whole number >= 1"),
-        ({"objective": SynthesisSettings(iterations=0)}, "objective.iterations must be >= 1"),
+        ({"steps": 0}, "steps must be a whole number >= 1"),
     ],
 )
 def test_refuses(changes: dict[str, Any], message: str) -> None:

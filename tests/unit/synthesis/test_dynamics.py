@@ -15,7 +15,7 @@ from torch import Tensor
 from mixmix import AmortizedSettings, SynthesisSettings, Zoo, recipe, synthesize
 from mixmix.data.mixing import mix_images
 from mixmix.synthesis.amortized import AmortizedSynthesizer
-from mixmix.synthesis.latents import LatentBank
+from mixmix.synthesis.generator import LatentBank
 from mixmix.synthesis.loop import stage_at
 from mixmix.synthesis.terms import (
     L2,
@@ -83,13 +83,13 @@ class TestPixels:
         assert not torch.equal(whole, images_of(zoo, replace(SETTINGS, scales=(0.5, 1.0))))
 
     @pytest.mark.parametrize(
-        ("share", "expected"),
+        ("fraction", "expected"),
         [(0.0, []), (0.25, [3, 7]), (0.5, [1, 3, 5, 7]), (1.0, list(range(8)))],
     )
     def test_mixing_follows_its_schedule(
-        self, share: float, expected: list[int], zoo: Zoo, monkeypatch: pytest.MonkeyPatch
+        self, fraction: float, expected: list[int], zoo: Zoo, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        drawing, losses_of = import_module("mixmix.synthesis.drawing"), LOOP.losses_of
+        objective, losses_of = import_module("mixmix.synthesis.objective"), LOOP.losses_of
         steps, mixed = [0], []
 
         def counted(*args: Any, **options: Any) -> dict[str, Tensor]:
@@ -102,8 +102,8 @@ class TestPixels:
             return mix_images(*args)
 
         monkeypatch.setattr(LOOP, "losses_of", counted)
-        monkeypatch.setattr(drawing, "mix_images", mix)
-        images_of(zoo, replace(SETTINGS, mixing_share=share))
+        monkeypatch.setattr(objective, "mix_images", mix)
+        images_of(zoo, replace(SETTINGS, mixing_fraction=fraction))
         assert mixed == expected
 
 
@@ -123,7 +123,7 @@ class TestWeights:
     def test_twice_the_weight_gives_twice_the_loss_and_other_images(
         self, term: Term, zoo: Zoo
     ) -> None:
-        student = tiny_teacher("no-batch-norm")
+        student = tiny_teacher("no-batch-norm") if term.needs_student else None
         twice = replace(term, weight=2 * term.weight)
         found = {}
         for each in (term, twice):
@@ -189,7 +189,9 @@ class TestWeights:
 
 class TestAmortized:
     SETTINGS = AmortizedSettings(
-        SynthesisSettings(iterations=3, batch_size=8).with_term(Similarity(weight=10.0)),
+        steps=3,
+        batch_size=8,
+        terms=(*recipe("mixmix").terms, Similarity(weight=10.0)),
         num_latents=24,
         latent_size=8,
         width=4,

@@ -91,6 +91,6 @@ def test_a_part_at_a_time_gives_the_same_images_but_for_rounding() -> None:
     whole = synthesize(zoo, settings, seed=0, on_plan=plans.append)
     budget = (plans[0].peak_bytes * 0.7) / 2**30
     parts = synthesize(zoo, settings, seed=0, memory_gib=budget, on_plan=plans.append)
-    assert plans[1].part is not None and plans[1].peak_bytes <= budget * 2**30
+    assert plans[1].chunk_size is not None and plans[1].peak_bytes <= budget * 2**30
     assert (parts.images - whole.images).abs().mean() < 1e-2
-    assert parts.manifest["machine"]["images_per_pass"] == plans[1].part
+    assert parts.manifest["machine"]["chunk_size"] == plans[1].chunk_size

@@ -31,16 +31,18 @@ GIB = 2**30
 def test_threads_go_to_shards_first(
     num_shards: int, threads: int, expected: tuple[int, int]
 ) -> None:
-    assert schedule(num_shards, threads, shard_bytes=1, memory=GIB) == Schedule(*expected)
+    found = schedule(num_shards, threads, shard_bytes=1, budget=GIB)
+    assert (found.shards_at_once, found.threads_per_shard) == expected
 
 
 @pytest.mark.parametrize(
     ("gib_per_shard", "expected"),
     [(1, (8, 1)), (2, (4, 2)), (3, (2, 4)), (5, (1, 8)), (99, (1, 8))],
 )
-def test_shards_fit_into_half_of_the_memory(gib_per_shard: int, expected: tuple[int, int]) -> None:
-    made = schedule(100, 8, shard_bytes=gib_per_shard * GIB, memory=16 * GIB)
-    assert made == Schedule(*expected)
+def test_shards_fit_into_the_budget(gib_per_shard: int, expected: tuple[int, int]) -> None:
+    found = schedule(100, 8, shard_bytes=gib_per_shard * GIB, budget=8 * GIB)
+    peak = expected[0] * gib_per_shard * GIB
+    assert found == Schedule(*expected, peak_bytes=peak)
 
 
 NUMBERS = st.integers(1, 200)
@@ -48,17 +50,17 @@ NUMBERS = st.integers(1, 200)
 
 @given(NUMBERS, NUMBERS, st.integers(0, 9 * GIB), st.integers(GIB, 64 * GIB), NUMBERS)
 def test_processes_change_nothing_but_what_each_of_them_does(
-    num_shards: int, threads: int, shard_bytes: int, memory: int, num_processes: int
+    num_shards: int, threads: int, shard_bytes: int, budget: int, num_processes: int
 ) -> None:
-    alone = schedule(num_shards, threads, shard_bytes=shard_bytes, memory=memory)
+    alone = schedule(num_shards, threads, shard_bytes=shard_bytes, budget=budget)
     shared = schedule(
-        num_shards, threads, shard_bytes=shard_bytes, memory=memory, num_processes=num_processes
+        num_shards, threads, shard_bytes=shard_bytes, budget=budget, num_processes=num_processes
     )
     assert shared.threads_per_shard == alone.threads_per_shard
     assert shared.shards_at_once == max(1, alone.shards_at_once // num_processes)
     assert alone.shards_at_once * alone.threads_per_shard <= threads
     if alone.shards_at_once > 1:
-        assert alone.shards_at_once * shard_bytes <= memory // 2
+        assert alone.shards_at_once * shard_bytes <= budget
 
 
 class TestShardBytes:
@@ -136,17 +138,19 @@ class TestPlan:
         monkeypatch.setattr(module, "memory_bytes", lambda: 2 * need)
         assert planned(zoo, self.SETTINGS, threads=6) == (1, 6)
 
-    def test_a_shard_that_does_not_fit_passes_in_parts(self, zoo: Zoo) -> None:
+    def test_a_shard_that_does_not_fit_is_processed_in_chunks(self, zoo: Zoo) -> None:
         whole = plan(zoo, self.SETTINGS, threads=1)
-        assert whole.part is None
+        assert whole.chunk_size is None
         of_one = shard_bytes(zoo, self.SETTINGS) // 4
         tight = (whole.peak_bytes - of_one) / 2**30
         found = plan(zoo, self.SETTINGS, threads=1, memory_gib=tight)
-        assert found.part == 3
+        assert found.chunk_size == 3
         assert found.peak_bytes <= tight * 2**30
 
     def test_a_budget_below_one_image(self, zoo: Zoo) -> None:
-        with pytest.raises(InputError, match="one image at a time in batches of 4 takes 0.00 GiB"):
+        with pytest.raises(
+            InputError, match="batches of 4, processed one image at a time, take 0.00 GiB"
+        ):
             plan(zoo, self.SETTINGS, memory_gib=1e-6)
 
 

@@ -169,7 +169,7 @@ class TestResume:
 
         with monkeypatch.context() as patch:
             # By module object, since the package re-exports a function of the module's name.
-            patch.setattr(import_module("mixmix.synthesis.folder"), "write_json", interrupted)
+            patch.setattr(import_module("mixmix.synthesis.shard_store"), "write_json", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
@@ -327,7 +327,7 @@ class TestShardsSideBySide:
             return save(shard, path)
 
         monkeypatch.setattr(Shard, "save", save_elsewhere)
-        with pytest.raises(DataError, match="shard-00001.* is missing.* all of them see"):
+        with pytest.raises(DataError, match="shard-00001.* is missing.* a shared folder"):
             synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "here", threads=2)
 
 
@@ -353,7 +353,7 @@ class TestSideEffects:
 class TestRefusals:
     def test_nothing_to_invert(self) -> None:
         zoo = Zoo([tiny_teacher("no-batch-norm")])
-        with pytest.raises(InputError, match=r"the terms \(bn\) none applies to no-batch-norm"):
+        with pytest.raises(InputError, match=r"no term \(bn\) applies to no-batch-norm"):
             synthesize(zoo, recipe("zeroq", **_small()), seed=0)
 
     def test_member_without_a_term_of_its_own_is_no_obstacle(self) -> None:
@@ -365,7 +365,7 @@ class TestRefusals:
         settings = SynthesisSettings(
             **_small(), terms=(BatchNormDistance(weight=1e38, distance="absolute"),)
         )
-        with pytest.raises(InputError, match="no longer finite at iteration"):
+        with pytest.raises(InputError, match="not finite at iteration"):
             synthesize(zoo, settings, seed=0)
 
     def test_folder_that_cannot_be_written(self, zoo: Zoo, tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ class TestStart:
     def test_few_iterations_bring_them_nearer_to_another_network(self, zoo: Zoo) -> None:
         start = synthesize(zoo, SETTINGS, seed=0)
         before = start.images.clone()
-        settings = recipe("refine", batch_size=10, iterations=20, mixing_share=0.0)
+        settings = recipe("refine", batch_size=10, iterations=20, mixing_fraction=0.0)
         data = synthesize(Zoo([tiny_teacher("plain")]), settings, seed=0, start=start)
         losses = data.manifest["shards"][0]["losses"]
         assert losses[-1]["bn"] < losses[0]["bn"]
@@ -430,4 +430,13 @@ def test_a_student_is_made_for(zoo: Zoo, tmp_path: Path) -> None:
     assert losses[-1]["adversarial"] < losses[0]["adversarial"]
     assert data.manifest["student"]["sha256"] == student.spec.sha256
     with pytest.raises(InputError, match="made for another student"):
-        synthesize(zoo, settings, seed=0, out=tmp_path)
+        other = tiny_teacher("residual")
+        synthesize(zoo, settings, seed=0, student=other, out=tmp_path)
+
+
+def test_a_student_and_its_term_need_each_other(zoo: Zoo) -> None:
+    settings = recipe("mixmix", **_small())
+    with pytest.raises(InputError, match="a student is given, but no term of the settings uses it"):
+        synthesize(zoo, settings, student=tiny_teacher("plain"))
+    with pytest.raises(InputError, match="the term adversarial needs a student"):
+        synthesize(zoo, settings.with_term(Adversarial()))

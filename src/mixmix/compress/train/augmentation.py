@@ -87,7 +87,7 @@ class Augmentation(Settings):
 
 
 WIDE_VIEWS = Augmentation(
-    warp_prob=WIDE_WARPS.share,
+    warp_prob=WIDE_WARPS.fraction,
     rotation=WIDE_WARPS.rotation,
     zoom=WIDE_WARPS.zoom,
     stretch=WIDE_WARPS.stretch,
@@ -131,10 +131,10 @@ def augment(
                 views.lerp(partners, fractions.to(views).view(-1, 1, 1, 1)),
             )
         elif name == "cutmix":
-            fraction = boxes.share(size)
+            fraction = boxes.fraction(size)
             candidate = torch.where(_inside(boxes, size).to(views.device), partners, views)
         else:
-            fraction, candidate = boxes.share(size), mix_images(views, partners, boxes)
+            fraction, candidate = boxes.fraction(size), mix_images(views, partners, boxes)
         chosen = (way == index).to(views.device)
         mixed = torch.where(chosen.view(-1, 1, 1, 1), candidate, mixed)
         mixed_fraction = torch.where(way == index, fraction, mixed_fraction)

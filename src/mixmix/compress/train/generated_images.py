@@ -35,8 +35,8 @@ class GeneratedImages(MoreImages):
 
     Attributes:
         zoo: what the images are made from.
-        synthesis: how. With the term ``Adversarial`` in its objective, images are made on which
-            the student does not agree with the zoo yet, once training has begun.
+        synthesis: how. With the term ``Adversarial``, once training has begun, images are made on
+            which the student and the zoo disagree.
         warmup_rounds: before any image is kept.
         first_rounds: before the first step.
         every_steps: steps of training from one time to the next.
@@ -98,8 +98,7 @@ class _GeneratedImageSource:
                 self._on_progress(f"warming up, round {done + 1} of {settings.warmup_rounds}", 0.0)
                 self._synthesizer.make()
             return self._joined(data, settings.first_rounds, None)
-        objective = settings.synthesis.objective
-        opponent = opponent_of(student, self._spec, objective, settings.zoo.device)
+        opponent = opponent_of(student, self._spec, settings.synthesis, settings.zoo.device)
         return self._joined(data, settings.rounds, opponent)
 
     def to_dict(self) -> dict[str, Any]:

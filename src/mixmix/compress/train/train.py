@@ -31,7 +31,7 @@ from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.memory_layout import in_faster_layout
-from mixmix.synthesis.settings import SynthesisSettings
+from mixmix.synthesis.settings import ObjectiveSettings
 from mixmix.synthesis.terms.labels import mixed_cross_entropy_loss
 
 __all__ = ["Outputs", "Step", "learning_rate_at", "opponent_of", "outputs_of", "train_"]
@@ -236,7 +236,7 @@ class _Trainer:
 
 
 def opponent_of(
-    student: nn.Module, spec: ModelSpec, objective: SynthesisSettings, device: torch.device
+    student: nn.Module, spec: ModelSpec, objective: ObjectiveSettings, device: torch.device
 ) -> Model | None:
     """The student as it is, if a term of the synthesis asks for one."""
     if not objective.needs_student:

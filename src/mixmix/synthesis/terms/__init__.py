@@ -1,4 +1,4 @@
-"""The terms of the synthesis loss, one file for each; ``Term`` is the way to add your own."""
+"""The terms of the synthesis loss; subclass ``Term`` to add your own."""
 
 from mixmix.synthesis.terms.adversarial import Adversarial
 from mixmix.synthesis.terms.bn import BatchNormDistance
@@ -7,7 +7,7 @@ from mixmix.synthesis.terms.observation import BatchObservation, MemberObservati
 from mixmix.synthesis.terms.patches import PatchEntropy
 from mixmix.synthesis.terms.prior import L2, TotalVariation
 from mixmix.synthesis.terms.similarity import Similarity
-from mixmix.synthesis.terms.term import MemberTerm, Term
+from mixmix.synthesis.terms.term import MemberTerm, PriorTerm, Term
 
 __all__ = [
     "Adversarial",
@@ -18,6 +18,7 @@ __all__ = [
     "MemberObservation",
     "MemberTerm",
     "PatchEntropy",
+    "PriorTerm",
     "Similarity",
     "Student",
     "Term",

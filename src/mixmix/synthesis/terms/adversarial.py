@@ -1,4 +1,4 @@
-"""Disagreement with a student: images from which it has something to learn."""
+"""The adversarial loss: images on which a student and the zoo disagree."""
 
 from __future__ import annotations
 
@@ -21,12 +21,9 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Adversarial(Term):
-    """Agreement of a student with the mean of the networks drawn; left out where there is none.
+    """Agreement of a student with the mean prediction of the networks; see ``agreement_loss``.
 
-    Images are made on which the student does not agree with the zoo yet (see ``agreement_loss``).
-
-    Attributes:
-        weight: factor of the term, >= 0.
+    Ignored while there is no student.
     """
 
     kind: ClassVar[str] = "adversarial"
@@ -34,25 +31,22 @@ class Adversarial(Term):
     needs_student: ClassVar[bool] = True
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Never by itself: what networks disagree on need not look like anything."""
+        """False: disagreement alone does not make an image."""
         return False
 
     def __call__(self, batch: BatchObservation) -> Tensor | None:
-        """The agreement, in [0, 1]."""
         logits = [seen.logits for seen in batch.members if seen.logits is not None]
         if batch.student is None or not logits:
             return None
-        wanted = torch.stack([each.softmax(1) for each in logits]).mean(0)
-        student_logits = batch.student_logits
-        assert student_logits is not None
-        return agreement_loss(wanted, student_logits.softmax(1))
+        teacher = torch.stack([each.softmax(1) for each in logits]).mean(0)
+        return agreement_loss(teacher, batch.student(batch.views).softmax(1))
 
 
 def agreement_loss(teacher: Tensor, student: Tensor) -> Tensor:
-    """``1 - JS / ln 2``: 1 where two networks predict the same, 0 where nothing is in common.
+    """``1 - JS / ln 2``, where JS is the Jensen-Shannon divergence of two predictions.
 
-    Made small, it asks for images on which they disagree (Adaptive DeepInversion, Yin et al. 2020,
-    eq. 7, in units of its largest value). JS is the Jensen-Shannon divergence.
+    Adaptive DeepInversion (Yin et al. 2020, eq. 7), normalized: 1 for equal predictions, 0 for
+    disjoint ones.
 
     Args:
         teacher: probabilities (N, K).

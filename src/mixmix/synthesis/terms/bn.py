@@ -1,4 +1,4 @@
-"""BatchNorm statistics: images look to a network as its training data did."""
+"""The distance of BatchNorm statistics from those of the training data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mixmix.errors import InputError
 from mixmix.models.member import Member
 from mixmix.models.observation import BatchNormStatistics
 from mixmix.models.zoo import Zoo
@@ -18,15 +17,14 @@ from mixmix.synthesis.terms.term import MemberTerm
 
 __all__ = ["BatchNormDistance", "bn_statistics_loss", "relative_bn_loss"]
 
-_DISTANCES = ("auto", "absolute", "relative")
 _TINY = 1e-12
-# Of the mean variance of a layer, what is added to that of each channel: some hardly vary.
+# Added to the variance of each channel, as a fraction of the layer's mean: some hardly vary.
 _VARIANCE_FLOOR, _SMALLEST_VARIANCE = 1e-2, 1e-8
-# Networks on CIFAR-10 have 4 to 15 and a MobileNetV2 on ImageNet has 2, for which the absolute
-# distance is the better; EfficientNet-Lite has 400, and its images lose their labels by it.
+# Networks on CIFAR-10 have 4 to 15 and a MobileNetV2 on ImageNet has 2; the absolute distance is
+# better for them. EfficientNet-Lite has 400: beside its absolute distance, labels have no effect.
 _LARGEST_VARIANCE_NORM = 100.0
-# What the relative distance counts at a weight of 1.
-_OF_RELATIVE = 60.0
+# Factor of the relative distance at a weight of 1.
+_RELATIVE_FACTOR = 60.0
 
 
 @dataclass(frozen=True)
@@ -34,15 +32,14 @@ class BatchNormDistance(MemberTerm):
     """Distance between the BatchNorm statistics of a batch and those stored in the networks.
 
     Attributes:
-        weight: factor of the term, >= 0.
         distance: ``absolute``: Euclidean, summed over layers, as in ZeroQ, DeepInversion and
-            MixMix, eq. 2; ``relative``: in units of what each channel varies by, a mean over
-            layers, so that one weight suits all networks; ``auto``: absolute, but for networks
-            whose channels vary so much that labels would be lost beside it.
-        first_multiplier: extra weight of the first BatchNorm layer of every network, >= 0.
-        balance: weigh the absolute distance of each network by the mean number of BatchNorm layers
-            in the zoo over its own, so that deep networks do not drown the others; the relative one
-            is balanced by itself.
+            MixMix, eq. 2; ``relative``: in units of each channel's standard deviation, averaged
+            over layers, so that one weight suits all networks; ``auto``: relative for networks with
+            very large running variances, absolute for others.
+        first_multiplier: factor of the first BatchNorm layer of every network, >= 0.
+        balance: scale the absolute distance of each network by the mean number of BatchNorm layers
+            in the zoo divided by its own, so that deep networks do not dominate. The relative
+            distance needs no scaling.
     """
 
     kind: ClassVar[str] = "bn"
@@ -54,24 +51,18 @@ class BatchNormDistance(MemberTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_finite("first_multiplier")
-        if self.distance not in _DISTANCES:
-            raise InputError(
-                f"BatchNormDistance.distance must be one of {', '.join(_DISTANCES)}, got "
-                f"{self.distance!r}"
-            )
+        self._require_range("first_multiplier", low=0)
+        self._require_one_of("distance", ("auto", "absolute", "relative"))
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Whether a network has BatchNorm."""
         return any(member.model.batch_norms for member in zoo.members)
 
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
-        """The distance of one network."""
         if not seen.statistics:
             return None
         first = self.first_multiplier
         if self._distance_for(seen.member) == "relative":
-            return _OF_RELATIVE * relative_bn_loss(seen.statistics, first_multiplier=first)
+            return _RELATIVE_FACTOR * relative_bn_loss(seen.statistics, first_multiplier=first)
         weight = _depth_weight(batch.zoo, seen.member) if self.balance else 1.0
         return weight * bn_statistics_loss(seen.statistics, first_multiplier=first)
 
@@ -83,10 +74,10 @@ class BatchNormDistance(MemberTerm):
 
 
 def _depth_weight(zoo: Zoo, member: Member) -> float:
-    """Mean number of BatchNorm layers of the networks that have any, over this network's own.
+    """Mean number of BatchNorm layers of the networks with any, divided by this network's own.
 
-    The term is a sum over layers. Adam makes steps of one size out of the gradients that it has
-    seen of late, so that next to a deep network a shallow one would move the images little.
+    The term is a sum over layers, and Adam normalizes by the gradients of recent steps: next to a
+    deep network, a shallow one would hardly move the images.
     """
     depths = [len(teacher.batch_norms) for teacher in zoo if teacher.batch_norms]
     return sum(depths) / len(depths) / len(member.model.batch_norms)
@@ -98,10 +89,11 @@ def bn_statistics_loss(
     """Distance between the BatchNorm statistics of a batch and those stored in the network.
 
     ``sum_l || mean_l - running_mean_l ||_2 + || var_l - running_var_l ||_2`` (DeepInversion,
-    Yin et al. 2020, eq. 4; MixMix, eq. 2); the first layer counts ``first_multiplier`` times.
+    Yin et al. 2020, eq. 4; MixMix, eq. 2).
 
     Args:
         statistics: one per BatchNorm layer, in order of execution; not empty.
+        first_multiplier: factor of the first layer.
 
     Returns:
         A scalar >= 0.
@@ -118,16 +110,16 @@ def bn_statistics_loss(
 def relative_bn_loss(
     statistics: Sequence[BatchNormStatistics], *, first_multiplier: float = 1.0
 ) -> Tensor:
-    """Distance between BatchNorm statistics in units of what each channel varies by.
+    """Distance between BatchNorm statistics in units of each channel's standard deviation.
 
     ``1/L sum_l rms_c((mean - running_mean) / s) + rms_c((var - running_var) / s^2)`` with ``s^2``
-    the running variance. Noise is about as far from any network, however deep, wide or badly scaled
-    it is, where ``bn_statistics_loss`` differs by orders of magnitude and mostly sees the layers
-    whose channels vary most.
+    the running variance. For noise it is similar across networks of any depth, width and scale,
+    while ``bn_statistics_loss`` differs by orders of magnitude and is dominated by the layers with
+    the largest variances.
 
     Args:
         statistics: one per BatchNorm layer, in order of execution; not empty.
-        first_multiplier: what the first layer counts.
+        first_multiplier: factor of the first layer.
 
     Returns:
         A scalar >= 0.
@@ -138,7 +130,7 @@ def relative_bn_loss(
         variance = s.running_var + floor
         shift = (s.mean - s.running_mean).square() / variance
         stretch = ((s.var - s.running_var) / variance).square()
-        # The gradient of a norm is not defined where both are the same.
+        # The gradient of a norm is undefined at 0.
         losses.append(torch.stack([shift.mean(), stretch.mean()]).clamp_min(_TINY).sqrt().sum())
     total: Tensor = losses[0] * first_multiplier
     return sum(losses[1:], start=total) / len(losses)

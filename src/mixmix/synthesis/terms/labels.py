@@ -1,4 +1,4 @@
-"""Labels: the networks recognize in images what these are to show."""
+"""Cross-entropy of the networks' predictions with the labels."""
 
 from __future__ import annotations
 
@@ -17,21 +17,15 @@ __all__ = ["CrossEntropy", "mixed_cross_entropy_loss"]
 
 @dataclass(frozen=True)
 class CrossEntropy(MemberTerm):
-    """Cross-entropy with the labels, which count by the area that they cover in mixed images.
-
-    Attributes:
-        weight: factor of the term, >= 0.
-    """
+    """Cross-entropy with the labels, weighted by area in mixed images."""
 
     kind: ClassVar[str] = "ce"
     order: ClassVar[int] = 10
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Whether a network has a label head."""
         return bool(zoo.headed)
 
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
-        """The cross-entropy of one network."""
         if seen.logits is None:
             return None
         return mixed_cross_entropy_loss(
@@ -42,7 +36,7 @@ class CrossEntropy(MemberTerm):
 def mixed_cross_entropy_loss(
     logits: Tensor, labels: Tensor, partner_labels: Tensor, box_fraction: Tensor
 ) -> Tensor:
-    """Cross-entropy of mixed images: labels weigh as much as the area they cover (MixMix, eq. 7).
+    """Cross-entropy of mixed images, with labels weighted by the area they cover (MixMix, eq. 7).
 
     Args:
         logits: (N, K).

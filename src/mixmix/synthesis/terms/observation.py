@@ -1,10 +1,9 @@
-"""What the networks of a step saw of a batch: all that a term of the loss may ask for."""
+"""Inputs of the terms of the loss: a batch and the outputs of the networks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from torch import Tensor
 
@@ -14,21 +13,20 @@ from mixmix.models.zoo import Zoo
 
 __all__ = ["BatchObservation", "MemberObservation", "Student"]
 
-# From images (N, C, H, W) in [0, 1] to logits (N, K), differentiable by the images.
+# Maps images (N, C, H, W) in [0, 1] to logits (N, K), differentiably.
 Student = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class MemberObservation:
-    """What one network of the zoo saw, all differentiable by the images.
+    """Outputs of one network of the zoo, differentiable with respect to the images.
 
     Attributes:
-        member: the network (``member.model``) and what it takes part with.
-        weight: what its losses count in this step.
-        logits: (N, K) in the classes of the zoo; None if it knows nothing of these.
-        statistics: of every BatchNorm layer, in order of execution; empty without BatchNorm.
-        of_tokens: by kind of term, what ``Term.of_tokens`` made of the inputs of LayerNorm layers;
-            without entries if the network has none.
+        member: the network (``member.model``) and its role in the zoo.
+        weight: factor of its losses in this step.
+        logits: (N, K) in the classes of the zoo; None if the network does not have them.
+        statistics: of every BatchNorm layer, in order of execution.
+        of_tokens: results of ``Term.of_tokens``, by kind of term; empty without LayerNorm.
     """
 
     member: Member
@@ -40,17 +38,16 @@ class MemberObservation:
 
 @dataclass(frozen=True)
 class BatchObservation:
-    """A batch, and what was seen of it at one step.
+    """A batch and the outputs of networks for it, at one step.
 
     Attributes:
-        zoo: all networks, whether or not they were drawn.
+        zoo: all networks, drawn or not.
         images: (N, C, H, W) in [0, 1], before shifts and mixing.
-        views: (N, C, H, W), what the networks saw: shifted, flipped and mixed.
+        views: (N, C, H, W), inputs of the networks: shifted, flipped and mixed.
         labels: (N,) classes of the images.
-        partner_labels: (N,) classes of what is in the box of each view; ``labels`` where nothing is
-            mixed.
-        box_fraction: (N,) fraction of the view that the box covers; 0 where nothing is mixed.
-        members: the networks drawn.
+        partner_labels: (N,) classes of the images in the boxes; ``labels`` without mixing.
+        box_fraction: (N,) fraction of the view that the box covers; 0 without mixing.
+        members: the networks drawn, with their outputs.
         student: a network under training, or None.
     """
 
@@ -62,8 +59,3 @@ class BatchObservation:
     box_fraction: Tensor
     members: tuple[MemberObservation, ...]
     student: Student | None = None
-
-    @cached_property
-    def student_logits(self) -> Tensor | None:
-        """(N, K) of the student on the views, computed when first asked for; None without one."""
-        return None if self.student is None else self.student(self.views)

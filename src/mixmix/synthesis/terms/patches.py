@@ -1,4 +1,4 @@
-"""Patches: transformers tell an object from its background."""
+"""The entropy of patch similarities, for vision transformers."""
 
 from __future__ import annotations
 
@@ -18,48 +18,42 @@ from mixmix.synthesis.terms.term import MemberTerm
 __all__ = ["PatchEntropy", "patch_entropy"]
 
 _TINY = 1e-12
-# Density of cosines: how many values it is evaluated at, its bandwidth, and tokens compared.
+# Points at which the density of cosines is evaluated, its bandwidth, and tokens compared.
 _COSINES, _BANDWIDTH, _TOKENS = 64, 0.05, 32
 
 
 @dataclass(frozen=True)
 class PatchEntropy(MemberTerm):
-    """Minus the entropy of how alike patches are to networks with LayerNorm; see ``patch_entropy``.
-
-    Attributes:
-        weight: factor of the term, >= 0.
-    """
+    """Negative entropy of patch similarities in networks with LayerNorm; see ``patch_entropy``."""
 
     kind: ClassVar[str] = "patch"
     order: ClassVar[int] = 20
     needs_tokens: ClassVar[bool] = True
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Whether a network has LayerNorm, whose inputs are tokens."""
         return any(isinstance(m, nn.LayerNorm) for model in zoo for m in model.module.modules())
 
     def of_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
-        """The entropy of each image (N,)."""
         return patch_entropy(tokens)
 
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
-        """Minus the mean entropy of one network."""
         entropy = seen.of_tokens.get(self.kind)
         return None if entropy is None else -entropy.mean()
 
 
 def patch_entropy(tokens: Sequence[Tensor]) -> Tensor:
-    """How much the patches of an image differ in how alike they are, to a transformer.
+    """Entropy of the cosine similarities between the tokens of an image.
 
-    The differential entropy of the cosines between its tokens, by a Gaussian kernel (PSAQ-ViT,
-    Li et al. 2022, eq. 4 to 8): noise gives the same cosine everywhere, an image with an object
-    before a background does not. At most 32 tokens, evenly spread, are compared.
+    Differential entropy with a Gaussian kernel density (PSAQ-ViT, Li et al. 2022, eq. 4 to 8). It
+    is low for noise, whose tokens are all equally similar, and high for an object in front of a
+    background. At most 32 tokens, evenly spaced, are compared.
 
     Args:
-        tokens: of each layer (N, positions, features); layers with one position only do not count.
+        tokens: of each layer (N, positions, features); layers with fewer than 3 positions are
+            skipped.
 
     Returns:
-        (N,), in nats, the mean over layers; larger is more like a photograph.
+        (N,), in nats, the mean over layers.
     """
     grid = torch.linspace(-1, 1, _COSINES, device=tokens[0].device)
     entropies = []

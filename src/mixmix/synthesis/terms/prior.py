@@ -1,4 +1,4 @@
-"""Priors: what images look like, whatever networks see in them."""
+"""Image priors, which use no network."""
 
 from __future__ import annotations
 
@@ -7,50 +7,31 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mixmix.models.zoo import Zoo
 from mixmix.synthesis.terms.observation import BatchObservation
-from mixmix.synthesis.terms.term import Term
+from mixmix.synthesis.terms.term import PriorTerm
 
 __all__ = ["L2", "TotalVariation", "l2_loss", "total_variation_loss"]
 
 
 @dataclass(frozen=True)
-class TotalVariation(Term):
-    """Mean absolute difference between neighboring pixels, of the images before mixing.
-
-    Attributes:
-        weight: factor of the term, >= 0.
-    """
+class TotalVariation(PriorTerm):
+    """Mean absolute difference between neighboring pixels, of the images before mixing."""
 
     kind: ClassVar[str] = "tv"
     order: ClassVar[int] = 40
 
-    def applies_to(self, zoo: Zoo) -> bool:
-        """Never: it asks no network."""
-        return False
-
     def __call__(self, batch: BatchObservation) -> Tensor:
-        """The total variation, a mean over pixels."""
         return total_variation_loss(batch.images)
 
 
 @dataclass(frozen=True)
-class L2(Term):
-    """Mean squared distance of the pixels from mid-gray, of the images before mixing.
-
-    Attributes:
-        weight: factor of the term, >= 0.
-    """
+class L2(PriorTerm):
+    """Mean squared distance of the pixels from mid-gray, of the images before mixing."""
 
     kind: ClassVar[str] = "l2"
     order: ClassVar[int] = 50
 
-    def applies_to(self, zoo: Zoo) -> bool:
-        """Never: it asks no network."""
-        return False
-
     def __call__(self, batch: BatchObservation) -> Tensor:
-        """The mean squared distance."""
         return l2_loss(batch.images)
 
 
@@ -58,12 +39,12 @@ def total_variation_loss(images: Tensor) -> Tensor:
     """Mean absolute difference between neighboring pixels, of images (N, C, H, W)."""
     total = images.new_zeros(())
     for dim in (2, 3):
-        # A line of pixels has no neighbors across, and the mean of nothing is NaN.
+        # The mean of no differences would be NaN.
         if images.shape[dim] > 1:
             total = total + images.diff(dim=dim).abs().mean()
     return total
 
 
 def l2_loss(images: Tensor) -> Tensor:
-    """Mean squared distance of pixels in [0, 1] from mid-gray."""
+    """Mean squared distance from mid-gray, of images (N, C, H, W) in [0, 1]."""
     return (images - 0.5).square().mean()

@@ -1,4 +1,4 @@
-"""Diversity: images of one class differ in layout."""
+"""Similarity of images of one class, to keep a batch diverse."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixmix.models.zoo import Zoo
 from mixmix.synthesis.terms.observation import BatchObservation
-from mixmix.synthesis.terms.term import Term
+from mixmix.synthesis.terms.term import PriorTerm
 
 __all__ = ["Similarity", "similarity_loss"]
 
@@ -18,31 +17,23 @@ _SIDE = 16
 
 
 @dataclass(frozen=True)
-class Similarity(Term):
-    """Likeness of the images of the same class in a batch, before mixing.
+class Similarity(PriorTerm):
+    """Similarity of the images of one class in a batch, before mixing; see ``similarity_loss``.
 
-    Amortized synthesis needs it: a generator alone draws one picture of every class before long.
-
-    Attributes:
-        weight: factor of the term, >= 0.
+    Without it, a generator collapses to one image per class.
     """
 
     kind: ClassVar[str] = "similarity"
     order: ClassVar[int] = 60
 
-    def applies_to(self, zoo: Zoo) -> bool:
-        """Never: it asks no network."""
-        return False
-
     def __call__(self, batch: BatchObservation) -> Tensor:
-        """The mean squared cosine, in [0, 1]."""
         return similarity_loss(batch.images, batch.labels)
 
 
 def similarity_loss(images: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared cosine of the angle between images of the same class, 16 pixels high at most.
+    """Mean squared cosine similarity between images of one class, pooled to at most 16 x 16 pixels.
 
-    Brightness and color of the whole do not count, so that it is layout that has to differ.
+    The mean of each channel is subtracted, so that images have to differ in layout.
 
     Args:
         images: (N, C, H, W).
@@ -51,9 +42,8 @@ def similarity_loss(images: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar in [0, 1]; 0 where no two images have the same class.
     """
-    side = _SIDE
     height, width = images.shape[2:]
-    small = F.adaptive_avg_pool2d(images, (min(side, height), min(side, width)))
+    small = F.adaptive_avg_pool2d(images, (min(_SIDE, height), min(_SIDE, width)))
     rows = F.normalize((small - small.mean((2, 3), keepdim=True)).flatten(1), dim=1)
     same = labels[:, None] == labels[None, :]
     same.fill_diagonal_(False)

@@ -1,8 +1,7 @@
-"""The protocol of a term of the synthesis loss."""
+"""Base classes of the terms of the synthesis loss."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from mixmix.errors import InputError
 from mixmix.models.zoo import Zoo
 from mixmix.synthesis.terms.observation import BatchObservation, MemberObservation
 
-__all__ = ["MemberTerm", "Term"]
+__all__ = ["MemberTerm", "PriorTerm", "Term"]
 
 
 @dataclass(frozen=True)
 class Term(Settings, ABC):
     """A term of the loss that images are optimized for.
 
-    A term of your own is a frozen dataclass with a ``kind`` of its own, whose fields are its
-    settings. Its module has to be imported before settings are read back, or its package names it
-    in an entry point of the group ``mixmix.term``::
+    A custom term is a frozen dataclass with its own ``kind``; its fields are its settings. To read
+    settings back, import its module first, or register it as an entry point of the group
+    ``mixmix.term``::
 
         @dataclass(frozen=True)
         class Contrast(Term):
@@ -39,11 +38,11 @@ class Term(Settings, ABC):
         settings = recipe("mixmix").with_term(Contrast(weight=2.0))
 
     Attributes:
-        kind: names the term in settings, manifests and curves.
-        order: where it stands in the sum; results depend on it in their last bits.
-        needs_tokens: whether networks are to be asked for tokens; see ``of_tokens``.
-        needs_student: whether a network under training is to be handed in, where there is one.
-        weight: factor of the term, >= 0; at 0 it is left out.
+        kind: name of the term in settings, manifests and curves.
+        order: position in the sum, which affects the last bits of results.
+        needs_tokens: whether the term uses the inputs of LayerNorm layers; see ``of_tokens``.
+        needs_student: whether the term uses ``BatchObservation.student``.
+        weight: factor of the term, >= 0; 0 disables it.
     """
 
     family: ClassVar[str] = "term"
@@ -59,10 +58,10 @@ class Term(Settings, ABC):
         for other in subclasses(Term):  # type: ignore[type-abstract]
             is_ours = other.__module__.startswith("mixmix.")
             if kind and other is not cls and other.kind == kind and is_ours:
-                cls.kind = ""  # so that it is not found under this kind, while it exists
+                cls.kind = ""  # the class still exists, and must not be found
                 raise InputError(
-                    f"{cls.__qualname__} has the kind {kind!r}, which is that of "
-                    f"{other.__module__}.{other.__qualname__}; give it a kind of its own"
+                    f"{cls.__qualname__} has the kind {kind!r} of "
+                    f"{other.__module__}.{other.__qualname__}; choose another kind"
                 )
 
     def __post_init__(self) -> None:
@@ -70,49 +69,53 @@ class Term(Settings, ABC):
             raise InputError(
                 f'{type(self).__name__} has no kind; name one: kind: ClassVar[str] = "..."'
             )
-        self._require_finite("weight")
+        self._require_range("weight", low=0)
 
-    def _require_finite(self, name: str) -> None:
-        value = getattr(self, name)
-        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+    def _require(self, valid: bool, name: str, expected: str) -> None:
+        if not valid:
             raise InputError(
-                f"{type(self).__name__}.{name} must be a finite number >= 0, got {value!r}"
+                f"{type(self).__name__}.{name} must be {expected}, got {getattr(self, name)!r}"
             )
 
     def applies_to(self, zoo: Zoo) -> bool:
-        """Whether networks of this zoo have what the term matches; a prior asks none of them."""
+        """Whether the term alone can invert this zoo; False for priors."""
         return True
 
     def of_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
-        """What a term with ``needs_tokens`` takes of the tokens of some images.
+        """Reduce the tokens of some images, for terms with ``needs_tokens``.
 
-        It is asked for a few images at a time where memory is short, so that tokens need not be
-        kept, and stands in ``MemberObservation.of_tokens`` under the term's kind.
+        Called per chunk of the batch, so that tokens need not be stored. The results are in
+        ``MemberObservation.of_tokens``, by kind of term.
 
         Args:
             tokens: input of each LayerNorm layer (N, positions, features); not empty.
 
         Returns:
-            (N, ...), a row for each image.
+            (N, ...), one row per image.
         """
         raise NotImplementedError(f"{type(self).__name__} needs tokens, but has no of_tokens")
 
     @abstractmethod
     def __call__(self, batch: BatchObservation) -> Tensor | None:
-        """The loss before it is weighed: a scalar, or None where the term does not apply.
+        """The unweighted loss: a scalar, or None where the term does not apply.
 
-        Must be differentiable by the images, safe to call from several threads, and without
-        randomness of its own, so that the same seed gives the same bits.
+        Must be differentiable with respect to the images, thread-safe and deterministic.
         """
 
     def weighted(self, batch: BatchObservation) -> Tensor | None:
-        """``weight`` times the loss."""
         loss = self(batch)
         return None if loss is None else self.weight * loss
 
 
+class PriorTerm(Term):
+    """A term that uses no network."""
+
+    def applies_to(self, zoo: Zoo) -> bool:
+        return False
+
+
 class MemberTerm(Term):
-    """A term that asks each network for itself; the loss is the mean over all that are drawn."""
+    """A term that is computed per network; the loss is the mean over the networks drawn."""
 
     @abstractmethod
     def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
@@ -124,12 +127,11 @@ class MemberTerm(Term):
         return torch.stack(losses).sum() if losses else None
 
     def __call__(self, batch: BatchObservation) -> Tensor | None:
-        """The mean; networks without the term count as 0."""
+        """Networks without the term count as 0."""
         total = self._total(batch)
         return None if total is None else total / len(batch.members)
 
     def weighted(self, batch: BatchObservation) -> Tensor | None:
-        """``weight`` times the mean."""
         total = self._total(batch)
-        # In this order: to weigh the mean gives other last bits.
+        # Weighting the mean instead would change the last bits.
         return None if total is None else self.weight * total / len(batch.members)

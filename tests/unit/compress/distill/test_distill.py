@@ -25,7 +25,6 @@ from mixmix import (
     Prune,
     Quantize,
     QuantizeAware,
-    SynthesisSettings,
     TrainingSettings,
     Zoo,
     compress,
@@ -43,7 +42,8 @@ TRAINING = TrainingSettings(
     steps=6, batch_size=4, optimizer="sgd", learning_rate=0.02, ema_decay=0.9, checkpoint_steps=2
 )
 SYNTHESIS = AmortizedSettings(
-    objective=SynthesisSettings(iterations=2, batch_size=4),
+    steps=2,
+    batch_size=4,
     num_latents=8,
     latent_size=8,
     width=4,

@@ -1,0 +1,94 @@
+"""Conversion of images: Pillow images, files, uint8 and float tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mixmix.errors import DataError, InputError
+
+__all__ = ["is_image_file", "pil_to_tensor", "read_image", "tensor_to_pil", "to_unit_range"]
+
+_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split()  # noqa: SIM905
+)
+_MODES = {1: "L", 3: "RGB"}
+# Decoders and resizing overshoot [0, 1] by rounding; normalized images exceed it by far.
+_RANGE_TOLERANCE = 0.01
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a path is a file with the suffix of an image format, and not hidden."""
+    return path.suffix.lower() in _SUFFIXES and path.name[0] != "." and path.is_file()
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """Read a file as an image (C, H, W) of this shape; see ``pil_to_tensor``.
+
+    Raises:
+        DataError: if the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return pil_to_tensor(image, shape)
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise many types
+        raise DataError(f"cannot read the image {path}: {error}; fix or remove it") from error
+
+
+def pil_to_tensor(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+    """Convert a Pillow image of any size and mode to (C, H, W) in [0, 1].
+
+    It is rotated by its EXIF orientation, scaled to cover (H, W) and cropped to its center.
+
+    Raises:
+        InputError: if C is neither 1 nor 3.
+    """
+    channels, height, width = shape
+    if channels not in _MODES:
+        raise InputError(
+            f"image files have 1 or 3 channels, expected {channels}; pass images as a tensor"
+        )
+    image = ImageOps.exif_transpose(image).convert(_MODES[channels])
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).view(height, width, channels)
+    return pixels.permute(2, 0, 1).contiguous().float() / 255
+
+
+def tensor_to_pil(image: Tensor) -> Image.Image:
+    """Convert an image (C, H, W) in [0, 1] to an 8-bit Pillow image.
+
+    Raises:
+        InputError: if C is neither 1 nor 3.
+    """
+    if image.shape[0] not in _MODES:
+        raise InputError(
+            f"image files have 1 or 3 channels, got {image.shape[0]}; use ImageSet.save instead"
+        )
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]; uint8 is divided by 255.
+
+    Raises:
+        DataError: if they have another type or range.
+    """
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if not images.is_floating_point():
+        raise DataError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+        raise DataError(
+            f"images must be in [0, 1], got values from {low:.3g} to {high:.3g}; pass them "
+            "without normalization, mixmix applies the model's own"
+        )
+    return images.float()
