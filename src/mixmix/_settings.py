@@ -142,7 +142,11 @@ def _values(
     values = {}
     for name, value in content.items():
         before = default_of(known[name]) if base is None else getattr(base, name)
-        if isinstance(before, Settings) and _is_table(value) and before.family not in value:
+        if (
+            isinstance(before, Settings)
+            and isinstance(value, Mapping)
+            and before.family not in value
+        ):
             values[name] = before.updated(value)
         else:
             values[name] = _from_plain(value, hints[name], f"{cls.__name__}.{name}")
