@@ -136,7 +136,7 @@ QUANTIZE = Command(
         Fields(
             "quantize",
             _QUANTIZE,
-            "reconstruction.iterations, reconstruction.loss, views, memory_gib",
+            "reconstruction.iterations, views, memory_gib",
             panel=_LEARNING,
         ),
         Fields(

@@ -1,4 +1,4 @@
-"""More images while a student is trained: those on which it does not agree with its teacher yet."""
+"""Synthesize images during training, and keep those on which student and teacher differ most."""
 
 from __future__ import annotations
 
@@ -29,17 +29,24 @@ _INFERENCE_BATCH = 128
 
 @dataclass(frozen=True)
 class FreshImages(MoreImages):
-    """Go on synthesizing during training.
+    """Synthesize images during training.
 
-    Every ``every_steps`` steps, ``synthesis.num_images`` images are made. Together with those that
-    were trained on they are ranked by the KL divergence between teacher and student, and as many
-    as there were before, those of the largest divergence, are trained on from then on.
+    Every ``every_steps`` steps, ``synthesis.num_images`` images are made. Of these and the current
+    images, those with the largest KL divergence between teacher and student are kept, as many as
+    there were before.
+
+    >>> import mixmix
+    >>> mixmix.FreshImages(mixmix.Zoo.load(["bundled:vgg"]), every_steps=100).needs_images
+    True
 
     Attributes:
-        zoo: what the images are made from.
-        synthesis: how they are made, and how many at a time. With the term ``Adversarial``, they
-            are made for the student as it is by then.
-        every_steps: steps of training from one time to the next.
+        zoo: networks that images are synthesized from.
+        synthesis: settings of the synthesis. With the term ``Adversarial``, images are made for
+            the current student.
+        every_steps: training steps between syntheses.
+
+    Raises:
+        InputError: if ``every_steps`` is below 1.
     """
 
     kind: ClassVar[str] = "synthesized"
@@ -60,12 +67,12 @@ class FreshImages(MoreImages):
         seed: int,
         on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
-        """What ``train_`` asks for images."""
+        """Build the source that ``train_`` calls."""
         return _FreshImageSource(self, teacher, spec, seed)
 
 
 class _FreshImageSource(SameImages):
-    """Nothing has to be kept: what is made follows from the step and the student."""
+    """Without state: new images depend only on the step and the student."""
 
     def __init__(
         self, settings: FreshImages, teacher: nn.Module, spec: ModelSpec, seed: int
@@ -82,16 +89,18 @@ class _FreshImageSource(SameImages):
         seed = seeding.child_seed(self._seed, "fresh images", step)
         opponent = opponent_of(student, self._spec, settings.synthesis, settings.zoo.device)
         made = synthesize(settings.zoo, settings.synthesis, seed=seed, student=opponent)
-        both = _joined(data, made)
-        # A copy, since in training mode a student would learn statistics by being looked at.
-        judged = copy.deepcopy(student).eval()
-        order = divergence(judged, self._teacher, both.images, self._spec).argsort(descending=True)
-        return _chosen(both, order[: len(data)].sort().values)
+        both = _concatenated(data, made)
+        # A copy in eval mode, so that BatchNorm does not update its statistics.
+        student_copy = copy.deepcopy(student).eval()
+        order = divergence(student_copy, self._teacher, both.images, self._spec).argsort(
+            descending=True
+        )
+        return _rows(both, order[: len(data)].sort().values)
 
 
 @torch.no_grad()
 def divergence(student: nn.Module, teacher: nn.Module, images: Tensor, spec: ModelSpec) -> Tensor:
-    """The KL divergence (N,) between teacher and student, of images (N, C, H, W) in [0, 1]."""
+    """KL divergence (N,) between teacher and student on images (N, C, H, W) in [0, 1]."""
     device = next(student.parameters()).device
     found = []
     for batch in images.split(_INFERENCE_BATCH):
@@ -104,7 +113,7 @@ def divergence(student: nn.Module, teacher: nn.Module, images: Tensor, spec: Mod
     return torch.stack(found).cpu()
 
 
-def _joined(one: ImageSet, other: ImageSet) -> ImageSet:
+def _concatenated(one: ImageSet, other: ImageSet) -> ImageSet:
     return ImageSet(
         torch.cat([one.images, other.images]),
         torch.cat([one.labels, other.labels]),
@@ -113,5 +122,5 @@ def _joined(one: ImageSet, other: ImageSet) -> ImageSet:
     )
 
 
-def _chosen(data: ImageSet, index: Tensor) -> ImageSet:
+def _rows(data: ImageSet, index: Tensor) -> ImageSet:
     return ImageSet(data.images[index], data.labels[index], data.soft_labels[index], data.manifest)

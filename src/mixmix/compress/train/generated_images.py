@@ -1,4 +1,4 @@
-"""A bank of images that grows while a student is trained: new ones cost a few steps each."""
+"""Generate images during training and collect them in a bank."""
 
 from __future__ import annotations
 
@@ -27,21 +27,28 @@ __all__ = ["GeneratedImages"]
 
 @dataclass(frozen=True)
 class GeneratedImages(MoreImages):
-    """Go on synthesizing with a generator (see ``synthesis.amortized``), into a bank of images.
+    """Generate images during training (see ``generate``), and collect them in a bank.
 
-    Before the first step, rounds are made to warm the generator up, whose images are not used, and
-    then some that are; after every ``every_steps`` steps, ``rounds`` more are. The images that
-    training was given stay in the bank; of the others the newest do.
+    Before the first step, the generator is warmed up, and the first rounds of images are made. Then
+    ``rounds`` more are made every ``every_steps`` steps. The initial images of training stay in the
+    bank; the oldest generated ones are dropped.
+
+    >>> import mixmix
+    >>> mixmix.GeneratedImages(mixmix.Zoo.load(["bundled:vgg"])).needs_images
+    False
 
     Attributes:
-        zoo: what the images are made from.
-        synthesis: how. With the term ``Adversarial`` in its objective, images are made on which
-            the student does not agree with the zoo yet, once training has begun.
-        warmup_rounds: before any image is kept.
-        first_rounds: before the first step.
-        every_steps: steps of training from one time to the next.
-        rounds: at each of these times.
-        capacity: most generated images in the bank.
+        zoo: networks that images are generated from.
+        synthesis: settings of the generator. With the term ``Adversarial`` in its objective,
+            images are made for the current student.
+        warmup_rounds: rounds whose images are discarded.
+        first_rounds: rounds before the first step.
+        every_steps: training steps between rounds.
+        rounds: rounds at each of these times.
+        capacity: largest number of generated images in the bank.
+
+    Raises:
+        InputError: if a number is out of range.
     """
 
     kind: ClassVar[str] = "generated"
@@ -75,7 +82,7 @@ class GeneratedImages(MoreImages):
         seed: int,
         on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
-        """What ``train_`` asks for images; progress is reported while the generator warms up."""
+        """Build the source that ``train_`` calls; it reports progress while it warms up."""
         return _GeneratedImageSource(self, spec, seed, on_progress)
 
 
@@ -97,10 +104,10 @@ class _GeneratedImageSource:
             for done in range(settings.warmup_rounds):
                 self._on_progress(f"warming up, round {done + 1} of {settings.warmup_rounds}", 0.0)
                 self._synthesizer.make()
-            return self._joined(data, settings.first_rounds, None)
+            return self._extended(data, settings.first_rounds, None)
         objective = settings.synthesis.objective
         opponent = opponent_of(student, self._spec, objective, settings.zoo.device)
-        return self._joined(data, settings.rounds, opponent)
+        return self._extended(data, settings.rounds, opponent)
 
     def to_dict(self) -> dict[str, Any]:
         return self._settings.to_dict()
@@ -112,14 +119,14 @@ class _GeneratedImageSource:
         self._synthesizer.load(tensors)
         self._generated = int(tensors["generated"])
 
-    def _joined(self, data: ImageSet, rounds: int, opponent: Student | None) -> ImageSet:
-        """The bank with the images of new rounds, without the oldest that do not fit."""
+    def _extended(self, data: ImageSet, rounds: int, opponent: Student | None) -> ImageSet:
+        """Add the images of new rounds to the bank, and drop the oldest beyond its capacity."""
         batches = [batch for _ in range(rounds) for batch in self._synthesizer.make(opponent)]
         images = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        # Training asks the teacher itself, and a zoo would take a while to be asked.
+        # Training does not use soft labels, so that the zoo is not evaluated for them.
         classes = data.soft_labels.shape[1]
-        certain = F.one_hot(labels, classes).float() if classes else torch.zeros(len(labels), 0)
+        one_hot = F.one_hot(labels, classes).float() if classes else torch.zeros(len(labels), 0)
         given = len(data) - self._generated
         new = min(self._settings.capacity, len(images))
         old = min(self._settings.capacity - new, self._generated)
@@ -132,6 +139,6 @@ class _GeneratedImageSource:
         return ImageSet(
             join(data.images, images),
             join(data.labels, labels),
-            join(data.soft_labels, certain),
+            join(data.soft_labels, one_hot),
             data.manifest,
         )

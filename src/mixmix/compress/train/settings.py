@@ -1,4 +1,4 @@
-"""Settings of training on synthetic images."""
+"""Settings of distillation on synthetic images."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ _OPTIMIZERS = ("adamw", "sgd")
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """How a student is trained to give what its teacher gives.
+    """Optimizer, loss and augmentation of training a student to match its teacher.
 
-    The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``loss``.
+    The loss is ``kl_weight * kl_loss + feature_weight * feature_loss``.
+
+    >>> import mixmix
+    >>> mixmix.TrainingSettings(steps=500).learning_rate
+    0.001
 
     Attributes:
         steps: optimizer steps.
-        batch_size: images of a step, over all processes.
+        batch_size: images in a step, over all processes.
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum of 0.9.
-        learning_rate: peak learning rate; it falls to zero along a cosine.
-        warmup: fraction of the steps in which it rises from zero.
-        weight_decay: of all parameters.
-        temperature: that logits are divided by in the KL divergence.
-        kl_weight: of the KL divergence from the teacher's logits.
-        feature_weight: of the features, for networks that give some.
-        ce_weight: of the cross-entropy with the labels, which weigh as much as the area that they
-            cover where two images are mixed.
-        augmentation: what is done to images.
-        ema_decay: fraction of a running mean of the weights that a step leaves; the student ends
-            with that mean. None ends with the last weights.
-        max_gradient_norm: longer gradients are shortened to it; None takes them as they are.
-        checkpoint_steps: steps from one checkpoint to the next, where there is a folder for them.
+        learning_rate: peak learning rate; it decays to zero along a cosine.
+        warmup: fraction of the steps in which the learning rate rises from zero.
+        weight_decay: weight decay of all parameters.
+        temperature: temperature of the KL divergence.
+        kl_weight: weight of the KL divergence of the logits.
+        feature_weight: weight of the distance of features, for networks that return some.
+        augmentation: augmentation of the images.
+        ema_decay: decay of the running mean of the weights, which the student ends with; None
+            keeps the last weights.
+        max_gradient_norm: norm that gradients are clipped to; None clips none.
+        checkpoint_steps: steps between checkpoints, if there is a folder for them.
+
+    Raises:
+        InputError: if a value is out of range, or both weights are 0.
     """
 
     steps: int = 2000
@@ -48,7 +53,6 @@ class TrainingSettings(Settings):
     temperature: float = 4.0
     kl_weight: float = 1.0
     feature_weight: float = 1.0
-    ce_weight: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema_decay: float | None = None
     max_gradient_norm: float | None = None
@@ -60,7 +64,7 @@ class TrainingSettings(Settings):
             self._require(isinstance(value, int) and value >= 1, name, "a whole number >= 1")
         for name in ("learning_rate", "temperature"):
             self._require(0 < getattr(self, name) < math.inf, name, "a finite number > 0")
-        for name in ("weight_decay", "kl_weight", "feature_weight", "ce_weight"):
+        for name in ("weight_decay", "kl_weight", "feature_weight"):
             self._require(0 <= getattr(self, name) < math.inf, name, "a finite number >= 0")
         self._require(
             self.optimizer in _OPTIMIZERS, "optimizer", f"one of {', '.join(_OPTIMIZERS)}"
@@ -69,8 +73,8 @@ class TrainingSettings(Settings):
         decay, norm = self.ema_decay, self.max_gradient_norm
         self._require(decay is None or 0 < decay < 1, "ema_decay", "None or in (0, 1)")
         self._require(norm is None or norm > 0, "max_gradient_norm", "None or > 0")
-        if not (self.kl_weight or self.feature_weight or self.ce_weight):
-            raise InputError("nothing to train for: every weight of the loss is 0; raise kl_weight")
+        if not (self.kl_weight or self.feature_weight):
+            raise InputError("every weight of the loss is 0; raise kl_weight or feature_weight")
 
     def _require(self, valid: bool, name: str, expected: str) -> None:
         if not valid:
