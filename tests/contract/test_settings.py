@@ -19,7 +19,6 @@ from mixmix import (
     Compressed,
     Distill,
     FineTune,
-    FreshImages,
     GeneratedImages,
     ImageSet,
     MixedPrecision,
@@ -32,7 +31,6 @@ from mixmix import (
     ReconstructFeatures,
     ReconstructionSettings,
     ReestimateBatchNorm,
-    SynthesisSettings,
     TrainingSettings,
     Zoo,
     compress,
@@ -50,14 +48,13 @@ TRAINING = TrainingSettings(
 STUDENT = ModelSpec(
     "s", "bundled:vgg", (3, 32, 32), (0.5,) * 3, (0.5,) * 3, 10, classes=tuple("abcdefghij")
 )
-FRESH = FreshImages(ZOO, SynthesisSettings(num_images=3, scales=(0.5, 1.0)), every_steps=3)
 GENERATED = GeneratedImages(WEIGHTED, AmortizedSettings(num_latents=512), rounds=2)
 
 # Beside the defaults of each class: fields that hold other settings, sequences and mappings.
 EXAMPLES: list[Any] = [
     TRAINING,
     Quantize("w4a4", layer_bits={"conv": "w3a8"}, reconstruction=ReconstructionSettings(5)),
-    QuantizeAware(Quantize("W2A4"), TRAINING, FRESH),
+    QuantizeAware(Quantize("W2A4"), TRAINING, GENERATED),
     MixedPrecision(max_size_ratio=0.1, choices=("W2A8",), quantize=Quantize(views=3)),
     Prune(0.7, skip=("a", "b"), between=ReestimateBatchNorm(), recovery=()),
     Prune(pattern="2:4", recovery=[ReconstructFeatures(iterations=3), FineTune(TRAINING)]),
@@ -66,7 +63,6 @@ EXAMPLES: list[Any] = [
     Distill("bundled:vgg", TRAINING, GENERATED, ZOO),
     Distill(Path("student.toml")),
     Distill(STUDENT, ensemble=WEIGHTED),
-    FRESH,
     GENERATED,
 ]
 

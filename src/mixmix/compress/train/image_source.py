@@ -60,10 +60,7 @@ class MoreImages(Settings, ABC):
     """
 
     family: ClassVar[str] = "more_images"
-    modules: ClassVar[tuple[str, ...]] = (
-        "mixmix.compress.train.fresh_images",
-        "mixmix.compress.train.generated_images",
-    )
+    modules: ClassVar[tuple[str, ...]] = ("mixmix.compress.train.generated_images",)
     needs_images: ClassVar[bool] = True
 
     @abstractmethod
