@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
@@ -133,12 +134,14 @@ class QuantizeAware(Method):
             source=source,
             on_progress=on_progress,
         )
-        errors = unit_errors(
-            UnitChain(units),
-            UnitChain(float_units),
-            data.images,
-            lambda batch: normalize(batch.to(next(trained.parameters()).device), model.spec),
-        )
+        device = next(trained.parameters()).device
+        with torch.random.fork_rng():  # quantizers draw from the global generator
+            errors = unit_errors(
+                UnitChain(units),
+                UnitChain(float_units),
+                data.images,
+                lambda batch: normalize(batch.to(device), model.spec),
+            )
         for kind in (StepSizeLayer, StepSizeActivation):
             _replace(trained, kind, kind.deployed)
         trained.recompile()
