@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,3 +73,42 @@ def test_what_is_written_is_read_back() -> None:
 def test_what_is_wrong_is_named(content: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Drawing.from_dict(content)
+
+
+@dataclass(frozen=True)
+class Checked(Settings):
+    count: Any = 1
+    rate: Any = 0.5
+    decay: Any = None
+    mode: Any = "a"
+
+    def __post_init__(self) -> None:
+        self._require_int("count", least=1)
+        self._require_range("rate", low=0, ends="(]")
+        self._require_range("decay", low=0, high=1, ends="[)", optional=True)
+        self._require_one_of("mode", ("a", "b"))
+
+
+@pytest.mark.parametrize("valid", [{}, {"count": 7, "rate": 1}, {"decay": 0}, {"mode": "b"}])
+def test_valid_values_are_accepted(valid: dict[str, Any]) -> None:
+    Checked(**valid)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"count": 0}, "count must be a whole number >= 1, got 0"),
+        ({"count": True}, "count must be a whole number >= 1, got True"),
+        ({"count": 1.0}, "count must be a whole number >= 1, got 1.0"),
+        ({"rate": 0}, "rate must be a finite number > 0, got 0"),
+        ({"rate": float("inf")}, "rate must be a finite number > 0, got inf"),
+        ({"rate": float("nan")}, "rate must be a finite number > 0, got nan"),
+        ({"rate": None}, "rate must be a finite number > 0, got None"),
+        ({"decay": 1}, "decay must be in [0, 1) or None, got 1"),
+        ({"decay": "0.5"}, "decay must be in [0, 1) or None, got '0.5'"),
+        ({"mode": "c"}, "mode must be one of a, b, got 'c'"),
+    ],
+)
+def test_invalid_values_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Checked(**wrong)
