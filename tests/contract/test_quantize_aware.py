@@ -150,5 +150,5 @@ def test_images_have_bits_of_their_own(input_bits: int | None, expected: int) ->
 
 
 def test_refuses_unknown_bits_of_images() -> None:
-    with pytest.raises(InputError, match="input_bits must be 2 to 8 or None, got 9"):
+    with pytest.raises(InputError, match="input_bits must be in .2, 8. or None, got 9"):
         Quantize("W4A4", input_bits=9)

@@ -115,6 +115,6 @@ def test_larger_activations_go_in_smaller_batches() -> None:
 
 @pytest.mark.parametrize("memory_gib", [0, -1.0])
 def test_a_budget_is_positive(memory_gib: float) -> None:
-    with pytest.raises(InputError, match="memory_gib must be positive"):
+    with pytest.raises(InputError, match="memory_gib must be a finite number > 0 or None"):
         Quantize(memory_gib=memory_gib)
     assert default_memory_gib(CPU) > 0

@@ -60,8 +60,7 @@ class MixedPrecision(Method):
             raise InputError("choices is empty; give the bits a layer may have, such as W4A8")
         for bits in self.choices:
             parse_bits(bits)
-        if self.num_images < 2:
-            raise InputError(f"num_images must be at least 2, got {self.num_images}")
+        self._require_int("num_images", least=2)
 
     @property
     def budget(self) -> Budget:

@@ -104,14 +104,9 @@ class Quantize(Method):
                 parse_bits(bits)
             named = {name: bits.upper() for name, bits in self.layer_bits.items()}
             object.__setattr__(self, "layer_bits", named)
-        for name in ("first_last_bits", "input_bits"):
-            value = getattr(self, name)
-            if value is not None and not 2 <= value <= 8:
-                raise InputError(f"{name} must be 2 to 8 or None, got {value}")
-        if not isinstance(self.views, int) or self.views < 0:
-            raise InputError(f"views must be a whole number >= 0, got {self.views!r}")
-        if self.memory_gib is not None and not self.memory_gib > 0:
-            raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
+        self._require_range("first_last_bits", "input_bits", low=2, high=8, optional=True)
+        self._require_int("views", least=0)
+        self._require_range("memory_gib", low=0, ends="(]", optional=True)
 
     @property
     def setting(self) -> str:

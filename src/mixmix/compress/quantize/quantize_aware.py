@@ -28,7 +28,6 @@ from mixmix.compress.train.image_source import MoreImages, source_of
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.train import train_
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
 from mixmix.graph.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
 from mixmix.graph.units import Unit
 from mixmix.models.model import normalize
@@ -89,8 +88,7 @@ class QuantizeAware(Method):
     held_out: int = 64
 
     def __post_init__(self) -> None:
-        if self.held_out < 0:
-            raise InputError(f"held_out must not be negative, got {self.held_out}")
+        self._require_int("held_out", least=0)
 
     @property
     def setting(self) -> str:

@@ -51,6 +51,9 @@ class ReconstructionSettings(Settings):
         rounding_regularization: final strength of the regularization that drives the rounding to
             0 or 1, relative to the direction of Adam.
         quantize_prob: probability that a value entering or inside a unit is quantized (QDrop).
+
+    Raises:
+        InputError: if a value is out of range.
     """
 
     iterations: int = 240
@@ -61,6 +64,13 @@ class ReconstructionSettings(Settings):
     scale_rate: float = 2e-3
     rounding_regularization: float = 2.0
     quantize_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._require_int("iterations", least=0)
+        self._require_int("batch_size", "max_positions", least=1)
+        self._require_range("rounding_rate", "weight_scale_rate", "scale_rate", low=0)
+        self._require_range("rounding_regularization", low=0)
+        self._require_range("quantize_prob", low=0, high=1)
 
 
 def reconstruct_unit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from mixmix._settings import Settings
 from mixmix.data.mixing import Boxes, draw_boxes, mix_images
 from mixmix.data.warping import WIDE_WARPS, WarpRange, Warps, draw_warps, warp_images
-from mixmix.errors import InputError
 from mixmix.runtime import distributed
 
 __all__ = ["WIDE_VIEWS", "Augmentation", "augment"]
@@ -58,21 +56,14 @@ class Augmentation(Settings):
     def __post_init__(self) -> None:
         object.__setattr__(self, "box_area", tuple(self.box_area))
         object.__setattr__(self, "mixing", tuple(self.mixing))
-        mixings, areas = f"some of {', '.join(_MIXINGS)}", "two increasing numbers within (0, 1)"
+        self._require_int("shift", least=0)
+        self._require_range("warp_prob", "mixing_prob", low=0, high=1)
+        self._require_range("rotation", low=0, high=180)
+        self._require_range("zoom", "stretch", low=1)
         is_mixing = len(self.mixing) > 0 and set(self.mixing) <= set(_MIXINGS)
+        self._require(is_mixing, "mixing", f"some of {', '.join(_MIXINGS)}")
         is_area = len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1
-        for name, valid, expected in (
-            ("shift", isinstance(self.shift, int) and self.shift >= 0, "a whole number >= 0"),
-            ("warp_prob", 0 <= self.warp_prob <= 1, "in [0, 1]"),
-            ("rotation", 0 <= self.rotation <= 180, "in [0, 180]"),
-            ("zoom", 1 <= self.zoom < math.inf, "a finite number >= 1"),
-            ("stretch", 1 <= self.stretch < math.inf, "a finite number >= 1"),
-            ("mixing", is_mixing, mixings),
-            ("mixing_prob", 0 <= self.mixing_prob <= 1, "in [0, 1]"),
-            ("box_area", is_area, areas),
-        ):
-            if not valid:
-                raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+        self._require(is_area, "box_area", "two increasing numbers within (0, 1)")
 
     @property
     def warps(self) -> WarpRange:

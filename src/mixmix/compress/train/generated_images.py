@@ -14,7 +14,6 @@ from mixmix.compress.method import Progress
 from mixmix.compress.train.image_source import ImageSource, MoreImages
 from mixmix.compress.train.train import opponent_of
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
@@ -63,16 +62,9 @@ class GeneratedImages(MoreImages):
     capacity: int = 32768
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("warmup_rounds", 0),
-            ("first_rounds", 1),
-            ("every_steps", 1),
-            ("rounds", 1),
-            ("capacity", self.synthesis.images_per_round),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+        self._require_int("warmup_rounds", least=0)
+        self._require_int("first_rounds", "every_steps", "rounds", least=1)
+        self._require_int("capacity", least=self.synthesis.images_per_round)
 
     def source(
         self,

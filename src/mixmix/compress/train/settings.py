@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from mixmix._settings import Settings
@@ -59,23 +58,12 @@ class TrainingSettings(Settings):
     checkpoint_steps: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_steps"):
-            value = getattr(self, name)
-            self._require(isinstance(value, int) and value >= 1, name, "a whole number >= 1")
-        for name in ("learning_rate", "temperature"):
-            self._require(0 < getattr(self, name) < math.inf, name, "a finite number > 0")
-        for name in ("weight_decay", "kl_weight", "feature_weight"):
-            self._require(0 <= getattr(self, name) < math.inf, name, "a finite number >= 0")
-        self._require(
-            self.optimizer in _OPTIMIZERS, "optimizer", f"one of {', '.join(_OPTIMIZERS)}"
-        )
-        self._require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
-        decay, norm = self.ema_decay, self.max_gradient_norm
-        self._require(decay is None or 0 < decay < 1, "ema_decay", "None or in (0, 1)")
-        self._require(norm is None or norm > 0, "max_gradient_norm", "None or > 0")
+        self._require_int("steps", "batch_size", "checkpoint_steps", least=1)
+        self._require_range("learning_rate", "temperature", low=0, ends="(]")
+        self._require_range("weight_decay", "kl_weight", "feature_weight", low=0)
+        self._require_one_of("optimizer", _OPTIMIZERS)
+        self._require_range("warmup", low=0, high=1, ends="[)")
+        self._require_range("ema_decay", low=0, high=1, ends="()", optional=True)
+        self._require_range("max_gradient_norm", low=0, ends="(]", optional=True)
         if not (self.kl_weight or self.feature_weight):
             raise InputError("every weight of the loss is 0; raise kl_weight or feature_weight")
-
-    def _require(self, valid: bool, name: str, expected: str) -> None:
-        if not valid:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
