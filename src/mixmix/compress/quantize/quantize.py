@@ -113,14 +113,6 @@ class Quantize(Method):
         return self.bits
 
     @property
-    def weight_bits(self) -> int:
-        return parse_bits(self.bits)[0]
-
-    @property
-    def activation_bits(self) -> int:
-        return parse_bits(self.bits)[1]
-
-    @property
     def equalizes(self) -> bool:
         """Whether any layers are equalized."""
         return bool(self.equalize) or (self.equalize is None and not self.per_channel)
@@ -167,10 +159,11 @@ class Quantize(Method):
         self, graph_module: fx.GraphModule, masks: Mapping[str, Tensor] | None = None
     ) -> dict[str, int]:
         """Insert quantizers of these settings, in place; see ``insert_quantizers``."""
+        weight_bits, activation_bits = parse_bits(self.bits)
         return insert_quantizers(
             graph_module,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
             first_last_bits=self.first_last_bits,
             input_bits=self.input_bits,
             per_channel=self.per_channel,

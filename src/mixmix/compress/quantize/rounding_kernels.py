@@ -168,23 +168,12 @@ def round_step(
     betas: Floats,
     corrections: Floats,
 ) -> None:
-    """Update a ``SoftRounding`` in place: matrices (out, n), vectors (out,).
+    """Take a step of ``SoftRounding``: matrices (out, n), vectors (out,).
 
-    Args:
-        gradient: gradient of the loss for the weights.
-        weight: soft weights; updated.
-        floor: lower levels.
-        fraction: fraction in [0, 1] of each weight above its lower level; updated.
-        first: Adam's first moment of the fractions; updated.
-        second: Adam's second moment of the fractions; updated.
-        scale: scale of each channel; updated.
-        scale_first: first moment of the scales; updated.
-        scale_second: second moment of the scales; updated.
-        step: ``WeightGrid.step``.
-        offset: ``WeightGrid.offset``.
-        rates: (3,) rates of the fractions, of the scales, and of the regularization.
-        betas: (2,) decay rates of the moments.
-        corrections: (2,) bias corrections of the moments.
+    ``weight``, ``fraction``, ``scale`` and Adam's moments (``first`` and ``second`` of the
+    fractions, and those of the scales) are updated in place. ``rates`` (3,) are those of
+    ``RoundingRates``, ``betas`` (2,) the decays of the moments, ``corrections`` (2,) their bias
+    corrections.
     """
     rate, scale_rate, regularization = rates
     beta1, beta2 = betas

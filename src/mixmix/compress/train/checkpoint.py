@@ -35,12 +35,7 @@ def claim_folder(
 ) -> None:
     """Record in a file which run a folder belongs to, or check that it is the same run.
 
-    Args:
-        path: path of the file.
-        run: settings and seed, in plain JSON types.
-        student: the student before training.
-        teacher: the teacher.
-        data: the initial images.
+    The arguments are those of ``Checkpoint``, with the path of the file.
 
     Raises:
         InputError: if the file describes another run.

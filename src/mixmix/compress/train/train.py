@@ -150,12 +150,7 @@ def _draws(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's part of each batch, and of the partners that its images are mixed with.
 
-    Args:
-        count: number of images.
-        settings: steps and batch size.
-        seed: seed of the run.
-        since: step that the current images were introduced at.
-        first: step of the first batch to return.
+    Batches start at step ``first``; the current ``count`` images were introduced at step ``since``.
     """
     start = (since,) if since else ()
     batches, partners = (
