@@ -153,7 +153,7 @@ def test_references_stand_for_networks_of_a_zoo() -> None:
         ({"method": "shrink"}, "'shrink' is no method .* distill, mixed-precision, prune"),
         ({"method": "prune", "recovery": [{"recovery": "rest"}]}, "'rest' is no recovery"),
         ({"method": "prune", "recovery": {"recovery": "rest"}}, "'rest' is no recovery"),
-        ({"method": "quantize", "reconstruction": {"loss": "best"}}, "loss must be one of"),
+        ({"method": "quantize", "reconstruction": {"batch_size": 0}}, "batch_size must be a whole"),
     ],
 )
 def test_what_is_wrong_is_named(content: dict[str, Any], message: str) -> None:

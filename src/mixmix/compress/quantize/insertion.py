@@ -63,16 +63,16 @@ def insert_quantizers(
         source = operands.source(call.args[0])
         if source is not None:
             sources[call] = source
-    asked: dict[fx.Node, int] = {}
+    requested: dict[fx.Node, int] = {}
     for call, source in sources.items():
-        asked[source] = max(asked.get(source, 0), bits[str(call.target)][1])
-    shared = asked | dict.fromkeys(operands.joined(), _JOINED_BITS)
+        requested[source] = max(requested.get(source, 0), bits[str(call.target)][1])
+    shared = requested | dict.fromkeys(operands.joined(), _JOINED_BITS)
     for source in shared:
         if source.op == "placeholder" and input_bits is not None:
-            shared[source] = asked[source] = input_bits
+            shared[source] = requested[source] = input_bits
     narrowed: dict[fx.Node, list[fx.Node]] = {}
     for call, source in sources.items():
-        if asked[source] < shared[source]:
+        if requested[source] < shared[source]:
             narrowed.setdefault(call.all_input_nodes[0], []).append(call)
 
     for name, (own_bits, _) in bits.items():
@@ -102,12 +102,12 @@ def insert_quantizers(
         for source, source_bits in shared.items()
     }
     for node, users in narrowed.items():
-        quantize(quantized.get(node, node), asked[sources[users[0]]], users)
+        quantize(quantized.get(node, node), requested[sources[users[0]]], users)
     graph_module.recompile()
     found: dict[str, int] = {}
     for call, source in sources.items():
         name = str(call.target)
-        found[name] = min(asked[source], found.get(name, asked[source]))
+        found[name] = min(requested[source], found.get(name, requested[source]))
     return found
 
 
