@@ -121,7 +121,7 @@ class Tree:
         try:
             changed = before.replace(mutation.text, mutation.new)
             path.write_text(changed, encoding="utf-8")
-            code, output = self.run(shlex.split(mutation.tests), timeout=timeout)
+            code, output = self.run(self.existing(mutation), timeout=timeout)
         finally:
             path.write_text(before, encoding="utf-8")
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -134,6 +134,17 @@ class Tree:
         if code in (FAILED, INTERRUPTED) and failure:
             return Verdict(KILLED, failure, name, seconds)
         return Verdict(NOT_RUN, (output.strip().splitlines() or [""])[-1], name, seconds)
+
+    def existing(self, mutation: Mutation) -> list[str]:
+        """The tests of a mutation, without files that are gone if others are there."""
+        arguments = shlex.split(mutation.tests)
+        gone = {
+            argument
+            for argument in arguments
+            if argument.startswith("tests/") and not (self.folder / argument).exists()
+        }
+        left = [argument for argument in arguments if argument not in gone]
+        return left if any(argument.startswith("tests/") for argument in left) else arguments
 
     def _find(self, mutation: Mutation) -> Path | None:
         """The file that holds the text once: that of the list, or the only other one."""
@@ -192,10 +203,8 @@ def first_failure(output: str) -> str:
 def check_tree(tree: Tree, chosen: Sequence[Mutation], *, timeout: float) -> None:
     """Refuse to judge by tests that fail without any mutation."""
     # Arguments that choose within a file are for that file alone, so that files are run whole.
-    files = dict.fromkeys(
-        part for m in chosen for part in shlex.split(m.tests) if part.startswith("tests/")
-    )
-    known = [name for name in files if (tree.folder / name.split("::")[0]).exists()]
+    named = (part for m in chosen for part in tree.existing(m) if part.startswith("tests/"))
+    known = [name for name in dict.fromkeys(named) if (tree.folder / name).exists()]
     code, output = tree.run(known, timeout=timeout)
     if code != PASSED:
         failed = "timed out" if code is None else first_failure(output) or output[-500:]

@@ -124,6 +124,27 @@ def test_magnitude_is_relative_to_the_mean_of_the_layer() -> None:
     torch.testing.assert_close(score, torch.tensor([1, 1, 9, 1, 1, 1]) * 6 / 14)
 
 
+def test_layers_that_make_a_channel_together_count_alike() -> None:
+    # Fang et al. 2023, section 3.3: the sum over the group; each relative to the mean of its layer.
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)
+            self.head = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(self.left(x) + self.right(x)).mean((2, 3)))
+            return out
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Joined().eval()
+    groups, _ = find_groups(model, IMAGES)
+    (score,) = magnitude_importance(model, groups)
+    sizes = [layer.weight.detach().square().sum((1, 2, 3)) for layer in (model.left, model.right)]
+    torch.testing.assert_close(score, sum(size / size.mean() for size in sizes) / 2)
+
+
 def test_bn_scale_is_the_size_of_its_factors() -> None:
     model = plain()
     groups, _ = find_groups(model, IMAGES)

@@ -134,3 +134,14 @@ def test_activations_learn_their_step_size() -> None:
         abs=float(near) * 8 * scale * factor + 1e-3,
     )
     torch.testing.assert_close(trained.deployed()(x), out.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_pruned_is_zero_whatever_its_parameter_is() -> None:
+    layer, kept = nn.Linear(20, 3), draw(3, 20, seed=4) > 0
+    layer.weight.data.mul_(kept)
+    trained = StepSizeLayer(LearnableLayer(layer, 4, per_channel=True, kept=kept))
+    trained.weight.data.add_(5.0)
+    trained(draw(2, 20)).square().sum().backward()
+    assert trained.weight.grad is not None
+    assert not trained.weight.grad[~kept].any() and trained.weight.grad[kept].any()
+    assert not trained.deployed().weight()[~kept].any()

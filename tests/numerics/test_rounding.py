@@ -101,3 +101,18 @@ def test_the_callers_grid_stays_and_one_scale_per_layer_stays_one() -> None:
     rounding.update(RATES)
     assert torch.equal(shared.scale, before)
     assert not torch.equal(rounding.rounded()[0].scale, before)
+
+
+@pytest.mark.parametrize("direction", [-1.0, 1.0])
+def test_weights_at_the_ends_of_the_grid_have_a_level_to_go_to(direction: float) -> None:
+    weight = torch.tensor([[-8.0, -3.4, 0.2, 7.0]])
+    grid = search_weight_grid(weight, 4)
+    ends = grid.value(torch.tensor([[0.0, 4.0, 9.0, 15.0]]))
+    rounding = SoftRounding(ends, grid, learn_scale=False)
+    for _ in range(150):
+        rounding.weight.grad = torch.full_like(ends, direction)
+        rounding.update(RoundingRates(0.02, 0.0, 0.0))
+    _, q = rounding.rounded()
+    # Against the gradient, by one level at most; there is none behind the last.
+    wanted = [1, 5, 10, 15] if direction < 0 else [0, 4, 9, 14]
+    assert q.flatten().tolist() == wanted

@@ -110,3 +110,30 @@ def test_wanda_weighs_by_inputs_relative_to_the_spread_of_outputs() -> None:
     half = weight.shape[1] // 2
     wanted = torch.zeros_like(kept).scatter(1, scores.topk(half, dim=1).indices, True)
     assert torch.equal(kept.cpu(), wanted)
+
+
+def test_wanda_compares_layers_by_what_their_outputs_vary() -> None:
+    # Scores |w| ||x|| are divided by the deviation of what the row gives, to be comparable.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = nn.Linear(3, 6), nn.Linear(6, 4)
+        second.weight.data *= 50
+        first.bias.data += 3  # a mean that is no spread
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), first, nn.ReLU(), second).eval()
+    spec, density = tiny_spec("plain"), 0.6
+    method = Prune(1 - density, criterion="wanda", allocation="global", rounds=1, recovery=())
+    found = compress((model, spec), tiny_images(), method, seed=0)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+    x = ((tiny_images().images - mean) / std).mean((2, 3))
+    scores = []
+    with torch.no_grad():
+        for layer, inputs in ((first, x), (second, first(x).relu())):
+            spread = inputs.double() @ layer.weight.double().T
+            norms = inputs.double().square().mean(0).sqrt()
+            score = layer.weight.abs() * norms / spread.std(0, correction=0)[:, None]
+            best = torch.zeros_like(score).scatter(1, score.argmax(1, keepdim=True), 1e9)
+            scores.append((score + best).flatten())
+    chosen = torch.cat(scores).topk(round(density * (18 + 24))).indices
+    wanted = {"2.weight": int((chosen < 18).sum()), "4.weight": int((chosen >= 18).sum())}
+    kept = {name: int(mask.sum()) for name, mask in found.masks.items()}
+    assert kept == wanted and wanted["4.weight"] == 19

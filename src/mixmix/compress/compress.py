@@ -30,11 +30,6 @@ def compress(
 ) -> Compressed:
     """Compress a pretrained network with images instead of its training data.
 
-    >>> import mixmix, torch
-    >>> images = torch.rand(8, 3, 32, 32)
-    >>> mixmix.compress("bundled:resnet", images, "W8A8")
-    Compressed(model=resnet, methods=('quantize',), ...)
-
     Args:
         model: anything that ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``; it is not
             changed.

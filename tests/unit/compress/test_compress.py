@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ class Note:
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
-        content = {"method": self.name, "seed": seed, "images": len(data)}
-        return replace(model, settings=(*model.settings, content))
+        results = {"name": self.name, "seed": seed, "images": len(data)}
+        return model.with_method(self, results)
 
 
 def test_methods_follow_one_another() -> None:
     result = compress(tiny_teacher("plain"), IMAGES, [Note("a"), Note("b")])
-    assert [content["method"] for content in result.settings] == ["a", "b"]
-    assert all(content["seed"] == 0 and content["images"] == 4 for content in result.settings)
+    results = [method.results for method in result.applied]
+    assert [each["name"] for each in results] == ["a", "b"]
+    assert all(each["seed"] == 0 and each["images"] == 4 for each in results)
 
 
 def test_bits_stand_for_quantize() -> None:
@@ -53,7 +54,7 @@ def test_any_model_and_any_images(tmp_path: Path) -> None:
 
 def test_methods_that_make_their_own_images_need_none() -> None:
     result = compress(tiny_teacher("plain"), None, Note(needs_images=False))
-    assert result.settings[0]["images"] == 0
+    assert result.applied[0].results["images"] == 0
     with pytest.raises(InputError, match="compress needs images"):
         compress(tiny_teacher("plain"), None, Note())
 

@@ -41,3 +41,20 @@ def test_unknown_name() -> None:
         KeyError, match="unknown architecture 'lenet'; known: convnext, mobilenetv2"
     ):
         build_architecture("lenet")
+
+
+def test_shortcuts_pass_what_enters() -> None:
+    model = build_architecture("resnet").eval()
+    blocks = [m for m in model.modules() if hasattr(m, "body") and hasattr(m, "shortcut")]
+    assert blocks
+    for block in blocks:
+        seen: list[torch.Tensor] = []
+        block.shortcut.register_forward_hook(lambda m, x, y, seen=seen: seen.append(y))
+        for part in block.body.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                nn.init.zeros_(part.weight)
+        block.register_forward_hook(
+            lambda m, x, y, seen=seen: torch.testing.assert_close(y, seen[0].relu())
+        )
+    with torch.no_grad():
+        model(torch.rand(1, 3, 32, 32))

@@ -207,3 +207,18 @@ def test_files_of_others_need_a_spec(artifact: Artifact, tmp_path: Path) -> None
     small = ModelSpec.from_dict(SPEC.to_dict() | {"input_shape": [3, 4, 4]})
     with pytest.raises(InputError, match="foreign.onnx cannot run on images of"):
         evaluate(path, (IMAGES, LABELS), spec=small)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_bytes_are_parts_of_255(value: int) -> None:
+    class Reading(nn.Module):
+        """Tells which byte an image was made of."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            levels = torch.arange(256) / 255
+            return -(x.mean((1, 2, 3))[:, None] - levels).abs()
+
+    spec = ModelSpec("reading", "module", (1, 2, 2), (0.0,), (1.0,), 256)
+    images = torch.full((3, 1, 2, 2), value, dtype=torch.uint8)
+    found = evaluate(Model(Reading(), spec), (images, torch.full((3,), value)))
+    assert found.predictions.tolist() == [value] * 3

@@ -15,6 +15,7 @@ from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import DataError, InputError
 from mixmix.export.pt2e import pt2e_program
 from mixmix.graph.ops import has_kind
+from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.models.model import normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtimes.program import ProgramSession
@@ -47,6 +48,21 @@ def test_program_computes_what_the_model_computes(family: str, bits: str, tmp_pa
     assert got.shape == (1, NUM_CLASSES)
     same = evaluate(artifact, (IMAGES, LABELS), reference=compressed)
     assert same.agreement is not None and same.agreement >= 97
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_values_beyond_the_levels_are_cut_off_on_both_sides(bits: int) -> None:
+    zero_point = 2 ** (bits - 1) + 1
+    quantizer = QuantizedActivation(torch.tensor(0.3), torch.tensor(zero_point), bits)
+    layer = QuantizedLayer(
+        nn.Linear(12, NUM_CLASSES), torch.ones(NUM_CLASSES, 12), torch.ones(4), 8
+    )
+    spec = ModelSpec("cut", "module", (3, 2, 2), (0.0,) * 3, (1.0,) * 3, NUM_CLASSES)
+    model = nn.Sequential(quantizer, nn.Flatten(), layer).eval()
+    program = pt2e_program(Compressed(model, spec)).module(check_guards=False)
+    for value in (-100.0, 100.0, 0.6):
+        x = torch.full((2, 3, 2, 2), value)
+        torch.testing.assert_close(program(x), model(x))
 
 
 def test_program_loads_without_mixmix(tmp_path: Path) -> None:

@@ -108,3 +108,14 @@ def test_single_channels_are_not_always_depthwise(
     artifact = export(Compressed(model, spec), tmp_path / "m.onnx", probe=images)
     (weight,) = (t for t in onnx.load(artifact.path).graph.initializer if len(t.dims) == 4)
     assert weight.data_type == dtype
+
+
+def test_padding_stands_for_zero() -> None:
+    draws = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 256, (2, 4, 3, 3), generator=draws).float()
+    weight = torch.randint(-128, 128, (5, 4, 3, 3), generator=draws).to(torch.int8)
+    padded = torch.full((2, 4, 6, 5), 200.0)
+    padded[:, :, 1:4, 1:4] = levels
+    found = saturation_error(levels, weight, zero_point=200, pads=(1, 1, 2, 1))
+    assert found == pytest.approx(saturation_error(padded, weight, zero_point=200), rel=1e-6)
+    assert found > 0

@@ -117,3 +117,24 @@ def test_as_many_classes_may_differ_as_under_the_nudge(
     else:
         with pytest.raises(ExportError, match="does not agree"):
             check_agreement(lambda _: next(got), plain, IMAGES, **how)
+
+
+def test_error_and_agreement_are_those_of_their_definitions() -> None:
+    wanted = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
+    logits = wanted + torch.tensor([[0.3, 0.0, -0.4], [0.0, 0.0, 0.0]])
+    # || difference || over || wanted less its mean ||: 0.5 / sqrt(2) and 0.
+    assert logit_error(logits, wanted) == pytest.approx(0.25 / 2**0.5, rel=1e-5)
+    assert logit_error(logits + 10, wanted + 10) == pytest.approx(0.25 / 2**0.5, rel=1e-4)
+
+    model = tiny_network("plain")
+
+    def run(inputs: Tensor) -> Tensor:
+        """The model, but for the first image of every batch."""
+        found = model(inputs).clone()
+        found[0] = -found[0]
+        return found
+
+    agreement, _ = check_agreement(
+        run, Compressed(model, tiny_spec("plain")), IMAGES[:50], min_agreement=0, max_logit_error=9
+    )
+    assert agreement == pytest.approx(96)

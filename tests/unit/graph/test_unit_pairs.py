@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from mixmix.graph.unit_pairs import pair_units, select_channels
+from mixmix.graph.unit_pairs import UnitChain, pair_units, select_channels, unit_errors
 from mixmix.graph.units import channel_axis, split_into_units
 
 
@@ -51,3 +51,22 @@ def test_tokens_of_a_narrower_network_are_compared_channel_by_channel() -> None:
     wanted = torch.relu(teacher.first(example.flatten(2).transpose(1, 2)))[:, :, kept]
     torch.testing.assert_close(pairs[0].targets(example), wanted)
     assert pairs[1].channels is None
+
+
+def test_errors_are_relative_to_what_the_teacher_gives() -> None:
+    chains = []
+    for factor in (3.0, 2.0):
+        network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+        for layer in network:
+            layer.weight.data = torch.eye(2)  # type: ignore[assignment]
+        network[1].weight.data *= factor  # type: ignore[operator]
+        graph = fx.symbolic_trace(network)
+        units = split_into_units(
+            graph,
+            is_layer=lambda node: node.op == "call_module",
+            is_entrance=lambda node: False,
+        )
+        chains.append(UnitChain(units))
+    errors = unit_errors(chains[0], chains[1], torch.randn(300, 2), lambda batch: batch)
+    # Of the second layer || 3x - 2x ||^2 / || 2x ||^2.
+    assert errors == pytest.approx({"0": 0.0, "1": 0.25})

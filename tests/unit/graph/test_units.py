@@ -34,6 +34,7 @@ def test_units_in_a_row_are_the_network(family: str) -> None:
     x = EXAMPLE
     for unit in units:
         x = unit.module(x)
+        assert isinstance(x, torch.Tensor)
     assert torch.equal(x, graph_module(EXAMPLE))
     layers = [
         name

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_networks import INPUT_SHAPE, NETWORKS, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
 from torch import Tensor, nn
 
@@ -146,3 +148,15 @@ def test_views_in_a_networks_own_code_find_contiguous_features() -> None:
     for given in (batch, batch.contiguous(memory_format=torch.channels_last)):
         torch.testing.assert_close(teacher(given), wanted)
         torch.testing.assert_close(teacher.observe(given).logits, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(40, 28), (16, 16), (9, 30)])
+def test_images_of_another_size_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    spec = tiny_spec("plain", mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = normalize(images, spec)[0]
+    height, width = spec.input_shape[1:]
+    for channel, wanted in zip(found, images[0], strict=True):
+        # Its bilinear filter is as wide as what a pixel stands for.
+        picture = Image.fromarray(wanted.numpy()).resize((width, height), Image.Resampling.BILINEAR)
+        torch.testing.assert_close(channel, torch.from_numpy(np.array(picture)), atol=1e-5, rtol=0)

@@ -419,3 +419,18 @@ class TestRecord:
         cpuinfo.write_text("processor\t: 0\n")
         assert _cpu_name(cpuinfo)
         assert _cpu_name(tmp_path / "absent")
+
+
+def test_the_thick_line_is_the_mean_of_the_thin_ones() -> None:
+    shards = [
+        {"losses": [{"iteration": i, "bn": level} for i in range(3)]} for level in (2.0, 4.0, 3.6)
+    ]
+    svg = loss_curves_svg(shards)
+    assert svg is not None
+    heights: dict[str, list[float]] = {"0.7": [], "1.8": []}
+    for path, width in re.findall(r'<path d="([^"]*)"[^>]*stroke-width: ([\d.]+)', svg):
+        points = re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)
+        if width in heights and len(points) == 3:
+            heights[width].append(float(points[0][1]))
+    assert len(heights["0.7"]) == 3 and len(heights["1.8"]) == 1
+    assert heights["1.8"][0] == pytest.approx(sum(heights["0.7"]) / 3, abs=0.01)

@@ -54,10 +54,6 @@ class Distill(Method):
     The student takes images with the normalization of the model. The statistics of its BatchNorm
     are those of the training images.
 
-    >>> import mixmix
-    >>> mixmix.Distill("bundled:mobilenetv2").setting
-    'distilled into mobilenetv2'
-
     Attributes:
         student: ``bundled:NAME``, the path of a model spec, or a spec, whose architecture is built
             with new weights; or a module, whose weights training starts from. Settings with a
@@ -72,6 +68,10 @@ class Distill(Method):
 
     Raises:
         InputError: if the student is the text that stands for a module.
+
+    Examples:
+        >>> mixmix.Distill("bundled:mobilenetv2").setting
+        'distilled into mobilenetv2'
     """
 
     kind: ClassVar[str] = "distill"

@@ -24,10 +24,6 @@ class MixedPrecision(Method):
     sensitivities (``sensitivity``) and the chosen bits (``layer_bits``) as its results, and the
     quantization.
 
-    >>> import mixmix
-    >>> mixmix.MixedPrecision(max_size_ratio=3 / 32).choices
-    ('W2A8', 'W3A8', 'W4A8', 'W8A8')
-
     Attributes:
         max_size_ratio: size relative to all parameters in float32, in (0, 1]: 3/32 is about 3 bits.
         max_size_bytes: size in bytes of packed weights, and of biases, scales and layers that stay
@@ -42,6 +38,10 @@ class MixedPrecision(Method):
 
     Raises:
         InputError: unless exactly one budget is given, and every value is in its range.
+
+    Examples:
+        >>> mixmix.MixedPrecision(max_size_ratio=3 / 32).choices
+        ('W2A8', 'W3A8', 'W4A8', 'W8A8')
     """
 
     kind: ClassVar[str] = "mixed-precision"

@@ -48,10 +48,6 @@ class Quantize(Method):
     Scales minimize the squared error. Units with fewer than 8 bits are then reconstructed on the
     images (AdaRound, BRECQ, QDrop; see ``ReconstructionSettings``).
 
-    >>> import mixmix
-    >>> mixmix.Quantize("W4A4").to_dict()["first_last_bits"]
-    8
-
     Attributes:
         bits: ``W<weight bits>A<activation bits>``, such as ``W8A8``, ``W4A8``, ``W4A4``, ``W2A4``;
             2 to 8 each.
@@ -79,6 +75,10 @@ class Quantize(Method):
 
     Raises:
         InputError: if a value is out of range.
+
+    Examples:
+        >>> mixmix.Quantize("W4A4").to_dict()["first_last_bits"]
+        8
     """
 
     kind: ClassVar[str] = "quantize"

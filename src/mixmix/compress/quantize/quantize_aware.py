@@ -62,10 +62,6 @@ class QuantizeAware(Method):
     returned if it is better. Both divergences are in the results:
     ``{"divergence": {"base": ..., "trained": ...}}``.
 
-    >>> import mixmix
-    >>> mixmix.QuantizeAware(mixmix.Quantize("W3A3")).setting
-    'W3A3, trained'
-
     Attributes:
         base: how the network is quantized before training.
         training: steps, rates, loss and augmentation. With AdamW, the learning rate is in steps of
@@ -77,6 +73,10 @@ class QuantizeAware(Method):
 
     Raises:
         InputError: if ``held_out`` is negative.
+
+    Examples:
+        >>> mixmix.QuantizeAware(mixmix.Quantize("W3A3")).setting
+        'W3A3, trained'
     """
 
     kind: ClassVar[str] = "quantize-aware"

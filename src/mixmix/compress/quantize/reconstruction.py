@@ -35,11 +35,6 @@ __all__ = ["ReconstructionSettings", "loss_gradient", "rates_at", "reconstruct_u
 class ReconstructionSettings(Settings):
     """How units are reconstructed.
 
-    >>> import mixmix
-    >>> settings = mixmix.ReconstructionSettings(iterations=100)
-    >>> mixmix.Quantize("W4A4", reconstruction=settings).reconstruction.batch_size
-    32
-
     Attributes:
         iterations: optimizer steps for each unit; 0 rounds to nearest.
         batch_size: largest number of images in a step.
@@ -54,6 +49,11 @@ class ReconstructionSettings(Settings):
 
     Raises:
         InputError: if a value is out of range.
+
+    Examples:
+        >>> settings = mixmix.ReconstructionSettings(iterations=100)
+        >>> mixmix.Quantize("W4A4", reconstruction=settings).reconstruction.batch_size
+        32
     """
 
     iterations: int = 240

@@ -44,12 +44,6 @@ def measure_sensitivity(
     Only the layer and what follows it is run again, so that the cost is about half a forward pass
     of ``num_images`` images for each layer and choice.
 
-    >>> import mixmix, torch
-    >>> images = torch.rand(4, 3, 32, 32)
-    >>> table = mixmix.measure_sensitivity("bundled:vgg", images, choices=["W2A8"], num_images=4)
-    >>> [sorted(layer.divergence) for layer in table.layers][:2]  # the first layer has 8 bits
-    [['W8A8'], ['W2A8']]
-
     Args:
         model: anything that ``compress`` takes; it is not changed.
         data: images, as for ``compress``.

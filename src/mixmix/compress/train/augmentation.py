@@ -21,10 +21,6 @@ _MIXINGS = ("shrink", "cutmix", "mixup")
 class Augmentation(Settings):
     """Augmentation of training images: shift, flip and warp each, then mix pairs.
 
-    >>> import mixmix
-    >>> mixmix.Augmentation(mixing=("cutmix", "mixup")).mixing_prob
-    0.5
-
     Attributes:
         shift: largest shift in pixels in each direction; borders are filled by reflection.
         flip: flip each image horizontally with probability 1/2.
@@ -41,6 +37,10 @@ class Augmentation(Settings):
 
     Raises:
         InputError: if a value is out of range.
+
+    Examples:
+        >>> mixmix.Augmentation(mixing=("cutmix", "mixup")).mixing_prob
+        0.5
     """
 
     shift: int = 4

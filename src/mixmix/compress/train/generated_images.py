@@ -32,10 +32,6 @@ class GeneratedImages(MoreImages):
     ``rounds`` more are made every ``every_steps`` steps. The initial images of training stay in the
     bank; the oldest generated ones are dropped.
 
-    >>> import mixmix
-    >>> mixmix.GeneratedImages(mixmix.Zoo.load(["bundled:vgg"])).needs_images
-    False
-
     Attributes:
         zoo: networks that images are generated from.
         synthesis: settings of the generator. With the term ``Adversarial`` in its objective,
@@ -48,6 +44,10 @@ class GeneratedImages(MoreImages):
 
     Raises:
         InputError: if a number is out of range.
+
+    Examples:
+        >>> mixmix.GeneratedImages(mixmix.Zoo.load(["bundled:vgg"])).needs_images
+        False
     """
 
     kind: ClassVar[str] = "generated"

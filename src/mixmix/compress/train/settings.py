@@ -19,10 +19,6 @@ class TrainingSettings(Settings):
 
     The loss is ``kl_weight * kl_loss + feature_weight * feature_loss``.
 
-    >>> import mixmix
-    >>> mixmix.TrainingSettings(steps=500).learning_rate
-    0.001
-
     Attributes:
         steps: optimizer steps.
         batch_size: images in a step, over all processes.
@@ -41,6 +37,10 @@ class TrainingSettings(Settings):
 
     Raises:
         InputError: if a value is out of range, or both weights are 0.
+
+    Examples:
+        >>> mixmix.TrainingSettings(steps=500).learning_rate
+        0.001
     """
 
     steps: int = 2000
