@@ -44,6 +44,11 @@ def compress(
     Raises:
         InputError: if there is no method, or the images do not fit the model.
         DataError: if images cannot be read or are not in [0, 1].
+
+    Examples:
+        >>> images, _ = mixmix.load_evaluation_pack().tensors
+        >>> mixmix.compress("bundled:vgg", images[:32], "W8A8")
+        Compressed(model=vgg, methods=(quantize), ...)
     """
     network = load(model)
     steps = _methods(methods)

@@ -62,6 +62,18 @@ def measure_sensitivity(
     Raises:
         CaptureError: if the model cannot be captured as a graph.
         InputError: if it has no label head or no layer to quantize, or an argument is out of range.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+        ... )
+        >>> model = mixmix.load(net, input_shape=(3, 8, 8), mean=0.5, std=0.25)
+        >>> quantize = mixmix.Quantize(first_last_bits=None)
+        >>> mixmix.measure_sensitivity(
+        ...     model, torch.rand(16, 3, 8, 8), choices=("W4A8", "W8A8"), quantize=quantize
+        ... )
+        SensitivityTable(model=Sequential, layers=2, choices=(W4A8, W8A8), images=16)
     """
     quantize = quantize or Quantize()
     given = {name: parse_bits(bits) for name, bits in (quantize.layer_bits or {}).items()}
