@@ -112,6 +112,6 @@ def test_budgets() -> None:
 
 @pytest.mark.parametrize(("num_weights", "size"), [(8, 3), (9, 4), (10, 4), (11, 5)])
 def test_a_part_of_a_byte_takes_a_byte(num_weights: int, size: int) -> None:
-    layer = LayerSensitivity("layer", num_weights, 1, 0, {"W3A8": 0.0}, {"W3A8": 0.0})
+    layer = LayerSensitivity("layer", num_weights, 1, 0, {"W3A8": 0.0})
     table = SensitivityTable("model", (layer,), num_weights, 0, 1, 0)
     assert table.size_bytes({"layer": "W3A8"}) == size
