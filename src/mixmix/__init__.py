@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mixmix.compress.recover.fine_tuning import FineTune
     from mixmix.compress.recover.recover import Recovery, recover
     from mixmix.compress.train.augmentation import Augmentation
-    from mixmix.compress.train.fresh_images import FreshImages
     from mixmix.compress.train.generated_images import GeneratedImages
     from mixmix.compress.train.settings import TrainingSettings
     from mixmix.data import loaders
@@ -72,7 +71,6 @@ _HOMES = {
     "compress.recover.fine_tuning": "FineTune",
     "compress.recover.recover": "Recovery recover",
     "compress.train.augmentation": "Augmentation",
-    "compress.train.fresh_images": "FreshImages",
     "compress.train.generated_images": "GeneratedImages",
     "compress.train.settings": "TrainingSettings",
     "data.image_set": "ImageSet",
@@ -103,7 +101,6 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "FineTune",
-    "FreshImages",
     "GeneratedImages",
     "ImageSet",
     "LayerRecord",

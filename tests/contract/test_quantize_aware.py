@@ -41,6 +41,7 @@ def test_contract(family: str) -> None:
     model = tiny_network(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     told: list[str] = []
+    random_state = torch.get_rng_state()
     compressed = compress(
         (model, tiny_spec(family)),
         images(),
@@ -51,8 +52,11 @@ def test_contract(family: str) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(p.requires_grad for p in compressed.module.parameters())
     assert not compressed.module.training
+    assert torch.equal(torch.get_rng_state(), random_state)
     torch.rand(7)  # draws elsewhere must not matter
     again = trained(family, method())
+    assert again.applied[0].results == compressed.applied[0].results
+    assert again.records == compressed.records
     one, other = compressed.module.state_dict(), again.module.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -96,9 +100,11 @@ def test_run_resumes_from_its_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         compress(pair, images(), chosen, seed=0, on_progress=on_progress)
     assert (tmp_path / "checkpoint.safetensors").exists()
-    resumed = compress(pair, images(), chosen, seed=0).module.state_dict()
-    whole = trained("residual", QuantizeAware(chosen.base, chosen.training)).module.state_dict()
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    resumed = compress(pair, images(), chosen, seed=0)
+    whole = trained("residual", QuantizeAware(chosen.base, chosen.training))
+    state = resumed.module.state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in whole.module.state_dict().items())
+    assert resumed.applied[0].results == whole.applied[0].results
     with pytest.raises(InputError, match="other seed"):
         compress(pair, images(), chosen, seed=1)
 
@@ -144,5 +150,5 @@ def test_images_have_bits_of_their_own(input_bits: int | None, expected: int) ->
 
 
 def test_refuses_unknown_bits_of_images() -> None:
-    with pytest.raises(InputError, match="input_bits must be 2 to 8 or None, got 9"):
+    with pytest.raises(InputError, match="input_bits must be in .2, 8. or None, got 9"):
         Quantize("W4A4", input_bits=9)

@@ -19,7 +19,6 @@ from mixmix import (
     Compressed,
     Distill,
     FineTune,
-    FreshImages,
     GeneratedImages,
     ImageSet,
     MixedPrecision,
@@ -32,7 +31,6 @@ from mixmix import (
     ReconstructFeatures,
     ReconstructionSettings,
     ReestimateBatchNorm,
-    SynthesisSettings,
     TrainingSettings,
     Zoo,
     compress,
@@ -50,14 +48,13 @@ TRAINING = TrainingSettings(
 STUDENT = ModelSpec(
     "s", "bundled:vgg", (3, 32, 32), (0.5,) * 3, (0.5,) * 3, 10, classes=tuple("abcdefghij")
 )
-FRESH = FreshImages(ZOO, SynthesisSettings(num_images=3, scales=(0.5, 1.0)), every_steps=3)
 GENERATED = GeneratedImages(WEIGHTED, AmortizedSettings(num_latents=512), rounds=2)
 
 # Beside the defaults of each class: fields that hold other settings, sequences and mappings.
 EXAMPLES: list[Any] = [
     TRAINING,
     Quantize("w4a4", layer_bits={"conv": "w3a8"}, reconstruction=ReconstructionSettings(5)),
-    QuantizeAware(Quantize("W2A4"), TRAINING, FRESH),
+    QuantizeAware(Quantize("W2A4"), TRAINING, GENERATED),
     MixedPrecision(max_size_ratio=0.1, choices=("W2A8",), quantize=Quantize(views=3)),
     Prune(0.7, skip=("a", "b"), between=ReestimateBatchNorm(), recovery=()),
     Prune(pattern="2:4", recovery=[ReconstructFeatures(iterations=3), FineTune(TRAINING)]),
@@ -66,7 +63,6 @@ EXAMPLES: list[Any] = [
     Distill("bundled:vgg", TRAINING, GENERATED, ZOO),
     Distill(Path("student.toml")),
     Distill(STUDENT, ensemble=WEIGHTED),
-    FRESH,
     GENERATED,
 ]
 
@@ -140,7 +136,7 @@ def test_modules_of_the_caller_are_named_but_not_read_back() -> None:
     zoo = Zoo([tiny_teacher("plain")])
     assert zoo == Zoo([tiny_teacher("plain")]) != Zoo([tiny_teacher("residual")])
     assert zoo.to_plain()[0]["name"] == "plain"
-    with pytest.raises(InputError, match="plain was a module that the caller built"):
+    with pytest.raises(InputError, match="plain was a module built by the caller"):
         Zoo.from_plain(json.loads(json.dumps(zoo.to_plain())))
     with pytest.raises(InputError, match="a zoo must be a list of networks, got 3"):
         Zoo.from_plain(3)
@@ -155,9 +151,9 @@ def test_references_stand_for_networks_of_a_zoo() -> None:
     ("content", "message"),
     [
         ({"method": "shrink"}, "unknown method 'shrink'; known: distill, mixed-precision, prune"),
-        ({"method": "prune", "recovery": [{"recovery": "rest"}]}, "'rest' is no recovery"),
-        ({"method": "prune", "recovery": {"recovery": "rest"}}, "'rest' is no recovery"),
-        ({"method": "quantize", "reconstruction": {"loss": "best"}}, "loss must be one of"),
+        ({"method": "prune", "recovery": [{"recovery": "rest"}]}, "unknown recovery 'rest'"),
+        ({"method": "prune", "recovery": {"recovery": "rest"}}, "unknown recovery 'rest'"),
+        ({"method": "quantize", "reconstruction": {"batch_size": 0}}, "batch_size must be a whole"),
     ],
 )
 def test_what_is_wrong_is_named(content: dict[str, Any], message: str) -> None:

@@ -246,7 +246,6 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "choices-without-budget": (images_made, QUANTIZE + "--out q.onnx --choices W2A8", "--max-size"),
     "budget-too-small": (images_made, QUANTIZE + "--out q.onnx --max-size 0.01", "at least"),
     "all-images-held-out": (images_made, QUANTIZE + "--out q.onnx --held-out 40", "split"),
-    "unknown-loss": (images_made, QUANTIZE + "--out q.onnx --bits W4A4 --loss l7", "fisher"),
     "not-capturable": (
         lambda folder: (images_made(folder), spec(source="python:cli_models:branching")(folder))[1],
         "quantize -m bad.json --data images --out q.onnx",

@@ -36,7 +36,6 @@ def tables(draw: st.DrawFn) -> SensitivityTable:
                 macs=draw(st.integers(0, 10**6)),
                 input_group=draw(st.integers(0, index)),
                 divergence=dict(zip(choices, increases, strict=True)),
-                logit_error={},
             )
         )
     num_floats = draw(st.integers(0, 100))
@@ -78,18 +77,23 @@ def test_the_smallest_budget_can_be_met(table: SensitivityTable, is_size: bool) 
     least = min(map(cost, all_choices(table)))
     if least == 0:  # layers without operations
         return
-    exact = Budget(max_size_bytes=least) if is_size else Budget(max_bitops=least)
+
+    def budget(limit: int) -> Budget:
+        if is_size:
+            return Budget(max_size_bytes=limit)
+        return Budget(max_bitops_ratio=(limit + 0.5) / table.float_bitops)  # rounded down
+
+    exact = budget(least)
     assert cost(allocate_bits(table, exact)) == least
     if least > 1:
-        below = Budget(max_size_bytes=least - 1) if is_size else Budget(max_bitops=least - 1)
         with pytest.raises(InputError, match=f"needs at least {least:,}"):
-            allocate_bits(table, below)
+            allocate_bits(table, budget(least - 1))
 
 
 def test_layers_that_share_an_input_need_a_choice_in_common() -> None:
     layers = (
-        LayerSensitivity("a", 10, 10, 0, {"W4A4": 0.1}, {}),
-        LayerSensitivity("b", 10, 10, 0, {"W4A8": 0.1}, {}),
+        LayerSensitivity("a", 10, 10, 0, {"W4A4": 0.1}),
+        LayerSensitivity("b", 10, 10, 0, {"W4A8": 0.1}),
     )
     with pytest.raises(InputError, match="a, b share an input"):
         allocate_bits(SensitivityTable("m", layers, 20, 0, 8, 0), Budget(max_size_ratio=1.0))
@@ -98,8 +102,8 @@ def test_layers_that_share_an_input_need_a_choice_in_common() -> None:
 def test_budgets() -> None:
     with pytest.raises(InputError, match="exactly one of .*got none"):
         Budget()
-    with pytest.raises(InputError, match="got max_size_ratio, max_bitops"):
-        Budget(max_size_ratio=0.1, max_bitops=5)
+    with pytest.raises(InputError, match="got max_size_ratio, max_bitops_ratio"):
+        Budget(max_size_ratio=0.1, max_bitops_ratio=0.1)
     with pytest.raises(InputError, match="max_bitops_ratio must be above 0 and at most 1, got 8"):
         Budget(max_bitops_ratio=8)
     with pytest.raises(InputError, match="max_size_bytes must be above 0, got 0"):
@@ -108,6 +112,6 @@ def test_budgets() -> None:
 
 @pytest.mark.parametrize(("num_weights", "size"), [(8, 3), (9, 4), (10, 4), (11, 5)])
 def test_a_part_of_a_byte_takes_a_byte(num_weights: int, size: int) -> None:
-    layer = LayerSensitivity("layer", num_weights, 1, 0, {"W3A8": 0.0}, {"W3A8": 0.0})
+    layer = LayerSensitivity("layer", num_weights, 1, 0, {"W3A8": 0.0})
     table = SensitivityTable("model", (layer,), num_weights, 0, 1, 0)
     assert table.size_bytes({"layer": "W3A8"}) == size

@@ -139,7 +139,7 @@ def test_activations_learn_their_step_size() -> None:
 def test_what_was_pruned_is_zero_whatever_its_parameter_is() -> None:
     layer, kept = nn.Linear(20, 3), draw(3, 20, seed=4) > 0
     layer.weight.data.mul_(kept)
-    trained = StepSizeLayer(LearnableLayer(layer, 4, per_channel=True, kept=kept))
+    trained = StepSizeLayer(LearnableLayer(layer, 4, per_channel=True, mask=kept))
     trained.weight.data.add_(5.0)
     trained(draw(2, 20)).square().sum().backward()
     assert trained.weight.grad is not None

@@ -40,7 +40,7 @@ def images(channels: int = 3) -> ImageSet:
 
 def table(num_layers: int = 3) -> SensitivityTable:
     layers = tuple(
-        LayerSensitivity(f"layer<{i}>", 100, 1000, i, {"W4A4": 0.002, "W8A8": 0.0}, {})
+        LayerSensitivity(f"layer<{i}>", 100, 1000, i, {"W4A4": 0.002, "W8A8": 0.0})
         for i in range(num_layers)
     )
     return SensitivityTable("net", layers, 400, 10, 128, 0)

@@ -77,7 +77,7 @@ QUANTIZE = Command(
         Fields(
             "quantize",
             "Quantize",
-            "reconstruction.iterations, reconstruction.loss, views, memory_gib",
+            "reconstruction.iterations, views, memory_gib",
             "Reconstruction",
         ),
         Fields(

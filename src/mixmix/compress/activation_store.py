@@ -1,8 +1,4 @@
-"""Where the activations of all images are kept: in memory, or in files mapped into it.
-
-Both are tensors, and whoever uses them need not know which: the operating system reads and writes
-the pages of a file as they are touched, and drops them when memory is short.
-"""
+"""Storage of the activations of all images: tensors in memory, or mapped from temporary files."""
 
 from __future__ import annotations
 
@@ -23,16 +19,16 @@ from mixmix.runtime.memory_layout import memory_layout
 
 __all__ = ["ActivationStore", "default_memory_gib", "images_at_a_time"]
 
-# What enters and leaves a unit, in floats and quantized, is alive at a time; as much again is for
-# what lies in between for a batch.
+# Number of such tensors within the budget: float and quantized inputs and outputs of a unit, and as
+# many again for the activations of a batch within the unit.
 _FRACTIONS = 8
 _MOST_IMAGES = 128
-# Largest activation of a batch in a forward pass of all images.
+# Largest number of values in an activation of a batch.
 _BATCH_VALUES = 2**23
 
 
 def default_memory_gib(device: torch.device) -> float:
-    """Half of the memory of the machine, or of a GPU; unlimited where nothing tells its size."""
+    """Half of the memory of the machine or GPU in GiB; infinity if its size is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1] / 2 / 2**30
     size = memory_bytes()
@@ -41,7 +37,7 @@ def default_memory_gib(device: torch.device) -> float:
 
 @torch.no_grad()
 def images_at_a_time(graph_module: fx.GraphModule, example: Tensor) -> int:
-    """Images in a forward pass, from the graph's largest activation for the example images."""
+    """Batch size of a forward pass, from the graph's largest activation for the example images."""
     largest = 1
 
     class Sizes(fx.Interpreter):
@@ -57,13 +53,13 @@ def images_at_a_time(graph_module: fx.GraphModule, example: Tensor) -> int:
 
 
 class ActivationStore:
-    """Keeps tensors of all images within a budget; a context manager that leaves no file behind.
+    """Allocates tensors for all images within a budget; a context manager that removes its files.
 
     Args:
-        memory_gib: of activations at a time. What does not fit is kept in the folder for temporary
-            files (``TMPDIR``), which should not itself be in memory.
+        memory_gib: memory for activations. Larger ones are in the folder for temporary files
+            (``TMPDIR``), which should not itself be in memory.
         batch_size: images in a forward pass.
-        device: of the tensors that fit, and of batches.
+        device: device of batches, and of tensors in memory.
     """
 
     def __init__(self, memory_gib: float, *, batch_size: int, device: torch.device) -> None:
@@ -84,7 +80,7 @@ class ActivationStore:
 
     @torch.no_grad()
     def run(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Outputs of a function for all inputs (N, ...), batch by batch, without gradients.
+        """Outputs of a function for inputs (N, ...), batch by batch, without gradients.
 
         Raises:
             InputError: if they fit neither into memory nor onto the disk.
@@ -96,14 +92,14 @@ class ActivationStore:
             if outputs is None:
                 outputs = self.empty_like(batch, count=len(inputs))
             outputs[part] = batch
-        assert outputs is not None, "there is an image at least"
+        assert outputs is not None, "inputs are not empty"
         return outputs
 
     def empty_like(self, batch: Tensor, *, count: int) -> Tensor:
-        """Room for ``count`` rows like those of ``batch`` (n, ...), in its layout.
+        """Allocate (count, ...) with the dtype, shape and layout of ``batch`` (n, ...).
 
         Raises:
-            InputError: if there is none.
+            InputError: if it fits neither into memory nor onto the disk.
         """
         shape = (count, *batch.shape[1:])
         layout = memory_layout(batch)
@@ -117,7 +113,7 @@ class ActivationStore:
         return flat.view(shape)
 
     def _mapped(self, num_bytes: int, dtype: torch.dtype) -> Tensor:
-        """The values of a new file, which is gone when the tensor is."""
+        """Map a new file, which is removed with the tensor."""
         folder = tempfile.gettempdir()
         try:
             if self._folder is None:
@@ -139,14 +135,14 @@ class ActivationStore:
                 f"{error.strerror or error}. Set TMPDIR to a folder with more room, raise "
                 "memory_gib, or take fewer images"
             ) from error
-        # A mapping outlives the name of its file; systems where it does not remove it in the end.
+        # The mapping outlives the file's name, except on Windows: there, it is removed later.
         with contextlib.suppress(OSError):
             os.unlink(path)
         return tensor
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:
-    """Take the room on the disk now, since later its lack would be a signal, not an exception."""
+    """Allocate disk space now: running out of it later would be a signal, not an exception."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, num_bytes)
         return

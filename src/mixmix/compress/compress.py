@@ -1,4 +1,4 @@
-"""``compress``: methods applied in order to a pretrained network."""
+"""``compress``: apply methods to a pretrained network."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def compress(
     methods: Method | str | Sequence[Method | str],
     *,
     seed: int = 0,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda what, fraction: None,
 ) -> Compressed:
     """Compress a pretrained network with images instead of its training data.
 
     Args:
-        model: whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``; it is not
+        model: anything that ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``; it is not
             changed.
-        images: whatever ``as_image_set`` takes: an ``ImageSet``, a folder, a tensor (N, C, H, W)
-            in [0, 1], a ``DataLoader`` ...; of another size than the model's they are resized.
-            None is for methods that make their own, as ``Distill`` can.
-        methods: one or several, applied in order, such as ``Quantize("W4A4")``; bits alone, such as
-            ``"W4A4"``, stand for ``Quantize`` with these.
-        seed: of every random draw.
-        on_progress: called with (what is being done, share done).
+        images: an ``ImageSet``, a folder, a tensor (N, C, H, W) in [0, 1], a ``Dataset`` or a
+            ``DataLoader``; images of another size are resized. None is allowed for methods that
+            make their own, such as ``Distill`` with ``GeneratedImages``.
+        methods: one or several methods, applied in order, such as ``Quantize("W4A4")``; bits such
+            as ``"W4A4"`` stand for ``Quantize("W4A4")``.
+        seed: seed of every random draw.
+        on_progress: called with (a description, fraction done in [0, 1]).
 
     Raises:
-        InputError: if there is no method, or model and images do not fit each other.
+        InputError: if there is no method, or the images do not fit the model.
         DataError: if images cannot be read or are not in [0, 1].
 
     Examples:
@@ -77,8 +77,8 @@ def _method(given: Method | str) -> Method:
         return Quantize(given)
     if not callable(getattr(given, "apply", None)) or isinstance(given, type):
         raise InputError(
-            f"{given!r} is no method; expected bits such as 'W8A8', or an object with apply, such "
-            "as Quantize('W8A8')"
+            f"{given!r} is not a method; expected bits such as 'W8A8', or an object with apply, "
+            "such as Quantize('W8A8')"
         )
     return given
 

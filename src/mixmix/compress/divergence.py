@@ -1,4 +1,4 @@
-"""How far the predictions of two networks are apart."""
+"""Divergence between the predictions of two networks."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ _BATCH = 128
 
 
 def mean_divergence(logits: Tensor, others: Tensor) -> float:
-    """Mean over rows of ``KL(softmax(logits) || softmax(others))`` in nats; both (N, K)."""
+    """Mean of ``KL(softmax(logits) || softmax(others))`` over rows in nats; both (N, K)."""
     log_p, log_q = (t.double().log_softmax(1) for t in (logits, others))
-    # Rounding leaves a difference of either sign where both are the same.
+    # Rounding errors can make it negative.
     return max(0.0, float((log_p.exp() * (log_p - log_q)).sum(1).mean()))
 
 
 @torch.no_grad()
 def run_in_batches(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Outputs of a module for all inputs (N, ...), without gradients."""
+    """Outputs of a module for inputs (N, ...), without gradients."""
     return torch.cat([module(batch) for batch in inputs.split(_BATCH)])
 
 
 def fisher_directions(logits: Tensor, signs: Tensor) -> Tensor:
-    """Random directions v whose mean of ``v v^T`` is the Fisher information of the logits.
+    """Random directions v such that the mean of ``v v^T`` is the Fisher information of the logits.
 
-    With p the softmax and q its square root, the Fisher information is ``diag(p) - p p^T``, which
-    is B B^T with ``B = diag(q) - p q^T``; hence ``v = B r`` for random signs r. Unlike the gradient
-    of the cross-entropy with the likeliest class it does not vanish for images that the network is
-    sure of, and unlike that of the divergence from its own prediction it is not zero.
+    With p the softmax and q its square root, the Fisher information is ``diag(p) - p p^T = B B^T``
+    with ``B = diag(q) - p q^T``; hence ``v = B r`` for random signs r.
 
     Args:
         logits: (N, K).

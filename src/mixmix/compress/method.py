@@ -1,4 +1,4 @@
-"""What every way to compress takes and gives: a model, and a record of every layer."""
+"""The interface of compression methods: ``Method``, ``Compressed`` and its records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "with_channels",
 ]
 
-# Called with (what is being done, fraction done in [0, 1]).
+# Called with (a description, fraction done in [0, 1]).
 Progress = Callable[[str, float], None]
 
 
@@ -35,16 +35,16 @@ class LayerRecord:
     Attributes:
         name: qualified name in the caller's model.
         kind: class name of the layer.
-        action: ``quantized``, ``pruned``, ``trained``, ``folded``, ``skipped``, or ``added`` where
+        action: ``quantized``, ``pruned``, ``trained``, ``folded``, ``skipped``, or ``added`` if
             the original has no such layer.
-        reason: why it was skipped or added, or into what it was folded; else empty.
+        reason: why it was skipped or added, or the layer it was folded into; else empty.
         num_parameters: parameters of the original layer.
-        weight_bits: bits of its weights, or None for floats.
-        activation_bits: bits of its input, or None for floats.
+        weight_bits: bits of the weights, or None for floats.
+        activation_bits: bits of the input, or None for floats.
         error: relative squared error of the layer's unit on the images, or None.
-        sparsity: fraction of its weights that are held at zero, or None where none is.
-        in_channels: its input channels before and after pruning, or None.
-        out_channels: its output channels before and after pruning, or None.
+        sparsity: fraction of pruned weights, or None without pruning.
+        in_channels: input channels before and after pruning, or None.
+        out_channels: output channels before and after pruning, or None.
     """
 
     name: str
@@ -69,8 +69,8 @@ class AppliedMethod:
     """A method that was applied to a model.
 
     Attributes:
-        settings: as the caller gave them, in plain JSON types; ``Method.from_dict`` reads them.
-        results: what the method chose and measured, by name, in plain JSON types.
+        settings: the method as plain JSON types; ``Method.from_dict`` reads them.
+        results: choices and measurements of the method by name, as plain JSON types.
     """
 
     settings: dict[str, Any]
@@ -79,22 +79,22 @@ class AppliedMethod:
 
 @dataclass(frozen=True, repr=False)
 class Compressed:
-    """A compressed model and how it came about.
+    """A compressed model, and a record of its compression.
 
     Attributes:
-        module: takes *normalized* images (N, C, H, W), like the original, and gives logits (N, K).
-        spec: of the original model.
-        records: one for every layer with parameters, in the order of execution.
-        applied: every method that was applied, in order: its settings, and apart from them its
-            results. Exported files hold the settings alone.
-        masks: by the name of a weight in the model that was pruned, bool of its shape: what is
-            False is zero, and stays so in whatever follows.
-        original: what a pruned model was made from, for methods that learn from it; None stands
-            for ``module``. It takes and gives the same.
-        kept_channels: by the name of a layer or BatchNorm that is narrower than the original's:
-            which output channels of the original's it has, (kept,) in ascending order.
-        dense: the model as it was before any weights were set to zero, whose channels and blocks
-            are those of ``module``; None stands for ``module``.
+        module: maps *normalized* images (N, C, H, W) to logits (N, K), like the original.
+        spec: spec of the original model.
+        records: one for each layer with parameters, in execution order.
+        applied: the methods in the order they were applied. Exported files contain their settings,
+            not their results.
+        masks: masks of pruned weights by parameter name, True where a weight is kept. Later methods
+            keep the other weights at zero.
+        original: the model before pruning, which later methods use as a teacher; None stands for
+            ``module``.
+        kept_channels: for layers and BatchNorms with pruned channels, by name: indices (kept,) of
+            the output channels of the original, in ascending order.
+        dense: the model before weights were pruned, with the channels and blocks of ``module``;
+            None stands for ``module``.
     """
 
     module: nn.Module
@@ -108,7 +108,7 @@ class Compressed:
 
     @property
     def settings(self) -> tuple[dict[str, Any], ...]:
-        """Of every method applied, in order, in plain JSON types."""
+        """Settings of the applied methods, in order, as plain JSON types."""
         return tuple(method.settings for method in self.applied)
 
     def __repr__(self) -> str:
@@ -129,12 +129,12 @@ class Compressed:
     def with_method(
         self, method: Method, results: Mapping[str, Any] | None = None, **changes: Any
     ) -> Compressed:
-        """A copy that says that a method was applied.
+        """A copy with one more applied method.
 
         Args:
-            method: its settings are added to ``applied``.
-            results: what it chose and measured, by name.
-            changes: fields of the copy, such as ``module`` and ``records``.
+            method: the method, whose settings are added to ``applied``.
+            results: its choices and measurements by name.
+            changes: fields to replace, such as ``module`` and ``records``.
         """
         entry = AppliedMethod(_settings_of(method), to_plain(results or {}))
         return replace(self, applied=(*self.applied, entry), **changes)
@@ -145,10 +145,10 @@ def _settings_of(method: Any) -> dict[str, Any]:
 
 
 class Method(Settings, ABC):
-    """A way to compress: frozen settings and how to apply them.
+    """Base class of compression methods: frozen settings, and how to apply them.
 
-    A subclass is a frozen dataclass with a ``kind``; see ``docs/extending.md``. ``compress`` takes
-    any other object with ``apply``, too.
+    A subclass is a frozen dataclass with a ``kind``; see ``docs/extending.md``. ``compress`` also
+    takes other objects with an ``apply`` method.
     """
 
     family: ClassVar[str] = "method"
@@ -169,37 +169,31 @@ class Method(Settings, ABC):
 
     @property
     def needs_images(self) -> bool:
-        """Whether ``compress`` has to be given images."""
+        """Whether ``compress`` needs images for this method."""
         return True
 
     @abstractmethod
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
-        """Return a compressed copy; ``model`` is not changed.
+        """Return a compressed copy of ``model``, which is not changed.
 
         Args:
-            model: the network by now, in eval mode, and what earlier methods say of it.
-            data: images (N, C, H, W) in [0, 1], with labels (N,) and soft labels (N, K). They may
-                have another size than the network takes: ``models.model.normalize`` resizes them.
-                Without images, N is 0.
-            seed: of every random draw.
-            on_progress: called with (what is being done, fraction done in [0, 1]).
+            model: the result of the earlier methods, in eval mode.
+            data: images (N, C, H, W) in [0, 1], with labels (N,) and soft labels (N, K). Their size
+                may differ from the network's: ``models.model.normalize`` resizes them. N may be 0.
+            seed: seed of every random draw.
+            on_progress: called with (a description, fraction done in [0, 1]).
         """
 
 
 def with_channels(
     records: Sequence[LayerRecord], before: Sequence[LayerRecord]
 ) -> tuple[LayerRecord, ...]:
-    """Records that also say, where earlier ones do, what channels were pruned."""
+    """Records with the numbers of channels that earlier records have."""
     known = {record.name: record for record in before}
+    pairs = ((record, known.get(record.name, record)) for record in records)
     return tuple(
-        replace(
-            record,
-            in_channels=known[record.name].in_channels,
-            out_channels=known[record.name].out_channels,
-        )
-        if record.name in known
-        else record
-        for record in records
+        replace(record, in_channels=old.in_channels, out_channels=old.out_channels)
+        for record, old in pairs
     )

@@ -1,4 +1,4 @@
-"""Batches of images that a unit is fitted to."""
+"""Batches for training a unit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from mixmix.graph.units import channel_axis
 
 __all__ = ["StepSize", "draw_batches", "images_in_step"]
 
-
-# Fewest images in a step, however large they are.
+# Fewest images in a step.
 _SMALLEST_BATCH = 8
 
 
 def draw_batches(count: int, batch_size: int, *, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of indices below ``count``: none comes again before all have come."""
+    """Endless batches of indices below ``count``, in a new random order for each epoch."""
     order = torch.empty(0, dtype=torch.int64)
     while True:
         while len(order) < batch_size:
@@ -29,7 +28,7 @@ def draw_batches(count: int, batch_size: int, *, generator: torch.Generator) -> 
 
 
 class StepSize(Protocol):
-    """What limits the images of a step; see ``ReconstructionSettings``."""
+    """Limits on the size of a step; see ``ReconstructionSettings``."""
 
     @property
     def batch_size(self) -> int: ...

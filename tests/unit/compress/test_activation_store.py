@@ -62,9 +62,8 @@ def test_values_and_layout_are_those_of_one_pass(
         assert outputs.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("loss", ["mse", "fisher"])
 @pytest.mark.parametrize("family", ["depthwise", "residual"])
-def test_files_give_the_same_bits_as_memory(family: str, loss: str, folder: Path) -> None:
+def test_files_give_the_same_bits_as_memory(family: str, folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     data = ImageSet(
         torch.rand(20, *INPUT_SHAPE, generator=generator),
@@ -72,7 +71,7 @@ def test_files_give_the_same_bits_as_memory(family: str, loss: str, folder: Path
         torch.full((20, NUM_CLASSES), 1 / NUM_CLASSES),
         {},
     )
-    settings = ReconstructionSettings(iterations=5, batch_size=8, loss=loss)
+    settings = ReconstructionSettings(iterations=5, batch_size=8)
     states, records = [], []
     for memory_gib in (None, TINY_GIB):
         method = Quantize("W3A3", memory_gib=memory_gib, reconstruction=settings)
@@ -116,6 +115,6 @@ def test_larger_activations_go_in_smaller_batches() -> None:
 
 @pytest.mark.parametrize("memory_gib", [0, -1.0])
 def test_a_budget_is_positive(memory_gib: float) -> None:
-    with pytest.raises(InputError, match="memory_gib must be positive"):
+    with pytest.raises(InputError, match="memory_gib must be a finite number > 0 or None"):
         Quantize(memory_gib=memory_gib)
     assert default_memory_gib(CPU) > 0

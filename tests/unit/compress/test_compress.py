@@ -64,8 +64,8 @@ def test_methods_that_make_their_own_images_need_none() -> None:
     [
         (IMAGES, [], InputError, "at least one method"),
         (IMAGES, "int8", InputError, "int8"),
-        (IMAGES, 3, InputError, "3 is no method; expected bits such as 'W8A8'"),
-        (IMAGES, Quantize, InputError, "is no method"),
+        (IMAGES, 3, InputError, "3 is not a method; expected bits such as 'W8A8'"),
+        (IMAGES, Quantize, InputError, "is not a method"),
         (IMAGES - 3, Note(), DataError, r"must be in \[0, 1\]"),
         (IMAGES[:, :1], Note(), InputError, "have 1 channels, plain takes 3"),
         ("absent", Note(), DataError, "there is no folder of images at absent"),

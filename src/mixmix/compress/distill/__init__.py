@@ -1,1 +1,1 @@
-"""Distillation: a student of any architecture learns what a network, or a whole zoo, does."""
+"""Distillation of a network, or of a zoo, into a student of any architecture."""

@@ -1,4 +1,4 @@
-"""Distillation without data: a student is trained from scratch on synthetic images."""
+"""Data-free distillation: train a student from scratch on synthetic images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TRAINING = TrainingSettings(
     max_gradient_norm=5.0,
 )
 
-# What stands before the class of a student that the caller built.
+# Prefix of the class name of a student that is a module, in ``to_dict``.
 _MODULE = "module:"
 
 
@@ -51,21 +51,27 @@ _MODULE = "module:"
 class Distill(Method):
     """Train another, smaller network to predict what the model predicts (Hinton et al. 2015).
 
-    The result takes the images that the model takes, normalized alike. BatchNorm of the student
-    learns its statistics from the images it is trained on.
+    The student takes images with the normalization of the model. The statistics of its BatchNorm
+    are those of the training images.
 
     Attributes:
         student: ``bundled:NAME``, the path of a model spec, or a spec, whose architecture is built
-            with fresh weights; or a module, whose own weights training starts from. Settings with
-            a module can be written (as ``module:CLASS``), but not be read back.
-        training: steps, rates, loss and augmentation. With a ``feature_weight``, what both networks
-            give last at each resolution is compared too: channel by channel where they have equally
-            many, else behind a linear projection that is trained as well.
-        fresh: makes more images during training, unless it is None.
-        ensemble: the mean prediction of these networks is learned in place of the model's own,
-            unless it is None.
-        checkpoints: a folder for checkpoints, from which the same call goes on, or None. The state
-            dict of the student as it is by then is in its ``student.safetensors``.
+            with new weights; or a module, whose weights training starts from. Settings with a
+            module can be written (as ``module:CLASS``), but not read.
+        training: steps, rates, loss and augmentation. With a ``feature_weight``, the last feature
+            maps at each resolution are compared too, through a trainable linear projection if the
+            numbers of channels differ.
+        fresh: makes more images during training; None trains on the given ones alone.
+        ensemble: use the mean prediction of these networks as the teacher; None uses the model.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None. Its
+            ``student.safetensors`` is the state dict of the current student.
+
+    Raises:
+        InputError: if the student is the text that stands for a module.
+
+    Examples:
+        >>> mixmix.Distill("bundled:mobilenetv2").setting
+        'distilled into mobilenetv2'
     """
 
     kind: ClassVar[str] = "distill"
@@ -82,7 +88,7 @@ class Distill(Method):
         if isinstance(self.student, str) and self.student.startswith(_MODULE):
             raise InputError(
                 f"the student was a module of class {self.student.removeprefix(_MODULE)}, which "
-                "settings in plain types do not hold; give Distill the module itself"
+                "settings cannot store; pass the module itself to Distill"
             )
 
     @property
@@ -109,24 +115,24 @@ class Distill(Method):
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Compressed:
-        """Train the student; its spec is that of the model but for the name.
+        """Train the student; its spec is that of the model with another name.
 
         Raises:
-            CaptureError: if features are asked for of a network that cannot be captured.
-            InputError: if the student does not fit the model, if there are no images, if training
-                diverges, or if the folder of checkpoints holds another run.
+            CaptureError: if features are compared and a network cannot be captured as a graph.
+            InputError: if the student does not fit the model, there are no images, training
+                diverges, or the folder of checkpoints belongs to another run.
         """
         if distributed.world_size() > 1:
             raise InputError(
-                "a student's BatchNorm learns its statistics in one process; start without torchrun"
+                "BatchNorm statistics of a student need a single process; start without torchrun"
             )
         if not len(data) and self.needs_images:
             raise InputError(
-                "there are no images to learn from; make some with synthesize, or give "
+                "there are no images to train on; make some with synthesize, or pass "
                 "fresh=GeneratedImages(zoo)"
             )
         device = next(model.module.parameters()).device
-        student = self._fresh_student(seed).to(device).float()
+        student = self._new_student(seed).to(device).float()
         example = torch.full((2, *model.spec.input_shape), 0.5, device=device)
         example = normalize(example, model.spec)
         _check_outputs(student.eval(), model.module, example, self._student_name)
@@ -139,7 +145,7 @@ class Distill(Method):
                 pair = with_feature_taps(*pair, example, seed=seed)
             except CaptureError as error:
                 raise CaptureError(
-                    f"features cannot be compared: {error}. Or do without: feature_weight=0"
+                    f"features cannot be compared: {error}. To train without, use feature_weight=0"
                 ) from error
         source = source_of(self.fresh, pair[1], model.spec, seed=seed, on_progress=on_progress)
         student.requires_grad_(True)
@@ -152,7 +158,7 @@ class Distill(Method):
             seed=seed,
             out=self.checkpoints,
             source=source,
-            on_checkpoint=lambda steps_done: self._keep(student, steps_done),
+            on_checkpoint=lambda steps_done: self._save_student(student, steps_done),
             on_progress=on_progress,
         )
         student.eval().requires_grad_(False)
@@ -163,13 +169,13 @@ class Distill(Method):
             applied=model.applied,
         ).with_method(self)
 
-    def _keep(self, student: nn.Module, steps_done: int) -> None:
+    def _save_student(self, student: nn.Module, steps_done: int) -> None:
         if self.checkpoints is not None:
             path = Path(self.checkpoints) / "student.safetensors"
             state = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
             write_tensors(path, state, {"steps_done": str(steps_done)})
 
-    def _fresh_student(self, seed: int) -> nn.Module:
+    def _new_student(self, seed: int) -> nn.Module:
         if isinstance(self.student, nn.Module):
             return copy.deepcopy(self.student)
         with torch.random.fork_rng(devices=[]):
@@ -190,8 +196,8 @@ def _check_outputs(student: nn.Module, teacher: nn.Module, example: Tensor, name
     if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
-            f"the student {name} gives {shape} for 2 images, the teacher {wanted}; build it with "
-            f"num_classes={wanted[1]}"
+            f"the student {name} returns {shape} for 2 images, the teacher {wanted}; build it "
+            f"with num_classes={wanted[1]}"
         )
 
 
@@ -204,5 +210,5 @@ def _records(student: nn.Module) -> tuple[LayerRecord, ...]:
             num_parameters=sum(p.numel() for p in module.parameters(recurse=False)),
         )
         for name, module in student.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
+        if next(module.parameters(recurse=False), None) is not None
     )

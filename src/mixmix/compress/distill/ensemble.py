@@ -1,4 +1,4 @@
-"""A zoo as one teacher."""
+"""A zoo as a single teacher."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TINY = 1e-12
 
 
 class Ensemble(nn.Module):
-    """The logarithm of the mean prediction of a zoo's members with a label head.
+    """Logarithm of the mean prediction of the members of a zoo that have a label head.
 
     Args:
-        zoo: at least one of them has one.
-        spec: how the images that it takes are normalized, and what its classes are.
+        zoo: networks, at least one with a label head.
+        spec: normalization of the inputs, and classes of the outputs.
 
     Raises:
-        InputError: if the zoo does not know these classes.
+        InputError: if no member has a label head, or the zoo does not have these classes.
     """
 
     def __init__(self, zoo: Zoo, spec: ModelSpec) -> None:
@@ -37,11 +37,10 @@ class Ensemble(nn.Module):
         if labels is None:
             raise InputError(f"the ensemble cannot teach the classes of {spec.name}: {why}")
         self._labels = list(labels)
-        mean, std = (
+        self._mean, self._std = (
             torch.tensor(values, device=zoo.device).view(1, -1, 1, 1)
             for values in (spec.mean, spec.std)
         )
-        self._mean, self._std = mean, std
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of normalized images (N, C, H, W)."""

@@ -1,4 +1,4 @@
-"""Features of two unlike networks that can be compared: what each gives last at a resolution."""
+"""Comparable features of two architectures: the last feature map at each resolution."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["TappedNetwork", "with_feature_taps"]
 
 
 class TappedNetwork(nn.Module):
-    """Units one after another: logits (N, K), and the outputs of some of them.
+    """A sequence of units that returns logits (N, K) and the outputs of some units.
 
     Args:
-        units: from the network's input to its logits; they share its weights.
-        shown: by the index of a unit whose outputs are given, what they are put through.
+        units: all units of a network, whose weights they share.
+        projections: modules that are applied to returned outputs, by the index of the unit.
     """
 
-    def __init__(self, units: list[Unit], shown: dict[int, nn.Module]) -> None:
+    def __init__(self, units: list[Unit], projections: dict[int, nn.Module]) -> None:
         super().__init__()
         self.units = nn.ModuleList(unit.module for unit in units)
-        self.projections = nn.ModuleDict({str(index): module for index, module in shown.items()})
+        self.projections = nn.ModuleDict({str(i): module for i, module in projections.items()})
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         features = []
@@ -37,30 +37,29 @@ class TappedNetwork(nn.Module):
 def with_feature_taps(
     student: nn.Module, teacher: nn.Module, example: Tensor, *, seed: int
 ) -> tuple[TappedNetwork, TappedNetwork]:
-    """Both networks with what they give last at every height and width that both have.
+    """Make both networks return their last feature map at each common height and width.
 
-    Where they have equally many channels these are compared one by one, else the student's are put
-    through a linear projection, which is trained as well (FitNets, Romero et al. 2015). Vectors
-    behind the last pooling count as a size of their own.
+    If the numbers of channels differ, the student's features get a trainable linear projection
+    (FitNets, Romero et al. 2015). Vectors after the last pooling count as a size of their own.
 
     Args:
-        student: in eval mode; what it computes with is shared.
-        teacher: likewise.
+        student: a network in eval mode, whose weights are shared.
+        teacher: a network in eval mode, whose weights are shared.
         example: (N, C, H, W) normalized images, N >= 2.
-        seed: of the projections.
+        seed: seed of the projections.
 
     Raises:
-        CaptureError: if one of them cannot be captured as a graph.
+        CaptureError: if a network cannot be captured as a graph.
     """
     units = [share_graph(network, example).units() for network in (student, teacher)]
     mine, others = (_last_at_each_size(each, example) for each in units)
-    shown: tuple[dict[int, nn.Module], dict[int, nn.Module]] = ({}, {})
+    taps: tuple[dict[int, nn.Module], dict[int, nn.Module]] = ({}, {})
     for size in mine:
         if size in others:
             (index, width), (other, wanted) = mine[size], others[size]
-            shown[0][index] = _projection(width, wanted, size, seed).to(example.device)
-            shown[1][other] = nn.Identity()
-    return TappedNetwork(units[0], shown[0]), TappedNetwork(units[1], shown[1])
+            taps[0][index] = _projection(width, wanted, size, seed).to(example.device)
+            taps[1][other] = nn.Identity()
+    return TappedNetwork(units[0], taps[0]), TappedNetwork(units[1], taps[1])
 
 
 def _projection(width: int, wanted: int, size: tuple[int, ...], seed: int) -> nn.Module:
@@ -77,7 +76,7 @@ def _projection(width: int, wanted: int, size: tuple[int, ...], seed: int) -> nn
 def _last_at_each_size(
     units: list[Unit], example: Tensor
 ) -> dict[tuple[int, ...], tuple[int, int]]:
-    """By height and width, or () for vectors: the last unit that gives it, and its channels."""
+    """Index and channels of the last unit for each (height, width), or () for vectors."""
     found = {}
     x = example
     for index, unit in enumerate(units[:-1]):

@@ -1,1 +1,1 @@
-"""Fewer bits for weights and activations."""
+"""Quantization of weights and activations."""

@@ -1,14 +1,12 @@
-"""Bias correction: quantization must not shift the mean of any channel.
+"""Bias correction: remove the shift that quantization causes in the mean of each channel.
 
 Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, section
 4.2, in its empirical form (appendix D): the shift is measured on images, before the activation
-function, layer after layer, so that each is corrected behind those corrected before.
+function, one layer after another, with earlier layers already corrected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -29,45 +27,44 @@ def correct_biases(
     *,
     store: ActivationStore,
 ) -> list[LearnableLayer]:
-    """Add to the biases of a quantized unit's layers what quantization took from their means.
+    """Set ``bias_correction`` of a unit's layers to the float mean minus the quantized mean.
 
     Args:
-        unit: quantized; left in the ``QUANTIZED`` phase.
-        float_inputs: (N, ...) what the unit gets in the original network.
-        quantized_inputs: (N, ...) what it gets behind the units quantized before.
-        layers: of the unit, in the order of execution; one that has a correction, since an earlier
-            unit calls it too, keeps it.
-        store: of the inputs; says how many images there are in a forward pass.
+        unit: a quantized unit; left in the ``QUANTIZED`` phase.
+        float_inputs: (N, ...) inputs of the unit in the original network.
+        quantized_inputs: (N, ...) its inputs in the quantized network.
+        layers: the layers of the unit in execution order. A layer that is shared with an earlier
+            unit keeps the correction it has.
+        store: sets the batch size and the device.
 
     Returns:
         The layers that were corrected.
     """
-    waiting = [layer for layer in layers if layer.bias_correction is None]
+    uncorrected = [layer for layer in layers if layer.bias_correction is None]
     set_phase(unit.module, Phase.FLOAT)
-    wanted = _channel_means(unit, float_inputs, waiting, store)
+    float_means = _channel_means(unit, float_inputs, uncorrected, store)
     set_phase(unit.module, Phase.QUANTIZED)
-    for layer in waiting:
+    for layer, float_mean in zip(uncorrected, float_means, strict=True):
         (mean,) = _channel_means(unit, quantized_inputs, [layer], store)
-        layer.bias_correction = wanted[waiting.index(layer)] - mean
-    return waiting
+        layer.bias_correction = float_mean - mean
+    return uncorrected
 
 
 @dataclass
-class _Sum:
-    """Sum of a layer's outputs per channel, and of how many."""
+class _ChannelSum:
+    """A forward hook that sums a layer's outputs for each channel."""
 
-    total: Tensor | None = None
+    total: Tensor | float = 0.0
     count: int = 0
 
     def add(self, module: nn.Module, inputs: object, outputs: Tensor) -> None:
-        convolved = isinstance(module, LearnableLayer) and isinstance(module.layer, nn.Conv2d)
-        channels = outputs.movedim(1 if convolved else -1, 0).flatten(1)
-        total = channels.sum(1, dtype=torch.float64)
-        self.total = total if self.total is None else self.total + total
+        is_conv = isinstance(module, LearnableLayer) and isinstance(module.layer, nn.Conv2d)
+        channels = outputs.movedim(1 if is_conv else -1, 0).flatten(1)
+        self.total = self.total + channels.sum(1, dtype=torch.float64)
         self.count += channels.shape[1]
 
     def mean(self) -> Tensor:
-        assert self.total is not None, "a layer of a unit is called by it"
+        assert isinstance(self.total, Tensor), "the unit calls each of its layers"
         return (self.total / self.count).float()
 
 
@@ -75,19 +72,13 @@ class _Sum:
 def _channel_means(
     unit: Unit, inputs: Tensor, layers: list[LearnableLayer], store: ActivationStore
 ) -> list[Tensor]:
-    """Mean over images and positions of each layer's outputs, per channel (C,)."""
-    sums = [_Sum() for _ in layers]
-    with _hooked(layers, sums):
+    """Mean of each layer's outputs over images and positions: (C,) for each layer."""
+    sums = [_ChannelSum() for _ in layers]
+    hooks = [layer.register_forward_hook(s.add) for layer, s in zip(layers, sums, strict=True)]
+    try:
         for batch in inputs.split(store.batch_size):
             unit.module(batch.to(store.device))
-    return [one.mean() for one in sums]
-
-
-@contextmanager
-def _hooked(layers: list[LearnableLayer], sums: list[_Sum]) -> Iterator[None]:
-    hooks = [layer.register_forward_hook(one.add) for layer, one in zip(layers, sums, strict=True)]
-    try:
-        yield
     finally:
         for hook in hooks:
             hook.remove()
+    return [s.mean() for s in sums]

@@ -1,7 +1,7 @@
-"""Which layer gets how many bits: an integer program over a table of sensitivities.
+"""Choose the bits of each layer by integer programming over a table of sensitivities.
 
-Yao et al. 2021, HAWQ-V3, section 3.4, with divergences that were measured in place of the trace of
-the Hessian.
+Yao et al. 2021, HAWQ-V3, section 3.4, with measured divergences in place of the trace of the
+Hessian.
 """
 
 from __future__ import annotations
@@ -19,27 +19,25 @@ from mixmix.errors import InputError
 
 __all__ = ["Budget", "allocate_bits"]
 
-# HiGHS takes two objectives for equal that differ by 1e-6.
-_LARGEST_HARM = 1e4
+# HiGHS has an absolute tolerance of 1e-6, so that objective and costs are scaled up.
+_LARGEST_INCREASE = 1e4
 _LARGEST_COST = 1e6
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a compressed network may cost; exactly one of these is given.
+    """Limit on the size or the bit operations of a network; exactly one must be given.
 
     Attributes:
         max_size_ratio: size relative to all parameters in float32, in (0, 1]: 3/32 is about 3 bits.
-        max_size_bytes: size in bytes; see ``SensitivityTable.size_bytes`` for what is counted.
+        max_size_bytes: size in bytes as counted by ``SensitivityTable.size_bytes``.
         max_bitops_ratio: bit operations relative to 32 x 32 bits for each MAC, in (0, 1], the
             reference of Bayesian Bits (van Baalen et al. 2020): W8A8 everywhere is 1/16, W4A4 1/64.
-        max_bitops: bit operations for one image; see ``SensitivityTable.bitops``.
     """
 
     max_size_ratio: float | None = None
     max_size_bytes: int | None = None
     max_bitops_ratio: float | None = None
-    max_bitops: int | None = None
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if value is not None}
@@ -56,31 +54,30 @@ class Budget:
 
     @property
     def is_size(self) -> bool:
-        return self.max_size_ratio is not None or self.max_size_bytes is not None
+        return self.max_bitops_ratio is None
 
     def limit(self, table: SensitivityTable) -> int:
-        """The largest size in bytes, or number of bit operations, for this network."""
-        if self.max_size_ratio is not None:
-            return math.floor(self.max_size_ratio * table.float_size_bytes)
+        """The limit in bytes, or in bit operations, for a network."""
         if self.max_bitops_ratio is not None:
             return math.floor(self.max_bitops_ratio * table.float_bitops)
-        value = self.max_size_bytes if self.is_size else self.max_bitops
-        assert value is not None
-        return math.floor(value)
+        if self.max_size_ratio is not None:
+            return math.floor(self.max_size_ratio * table.float_size_bytes)
+        assert self.max_size_bytes is not None
+        return math.floor(self.max_size_bytes)
 
 
 def allocate_bits(table: SensitivityTable, budget: Budget) -> dict[str, str]:
-    """The bits of every layer that have the least divergence within a budget.
+    """Choose the bits of every layer that minimize the divergence within a budget.
 
-    Minimizes ``SensitivityTable.divergence``: the layers' increases, each measured alone, are taken
-    to add up, which they do as long as they are small.
+    The objective is ``SensitivityTable.divergence``, which assumes that the increases of layers,
+    measured one at a time, are additive; this holds approximately while they are small.
 
     Returns:
-        From each layer's name to bits such as ``W4A8``. Layers that share an input have the same
-        activation bits. The budget holds exactly.
+        Bits such as ``W4A8`` by layer name. Layers that share an input have equal activation bits.
+        The budget is never exceeded.
 
     Raises:
-        InputError: if even the fewest bits are too many; the message says what they need.
+        InputError: if even the fewest bits exceed the budget; the message states what they need.
     """
     cheapest = _cheapest_bits(table, budget)
     _check_feasible(table, budget, cheapest)
@@ -98,7 +95,7 @@ def allocate_bits(table: SensitivityTable, budget: Budget) -> dict[str, str]:
         excess = int(costs[chosen].sum()) - available
         if excess <= 0:
             return {options[index][0].name: options[index][1] for index in chosen}
-        # The solver works in floats and to a tolerance; what it let through is taken off.
+        # The solver has a tolerance: subtract the excess from its limit.
         tightened -= excess
 
 
@@ -113,7 +110,7 @@ def _check_feasible(table: SensitivityTable, budget: Budget, cheapest: Mapping[s
         needed, reference, unit = table.bitops(cheapest), table.float_bitops, "BitOps"
     limit = budget.limit(table)
     if needed > limit:
-        # Rounded up, so that the ratio in the message is itself feasible.
+        # Round up, so that the ratio in the message is feasible.
         ratio = math.ceil(1e4 * needed / reference) / 1e4
         raise InputError(
             f"no choice of bits fits into {limit:,} {unit}: {table.model} needs at least "
@@ -122,7 +119,7 @@ def _check_feasible(table: SensitivityTable, budget: Budget, cheapest: Mapping[s
 
 
 def _cheapest_bits(table: SensitivityTable, budget: Budget) -> dict[str, str]:
-    """The choice of least cost; layers that share an input have the same activation bits."""
+    """The choice of least cost with equal activation bits for layers that share an input."""
     bits_of_layer: dict[str, str] = {}
     for group in dict.fromkeys(layer.input_group for layer in table.layers):
         members = [layer for layer in table.layers if layer.input_group == group]
@@ -142,23 +139,21 @@ def _cheapest_bits(table: SensitivityTable, budget: Budget) -> dict[str, str]:
             }
             for activation_bits in sorted(common)
         ]
-        costs = [
-            sum(_layer_cost(member, several[member.name], budget) for member in members)
-            for several in candidates
-        ]
-        bits_of_layer |= candidates[costs.index(min(costs))]
+        bits_of_layer |= min(
+            candidates, key=lambda c: sum(_layer_cost(m, c[m.name], budget) for m in members)
+        )
     return bits_of_layer
 
 
 def _equalities(
     table: SensitivityTable, options: Sequence[tuple[LayerSensitivity, str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One option for each layer, and the same activation bits within a group.
+    """Constraints: one option for each layer, and equal activation bits within a group.
 
-    The variables are the options, then one for each pair of a group and activation bits.
+    The variables are the options, then one for each pair of a group and its activation bits.
 
     Returns:
-        A matrix (constraints, variables), and its product with the variables: (constraints,).
+        A matrix (constraints, variables), and the values (constraints,) of its product with them.
     """
     pairs = dict.fromkeys((layer.input_group, parse_bits(bits)[1]) for layer, bits in options)
     num_variables = len(options) + len(pairs)
@@ -186,18 +181,18 @@ def _solve(
     available: int,
     equalities: tuple[np.ndarray, np.ndarray],
 ) -> list[int] | None:
-    """Indices of the options taken, or None where no choice fits."""
-    # It takes long to import, and most of what is done needs none of it.
+    """Indices of the chosen options, or None if no choice fits."""
+    # Slow to import, and rarely needed.
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     matrix, targets = equalities
     num_variables = matrix.shape[1]
     padding = np.zeros(num_variables - len(increases))
-    # Whole numbers suit the solver's tolerance of 1e-6, unless they grow large.
+    # Whole numbers that are not too large suit the tolerance of the solver.
     unit = max(np.gcd.reduce(costs), costs.max() / _LARGEST_COST, 1)
     result = milp(
-        np.concatenate([increases * (_LARGEST_HARM / max(increases.max(), 1e-300)), padding]),
+        np.concatenate([increases * (_LARGEST_INCREASE / max(increases.max(), 1e-300)), padding]),
         integrality=np.ones(num_variables),
         bounds=Bounds(0, 1),
         constraints=[

@@ -1,4 +1,4 @@
-"""The field's short names of bits, such as ``W4A8``."""
+"""Bit widths written as ``W4A8``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["parse_bits"]
 
 
 def parse_bits(bits: str) -> tuple[int, int]:
-    """Bits of weights and of activations of a setting such as ``W4A8``.
+    """Weight bits and activation bits of a setting such as ``W4A8``.
 
     Raises:
-        InputError: unless it looks like that.
+        InputError: if ``bits`` has another form, or a width outside 2 to 8.
     """
     match = re.fullmatch(r"[Ww]([2-8])[Aa]([2-8])", bits)
     if match is None:

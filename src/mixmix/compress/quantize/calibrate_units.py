@@ -1,4 +1,4 @@
-"""Set the quantizers of a network unit by unit, each behind those that are quantized already."""
+"""Calibrate the quantizers of a network unit by unit, each on the outputs of quantized ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mixmix.compress.quantize.learnable import (
     Phase,
     set_phase,
 )
-from mixmix.compress.quantize.loss_weights import measure_loss_weights
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings, reconstruct_unit
 from mixmix.data.views import with_mixtures
 from mixmix.graph.placement import Operands
@@ -32,12 +31,12 @@ def learnable_units(
     layer: type[nn.Module] = LearnableLayer,
     quantizer: type[nn.Module] = LearnableActivation,
 ) -> list[Unit]:
-    """The units of a graph with learnable quantizers; they share its modules.
+    """Split a graph with quantizers into units, which share its modules.
 
     Args:
-        graph_module: with quantizers inserted.
-        layer: the class of its layers.
-        quantizer: the class of what quantizes its activations.
+        graph_module: a graph with quantizers inserted.
+        layer: class of the quantized layers.
+        quantizer: class of the activation quantizers.
     """
     operands = Operands(graph_module, is_layer=lambda module: isinstance(module, layer))
     layers, entering = set(operands.layers()), operands.sources_of_layers()
@@ -66,21 +65,22 @@ def calibrate_units(
     seed: int,
     on_progress: Progress,
 ) -> dict[str, float]:
-    """Set every quantizer, unit by unit.
+    """Calibrate every quantizer, unit by unit, in place.
 
     Args:
-        units: in order, from the network's input to its logits; changed.
+        units: all units of the network, in order.
         images: (N, C, H, W) in [0, 1].
-        settings: of the reconstruction of units with fewer than 8 bits.
-        views: mixtures join the images until they are as many, if there is such a unit.
-        prepare: from images to what the first unit takes.
-        store: for what enters and leaves the units.
-        correct_bias: in all units, in none, or (None) in those with a depthwise convolution.
-        seed: of every random draw.
+        settings: how units with fewer than 8 bits are reconstructed.
+        views: if there is such a unit, add mixtures until there are this many images.
+        prepare: maps images to the input of the first unit.
+        store: holds the activations between units.
+        correct_bias: correct biases in all units, in none, or (None) in units with a depthwise
+            convolution.
+        seed: seed of every random draw.
         on_progress: called after every step.
 
     Returns:
-        The relative squared error of each layer's unit, by the layer's name.
+        The relative squared error of each layer's unit, by layer name.
     """
     errors: dict[str, float] = {}
     low_bit = [unit for unit in units if _is_low_bit(unit)] if settings.iterations else []
@@ -102,11 +102,6 @@ def calibrate_units(
         with torch.no_grad():  # the first pass sets the ranges of activations
             unit.module(quantized_inputs[: 2 * store.batch_size].to(store.device))
         if unit in low_bit:
-            rest = [later.module for later in units[index + 1 :]]
-            draws = seeding.generator(seed, "importance", index)
-            importance = measure_loss_weights(
-                rest, targets, settings.loss, store=store, generator=draws
-            )
             with torch.random.fork_rng():
                 torch.manual_seed(seeding.child_seed(seed, "drop", index))
                 reconstruct_unit(
@@ -115,11 +110,9 @@ def calibrate_units(
                     quantized_inputs,
                     targets,
                     settings,
-                    importance=importance,
                     generator=seeding.generator(seed, "reconstruction", index),
                     on_step=advance,
                 )
-            del importance  # as large as the targets, and not needed for what follows
         outputs = store.run(unit.module, quantized_inputs)
         error = _relative_squared_error(outputs, targets, store.batch_size)
         layers = _layers(unit)
@@ -127,7 +120,7 @@ def calibrate_units(
             changed = correct_biases(unit, float_inputs, quantized_inputs, layers, store=store)
             corrected = store.run(unit.module, quantized_inputs)
             corrected_error = _relative_squared_error(corrected, targets, store.batch_size)
-            # Where a layer has learned to make up for the shift of the one before, it is worse.
+            # It is larger where a layer has learned to compensate for the shift of an earlier one.
             if corrected_error < error:
                 outputs, error = corrected, corrected_error
             else:
@@ -151,20 +144,19 @@ def _relative_squared_error(values: Tensor, references: Tensor, batch_size: int)
 
 
 def _layers(unit: Unit) -> list[LearnableLayer]:
-    """The layers of a unit in the order of execution."""
+    """The layers of a unit in execution order."""
     layers = [unit.module.get_submodule(name) for name in unit.layers]
     return [layer for layer in layers if isinstance(layer, LearnableLayer)]
 
 
 def _is_depthwise(layer: LearnableLayer) -> bool:
-    convolution = layer.layer
-    return isinstance(convolution, nn.Conv2d) and convolution.groups == convolution.in_channels > 1
+    conv = layer.layer
+    return isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1
 
 
 def _is_low_bit(unit: Unit) -> bool:
-    bits = [
-        module.bits
+    return any(
+        module.bits < 8
         for module in unit.module.modules()
         if isinstance(module, (LearnableLayer, LearnableActivation))
-    ]
-    return bool(bits) and min(bits) < 8
+    )

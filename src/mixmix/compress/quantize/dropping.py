@@ -1,4 +1,4 @@
-"""Random dropping of quantization (QDrop, Wei et al. 2022): some values stay floats in a step."""
+"""Random dropping of quantization (QDrop, Wei et al. 2022): some values stay in floats."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["fake_quantize", "mix_inputs", "random_mask"]
 def fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, quantize_prob: float
 ) -> Tensor:
-    """Quantize values with a probability, and give the others back as they are.
+    """Quantize each value with a probability; the others are returned unchanged.
 
-    The gradient of what is quantized is that of LSQ (Esser et al. 2020, eq. 3): for x it is one
-    inside the range and zero outside, for the scale it is the rounding error or the clipping level.
+    Quantized values have the gradients of LSQ (Esser et al. 2020, eq. 3): for x, one inside the
+    range and zero outside; for the scale, the rounding error or the clipping level.
 
     Args:
         x: any shape.
         scale: () > 0.
-        zero_point: () whole.
-        bits: of the values.
-        quantize_prob: fraction of the values that are quantized.
+        zero_point: () whole number.
+        bits: bit width.
+        quantize_prob: probability that a value is quantized, in [0, 1].
     """
     if is_compilable(x, scale):
         out: Tensor = _FakeQuantize.apply(x, scale, float(zero_point), 2**bits - 1, quantize_prob)
@@ -68,7 +68,7 @@ class _FakeQuantize(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         (gradient,) = gradients
         out = ctx.out
-        if out._version != ctx.version:  # overwritten, as by ``out += shortcut``
+        if out._version != ctx.version:  # modified in place, such as by ``out += shortcut``
             out = torch.empty_like(x)
             rounding_kernels.quantize(flat_view(x), flat_view(out), *ctx.grid, *ctx.draws)
         if gradient.stride() != x.stride():
@@ -82,7 +82,7 @@ class _FakeQuantize(torch.autograd.Function):
 def mix_inputs(
     float_inputs: Tensor, quantized_inputs: Tensor, chosen: Tensor, *, quantize_prob: float
 ) -> Tensor:
-    """Chosen rows of two tensors (N, ...), each value from the second with a probability."""
+    """Rows ``chosen`` of two tensors (N, ...), each value from the second with a probability."""
     if is_compilable(float_inputs, quantized_inputs):
         shape, layout = (len(chosen), *float_inputs.shape[1:]), memory_layout(float_inputs)
         mixed = torch.empty(shape, memory_format=layout)
@@ -102,16 +102,14 @@ def mix_inputs(
     return inputs
 
 
-def random_mask(
-    like: Tensor, probability: float, *, generator: torch.Generator | None = None
-) -> Tensor:
-    """Ones with a probability, in steps of 1/256, and zeros: shape, layout and device of ``like``.
+def random_mask(like: Tensor, probability: float) -> Tensor:
+    """Random ones and zeros with the shape, layout and device of ``like``.
 
-    Eight values come from each random number, since the draws would else take as long as a
-    convolution.
+    Each random 64-bit number yields eight values, so that ``probability`` is rounded to 1/256:
+    drawing a number for each value would take as long as a convolution.
     """
     words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
-    words.random_(-(2**63), None, generator=generator)
+    words.random_(-(2**63), None)
     ones = words.view(torch.uint8)[: like.numel()] < min(round(probability * 256), 255)
     mask = torch.empty_like(like)
     mask.as_strided((like.numel(),), (1,)).copy_(ones)

@@ -1,4 +1,4 @@
-"""Put quantizers into a graph: of weights, and of the tensors between the layers."""
+"""Insert quantizers into a graph: of weights, and of the tensors between the layers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mixmix.graph.placement import Operands
 
 __all__ = ["input_quantizers", "insert_quantizers"]
 
-# Of what does not enter a layer: kernels that join and pool are no faster with fewer, and with
-# eight next to nothing is lost on the way from layer to layer.
+# Bits of tensors that are added, concatenated or pooled: kernels for these operations are no faster
+# with fewer bits.
 _JOINED_BITS = 8
 
 
@@ -30,27 +30,24 @@ def insert_quantizers(
     symmetric_activations: bool = False,
     quantize_prob: float,
     layer_bits: Mapping[str, tuple[int, int]] | None = None,
-    kept: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> dict[str, int]:
     """Replace layers by learnable ones and quantize the tensors between them, in place.
 
-    What only layers take is quantized once, at the largest number of bits that one of them asks
-    for. What is joined or pooled, or given by a convolution to other functions (see ``placement``),
-    is quantized to 8 bits for all that take it, and for layers that ask for fewer once more: the
-    residual stream and what is concatenated keep 8 bits, whatever the layers beside them have. The
-    images are quantized to ``input_bits`` whatever is asked for, unless it is None.
+    A tensor that only layers read is quantized once, to the most bits that one of them asks for. A
+    tensor that is added, concatenated, pooled, or passed from a convolution to another function
+    (see ``placement``) is quantized to 8 bits, and again for layers that ask for fewer. Images are
+    quantized to ``input_bits``, unless it is None.
 
     Args:
-        layer_bits: bits of the weights and of the input of single layers, by their names; they
-            go before the others.
-        kept: by the name of a layer that was pruned, bool of its weight's shape: what is False
-            is zero, and stays so.
+        layer_bits: weight and input bits by layer name; they override the other settings.
+        masks: masks of pruned weights by layer name, True where a weight is kept.
 
     Returns:
-        The bits of the input of each quantized layer, by its name, in order of execution.
+        Input bits by layer name, in execution order.
 
     Raises:
-        InputError: if ``layer_bits`` names what is no quantizable layer.
+        InputError: if ``layer_bits`` names a layer that does not exist or cannot be quantized.
     """
     operands = Operands(graph_module, is_layer=_is_quantizable)
     calls = operands.layers()
@@ -66,16 +63,16 @@ def insert_quantizers(
         source = operands.source(call.args[0])
         if source is not None:
             sources[call] = source
-    asked: dict[fx.Node, int] = {}
+    requested: dict[fx.Node, int] = {}
     for call, source in sources.items():
-        asked[source] = max(asked.get(source, 0), bits[str(call.target)][1])
-    shared = asked | dict.fromkeys(operands.joined(), _JOINED_BITS)
+        requested[source] = max(requested.get(source, 0), bits[str(call.target)][1])
+    shared = requested | dict.fromkeys(operands.joined(), _JOINED_BITS)
     for source in shared:
         if source.op == "placeholder" and input_bits is not None:
-            shared[source] = asked[source] = input_bits
+            shared[source] = requested[source] = input_bits
     narrowed: dict[fx.Node, list[fx.Node]] = {}
     for call, source in sources.items():
-        if asked[source] < shared[source]:
+        if requested[source] < shared[source]:
             narrowed.setdefault(call.all_input_nodes[0], []).append(call)
 
     for name, (own_bits, _) in bits.items():
@@ -86,7 +83,7 @@ def insert_quantizers(
             own_bits,
             per_channel=per_channel,
             symmetric=symmetric_weights,
-            kept=(kept or {}).get(name),
+            mask=(masks or {}).get(name),
         )
         graph_module.set_submodule(name, learnable)
 
@@ -100,22 +97,22 @@ def insert_quantizers(
         name = f"activation_quantizer_{index}"
         return insert_module_after(graph_module, source, name, quantizer, users=users)
 
-    behind = {
+    quantized = {
         source: quantize(source, source_bits, tuple(source.users))
         for source, source_bits in shared.items()
     }
-    for given, users in narrowed.items():
-        quantize(behind.get(given, given), asked[sources[users[0]]], users)
+    for node, users in narrowed.items():
+        quantize(quantized.get(node, node), requested[sources[users[0]]], users)
     graph_module.recompile()
     found: dict[str, int] = {}
     for call, source in sources.items():
         name = str(call.target)
-        found[name] = min(asked[source], found.get(name, asked[source]))
+        found[name] = min(requested[source], found.get(name, requested[source]))
     return found
 
 
 def input_quantizers(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
-    """For each layer of a graph with quantizers, in order, those that its input comes through."""
+    """Names of the quantizers of each layer's input, by layer name, in execution order."""
     operands = Operands(graph_module, is_layer=lambda module: isinstance(module, LearnableLayer))
     found: dict[str, dict[str, None]] = {}
     for call in operands.layers():

@@ -1,4 +1,4 @@
-"""Quantizers while they are being learned: rounding of weights, step sizes of activations."""
+"""Quantizers with learnable parameters: rounding of weights, step sizes of activations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mixmix.compress.quantize.dropping import fake_quantize
 from mixmix.compress.quantize.quantizers import (
-    ActivationRange,
     WeightGrid,
     search_activation_range,
     search_weight_grid,
@@ -30,18 +29,18 @@ class Phase(Enum):
 
 
 class LearnableLayer(nn.Module):
-    """A layer whose weights are rounded up or down by what is learned (AdaRound).
+    """A layer with learnable rounding of its weights (AdaRound).
 
     Args:
-        layer: with BatchNorm folded; its float weights stay as they are.
-        bits: of its weights.
-        per_channel: a scale for each output channel, else one for the layer.
-        symmetric: without zero points.
-        kept: bool of the weight's shape: what is False is zero, and stays so; None where nothing
-            was pruned.
+        layer: a layer with BatchNorm folded; its float weights are not changed.
+        bits: bit width of the weights.
+        per_channel: one scale for each output channel, else one for the layer.
+        symmetric: use no zero points.
+        mask: bool tensor of the weight's shape, True where a weight is kept; pruned weights stay
+            zero. None without pruning.
 
     Attributes:
-        bias_correction: (out,) what is added to the bias of the quantized layer, or None.
+        bias_correction: (out,) added to the bias in the ``QUANTIZED`` phase, or None.
     """
 
     def __init__(
@@ -51,34 +50,34 @@ class LearnableLayer(nn.Module):
         *,
         per_channel: bool,
         symmetric: bool = True,
-        kept: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.bits = bits
         self.per_channel = per_channel
-        self.removed = None if kept is None else ~kept.to(layer.weight.device)
+        self.mask = None if mask is None else mask.to(layer.weight.device)
         self.phase = Phase.FLOAT
         self.grid: WeightGrid = search_weight_grid(
             layer.weight,
             bits,
             per_channel=per_channel,
             symmetric=symmetric,
-            with_zero=kept is not None,
+            with_zero=mask is not None,
         )
         self.q = self.grid.nearest(layer.weight)
         self.rounding: SoftRounding | None = None
         self.bias_correction: Tensor | None = None
 
     def start_learning(self) -> SoftRounding:
-        """Make the rounding and the scales learnable, starting at the float weights."""
+        """Make rounding and scales learnable, starting at the float weights."""
         self.rounding = SoftRounding(
-            self.layer.weight, self.grid, learn_scale=self.per_channel, removed=self.removed
+            self.layer.weight, self.grid, learn_scale=self.per_channel, mask=self.mask
         )
         return self.rounding
 
     def finish_learning(self) -> None:
-        """Round hard to what was learned."""
+        """Round each weight to the learned level."""
         assert self.rounding is not None
         self.grid, self.q = self.rounding.rounded()
         self.rounding = None
@@ -91,7 +90,7 @@ class LearnableLayer(nn.Module):
         return self.grid.value(self.q)
 
     def bias(self) -> Tensor | None:
-        """Of the float layer, or in the ``QUANTIZED`` phase with its correction added."""
+        """The float bias; in the ``QUANTIZED`` phase with ``bias_correction`` added."""
         bias, correction = self.layer.bias, self.bias_correction
         if self.phase is not Phase.QUANTIZED or correction is None:
             return bias
@@ -101,7 +100,7 @@ class LearnableLayer(nn.Module):
         return apply_layer(self.layer, x, self.weight(), self.bias())
 
     def deployed(self) -> QuantizedLayer:
-        """The layer with its integers, as in the ``QUANTIZED`` phase."""
+        """The final layer with integer weights."""
         self.phase = Phase.QUANTIZED
         return QuantizedLayer(
             self.layer,
@@ -117,10 +116,10 @@ class LearnableActivation(nn.Module):
     """An activation quantizer whose step size is learned (LSQ), with random dropping (QDrop).
 
     Args:
-        bits: of the activations.
-        quantize_prob: fraction of values that are quantized in the ``LEARN`` phase; the others
-            pass as floats (QDrop, Wei et al. 2022).
-        symmetric: zero is the middle level, or the lowest where nothing is negative.
+        bits: bit width.
+        quantize_prob: probability that a value is quantized in the ``LEARN`` phase; the others
+            stay in floats (QDrop, Wei et al. 2022).
+        symmetric: zero is the middle level, or the lowest if no value is negative.
     """
 
     def __init__(self, bits: int, *, quantize_prob: float, symmetric: bool = False) -> None:
@@ -134,12 +133,10 @@ class LearnableActivation(nn.Module):
         self.is_set = False
 
     def set_range(self, sample: Tensor) -> None:
-        """Search scale and zero point on a sample of what comes in."""
-        found: ActivationRange = search_activation_range(
+        """Search scale and zero point on a sample of the inputs."""
+        self.scale.data, self.zero_point = search_activation_range(
             sample, self.bits, symmetric=self.symmetric
         )
-        self.scale.data = found.scale
-        self.zero_point = found.zero_point
         self.is_set = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,7 +153,7 @@ class LearnableActivation(nn.Module):
         )
 
     def deployed(self) -> QuantizedActivation:
-        """The quantizer with its final step size."""
+        """The final quantizer."""
         return QuantizedActivation(self.scale, self.zero_point, self.bits)
 
 

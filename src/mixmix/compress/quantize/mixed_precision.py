@@ -1,4 +1,4 @@
-"""Mixed precision: each layer gets the bits that it needs, within a budget."""
+"""Mixed precision: choose the bits of each layer under a budget."""
 
 from __future__ import annotations
 
@@ -18,23 +18,30 @@ __all__ = ["MixedPrecision"]
 
 @dataclass(frozen=True)
 class MixedPrecision(Method):
-    """Measure how sensitive each layer is, share out the bits, and quantize.
+    """Measure the sensitivity of each layer, choose bits under a budget, and quantize.
 
-    Exactly one budget is given. The results hold the table of sensitivities (``sensitivity``) and
-    the bits chosen (``layer_bits``); the quantization follows as a method of its own.
+    Give exactly one budget. ``Compressed.applied`` gets two entries: this method, with the table of
+    sensitivities (``sensitivity``) and the chosen bits (``layer_bits``) as its results, and the
+    quantization.
 
     Attributes:
         max_size_ratio: size relative to all parameters in float32, in (0, 1]: 3/32 is about 3 bits.
-        max_size_bytes: size in bytes of weights, packed, and of what stays in float32 (biases,
-            scales, layers that are not quantized).
+        max_size_bytes: size in bytes of packed weights, and of biases, scales and layers that stay
+            in float32.
         max_bitops_ratio: bit operations relative to 32 x 32 bits for each MAC, in (0, 1]: W8A8
             everywhere is 1/16, W4A4 1/64.
-        max_bitops: bit operations for one image: MACs x weight bits x activation bits.
         choices: bits that a layer may have.
-        num_images: images that sensitivities are measured on.
-        quantize: how to quantize. Of its ``bits`` nothing is used; the layers of its
-            ``layer_bits``, and the first and last by its ``first_last_bits``, have those bits and
-            count toward the budget.
+        num_images: number of images that sensitivities are measured on.
+        quantize: how to quantize; its ``bits`` are ignored. Layers in its ``layer_bits``, and the
+            first and last layer by its ``first_last_bits``, have fixed bits, which count toward
+            the budget.
+
+    Raises:
+        InputError: unless exactly one budget is given, and every value is in its range.
+
+    Examples:
+        >>> mixmix.MixedPrecision(max_size_ratio=3 / 32).choices
+        ('W2A8', 'W3A8', 'W4A8', 'W8A8')
     """
 
     kind: ClassVar[str] = "mixed-precision"
@@ -42,29 +49,23 @@ class MixedPrecision(Method):
     max_size_ratio: float | None = None
     max_size_bytes: int | None = None
     max_bitops_ratio: float | None = None
-    max_bitops: int | None = None
     choices: tuple[str, ...] = ("W2A8", "W3A8", "W4A8", "W8A8")
     num_images: int = 128
     quantize: Quantize = field(default_factory=Quantize)
 
     def __post_init__(self) -> None:
-        assert self.budget is not None  # which checks the four
+        assert self.budget is not None  # raises unless exactly one is given
         object.__setattr__(self, "choices", tuple(bits.upper() for bits in self.choices))
         if not self.choices:
             raise InputError("choices is empty; give the bits a layer may have, such as W4A8")
         for bits in self.choices:
             parse_bits(bits)
-        if self.num_images < 2:
-            raise InputError(f"num_images must be at least 2, got {self.num_images}")
+        self._require_int("num_images", least=2)
 
     @property
     def budget(self) -> Budget:
-        return Budget(
-            max_size_ratio=self.max_size_ratio,
-            max_size_bytes=self.max_size_bytes,
-            max_bitops_ratio=self.max_bitops_ratio,
-            max_bitops=self.max_bitops,
-        )
+        """The budget that is given."""
+        return Budget(self.max_size_ratio, self.max_size_bytes, self.max_bitops_ratio)
 
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
@@ -85,9 +86,9 @@ class MixedPrecision(Method):
             on_progress=on_progress,
         )
         layer_bits = allocate_bits(table, self.budget)
-        # What the bits of all layers still decide is whether additions are in integers too.
+        # The bits of all layers only decide whether additions are quantized.
         activation_bits = max(parse_bits(bits)[1] for bits in self.choices)
         quantize = replace(self.quantize, bits=f"W8A{activation_bits}", layer_bits=layer_bits)
-        decided = {"sensitivity": table.to_dict(), "layer_bits": layer_bits}
-        model = model.with_method(self, decided)
+        results = {"sensitivity": table.to_dict(), "layer_bits": layer_bits}
+        model = model.with_method(self, results)
         return quantize.apply(model, data, seed=seed, on_progress=on_progress)

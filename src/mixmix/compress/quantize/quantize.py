@@ -35,7 +35,7 @@ __all__ = ["Calibrated", "Quantize", "deploy_"]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A network whose learnable quantizers are set (phase ``QUANTIZED``), and its records."""
+    """A network with calibrated learnable quantizers in the ``QUANTIZED`` phase."""
 
     graph_module: fx.GraphModule
     records: tuple[LayerRecord, ...]
@@ -43,39 +43,42 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Quantize(Method):
-    """Quantize weights per output channel and activations per tensor, BatchNorm folded.
+    """Quantize weights per output channel and activations per tensor, with BatchNorm folded.
 
-    Scales minimize the squared error; below 8 bits every unit of the network is then reconstructed
-    on the images (AdaRound, BRECQ, QDrop: see ``reconstruction``). What enters and leaves a unit,
-    in floats and quantized, is kept for all images together, in memory or in temporary files.
+    Scales minimize the squared error. Units with fewer than 8 bits are then reconstructed on the
+    images (AdaRound, BRECQ, QDrop; see ``ReconstructionSettings``).
 
     Attributes:
         bits: ``W<weight bits>A<activation bits>``, such as ``W8A8``, ``W4A8``, ``W4A4``, ``W2A4``;
             2 to 8 each.
-        first_last_bits: bits of the first and the last layer and of their inputs; None treats
-            them like the others.
-        input_bits: bits of the images. They come with 8 bits, so that 8 lose nothing to speak of,
-            and what the literature calls all layers quantized (``first_last_bits=None``) leaves
-            them alone: GDFQ and its successors, like ZeroQ before them, quantize behind each
-            activation function. None treats images like what enters any other layer.
-        per_channel: weight scales per output channel, else per layer.
-        symmetric_weights: levels around zero; else affine, with a zero point for each scale, where
-            that is nearer to the weights.
-        symmetric_activations: zero is the middle of the levels where activations are negative, and
-            the lowest where they are not; else the zero point is wherever the error is least.
-        equalize: even out the weights of neighboring layers before (see ``equalization``); None
-            does it around depthwise convolutions where a layer has one scale. A scale of its own
-            for each output channel does most of the same.
-        correct_bias: keep the mean of every channel by its bias (see ``bias_correction``), in units
-            whose error falls by it; None tries only those with a depthwise convolution, whose few
-            weights for each channel shift it most.
-        views: images that units are reconstructed on, where the data set has fewer: mixtures of
-            its images, most of them warped, join them (see ``views``). 0 takes the images alone.
-        memory_gib: of activations in memory at a time; None takes half of the machine's. The rest
-            is mapped from temporary files, to the same result.
+        first_last_bits: bits of the first and last layer and of their inputs; None treats them like
+            the other layers.
+        input_bits: bits of the images, whose pixels have 8 bits. With ``first_last_bits=None``, 8
+            is what the literature on data-free training (ZeroQ, GDFQ) calls all layers quantized.
+            None treats images like the input of any other layer.
+        per_channel: one weight scale per output channel, else one per layer.
+        symmetric_weights: use weight levels around zero. Otherwise each scale also considers
+            affine levels with a zero point, and keeps those of smaller error.
+        symmetric_activations: zero is the middle level, or the lowest if activations are not
+            negative. Otherwise the zero point minimizes the error.
+        equalize: equalize the weights of neighboring layers (see ``equalize``). None does so around
+            depthwise convolutions if ``per_channel`` is False.
+        correct_bias: preserve the mean of each channel by its bias (see ``bias_correction``), in
+            units whose error decreases. None considers only units with a depthwise convolution.
+        views: number of images to reconstruct units on: mixtures of the images, most of them
+            warped, are added if there are fewer (see ``views``). 0 adds none.
+        memory_gib: memory for activations; None allows half of the machine's. The rest is mapped
+            from temporary files, with the same result.
         reconstruction: settings of the reconstruction.
-        layer_bits: bits of single layers, like ``bits``, by the layers' names; they go before
-            ``bits`` and ``first_last_bits``.
+        layer_bits: bits such as ``W4A8`` by layer name, which override ``bits`` and
+            ``first_last_bits``.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Examples:
+        >>> mixmix.Quantize("W4A4").to_dict()["first_last_bits"]
+        8
     """
 
     kind: ClassVar[str] = "quantize"
@@ -91,7 +94,7 @@ class Quantize(Method):
     views: int = 1024
     memory_gib: float | None = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    layer_bits: Mapping[str, str] | None = field(default=None, hash=False)  # no dict has a hash
+    layer_bits: Mapping[str, str] | None = field(default=None, hash=False)  # dicts have no hash
 
     def __post_init__(self) -> None:
         parse_bits(self.bits)
@@ -101,30 +104,17 @@ class Quantize(Method):
                 parse_bits(bits)
             named = {name: bits.upper() for name, bits in self.layer_bits.items()}
             object.__setattr__(self, "layer_bits", named)
-        for name in ("first_last_bits", "input_bits"):
-            value = getattr(self, name)
-            if value is not None and not 2 <= value <= 8:
-                raise InputError(f"{name} must be 2 to 8 or None, got {value}")
-        if not isinstance(self.views, int) or self.views < 0:
-            raise InputError(f"views must be a whole number >= 0, got {self.views!r}")
-        if self.memory_gib is not None and not self.memory_gib > 0:
-            raise InputError(f"memory_gib must be positive or None, got {self.memory_gib}")
+        self._require_range("first_last_bits", "input_bits", low=2, high=8, optional=True)
+        self._require_int("views", least=0)
+        self._require_range("memory_gib", low=0, ends="(]", optional=True)
 
     @property
     def setting(self) -> str:
         return self.bits
 
     @property
-    def weight_bits(self) -> int:
-        return parse_bits(self.bits)[0]
-
-    @property
-    def activation_bits(self) -> int:
-        return parse_bits(self.bits)[1]
-
-    @property
     def equalizes(self) -> bool:
-        """Whether layers are evened out."""
+        """Whether any layers are equalized."""
         return bool(self.equalize) or (self.equalize is None and not self.per_channel)
 
     def apply(
@@ -134,8 +124,8 @@ class Quantize(Method):
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
-            InputError: if it has no layer to quantize, or none of a name in ``layer_bits``, or
-                activations fit nowhere.
+            InputError: if it has no layer to quantize, ``layer_bits`` names a layer that does not
+                exist, or activations fit neither into memory nor onto the disk.
         """
         calibrated = self.calibrate(model, data, seed=seed, on_progress=on_progress)
         return model.with_method(
@@ -143,16 +133,16 @@ class Quantize(Method):
         )
 
     def captured(self, model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, dict[str, str]]:
-        """The graph that quantizers are inserted into: BatchNorm folded, layers evened out.
+        """Capture a model as a graph that is ready for quantizers.
 
-        Calls that change nothing are left out, and SiLU is written out.
+        BatchNorm is folded, layers are equalized, identities are removed and SiLU is decomposed.
 
         Args:
             model: takes images like ``example``; it is not changed.
             example: (N, C, H, W) normalized images.
 
         Returns:
-            The graph, and into which layer each BatchNorm was folded.
+            The graph, and the layer that each BatchNorm was folded into, by name.
 
         Raises:
             CaptureError: if the model cannot be captured as a graph.
@@ -166,13 +156,14 @@ class Quantize(Method):
         return graph_module, folded
 
     def insert(
-        self, graph_module: fx.GraphModule, kept: Mapping[str, Tensor] | None = None
+        self, graph_module: fx.GraphModule, masks: Mapping[str, Tensor] | None = None
     ) -> dict[str, int]:
         """Insert quantizers of these settings, in place; see ``insert_quantizers``."""
+        weight_bits, activation_bits = parse_bits(self.bits)
         return insert_quantizers(
             graph_module,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
             first_last_bits=self.first_last_bits,
             input_bits=self.input_bits,
             per_channel=self.per_channel,
@@ -180,19 +171,19 @@ class Quantize(Method):
             symmetric_activations=self.symmetric_activations,
             quantize_prob=self.reconstruction.quantize_prob,
             layer_bits={name: parse_bits(bits) for name, bits in (self.layer_bits or {}).items()},
-            kept=kept,
+            masks=masks,
         )
 
     def calibrate(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
     ) -> Calibrated:
-        """What ``apply`` does before it leaves nothing but integers: a copy with its quantizers."""
+        """Calibrate a copy of the model whose quantizers are still learnable."""
         refuse_quantized(model.module, model.spec.name)
         device = next(model.module.parameters()).device
         example = in_faster_layout(normalize(data.images[:4].to(device), model.spec))
         graph_module, folded = self.captured(model.module, example)
-        kept = layer_masks(graph_module, model.masks)
-        input_bits = self.insert(graph_module, kept)
+        masks = layer_masks(graph_module, model.masks)
+        input_bits = self.insert(graph_module, masks)
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
         memory_gib = default_memory_gib(device) if self.memory_gib is None else self.memory_gib
@@ -209,12 +200,12 @@ class Quantize(Method):
                 seed=seed,
                 on_progress=on_progress,
             )
-        records = record_layers(model.module, graph_module, folded, input_bits, errors, kept)
+        records = record_layers(model.module, graph_module, folded, input_bits, errors, masks)
         return Calibrated(graph_module, with_channels(records, model.records))
 
 
 def deploy_(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Replace every learnable quantizer by its final form; returns the graph, in eval mode."""
+    """Replace learnable quantizers by their final form in place; returns the graph in eval mode."""
     for name, module in list(graph_module.named_modules()):
         if isinstance(module, (LearnableLayer, LearnableActivation)):
             graph_module.set_submodule(name, module.deployed())

@@ -1,4 +1,4 @@
-"""Quantization-aware training: a quantized network learns from the one it was made from."""
+"""Quantization-aware training: distill a float network into its quantized copy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
@@ -27,7 +28,6 @@ from mixmix.compress.train.image_source import MoreImages, source_of
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.train import train_
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
 from mixmix.graph.unit_pairs import UnitChain, UnitPair, chains_of, pair_units, unit_errors
 from mixmix.graph.units import Unit
 from mixmix.models.model import normalize
@@ -36,7 +36,7 @@ from mixmix.runtime import distributed
 
 __all__ = ["QuantizeAware"]
 
-# Chosen for a ResNet-20 at W3A3, from single runs whose differences are near their spread.
+# Chosen for a ResNet-20 at W3A3 from single runs, whose differences are about as large as noise.
 _TRAINING = TrainingSettings(
     steps=1800,
     batch_size=32,
@@ -44,33 +44,39 @@ _TRAINING = TrainingSettings(
     feature_weight=100.0,
     augmentation=replace(WIDE_VIEWS, mixing_prob=1.0),
 )
-# Learning rate of the scales, which are logarithms, relative to that of the weights, which are in
-# steps of their grid.
+# Learning rate of the logarithms of scales, relative to that of weights in steps of their grid.
 _SCALE_RATE = 0.1
 
 
 @dataclass(frozen=True)
 class QuantizeAware(Method):
-    """Quantize, then train what is quantized: weights, biases, and all scales (LSQ: see ``lsq``).
+    """Quantize, then train weights, biases and all scales (LSQ, Esser et al. 2020).
 
-    The network in floats is the teacher, for the logits and for what each unit of reconstruction
-    gives. BatchNorm is folded before, so that nothing of it is left to be trained. Where the
-    network was pruned, the teacher is what it was before, unless layers are evened out, since
-    units then give the same at other scales; what was pruned stays zero.
+    The teacher is the float network: the student learns its logits and the output of each of its
+    units. BatchNorm is folded before training. For a pruned network, the teacher is the original
+    network, unless layers are equalized, which changes the scale of units' outputs; pruned weights
+    stay zero.
 
-    Where little is to be gained, training can make it worse: it fits the images, and photographs
-    are others. So some images are held out, and where training has not brought the predictions for
-    mixtures of them nearer to the teacher's (in mean Kullback-Leibler divergence), the result is
-    that of ``base``. Both divergences are in the results: ``{"divergence": {"base", "trained"}}``.
+    Training can overfit to the images. So the result is compared with that of ``base``, by the mean
+    Kullback-Leibler divergence from the teacher on mixtures of held-out images, and ``base`` is
+    returned if it is better. Both divergences are in the results:
+    ``{"divergence": {"base": ..., "trained": ...}}``.
 
     Attributes:
-        base: how the network is quantized; training starts from its result.
-        training: steps, rates, loss and augmentation. The learning rate is in steps of the grid
-            where the optimizer is AdamW, and means the same for every network.
-        fresh: makes more images during training, unless it is None.
-        checkpoints: a folder for checkpoints, from which the same call goes on, or None.
-        held_out: images that are neither quantized nor trained with, at most one of nine; 0 trains
-            on all, and keeps what comes of it.
+        base: how the network is quantized before training.
+        training: steps, rates, loss and augmentation. With AdamW, the learning rate is in steps of
+            the grid, and has the same effect for every network.
+        fresh: makes more images during training; None trains on the given ones alone.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None.
+        held_out: number of images that are held out, at most one in nine; 0 trains on all images,
+            and always returns the trained network.
+
+    Raises:
+        InputError: if ``held_out`` is negative.
+
+    Examples:
+        >>> mixmix.QuantizeAware(mixmix.Quantize("W3A3")).setting
+        'W3A3, trained'
     """
 
     kind: ClassVar[str] = "quantize-aware"
@@ -82,8 +88,7 @@ class QuantizeAware(Method):
     held_out: int = 64
 
     def __post_init__(self) -> None:
-        if self.held_out < 0:
-            raise InputError(f"held_out must not be negative, got {self.held_out}")
+        self._require_int("held_out", least=0)
 
     @property
     def setting(self) -> str:
@@ -99,7 +104,7 @@ class QuantizeAware(Method):
             InputError: if it has no layer to quantize, if training diverges, or if the folder of
                 checkpoints holds another run.
         """
-        data, judged = hold_out(data, self.held_out)
+        data, held_out = hold_out(data, self.held_out)
         calibrated = self.base.calibrate(model, data, seed=seed, on_progress=on_progress)
         graph_module = calibrated.graph_module
         base = deploy_(copy.deepcopy(graph_module))
@@ -127,20 +132,22 @@ class QuantizeAware(Method):
             source=source,
             on_progress=on_progress,
         )
-        errors = unit_errors(
-            UnitChain(units),
-            UnitChain(float_units),
-            data.images,
-            lambda batch: normalize(batch.to(next(trained.parameters()).device), model.spec),
-        )
+        device = next(trained.parameters()).device
+        with torch.random.fork_rng():  # quantizers draw from the global generator
+            errors = unit_errors(
+                UnitChain(units),
+                UnitChain(float_units),
+                data.images,
+                lambda batch: normalize(batch.to(device), model.spec),
+            )
         for kind in (StepSizeLayer, StepSizeActivation):
             _replace(trained, kind, kind.deployed)
         trained.recompile()
         trained.eval().requires_grad_(False)
         result, results = trained, {}
         records = tuple(_with_error(record, errors) for record in calibrated.records)
-        if judged is not None:
-            images = mixtures_of(judged, self.training.augmentation, seed=seed)
+        if held_out is not None:
+            images = mixtures_of(held_out, self.training.augmentation, seed=seed)
             students = {"base": base, "trained": trained}
             found = distributed.from_main(
                 lambda: _divergences(students, teacher, images, model.spec)
@@ -157,7 +164,7 @@ class QuantizeAware(Method):
         units: list[Unit],
         data: ImageSet,
     ) -> list[UnitPair]:
-        """Units that are trained beside those of the network before it was pruned, in floats."""
+        """Pairs of trained units and float units of the network before pruning."""
         assert model.original is not None
         device = next(model.original.parameters()).device
         example = normalize(data.images[:4].to(device), model.spec)
@@ -174,7 +181,7 @@ def _divergences(
     images: Tensor,
     spec: ModelSpec,
 ) -> dict[str, float]:
-    """Mean Kullback-Leibler divergence of each student's prediction from the teacher's."""
+    """Mean Kullback-Leibler divergence of the teacher's predictions from each student's."""
     device = next(teacher.parameters()).device
     inputs = normalize(images.to(device), spec)
     wanted = run_in_batches(nn.Sequential(*teacher.units), inputs)
@@ -189,7 +196,7 @@ def _with_error(record: LayerRecord, errors: dict[str, float]) -> LayerRecord:
 
 
 def _replace(graph_module: fx.GraphModule, kind: Any, build: Any) -> None:
-    """Put ``build(module)`` into the place of each module of a kind."""
+    """Replace each module of a kind by ``build(module)``, in place."""
     for name, module in list(graph_module.named_modules()):
         if isinstance(module, kind):
             graph_module.set_submodule(name, build(module))

@@ -1,9 +1,10 @@
-"""Grids, scales and their search: the maths of uniform quantization."""
+"""Uniform quantization: grids of levels, and the search for their scales."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,27 +12,27 @@ from torch import Tensor
 __all__ = ["ActivationRange", "WeightGrid", "search_activation_range", "search_weight_grid"]
 
 _CLIPPING_FRACTIONS = torch.linspace(1.0, 0.2, 41)
-# Values of a sample that errors are taken of: the search passes over them for every fraction.
+# Number of sampled activations that the search evaluates.
 _SEARCHED_VALUES = 2**18
 
 
 @dataclass(frozen=True)
 class WeightGrid:
-    """The levels a layer's weights may take: ``scale * (step * q + offset)``, q = 0 .. 2**bits - 1.
+    """Levels of a layer's weights: ``scale * (step * q + offset)`` for q = 0 .. 2**bits - 1.
 
     ``step`` and ``offset`` are whole numbers, so that every weight is an integer times its
-    channel's scale. With four bits or more the levels are the signed integers; below, each channel
-    has the better of the integers around zero and the odd integers (a grid without zero, whose
-    error is a third smaller for bell-shaped weights at two bits). An affine grid has any lowest
-    level from ``1 - 2**bits`` to 0, and is stored with a zero point.
+    channel's scale. With four bits or more, the levels of a symmetric grid are the signed integers;
+    with fewer, each channel uses either integers around zero or the odd integers, whichever has the
+    smaller error (at two bits, odd integers reduce the error of normally distributed weights by a
+    third). The lowest level of an affine grid is between ``1 - 2**bits`` and 0.
 
     Attributes:
         bits: 2 to 8.
-        scale: (out, 1, ...) float > 0, broadcast over the weight.
+        scale: (out, 1, ...) float > 0.
         step: (out, 1, ...) 1 or 2.
         offset: (out, 1, ...) the lowest level.
-        symmetric: levels are stored as they are; else those with step 1 as ``-2**(bits - 1)`` to
-            ``2**(bits - 1) - 1``, the zero point being the integer that stands for zero.
+        symmetric: store levels without a zero point. Otherwise levels of step 1 are stored as
+            ``-2**(bits - 1)`` to ``2**(bits - 1) - 1`` with a zero point.
     """
 
     bits: int
@@ -45,7 +46,7 @@ class WeightGrid:
         return int(2**self.bits - 1)
 
     def position(self, weight: Tensor) -> Tensor:
-        """Where weights lie on the grid, as real q before rounding and clamping."""
+        """Real-valued positions q of weights, before rounding and clamping."""
         return (weight / self.scale - self.offset) / self.step
 
     def value(self, q: Tensor) -> Tensor:
@@ -54,23 +55,23 @@ class WeightGrid:
 
     @property
     def zero_point(self) -> Tensor:
-        """The stored integer (out, 1, ...) that stands for zero."""
+        """The stored integer (out, 1, ...) that represents zero."""
         if self.symmetric:
             return torch.zeros_like(self.offset)
         lowest = float(-(2 ** (self.bits - 1)))
         return torch.where(self.step == 1, lowest - self.offset, torch.zeros_like(self.offset))
 
     def integers(self, q: Tensor) -> Tensor:
-        """Whole positions q as the int8 that are stored: weights over scale, plus zero point."""
+        """Stored int8 values of whole positions q: ``weight / scale + zero_point``."""
         return (q * self.step + self.offset + self.zero_point).to(torch.int8)
 
     def nearest(self, weight: Tensor) -> Tensor:
-        """Positions (whole, clamped) nearest to the weights."""
+        """Whole positions nearest to the weights, clamped to the grid."""
         return self.position(weight).round().clamp(0, self.largest)
 
 
 def _layouts(bits: int, *, with_zero: bool) -> list[tuple[int, int]]:
-    """(step, offset) of the grids to choose from."""
+    """Candidates of (step, offset) for symmetric grids."""
     half = 2 ** (bits - 1)
     if bits > 3:
         return [(1, -half)]
@@ -81,7 +82,7 @@ def _layouts(bits: int, *, with_zero: bool) -> list[tuple[int, int]]:
 def _weight_candidates(
     flat: Tensor, bits: int, *, symmetric: bool, with_zero: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(scale, step, offset), each (rows, 1), of the grids to choose from for rows of weights."""
+    """Candidates of (scale, step, offset), each (rows, 1), for rows of weights."""
     peak = flat.abs().amax(1, keepdim=True).clamp_min(1e-8)
     for step, offset in _layouts(bits, with_zero=with_zero):
         reach = max(-offset, (2**bits - 1) * step + offset)
@@ -107,17 +108,14 @@ def search_weight_grid(
     symmetric: bool = True,
     with_zero: bool = False,
 ) -> WeightGrid:
-    """The grid of least squared error, channel by channel.
+    """Find the grid of least squared error for each channel.
 
     Args:
         weight: (out, in, ...).
         bits: 2 to 8.
-        per_channel: a grid for each output channel; else one for all.
-        symmetric: around zero; else the better of those and of affine ones.
-        with_zero: zero is a level in every channel.
-
-    Returns:
-        Scales of shape (out, 1, ...).
+        per_channel: one grid for each output channel, else one for all.
+        symmetric: consider symmetric grids only, else affine ones too.
+        with_zero: zero must be a level in every channel.
     """
     flat = weight.reshape(weight.shape[0] if per_channel else 1, -1)
     best_error: Tensor | None = None
@@ -139,11 +137,9 @@ def search_weight_grid(
     return WeightGrid(bits, scale, steps, offsets, symmetric)
 
 
-@dataclass(frozen=True)
-class ActivationRange:
-    """Scale () > 0 and zero point () of a per-tensor affine quantizer to 0 .. 2**bits - 1."""
+class ActivationRange(NamedTuple):
+    """Scale () > 0 and zero point () of an affine quantizer to 0 .. 2**bits - 1."""
 
-    bits: int
     scale: Tensor
     zero_point: Tensor
 
@@ -152,26 +148,24 @@ class ActivationRange:
 def search_activation_range(
     sample: Tensor, bits: int, *, symmetric: bool = False
 ) -> ActivationRange:
-    """The clipping range of least squared error on a sample of activations.
+    """Find the clipping range of least squared error on a sample of activations.
 
     Args:
-        sample: any shape; its smallest and largest value bound the search, whose error is that of
-            an even choice of at most half a million values.
+        sample: any shape. The error is computed on at most half a million evenly spaced values.
         bits: 2 to 8.
-        symmetric: a zero point of ``2**(bits - 1)`` where values are negative, else 0.
+        symmetric: use the zero point ``2**(bits - 1)`` if there are negative values, else 0.
 
     Returns:
-        A range that contains zero exactly, so that padding and ReLU stay exact.
+        A range that represents zero exactly, so that padding and ReLU stay exact.
     """
     values = sample.flatten().float()
     low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
     if bool(low == high):
-        high = torch.ones_like(high)  # nothing but zeros, and kernels divide biases by the scale
-    # An odd stride, so that it does not keep step with rows or channels.
+        high = torch.ones_like(high)  # all zeros; kernels divide biases by the scale
+    # An odd stride does not align with rows or channels.
     values = values[:: len(values) // _SEARCHED_VALUES | 1]
     levels = 2**bits - 1
     if symmetric and bool(low < 0):
-        # As many levels below zero as make 2**(bits - 1) - 1 of them reach the larger side.
         step = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
         low, high = -(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step
     best: tuple[Tensor, Tensor, Tensor] | None = None
@@ -183,4 +177,4 @@ def search_activation_range(
         if best is None or bool(error < best[0]):
             best = (error, scale, zero_point)
     assert best is not None
-    return ActivationRange(bits, best[1], best[2])
+    return ActivationRange(*best[1:])

@@ -1,4 +1,4 @@
-"""Unit-wise reconstruction: learn rounding and step sizes so that each unit's output is kept.
+"""Reconstruction: learn rounding and step sizes that preserve the output of each unit.
 
 AdaRound (Nagel et al. 2020) in the units of BRECQ (Li et al. 2021) with QDrop (Wei et al. 2022).
 """
@@ -21,10 +21,8 @@ from mixmix.compress.quantize.learnable import (
     Phase,
     set_phase,
 )
-from mixmix.compress.quantize.loss_weights import LOSSES
 from mixmix.compress.quantize.rounding import Moments, RoundingRates
 from mixmix.compress.unit_batches import draw_batches, images_in_step
-from mixmix.errors import InputError
 from mixmix.graph.units import Unit, channel_axis
 from mixmix.runtime.compiled import is_compilable, row_view
 from mixmix.runtime.memory_layout import memory_layout
@@ -35,24 +33,27 @@ __all__ = ["ReconstructionSettings", "loss_gradient", "rates_at", "reconstruct_u
 
 @dataclass(frozen=True)
 class ReconstructionSettings(Settings):
-    """How a unit is reconstructed.
+    """How units are reconstructed.
 
     Attributes:
         iterations: optimizer steps for each unit; 0 rounds to nearest.
-        batch_size: most images in a step.
-        max_positions: most positions (pixels of the larger of a unit's input and output, summed
-            over images) in a step, as long as eight images are left: units early in a network have
-            few weights and many positions to learn them from.
+        batch_size: largest number of images in a step.
+        max_positions: largest number of positions in a step, summed over images: pixels of the
+            unit's input or output, whichever has more. A step has at least eight images.
         rounding_rate: learning rate of the rounding, in steps of the grid.
-        weight_scale_rate: learning rate of the scales of weights, relative to each of them.
-        scale_rate: learning rate of the step sizes of activations, relative to each of them.
-        rounding_regularization: of the rounding toward 0 and 1 in the end, relative to the loss.
-        quantize_prob: fraction of the values entering and inside a unit that are quantized (QDrop).
-        loss: what a unit's outputs are weighed by: ``mse`` counts all alike, ``fisher`` and
-            ``output`` by what they do to the prediction (see ``loss_weights``).
+        weight_scale_rate: relative learning rate of the scales of weights.
+        scale_rate: relative learning rate of the step sizes of activations.
+        rounding_regularization: final strength of the regularization that drives the rounding to
+            0 or 1, relative to the direction of Adam.
+        quantize_prob: probability that a value entering or inside a unit is quantized (QDrop).
 
     Raises:
-        InputError: if the loss is not known.
+        InputError: if a value is out of range.
+
+    Examples:
+        >>> settings = mixmix.ReconstructionSettings(iterations=100)
+        >>> mixmix.Quantize("W4A4", reconstruction=settings).reconstruction.batch_size
+        32
     """
 
     iterations: int = 240
@@ -63,11 +64,13 @@ class ReconstructionSettings(Settings):
     scale_rate: float = 2e-3
     rounding_regularization: float = 2.0
     quantize_prob: float = 0.5
-    loss: str = "mse"
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        self._require_int("iterations", least=0)
+        self._require_int("batch_size", "max_positions", least=1)
+        self._require_range("rounding_rate", "weight_scale_rate", "scale_rate", low=0)
+        self._require_range("rounding_regularization", low=0)
+        self._require_range("quantize_prob", low=0, high=1)
 
 
 def reconstruct_unit(
@@ -77,20 +80,18 @@ def reconstruct_unit(
     targets: Tensor,
     settings: ReconstructionSettings,
     *,
-    importance: Tensor | None = None,
     generator: torch.Generator,
     on_step: Callable[[], None],
 ) -> None:
-    """Learn the quantizers of one unit, in place.
+    """Learn the quantizers of a unit in place, and leave them in the ``QUANTIZED`` phase.
 
     Args:
-        unit: its quantizers are left in the ``QUANTIZED`` phase.
-        float_inputs: (N, ...) what the unit gets in the original network.
-        quantized_inputs: (N, ...) what it gets behind the units quantized before.
-        targets: (N, ...) what it gives in the original network.
+        unit: a unit with learnable quantizers.
+        float_inputs: (N, ...) inputs of the unit in the original network.
+        quantized_inputs: (N, ...) its inputs in the quantized network.
+        targets: (N, ...) its outputs in the original network.
         settings: iterations and rates.
-        importance: (N, ...) or (1, ...) weights of the squared error of the outputs; None for ones.
-        generator: CPU generator for batches.
+        generator: CPU generator that draws the batches.
         on_step: called after every iteration.
     """
     layers = [m for m in unit.module.modules() if isinstance(m, LearnableLayer)]
@@ -110,7 +111,7 @@ def reconstruct_unit(
             float_inputs, quantized_inputs, chosen, quantize_prob=settings.quantize_prob
         )
         outputs = unit.module(inputs.to(device))
-        outputs.backward(loss_gradient(outputs.detach(), targets, chosen, importance))
+        outputs.backward(loss_gradient(outputs.detach(), targets, chosen))
         rates = rates_at(progress, settings)
         for rounding in roundings:
             rounding.update(rates)
@@ -123,7 +124,7 @@ def reconstruct_unit(
 
 
 def rates_at(progress: float, settings: ReconstructionSettings) -> RoundingRates:
-    """Rates after a fraction of the iterations: regularization grows, the scales settle."""
+    """Rates at a fraction of the iterations: the regularization grows, the scales' rate decays."""
     return RoundingRates(
         fraction=settings.rounding_rate,
         scale=settings.weight_scale_rate * cosine_decay(progress),
@@ -132,7 +133,7 @@ def rates_at(progress: float, settings: ReconstructionSettings) -> RoundingRates
 
 
 class _ActivationScales:
-    """The step sizes of a unit's activations while they are learned (LSQ, Esser et al. 2020)."""
+    """Optimizer of the step sizes of a unit's activations (LSQ, Esser et al. 2020)."""
 
     def __init__(self, unit: Unit) -> None:
         self.scales = [
@@ -144,7 +145,7 @@ class _ActivationScales:
 
     @torch.no_grad()
     def update(self, rate: float) -> None:
-        """Take a step, ``rate`` times each scale, against the gradients, which are cleared."""
+        """Take a step of ``rate`` relative to each scale, and clear the gradients."""
         if not self.scales:
             return
         gradients = [scale.grad for scale in self.scales]
@@ -162,34 +163,19 @@ class _ActivationScales:
             scale.requires_grad_(False)
 
 
-def loss_gradient(
-    outputs: Tensor, targets: Tensor, chosen: Tensor, importance: Tensor | None = None
-) -> Tensor:
-    """Gradient for the outputs of their squared error against the chosen targets.
-
-    The error is summed over channels, a mean over images and positions (BRECQ's).
+def loss_gradient(outputs: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+    """Gradient of BRECQ's squared error: summed over channels, averaged over images and positions.
 
     Args:
         outputs: (n, ...).
         targets: (N, ...).
-        chosen: (n,) rows of the targets.
-        importance: (N, ...) or (1, ...) weights of the squares; None for ones.
+        chosen: (n,) rows of the targets that the outputs are compared with.
     """
     factor = 2 * outputs.shape[channel_axis(outputs)] / outputs.numel()
     if not is_compilable(outputs, targets):
-        gradient = (outputs - targets[chosen].to(outputs.device)) * factor
-        if importance is not None:
-            factors = importance[chosen] if len(importance) > 1 else importance
-            gradient *= factors.to(outputs.device)
-        return gradient
+        return (outputs - targets[chosen].to(outputs.device)) * factor
     outputs = outputs.contiguous(memory_format=memory_layout(targets))
     gradient = torch.empty_like(outputs)
-    rows = row_view(outputs), row_view(targets), chosen.numpy()
-    if importance is None:
-        rounding_kernels.loss_gradient(*rows, row_view(gradient), np.float32(factor))
-    else:
-        weights = row_view(importance.contiguous(memory_format=memory_layout(targets)))
-        rounding_kernels.weighted_loss_gradient(
-            *rows, weights, row_view(gradient), np.float32(factor)
-        )
+    rows = row_view(outputs), row_view(targets), chosen.numpy(), row_view(gradient)
+    rounding_kernels.loss_gradient(*rows, np.float32(factor))
     return gradient

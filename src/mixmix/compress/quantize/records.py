@@ -1,4 +1,4 @@
-"""The record of a quantized network: what happened to each of its layers, and why."""
+"""Records of a quantized network: the bits of each layer, or why it stayed in floats."""
 
 from __future__ import annotations
 
@@ -24,21 +24,19 @@ def record_layers(
     folded: dict[str, str],
     input_bits: dict[str, int],
     errors: dict[str, float],
-    kept_weights: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor],
 ) -> tuple[LayerRecord, ...]:
-    """A record of every layer with parameters, then of what is multiplied without being a layer.
+    """A record of each layer with parameters, then of each product of activations.
 
     Args:
         original: the caller's model.
-        graph_module: captured from it, with learnable layers.
-        folded: from each BatchNorm that was folded to where it went.
-        input_bits: of each quantized layer.
-        errors: relative squared error of each quantized layer's unit.
-        kept_weights: by the name of a layer that was pruned, a mask that is True where its
-            weights are kept.
+        graph_module: the graph that was captured from it, with learnable layers.
+        folded: the layer that each BatchNorm was folded into, by the name of the BatchNorm.
+        input_bits: input bits by layer name.
+        errors: relative squared error of each layer's unit, by layer name.
+        masks: masks of pruned weights by layer name, True where a weight is kept.
     """
-    masks = kept_weights or {}
-    kept = dict(graph_module.named_modules())
+    modules = dict(graph_module.named_modules())
     own = dict(original.named_modules())
     calls, read = count_calls(graph_module), attributes_read(graph_module)
 
@@ -59,20 +57,22 @@ def record_layers(
             continue
         count = sum(p.numel() for p in parameters.values())
         record = LayerRecord(name, type(module).__name__, "skipped", num_parameters=count)
-        layer = kept.get(name)
+        layer = modules.get(name)
         if isinstance(layer, LearnableLayer):
             record = quantized(name, layer, record)
         elif name in folded:
             record = replace(record, action="folded", reason=f"into {folded[name]}")
         else:
             paths = [f"{name}.{parameter}".removeprefix(".") for parameter in parameters]
-            # torch.export reads parameters of modules that are no longer there.
+            # torch.export inlines modules and reads their parameters.
             used = any(path in read or path.replace(".", "_") in read for path in paths)
-            parts = [path for path in kept if path not in own and path.rpartition(".")[0] == name]
-            parts = [path for path in parts if isinstance(kept[path], LearnableLayer)]
+            parts = [
+                path for path in modules if path not in own and path.rpartition(".")[0] == name
+            ]
+            parts = [path for path in parts if isinstance(modules[path], LearnableLayer)]
             record = replace(record, reason=_reason(module, parts, used=used or name in calls))
         records.append(record)
-    for name, layer in kept.items():
+    for name, layer in modules.items():
         if isinstance(layer, LearnableLayer) and name not in own:
             kind = type(layer.layer).__name__
             count = sum(p.numel() for p in layer.layer.parameters())
@@ -86,7 +86,7 @@ def record_layers(
 
 
 def _reason(module: nn.Module, parts: list[str], *, used: bool) -> str:
-    """Why a module with parameters of its own was not quantized."""
+    """Why a module with parameters was not quantized."""
     kind = type(module).__name__
     if parts:
         return f"its weights are quantized as {', '.join(parts)}"

@@ -1,10 +1,10 @@
-"""Learning which way each weight is rounded, and the scales of the grid with it.
+"""Learned rounding of weights, and of the scales of their grid.
 
-AdaRound (Nagel et al. 2020) learns a fraction in [0, 1] by which each weight lies above the level
-below it; Genie (Jeon et al. 2023) learns the scales jointly, with the levels held. Here the
-fraction is the variable itself, clipped, where AdaRound passes it through a stretched sigmoid; and
-what drives it to 0 or 1 acts beside Adam's direction, as decoupled weight decay does (Loshchilov &
-Hutter 2019), so that its strength needs no tuning to the size of the loss or of the unit.
+AdaRound (Nagel et al. 2020) learns by which fraction in [0, 1] each weight lies above its lower
+level; Genie (Jeon et al. 2023) learns the scales jointly. Here the fraction itself is the variable
+and is clipped to [0, 1], where AdaRound uses a stretched sigmoid. The regularization toward 0 and 1
+is added to Adam's direction, like decoupled weight decay (Loshchilov & Hutter 2019), so that its
+strength does not depend on the magnitude of the loss.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Moments:
         self.num_updates = 0
 
     def update(self, gradient: Tensor) -> Tensor:
-        """Take a gradient in; returns the direction, about 1 in size where gradients agree."""
+        """Update the moments; returns Adam's direction, about 1 in size if gradients agree."""
         beta1, beta2 = _BETAS
         self.num_updates += 1
         self.first.lerp_(gradient, 1 - beta1)
@@ -43,7 +43,7 @@ class Moments:
         return self.first * unbias1 / ((self.second * unbias2).sqrt() + _TINY)
 
     def corrections(self) -> tuple[float, float]:
-        """Factors that make the moments unbiased."""
+        """Bias corrections of the moments."""
         return (
             1 / (1 - _BETAS[0] ** self.num_updates),
             1 / (1 - _BETAS[1] ** self.num_updates),
@@ -52,13 +52,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class RoundingRates:
-    """How far a step goes.
+    """Learning rates of a step.
 
     Attributes:
-        fraction: of the way from one level to the next, per unit of Adam's direction.
-        scale: of each scale, relative to it.
-        regularization: toward 0 and 1, growing from none at 1/2 to this much, against a direction
-            of 1.
+        fraction: rate of the fractions, in steps of the grid.
+        scale: relative rate of the scales.
+        regularization: strength at 0 and 1, relative to Adam's direction; zero at 1/2.
     """
 
     fraction: float
@@ -67,17 +66,17 @@ class RoundingRates:
 
 
 class SoftRounding:
-    """The weights of a layer between two levels of their grid.
+    """Weights of a layer between two levels of their grid.
 
     Args:
-        weight: (out, ...) the float weights; they are where the fractions start.
-        grid: its levels stay.
-        learn_scale: adapt the scales of the channels, each for itself.
-        removed: bool of the weight's shape, True where it is zero and is to stay so; None where
-            nothing is. Zero must be a level there.
+        weight: (out, ...) float weights that set the initial fractions.
+        grid: grid whose levels are kept.
+        learn_scale: learn the scale of each channel.
+        mask: bool tensor of the weight's shape, True where a weight is kept; pruned weights stay
+            zero, which must be a level of the grid. None without pruning.
 
     Attributes:
-        weight: (out, ...) the soft weights, a leaf that the loss is differentiated for.
+        weight: (out, ...) soft weights, a leaf with a gradient.
     """
 
     def __init__(
@@ -86,14 +85,14 @@ class SoftRounding:
         grid: WeightGrid,
         *,
         learn_scale: bool,
-        removed: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         weight = weight.detach().contiguous(memory_format=memory_layout(weight))
         position = grid.position(weight).clamp(0, grid.largest)
         self.learn_scale = learn_scale
-        self.removed = removed
+        self.mask = mask
         self.grid = replace(grid, scale=grid.scale.clone())
-        # At the highest level too there is a level above the floor.
+        # The floor of the highest level is the level below it.
         self.floor = position.floor().clamp(max=grid.largest - 1)
         self.fraction = position - self.floor
         self.weight = grid.value(position).requires_grad_(True)
@@ -101,12 +100,11 @@ class SoftRounding:
         self._vectors = [t.flatten().float() for t in (grid.step, grid.offset)]
 
     def update(self, rates: RoundingRates) -> None:
-        """Take a step against the gradient in ``weight.grad``, which is cleared."""
+        """Take a step with the gradient in ``weight.grad``, and clear it."""
         gradient = self.weight.grad
         assert gradient is not None
-        if self.removed is not None:
-            # At a level, the regularization holds what no gradient moves.
-            gradient = gradient.masked_fill(self.removed, 0)
+        if self.mask is not None:  # without a gradient, the regularization keeps a weight at zero
+            gradient = gradient.masked_fill(~self.mask, 0)
         if not self.learn_scale:
             rates = replace(rates, scale=0.0)
         if is_compilable(self.weight, self.grid.scale):
@@ -116,12 +114,12 @@ class SoftRounding:
         self.weight.grad = None
 
     def rounded(self) -> tuple[WeightGrid, Tensor]:
-        """The grid with its learned scales, and the level of each weight."""
+        """The grid with its learned scales, and the position of each weight on it."""
         return self.grid, self.floor + (self.fraction >= 0.5).float()
 
     @torch.no_grad()
     def _update_plain(self, gradient: Tensor, rates: RoundingRates) -> None:
-        # d loss / d log(scale), and d loss / d fraction but for a factor that Adam does not see.
+        # d loss / d log(scale). For fractions, Adam cancels the factor scale * step.
         by_scale = (gradient * self.weight).flatten(1).sum(1).view_as(self.grid.scale)
         self.grid.scale.mul_(1 - rates.scale * self.scale_moments.update(by_scale))
         direction = self.fraction_moments.update(gradient)
@@ -134,14 +132,8 @@ class SoftRounding:
             gradient = torch.empty_like(self.weight).copy_(gradient)
         fractions, scales = self.fraction_moments, self.scale_moments
         fractions.num_updates += 1
-        matrices = (
-            gradient,
-            self.weight,
-            self.floor,
-            self.fraction,
-            fractions.first,
-            fractions.second,
-        )
+        moments = (fractions.first, fractions.second)
+        matrices = (gradient, self.weight, self.floor, self.fraction, *moments)
         vectors = (self.grid.scale, scales.first, scales.second, *self._vectors)
         constants = (
             (rates.fraction, rates.scale, rates.regularization),
@@ -149,9 +141,7 @@ class SoftRounding:
             fractions.corrections(),
         )
         rounding_kernels.round_step(
-            *[
-                *map(row_view, matrices),
-                *map(flat_view, vectors),
-                *(np.array(values, np.float32) for values in constants),
-            ]
+            *map(row_view, matrices),
+            *map(flat_view, vectors),
+            *(np.array(values, np.float32) for values in constants),
         )

@@ -1,9 +1,7 @@
-"""Compiled loops of reconstruction over flat float32 arrays.
+"""Compiled loops of reconstruction over flat float32 arrays: one pass where PyTorch takes many.
 
-Each does in one pass what takes plain PyTorch many, and gives the same bits for the same arguments.
-
-They are written so that they vectorize: no branches, no calls into the C library, reductions in
-parts of at most a few thousand float32 values whose sum is carried on in float64.
+They are deterministic, and written to vectorize: no branches, no calls into the C library, and
+reductions over parts of at most a few thousand float32 values, whose sums are added in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ __all__ = [
     "quantize_gradient",
     "round_step",
     "fraction_to_threshold",
-    "weighted_loss_gradient",
 ]
 
 _f4, _u4 = np.float32, np.uint32
@@ -32,17 +29,17 @@ _f4, _u4 = np.float32, np.uint32
 _ROUNDER = np.float32(12582912.0)
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 _TINY = np.float32(1e-12)
-# Values whose products are summed in float32 before they go into a float64 sum.
+# Number of values that are summed in float32.
 _PART = 2048
 
 
 def draw_key() -> np.uint32:
-    """A key for a kernel's random choices, from PyTorch's global generator."""
+    """Draw the key of a kernel's random choices from PyTorch's global generator."""
     return _u4(int(torch.randint(2**32, ())))
 
 
 def fraction_to_threshold(fraction: float) -> np.uint32:
-    """What ``_hash(...) >> 8`` lies below with probability ``fraction``."""
+    """The threshold that ``_hash(...) >> 8`` is below with probability ``fraction``."""
     return _u4(round(fraction * 2**24))
 
 
@@ -65,7 +62,7 @@ def quantize(
     threshold: np.uint32,
     key: np.uint32,
 ) -> None:
-    """``out``: values (n,) on the grid, or as they are where a random number is above threshold."""
+    """Quantize values (n,) into ``out``; copy those whose random number is above the threshold."""
     inverse = _ONE / scale
     low, high = -zero_point, largest - zero_point
     for i in range(x.size):
@@ -102,9 +99,9 @@ def quantize_gradient(
     zero_point: np.float32,
     largest: np.float32,
 ) -> float:
-    """Gradients of ``quantize`` from its input and output (n,): ``out`` for x; returns the scale's.
+    """Write the gradient of ``quantize`` for x to ``out``, and return that for the scale.
 
-    Values that were passed as they are equal their output, so that nothing else has to be kept.
+    Values that were copied are those that equal their output y.
     """
     inverse = _ONE / scale
     low, high = -zero_point - _HALF, largest - zero_point + _HALF
@@ -126,7 +123,7 @@ def mix_rows(
     threshold: np.uint32,
     key: np.uint32,
 ) -> None:
-    """``out`` (k, n): chosen rows of ``second`` (N, n), or of ``first`` where a draw is above."""
+    """``out`` (k, n): chosen rows, each value from ``second`` (N, n) or, at random, ``first``."""
     for k in range(chosen.size):
         one, other, mixed = first[chosen[k]], second[chosen[k]], out[k]
         row_key = _hash(k, key)
@@ -144,23 +141,6 @@ def loss_gradient(
         output, target, row = outputs[k], targets[chosen[k]], out[k]
         for j in range(row.size):
             row[j] = (output[j] - target[j]) * factor
-
-
-@compiled()
-def weighted_loss_gradient(
-    outputs: Floats,
-    targets: Floats,
-    chosen: NDArray[np.int64],
-    weights: Floats,
-    out: Floats,
-    factor: np.float32,
-) -> None:
-    """``loss_gradient`` times chosen rows of ``weights`` (N, n), or times its only row (1, n)."""
-    for k in range(chosen.size):
-        output, target, row = outputs[k], targets[chosen[k]], out[k]
-        weight = weights[chosen[k] if weights.shape[0] > 1 else 0]
-        for j in range(row.size):
-            row[j] = (output[j] - target[j]) * factor * weight[j]
 
 
 @compiled("float32(float32[::1], float32[::1])", any_order=True)
@@ -188,23 +168,12 @@ def round_step(
     betas: Floats,
     corrections: Floats,
 ) -> None:
-    """A step of ``SoftRounding`` in place: matrices (out, n), vectors (out,).
+    """Take a step of ``SoftRounding``: matrices (out, n), vectors (out,).
 
-    Args:
-        gradient: of the loss for the weights.
-        weight: the soft weights; rewritten.
-        floor: lower levels.
-        fraction: how far each weight is above its lower level; updated.
-        first: Adam's first moment for the fractions; updated.
-        second: Adam's second moment; updated.
-        scale: of the channels; updated.
-        scale_first: first moment for the scales; updated.
-        scale_second: second moment; updated.
-        step: of the grids.
-        offset: of the grids.
-        rates: (3,) of the fractions, of the scales (relative), and of the regularization.
-        betas: (2,) of the moments.
-        corrections: (2,) what makes the moments unbiased.
+    ``weight``, ``fraction``, ``scale`` and Adam's moments (``first`` and ``second`` of the
+    fractions, and those of the scales) are updated in place. ``rates`` (3,) are those of
+    ``RoundingRates``, ``betas`` (2,) the decays of the moments, ``corrections`` (2,) their bias
+    corrections.
     """
     rate, scale_rate, regularization = rates
     beta1, beta2 = betas

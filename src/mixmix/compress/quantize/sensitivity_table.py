@@ -1,4 +1,4 @@
-"""What each layer's bits cost and harm: the numbers that mixed precision is decided by."""
+"""Sensitivity and cost of each layer, which mixed precision is based on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ _FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer, quantized alone, with its input, while the rest of the network is in floats.
+    """One layer, quantized with its input while the rest of the network stays in floats.
 
     Attributes:
-        name: of the layer.
-        num_weights: values of its weight, without the bias.
+        name: name of the layer.
+        num_weights: number of weights, without the bias.
         macs: multiply-accumulate operations for one image.
-        input_group: layers of one number read the same quantized tensor, so that they have one
-            number of activation bits.
-        divergence: by bits such as ``W4A8``: the mean over images of the Kullback-Leibler
-            divergence in nats, ``sum_k p_k log(p_k / q_k)``, of the float network's probabilities
-            p from the quantized one's q.
-        logit_error: by bits: length of the difference of the logits over that of the logits.
+        input_group: layers with the same number read the same quantized tensor, so that they have
+            equal activation bits.
+        divergence: by bits such as ``W4A8``: mean over images of the Kullback-Leibler divergence
+            ``sum_k p_k log(p_k / q_k)`` in nats, with p from the float and q from the quantized
+            network.
     """
 
     name: str
@@ -39,10 +38,9 @@ class LayerSensitivity:
     macs: int
     input_group: int
     divergence: Mapping[str, float]
-    logit_error: Mapping[str, float]
 
     def weight_size_bits(self, bits: str) -> int:
-        """Memory of its weights, packed without gaps."""
+        """Size of its packed weights in bits."""
         return self.num_weights * parse_bits(bits)[0]
 
     def bitops(self, bits: str) -> int:
@@ -56,16 +54,16 @@ class LayerSensitivity:
 
 @dataclass(frozen=True, repr=False)
 class SensitivityTable:
-    """Sensitivities of all quantizable layers of a network.
+    """Sensitivities of all quantizable layers of a network, from ``measure_sensitivity``.
 
     Attributes:
-        model: its name.
-        layers: in order of execution, each with the bits that it may have.
-        num_parameters: of the network in floats.
-        num_floats: values that stay in float32 beside the quantized weights: biases with
-            BatchNorm folded into them, scales of weights, and layers that are not quantized.
-        num_images: synthetic images that it was measured on.
-        seed: that they were chosen by.
+        model: name of the network.
+        layers: one for each layer, in execution order.
+        num_parameters: parameters of the float network.
+        num_floats: values that stay in float32: biases with BatchNorm folded into them, scales of
+            weights, and layers that are not quantized.
+        num_images: number of images that were measured on.
+        seed: seed of the choice of images.
     """
 
     model: str
@@ -91,12 +89,12 @@ class SensitivityTable:
             | {bits: 1e3 * value for bits, value in sorted(layer.divergence.items())}
             for layer in self.layers
         ]
-        caption = f"{self.model}: divergence that each layer causes alone, in thousandths of a nat"
+        caption = f"{self.model}: divergence of each layer in thousandths of a nat"
         return html_table(rows, caption=caption)
 
     @property
     def floats_size_bits(self) -> int:
-        """Memory of what stays in float32."""
+        """Size in bits of the values that stay in float32."""
         return self.num_floats * _FLOAT_BITS
 
     @property
@@ -110,7 +108,7 @@ class SensitivityTable:
         return sum(layer.macs for layer in self.layers) * _FLOAT_BITS**2
 
     def size_bytes(self, bits: Mapping[str, str]) -> int:
-        """Size with these bits for each layer: weights packed without gaps, and the floats.
+        """Size with these bits by layer name: packed weights, and values that stay in float32.
 
         Files can be larger: few formats pack 3 bits, and each has a header.
         """
@@ -118,11 +116,11 @@ class SensitivityTable:
         return -(-(packed + self.floats_size_bits) // 8)
 
     def bitops(self, bits: Mapping[str, str]) -> int:
-        """Bit operations for one image with these bits for each layer."""
+        """Bit operations for one image with these bits by layer name."""
         return sum(layer.bitops(bits[layer.name]) for layer in self.layers)
 
     def divergence(self, bits: Mapping[str, str]) -> float:
-        """Sum over layers of the divergence that each alone causes with its bits, in nats."""
+        """Sum of the layers' divergences with these bits by layer name, in nats."""
         return sum(layer.divergence[bits[layer.name]] for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,10 +129,10 @@ class SensitivityTable:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> SensitivityTable:
-        """From what ``to_dict`` gives.
+        """Read what ``to_dict`` returned.
 
         Raises:
-            DataError: if keys are missing or not known.
+            DataError: if keys are missing or unknown.
         """
         try:
             layers = tuple(LayerSensitivity(**layer) for layer in content["layers"])
@@ -154,7 +152,7 @@ class SensitivityTable:
         """Read what ``save`` wrote.
 
         Raises:
-            DataError: if the file is absent, or something else.
+            DataError: if there is no such file, or it has another format.
         """
         content = read_json(Path(path))
         if content.pop("format", None) != _FORMAT:

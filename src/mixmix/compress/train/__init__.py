@@ -1,1 +1,1 @@
-"""Training on synthetic images: distillation, for whatever makes the student another network."""
+"""Training on synthetic images by distillation from a teacher."""

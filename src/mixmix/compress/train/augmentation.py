@@ -1,8 +1,7 @@
-"""Random views and mixtures of images to train on: the same whatever the number of processes."""
+"""Random views and mixtures of training images, independent of the number of processes."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,35 +10,37 @@ from torch import Tensor
 from mixmix._settings import Settings
 from mixmix.data.mixing import Boxes, draw_boxes, mix_images
 from mixmix.data.warping import WIDE_WARPS, WarpRange, Warps, draw_warps, warp_images
-from mixmix.errors import InputError
 from mixmix.runtime import distributed
 
-__all__ = ["WIDE_VIEWS", "Augmentation", "Mixture", "augment"]
+__all__ = ["WIDE_VIEWS", "Augmentation", "augment"]
 
 _MIXINGS = ("shrink", "cutmix", "mixup")
 
 
 @dataclass(frozen=True)
 class Augmentation(Settings):
-    """What is done to images before networks see them in training.
+    """Augmentation of training images: shift, flip and warp each, then mix pairs.
 
     Attributes:
-        shift: largest shift in pixels each way, drawn for each image; what comes in at the border
-            mirrors what is there.
+        shift: largest shift in pixels in each direction; borders are filled by reflection.
         flip: flip each image horizontally with probability 1/2.
-        warp_prob: probability that an image is warped: turned, enlarged or shrunk, and stretched.
-        rotation: largest angle in degrees each way.
-        zoom: largest factor, >= 1, by which an image is enlarged or shrunk; its mirror image
-            surrounds what has shrunk.
-        stretch: largest ratio, >= 1, of the factors of its height and width.
-        contrast: largest change of an image's contrast, as a fraction: the distance of its pixels
-            from their mean is multiplied by a number from 1 - contrast to 1 + contrast.
-        brightness: largest amount, in [0, 1] pixel values, that is added to all of an image.
+        warp_prob: probability that an image is warped: rotated, zoomed and stretched.
+        rotation: largest rotation in degrees in each direction.
+        zoom: largest factor, >= 1, by which an image is enlarged or shrunk; shrunk images are
+            surrounded by their reflection.
+        stretch: largest ratio, >= 1, of the zoom factors of height and width.
         mixing: ways to mix two images, one of which is drawn for each pair: ``shrink`` (the second
-            into a box of the first, as in synthesis), ``cutmix`` (a box of the second; Yun et al.
-            2019), ``mixup`` (a weighted sum; Zhang et al. 2018).
+            image, shrunk into a box of the first, as in synthesis), ``cutmix`` (a box of the
+            second; Yun et al. 2019), ``mixup`` (a weighted sum; Zhang et al. 2018).
         mixing_prob: probability that an image is mixed with another.
-        box_area: smallest and largest fraction that the second image takes.
+        box_area: smallest and largest fraction of the area, or of the weights, of the second image.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Examples:
+        >>> mixmix.Augmentation(mixing=("cutmix", "mixup")).mixing_prob
+        0.5
     """
 
     shift: int = 4
@@ -48,8 +49,6 @@ class Augmentation(Settings):
     rotation: float = 20.0
     zoom: float = 1.4
     stretch: float = 1.35
-    contrast: float = 0.0
-    brightness: float = 0.0
     mixing: tuple[str, ...] = ("shrink",)
     mixing_prob: float = 0.5
     box_area: tuple[float, float] = (0.1, 0.5)
@@ -57,32 +56,18 @@ class Augmentation(Settings):
     def __post_init__(self) -> None:
         object.__setattr__(self, "box_area", tuple(self.box_area))
         object.__setattr__(self, "mixing", tuple(self.mixing))
-        for name, valid, expected in (
-            ("shift", isinstance(self.shift, int) and self.shift >= 0, "a whole number >= 0"),
-            ("warp_prob", 0 <= self.warp_prob <= 1, "in [0, 1]"),
-            ("rotation", 0 <= self.rotation <= 180, "in [0, 180]"),
-            ("zoom", 1 <= self.zoom < math.inf, "a finite number >= 1"),
-            ("stretch", 1 <= self.stretch < math.inf, "a finite number >= 1"),
-            ("contrast", 0 <= self.contrast < 1, "in [0, 1)"),
-            ("brightness", 0 <= self.brightness <= 1, "in [0, 1]"),
-            (
-                "mixing",
-                len(self.mixing) > 0 and set(self.mixing) <= set(_MIXINGS),
-                f"some of {', '.join(_MIXINGS)}",
-            ),
-            ("mixing_prob", 0 <= self.mixing_prob <= 1, "in [0, 1]"),
-            (
-                "box_area",
-                len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1,
-                "two increasing numbers within (0, 1)",
-            ),
-        ):
-            if not valid:
-                raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+        self._require_int("shift", least=0)
+        self._require_range("warp_prob", "mixing_prob", low=0, high=1)
+        self._require_range("rotation", low=0, high=180)
+        self._require_range("zoom", "stretch", low=1)
+        is_mixing = len(self.mixing) > 0 and set(self.mixing) <= set(_MIXINGS)
+        self._require(is_mixing, "mixing", f"some of {', '.join(_MIXINGS)}")
+        is_area = len(self.box_area) == 2 and 0 < self.box_area[0] <= self.box_area[1] < 1
+        self._require(is_area, "box_area", "two increasing numbers within (0, 1)")
 
     @property
     def warps(self) -> WarpRange:
-        """How far images are warped."""
+        """Range of the warps."""
         return WarpRange(self.warp_prob, self.rotation, self.zoom, self.stretch)
 
 
@@ -94,24 +79,20 @@ WIDE_VIEWS = Augmentation(
 )
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Images (N, C, H, W), and the fraction (N,) of each that shows the second of its pair."""
-
-    images: Tensor
-    fraction: Tensor
-
-
 def augment(
     images: Tensor, others: Tensor, settings: Augmentation, *, generator: torch.Generator
-) -> Mixture:
-    """Draw a view of every image and of its partner, and mix some of the pairs.
+) -> Tensor:
+    """Draw a view of each image and of its partner, and mix some of the pairs.
 
     Args:
         images: (N, C, H, W) in [0, 1], this process's part of a batch.
         others: (N, C, H, W) their partners.
-        generator: a CPU generator, in the same state in all processes: draws are made for the
-            whole batch.
+        settings: what is done to the images.
+        generator: a CPU generator in the same state in all processes, since random numbers are
+            drawn for the whole batch.
+
+    Returns:
+        Images (N, C, H, W) in [0, 1].
     """
     count = len(images) * distributed.world_size()
     size = (images.shape[2], images.shape[3])
@@ -123,40 +104,30 @@ def augment(
     way[torch.rand(count, generator=generator) >= settings.mixing_prob] = -1
     fractions, way, *parts = (distributed.slice_of_batch(t) for t in (fractions, way, *boxes))
     boxes = Boxes(*parts)
-    mixed, mixed_fraction = views, torch.zeros(len(way))
+    mixed = views
     for index, name in enumerate(settings.mixing):
         if name == "mixup":
-            fraction, candidate = (
-                fractions,
-                views.lerp(partners, fractions.to(views).view(-1, 1, 1, 1)),
-            )
+            candidate = views.lerp(partners, fractions.to(views).view(-1, 1, 1, 1))
         elif name == "cutmix":
-            fraction = boxes.fraction(size)
             candidate = torch.where(_inside(boxes, size).to(views.device), partners, views)
         else:
-            fraction, candidate = boxes.fraction(size), mix_images(views, partners, boxes)
-        chosen = (way == index).to(views.device)
-        mixed = torch.where(chosen.view(-1, 1, 1, 1), candidate, mixed)
-        mixed_fraction = torch.where(way == index, fraction, mixed_fraction)
-    return Mixture(mixed, mixed_fraction.to(views))
+            candidate = mix_images(views, partners, boxes)
+        chosen = (way == index).to(views.device).view(-1, 1, 1, 1)
+        mixed = torch.where(chosen, candidate, mixed)
+    return mixed
 
 
 def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Each image shifted, flipped, warped, and changed in contrast and brightness, for itself."""
+    """Shift, flip and warp each image independently."""
     count = len(images) * distributed.world_size()
     height, width = images.shape[2:]
-
-    def uniform(largest: float) -> Tensor:
-        drawn = torch.empty(count).uniform_(-largest, largest, generator=generator)
-        return distributed.slice_of_batch(drawn).to(images).view(-1, 1, 1, 1)
-
     shift = torch.randint(-settings.shift, settings.shift + 1, (2, count), generator=generator)
     flipped = torch.rand(count, generator=generator) < (0.5 if settings.flip else 0.0)
     down, right, flipped = (distributed.slice_of_batch(t) for t in (*shift, flipped))
-    rows = _mirrored(torch.arange(height) + down[:, None], height)
+    rows = _reflected(torch.arange(height) + down[:, None], height)
     columns = torch.arange(width).expand(len(images), -1)
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    columns = _mirrored(columns + right[:, None], width)
+    columns = _reflected(columns + right[:, None], width)
     index = torch.arange(len(images))
     views = images[
         index.view(-1, 1, 1, 1),
@@ -167,22 +138,18 @@ def _view(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
     if settings.warp_prob:
         warps = draw_warps(count, (height, width), settings.warps, generator=generator)
         views = warp_images(views, Warps(*(distributed.slice_of_batch(t) for t in warps)))
-    if settings.contrast or settings.brightness:
-        mean = views.mean((1, 2, 3), keepdim=True)
-        views = (views - mean) * (1 + uniform(settings.contrast)) + mean
-        views = (views + uniform(settings.brightness)).clamp(0, 1)
     return views
 
 
-def _mirrored(index: Tensor, length: int) -> Tensor:
-    """Indices outside [0, length) mirrored at the first and the last."""
+def _reflected(index: Tensor, length: int) -> Tensor:
+    """Reflect indices outside of [0, length) at the first and the last one."""
     period = max(1, 2 * (length - 1))
     index = index.remainder(period)
     return torch.where(index >= length, period - index, index)
 
 
 def _inside(boxes: Boxes, size: tuple[int, int]) -> Tensor:
-    """(N, 1, H, W) true inside the boxes."""
+    """(N, 1, H, W) bool, True inside the boxes."""
     top, left, height, width = boxes
     rows, columns = torch.arange(size[0]), torch.arange(size[1])
     row_inside = (rows >= top[:, None]) & (rows < (top + height)[:, None])

@@ -1,4 +1,4 @@
-"""Checkpoints of training: a run that was interrupted goes on and ends with the same bits."""
+"""Checkpoints of training: an interrupted run resumes and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -33,17 +33,12 @@ def claim_folder(
     teacher: nn.Module,
     data: ImageSet,
 ) -> None:
-    """Say in a file what a folder's run is made of, unless it says so already.
+    """Record in a file which run a folder belongs to, or check that it is the same run.
 
-    Args:
-        path: of the file.
-        run: settings and seed, in plain JSON types.
-        student: as it is before the first step.
-        teacher: what it learns from.
-        data: the images before the first step.
+    The arguments are those of ``Checkpoint``, with the path of the file.
 
     Raises:
-        InputError: if the file tells of another run.
+        InputError: if the file describes another run.
     """
     wanted = {
         **run,
@@ -63,20 +58,19 @@ def claim_folder(
 
 
 class Checkpoint:
-    """A folder that holds how a run is made, and how far it has come.
+    """A folder with the state of a training run.
 
-    ``training.json`` is written first and says what the run is; ``checkpoint.safetensors`` is
-    replaced whole at every checkpoint.
+    ``training.json`` describes the run; ``checkpoint.safetensors`` is replaced atomically.
 
     Args:
-        folder: is made if need be.
+        folder: created if it does not exist.
         run: settings and seed, in plain JSON types.
-        student: as it is before the first step.
-        teacher: what it learns from.
-        data: the images before the first step.
+        student: the student before training.
+        teacher: the teacher.
+        data: the initial images.
 
     Raises:
-        InputError: if the folder holds another run.
+        InputError: if the folder belongs to another run.
     """
 
     def __init__(
@@ -94,11 +88,10 @@ class Checkpoint:
         distributed.from_main(lambda: claim_folder(path, run, student, teacher, data))
 
     def restore(self, state: TrainingState, source: ImageSource) -> tuple[ImageSet, int] | None:
-        """Take up the last checkpoint, if there is one.
+        """Restore the last checkpoint, if there is one.
 
         Returns:
-            The images that the run had got, and the step since which it trained on them; None if
-            it trained on those that it began with.
+            The current images and the step they were introduced at, or None for the initial ones.
         """
         if not distributed.from_main(self._path.exists):
             return None
@@ -116,7 +109,7 @@ class Checkpoint:
         return data, int(about["step"])
 
     def save(self, state: TrainingState, source: ImageSource) -> None:
-        """Replace the checkpoint, and the images if there are others."""
+        """Write a checkpoint, with the images if they have been replaced."""
         if not distributed.is_main():
             return
         older = None
@@ -133,11 +126,11 @@ class Checkpoint:
             (self._folder / older).unlink(missing_ok=True)
 
     def replace_images(self, data: ImageSet, step: int) -> None:
-        """Say what is trained on from a step on; the next checkpoint has it."""
+        """Store these images, introduced at a step, with the next checkpoint."""
         self._unsaved = (data, step)
 
 
 def _compact(images: Tensor) -> Tensor:
-    """As bytes, where they are no more than these."""
+    """Images as bytes, if that is lossless."""
     pixels = (images * 255).round()
     return pixels.to(torch.uint8) if torch.equal(pixels / 255, images) else images

@@ -1,4 +1,4 @@
-"""A bank of images that grows while a student is trained: new ones cost a few steps each."""
+"""Generate images during training and collect them in a bank."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mixmix.compress.method import Progress
 from mixmix.compress.train.image_source import ImageSource, MoreImages
 from mixmix.compress.train.train import opponent_of
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
@@ -27,21 +26,28 @@ __all__ = ["GeneratedImages"]
 
 @dataclass(frozen=True)
 class GeneratedImages(MoreImages):
-    """Go on synthesizing with a generator (see ``synthesis.amortized``), into a bank of images.
+    """Generate images during training (see ``generate``), and collect them in a bank.
 
-    Before the first step, rounds are made to warm the generator up, whose images are not used, and
-    then some that are; after every ``every_steps`` steps, ``rounds`` more are. The images that
-    training was given stay in the bank; of the others the newest do.
+    Before the first step, the generator is warmed up, and the first rounds of images are made. Then
+    ``rounds`` more are made every ``every_steps`` steps. The initial images of training stay in the
+    bank; the oldest generated ones are dropped.
 
     Attributes:
-        zoo: what the images are made from.
-        synthesis: how. With the term ``Adversarial``, once training has begun, images are made on
-            which the student and the zoo disagree.
-        warmup_rounds: before any image is kept.
-        first_rounds: before the first step.
-        every_steps: steps of training from one time to the next.
-        rounds: at each of these times.
-        capacity: most generated images in the bank.
+        zoo: networks that images are generated from.
+        synthesis: settings of the generator. With the term ``Adversarial`` in it,
+            images are made for the current student.
+        warmup_rounds: rounds whose images are discarded.
+        first_rounds: rounds before the first step.
+        every_steps: training steps between rounds.
+        rounds: rounds at each of these times.
+        capacity: largest number of generated images in the bank.
+
+    Raises:
+        InputError: if a number is out of range.
+
+    Examples:
+        >>> mixmix.GeneratedImages(mixmix.Zoo.load(["bundled:vgg"])).needs_images
+        False
     """
 
     kind: ClassVar[str] = "generated"
@@ -56,16 +62,9 @@ class GeneratedImages(MoreImages):
     capacity: int = 32768
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("warmup_rounds", 0),
-            ("first_rounds", 1),
-            ("every_steps", 1),
-            ("rounds", 1),
-            ("capacity", self.synthesis.images_per_round),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+        self._require_int("warmup_rounds", least=0)
+        self._require_int("first_rounds", "every_steps", "rounds", least=1)
+        self._require_int("capacity", least=self.synthesis.images_per_round)
 
     def source(
         self,
@@ -75,7 +74,7 @@ class GeneratedImages(MoreImages):
         seed: int,
         on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
-        """What ``train_`` asks for images; progress is reported while the generator warms up."""
+        """Build the source that ``train_`` calls; it reports progress while it warms up."""
         return _GeneratedImageSource(self, spec, seed, on_progress)
 
 
@@ -97,9 +96,9 @@ class _GeneratedImageSource:
             for done in range(settings.warmup_rounds):
                 self._on_progress(f"warming up, round {done + 1} of {settings.warmup_rounds}", 0.0)
                 self._synthesizer.make()
-            return self._joined(data, settings.first_rounds, None)
+            return self._extended(data, settings.first_rounds, None)
         opponent = opponent_of(student, self._spec, settings.synthesis, settings.zoo.device)
-        return self._joined(data, settings.rounds, opponent)
+        return self._extended(data, settings.rounds, opponent)
 
     def to_dict(self) -> dict[str, Any]:
         return self._settings.to_dict()
@@ -111,14 +110,14 @@ class _GeneratedImageSource:
         self._synthesizer.load(tensors)
         self._generated = int(tensors["generated"])
 
-    def _joined(self, data: ImageSet, rounds: int, opponent: Student | None) -> ImageSet:
-        """The bank with the images of new rounds, without the oldest that do not fit."""
+    def _extended(self, data: ImageSet, rounds: int, opponent: Student | None) -> ImageSet:
+        """Add the images of new rounds to the bank, and drop the oldest beyond its capacity."""
         batches = [batch for _ in range(rounds) for batch in self._synthesizer.make(opponent)]
         images = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        # Training asks the teacher itself, and a zoo would take a while to be asked.
+        # Training does not use soft labels, so that the zoo is not evaluated for them.
         classes = data.soft_labels.shape[1]
-        certain = F.one_hot(labels, classes).float() if classes else torch.zeros(len(labels), 0)
+        one_hot = F.one_hot(labels, classes).float() if classes else torch.zeros(len(labels), 0)
         given = len(data) - self._generated
         new = min(self._settings.capacity, len(images))
         old = min(self._settings.capacity - new, self._generated)
@@ -131,6 +130,6 @@ class _GeneratedImageSource:
         return ImageSet(
             join(data.images, images),
             join(data.labels, labels),
-            join(data.soft_labels, certain),
+            join(data.soft_labels, one_hot),
             data.manifest,
         )

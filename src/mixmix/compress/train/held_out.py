@@ -1,4 +1,4 @@
-"""Images that training does not see, to judge by what it did."""
+"""Held-out images, which decide whether training improved a network."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from mixmix.runtime import seeding
 
 __all__ = ["hold_out", "mixtures_of"]
 
-# At least so many images are trained on for each that is held out.
+# Fewest training images for each held-out image.
 _TRAINED_PER_HELD_OUT = 8
-_VIEWS = 8  # of each image that is held out
+# Number of mixtures of each held-out image.
+_VIEWS = 8
 
 
 def hold_out(data: ImageSet, num_images: int) -> tuple[ImageSet, ImageSet | None]:
-    """The images to train on, and those to judge by.
+    """Split images into training images and held-out ones, or None if there are too few images.
 
     Args:
-        data: all of them.
-        num_images: to judge by, the last ones; at most one of nine. With none, there is nothing to
-            judge by.
+        data: all images.
+        num_images: number of images to hold out, from the end; at most one in nine.
     """
     count = min(num_images, len(data) // (_TRAINED_PER_HELD_OUT + 1))
     return data.split(len(data) - count) if count else (data, None)
 
 
-def mixtures_of(judged: ImageSet, augmentation: Augmentation, *, seed: int) -> Tensor:
-    """Several mixed views (N, C, H, W) of each image that is held out, as in training.
+def mixtures_of(held_out: ImageSet, augmentation: Augmentation, *, seed: int) -> Tensor:
+    """Several mixtures (M, C, H, W) of each held-out image, as in training.
 
-    Images by themselves are too easy to judge by: what was optimized as they were is predicted well
-    by networks that differ on photographs.
+    Synthetic images themselves are too easy: networks that differ on photographs agree on them.
     """
     generator = seeding.generator(seed, "held-out mixtures")
-    images = judged.images.repeat(_VIEWS, 1, 1, 1)
+    images = held_out.images.repeat(_VIEWS, 1, 1, 1)
     others = images[torch.randperm(len(images), generator=generator)]
     settings = replace(augmentation, mixing_prob=1.0)
-    return augment(images, others, settings, generator=generator).images
+    return augment(images, others, settings, generator=generator)

@@ -1,4 +1,4 @@
-"""Where a student's images come from while it is trained."""
+"""Sources of images during training."""
 
 from __future__ import annotations
 
@@ -17,31 +17,27 @@ __all__ = ["ImageSource", "MoreImages", "SameImages", "source_of"]
 
 
 class ImageSource(Protocol):
-    """Gives other images to train on, now and then."""
+    """Replaces the images of a training run from time to time."""
 
     def images_for(self, step: int, student: nn.Module, data: ImageSet) -> ImageSet | None:
-        """Called before every step with the student as it is and the images trained on so far.
-
-        Returns:
-            Those to go on with, of the same size, or None.
-        """
+        """New images of the same size, or None to keep ``data``; called before every step."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """What tells it from others, in plain JSON types."""
+        """Settings in plain JSON types, by which a checkpoint recognizes its run."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What else it needs to go on, kept in checkpoints."""
+        """State to store in checkpoints."""
         ...
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what ``tensors()`` gave."""
+        """Restore the state that ``tensors()`` returned."""
         ...
 
 
 class SameImages:
-    """Leaves it at the images that training began with."""
+    """Keeps the initial images."""
 
     def images_for(self, step: int, student: nn.Module, data: ImageSet) -> ImageSet | None:
         return None
@@ -57,25 +53,21 @@ class SameImages:
 
 
 class MoreImages(Settings, ABC):
-    """Settings of how images are made while a student is trained.
+    """Settings of a source that makes images during training.
 
     Attributes:
-        needs_images: whether training has to begin with images, or these come before its first
-            step.
+        needs_images: whether training needs initial images.
     """
 
     family: ClassVar[str] = "more_images"
-    modules: ClassVar[tuple[str, ...]] = (
-        "mixmix.compress.train.fresh_images",
-        "mixmix.compress.train.generated_images",
-    )
+    modules: ClassVar[tuple[str, ...]] = ("mixmix.compress.train.generated_images",)
     needs_images: ClassVar[bool] = True
 
     @abstractmethod
     def source(
         self, teacher: nn.Module, spec: ModelSpec, *, seed: int, on_progress: Progress
     ) -> ImageSource:
-        """What ``train_`` asks for images."""
+        """Build the source that ``train_`` calls."""
 
 
 def source_of(
@@ -86,7 +78,7 @@ def source_of(
     seed: int,
     on_progress: Progress,
 ) -> ImageSource:
-    """Where images come from; without settings, training stays with those that it begins with."""
+    """The source of these settings; None keeps the initial images."""
     if fresh is None:
         return SameImages()
     return fresh.source(teacher, spec, seed=seed, on_progress=on_progress)

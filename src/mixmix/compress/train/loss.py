@@ -1,4 +1,4 @@
-"""What a student is trained for: to give what its teacher gives. Pure functions."""
+"""Losses of distillation: pure functions of logits and features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def kl_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     Args:
         student: logits (N, K).
         teacher: logits (N, K).
-        temperature: T > 0; the larger, the more the small logits count.
+        temperature: T > 0; a higher one gives more weight to unlikely classes.
 
     Returns:
         A scalar >= 0, the mean over the batch.
@@ -34,15 +34,14 @@ def kl_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
 
 
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """How far features are from those of the teacher, relative to their size.
+    """Relative squared distance of features, a mean over features and images.
 
-    ``|| s - t ||**2 / (|| s ||**2 / 2 + || t ||**2 / 2)`` for each image, the denominator held
-    constant; the mean over images, so that several processes may share a batch, and over features.
-    Both sizes stand below, because either can be zero behind a ReLU.
+    ``||s - t||**2 / (||s||**2 / 2 + ||t||**2 / 2)`` for each image, with a constant denominator,
+    which has both norms because either can be zero after a ReLU.
 
     Args:
-        student: features (N, ...); at least one.
-        teacher: of the same shapes.
+        student: features (N, ...), at least one.
+        teacher: features of the same shapes.
 
     Returns:
         A scalar >= 0.

@@ -1,8 +1,7 @@
-"""Settings of training on synthetic images."""
+"""Settings of distillation on synthetic images."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from mixmix._settings import Settings
@@ -16,27 +15,32 @@ _OPTIMIZERS = ("adamw", "sgd")
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """How a student is trained to give what its teacher gives.
+    """Optimizer, loss and augmentation of training a student to match its teacher.
 
-    The loss is ``kl_weight * KL + feature_weight * features + ce_weight * CE``; see ``loss``.
+    The loss is ``kl_weight * kl_loss + feature_weight * feature_loss``.
 
     Attributes:
         steps: optimizer steps.
-        batch_size: images of a step, over all processes.
+        batch_size: images in a step, over all processes.
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum of 0.9.
-        learning_rate: peak learning rate; it falls to zero along a cosine.
-        warmup: fraction of the steps in which it rises from zero.
-        weight_decay: of all parameters.
-        temperature: that logits are divided by in the KL divergence.
-        kl_weight: of the KL divergence from the teacher's logits.
-        feature_weight: of the features, for networks that give some.
-        ce_weight: of the cross-entropy with the labels, which weigh as much as the area that they
-            cover where two images are mixed.
-        augmentation: what is done to images.
-        ema_decay: fraction of a running mean of the weights that a step leaves; the student ends
-            with that mean. None ends with the last weights.
-        max_gradient_norm: longer gradients are shortened to it; None takes them as they are.
-        checkpoint_steps: steps from one checkpoint to the next, where there is a folder for them.
+        learning_rate: peak learning rate; it decays to zero along a cosine.
+        warmup: fraction of the steps in which the learning rate rises from zero.
+        weight_decay: weight decay of all parameters.
+        temperature: temperature of the KL divergence.
+        kl_weight: weight of the KL divergence of the logits.
+        feature_weight: weight of the distance of features, for networks that return some.
+        augmentation: augmentation of the images.
+        ema_decay: decay of the running mean of the weights, which the student ends with; None
+            keeps the last weights.
+        max_gradient_norm: norm that gradients are clipped to; None clips none.
+        checkpoint_steps: steps between checkpoints, if there is a folder for them.
+
+    Raises:
+        InputError: if a value is out of range, or both weights are 0.
+
+    Examples:
+        >>> mixmix.TrainingSettings(steps=500).learning_rate
+        0.001
     """
 
     steps: int = 2000
@@ -48,30 +52,18 @@ class TrainingSettings(Settings):
     temperature: float = 4.0
     kl_weight: float = 1.0
     feature_weight: float = 1.0
-    ce_weight: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema_decay: float | None = None
     max_gradient_norm: float | None = None
     checkpoint_steps: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_steps"):
-            value = getattr(self, name)
-            self._require(isinstance(value, int) and value >= 1, name, "a whole number >= 1")
-        for name in ("learning_rate", "temperature"):
-            self._require(0 < getattr(self, name) < math.inf, name, "a finite number > 0")
-        for name in ("weight_decay", "kl_weight", "feature_weight", "ce_weight"):
-            self._require(0 <= getattr(self, name) < math.inf, name, "a finite number >= 0")
-        self._require(
-            self.optimizer in _OPTIMIZERS, "optimizer", f"one of {', '.join(_OPTIMIZERS)}"
-        )
-        self._require(0 <= self.warmup < 1, "warmup", "in [0, 1)")
-        decay, norm = self.ema_decay, self.max_gradient_norm
-        self._require(decay is None or 0 < decay < 1, "ema_decay", "None or in (0, 1)")
-        self._require(norm is None or norm > 0, "max_gradient_norm", "None or > 0")
-        if not (self.kl_weight or self.feature_weight or self.ce_weight):
-            raise InputError("nothing to train for: every weight of the loss is 0; raise kl_weight")
-
-    def _require(self, valid: bool, name: str, expected: str) -> None:
-        if not valid:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+        self._require_int("steps", "batch_size", "checkpoint_steps", least=1)
+        self._require_range("learning_rate", "temperature", low=0, ends="(]")
+        self._require_range("weight_decay", "kl_weight", "feature_weight", low=0)
+        self._require_one_of("optimizer", _OPTIMIZERS)
+        self._require_range("warmup", low=0, high=1, ends="[)")
+        self._require_range("ema_decay", low=0, high=1, ends="()", optional=True)
+        self._require_range("max_gradient_norm", low=0, ends="(]", optional=True)
+        if not (self.kl_weight or self.feature_weight):
+            raise InputError("every weight of the loss is 0; raise kl_weight or feature_weight")

@@ -1,7 +1,6 @@
-"""Training on synthetic images: a student learns to give what its teacher gives (distillation).
+"""Distillation on synthetic images: train a student to match its teacher.
 
-It knows nothing of what makes the student another network than its teacher, so that it serves
-quantization-aware training, recovery after pruning, and smaller architectures alike.
+Used by quantization-aware training, recovery after pruning, and training of smaller architectures.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.memory_layout import in_faster_layout
+from mixmix.runtime.rates import cosine_decay
 from mixmix.synthesis.settings import ObjectiveSettings
-from mixmix.synthesis.terms.labels import mixed_cross_entropy_loss
 
 __all__ = ["Outputs", "Step", "learning_rate_at", "opponent_of", "outputs_of", "train_"]
 
 # Logits (N, K) and features (N, ...).
 Outputs = tuple[Tensor, tuple[Tensor, ...]]
 
-# Steps whose mean loss and agreement the progress tells.
+# Number of steps whose mean loss and agreement are reported.
 _RECENT = 20
 
 
@@ -48,9 +47,9 @@ class Step:
     """A step of training.
 
     Attributes:
-        number: from 0.
-        loss: on the images of the step, in this process.
-        agreement: percent of them that the student puts into the class of the teacher.
+        number: number of the step, from 0.
+        loss: loss on this process's images.
+        agreement: percentage of these images with equal predicted classes of student and teacher.
     """
 
     number: int
@@ -73,36 +72,36 @@ def train_(
     on_checkpoint: Callable[[int], None] = lambda steps_done: None,
     on_progress: Progress = lambda what, fraction: None,
 ) -> list[Step]:
-    """Train ``student``, in place, to give what ``teacher`` gives for augmented images.
+    """Train ``student`` in place to match the outputs of ``teacher`` on augmented images.
 
-    Both take normalized images (N, C, H, W) and give logits (N, K), or a pair: logits and a tuple
-    of features, which are compared one by one. The student is trained in the mode that it is in:
-    keep BatchNorm in eval mode if several processes train. Under ``torchrun`` every process calls
-    this with the same arguments; they share the batches, and end with the same weights.
+    Both take normalized images (N, C, H, W) and return logits (N, K), or logits and a tuple of
+    features, which are compared pairwise. The student is trained in its current mode: with several
+    processes, keep BatchNorm in eval mode. Under ``torchrun``, every process calls this function
+    with the same arguments; they share the batches and end with the same weights.
 
     Args:
         student: its parameters that require gradients are trained.
-        teacher: on the same device, in eval mode; it is left as it is.
-        data: images in [0, 1] and their labels.
-        spec: how the networks want images to be normalized.
-        settings: of the optimizer, the loss and the augmentation.
-        seed: of batches, augmentation and random layers.
-        out: a folder for checkpoints. A run that was interrupted goes on from the last one and
-            ends with the same bits as one that was not; of a finished run the weights are read.
-        rate_of: learning rate of a parameter, by its name, relative to that of the settings.
-        source: may give other images before any step.
-        on_checkpoint: called with the number of steps done at every checkpoint, while the student
-            has the weights that it would end with.
-        on_progress: called after every step; it gets the recent loss and agreement.
+        teacher: a network in eval mode on the same device; it is not changed.
+        data: images in [0, 1].
+        spec: normalization of the images.
+        settings: optimizer, loss and augmentation.
+        seed: seed of batches, augmentation and random layers.
+        out: folder for checkpoints. An interrupted run resumes from the last one and ends with the
+            same bits as an uninterrupted one; of a finished run, the weights are read.
+        rate_of: learning rate of a parameter, by name, relative to that of the settings.
+        source: replaces images before any step.
+        on_checkpoint: called with the number of finished steps at every checkpoint, while the
+            student has the weights it would end with.
+        on_progress: called after every step with the recent loss and agreement.
 
     Returns:
         The steps that this call took.
 
     Raises:
-        InputError: if the loss stops being finite (the last checkpoint stays), if ``out`` holds
-            another run, or if nothing is to be learned.
+        InputError: if the loss is not finite (the last checkpoint is kept), ``out`` belongs to
+            another run, or no parameter requires gradients.
     """
-    # First, since it gives the weights of the main process to all.
+    # First, since it broadcasts the weights of the main process.
     parallel = distributed.data_parallel(student)
     state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)
     source = source or SameImages()
@@ -116,7 +115,7 @@ def train_(
     steps: list[Step] = []
     with torch.random.fork_rng(), safe_gradients(student):
         for number in range(state.steps_done, settings.steps):
-            # Every random state follows from the number of the step, so that none has to be kept.
+            # Random states depend on the number of the step alone, so that none has to be stored.
             torch.manual_seed(seeding.child_seed(seed, "layers", number, distributed.rank()))
             fresh = source.images_for(number, student, trainer.data)
             if fresh is not None:
@@ -151,12 +150,7 @@ def _draws(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's part of each batch, and of the partners that its images are mixed with.
 
-    Args:
-        count: of the images.
-        settings: steps and batch size of the run.
-        seed: of the run.
-        since: step from which on these images are trained on.
-        first: step of the first batch that is given.
+    Batches start at step ``first``; the current ``count`` images were introduced at step ``since``.
     """
     start = (since,) if since else ()
     batches, partners = (
@@ -172,7 +166,7 @@ def _draws(
 
 
 class _Trainer:
-    """One step after another; nothing but ``state`` and the images changes."""
+    """Takes training steps, which change ``state`` only."""
 
     def __init__(
         self,
@@ -190,41 +184,35 @@ class _Trainer:
         self._take(data)
 
     def replace_images(self, data: ImageSet) -> None:
-        """Train on others from now on; they must have the same size."""
+        """Train on other images of the same size from now on."""
         if not len(data) or data.images.shape[1:] != self.data.images.shape[1:]:
             raise InputError(
-                f"fresh images have shape {tuple(data.images.shape)}, those that they replace "
-                f"have {tuple(self.data.images.shape)}; give images of the same size"
+                f"new images have shape {tuple(data.images.shape)}, the current ones "
+                f"{tuple(self.data.images.shape)}; give images of the same size"
             )
         self._take(data)
 
     def _take(self, data: ImageSet) -> None:
-        self.data = data
-        self._images, self._labels = data.images.to(self._device), data.labels.to(self._device)
+        self.data, self._images = data, data.images.to(self._device)
 
     def step(self, number: int, chosen: Tensor, others: Tensor) -> Step:
-        """Take a step on some images and their partners.
+        """Take a step on images with indices ``chosen``, mixed with ``others``.
 
         Raises:
-            FloatingPointError: if the loss or its gradient is not finite; nothing is changed then.
+            FloatingPointError: if the loss or its gradient is not finite; no weight is changed.
         """
         settings = self._settings
-        mixture = augment(
+        images = augment(
             self._images[chosen],
             self._images[others],
             settings.augmentation,
             generator=seeding.generator(self._seed, "augmentation", number),
         )
-        inputs = in_faster_layout(normalize(mixture.images, self._spec))
+        inputs = in_faster_layout(normalize(images, self._spec))
         with torch.no_grad():
             wanted = outputs_of(self._teacher, inputs)
         found = outputs_of(self._student, inputs)
         loss = _loss(found, wanted, settings)
-        if settings.ce_weight:
-            pair = (self._labels[chosen], self._labels[others])
-            loss = loss + settings.ce_weight * mixed_cross_entropy_loss(
-                found[0], *pair, mixture.fraction
-            )
         loss.backward()
         length = self._state.clip_gradients(settings.max_gradient_norm)
         value = loss.item()
@@ -238,14 +226,14 @@ class _Trainer:
 def opponent_of(
     student: nn.Module, spec: ModelSpec, objective: ObjectiveSettings, device: torch.device
 ) -> Model | None:
-    """The student as it is, if a term of the synthesis asks for one."""
+    """The student as a ``Model``, if a term of the synthesis needs one."""
     if not objective.needs_student:
         return None
     return Model(_LogitsAlone(student), spec, device=device)
 
 
 class _LogitsAlone(nn.Module):
-    """A network without the features that it gives."""
+    """A network that returns its logits without the features."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -256,25 +244,23 @@ class _LogitsAlone(nn.Module):
 
 
 def outputs_of(network: nn.Module, inputs: Tensor) -> Outputs:
-    """Logits and features; no features for networks that give logits alone."""
-    given: Any = network(inputs)
-    if isinstance(given, Tensor):
-        return given, ()
-    logits, features = given
+    """Logits and features of a network; without features, those are empty."""
+    outputs: Any = network(inputs)
+    if isinstance(outputs, Tensor):
+        return outputs, ()
+    logits, features = outputs
     return logits, tuple(features)
 
 
 def learning_rate_at(step: int, settings: TrainingSettings) -> float:
-    """The learning rate of a step in [0, steps): a linear rise, then half a cosine to zero."""
+    """Learning rate of a step in [0, steps): linear warmup, then cosine decay to zero."""
     rising = settings.warmup * settings.steps
     if step < rising:
         return settings.learning_rate * (step + 1) / (rising + 1)
-    progress = (step - rising) / (settings.steps - rising)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.learning_rate * cosine_decay((step - rising) / (settings.steps - rising))
 
 
 def _loss(found: Outputs, wanted: Outputs, settings: TrainingSettings) -> Tensor:
-    """What the teacher asks for; the labels are apart."""
     loss = found[0].new_zeros(())
     if settings.kl_weight:
         divergence = kl_loss(found[0], wanted[0], temperature=settings.temperature)

@@ -260,7 +260,7 @@ def python_spec() -> Any:
 
 
 def test_refuses_what_does_not_fit(student: TinyStudent, zoo: Zoo) -> None:
-    with pytest.raises(InputError, match=r"gives \(2, 7\) for 2 images, the teacher \(2, 4\)"):
+    with pytest.raises(InputError, match=r"returns \(2, 7\) for 2 images, the teacher \(2, 4\)"):
         distilled(TinyStudent(7), tiny_images(4))
     with pytest.raises(InputError, match="cannot take images"):
         distilled(nn.Conv2d(5, 3, 1), tiny_images(4))

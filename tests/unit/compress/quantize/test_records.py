@@ -29,7 +29,7 @@ def records(model: nn.Module) -> dict[str, LayerRecord]:
         per_channel=True,
         quantize_prob=1.0,
     )
-    found = record_layers(model, graph_module, folded, bits, dict.fromkeys(bits, 0.5))
+    found = record_layers(model, graph_module, folded, bits, dict.fromkeys(bits, 0.5), {})
     return {record.name: record for record in found}
 
 

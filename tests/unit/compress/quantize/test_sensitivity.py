@@ -60,7 +60,6 @@ def test_every_layer_is_measured_and_bits_help(family: str) -> None:
         assert sum(layer.divergence["W8A8"] for layer in table.layers) < sum(
             layer.divergence[bits] for layer in table.layers
         )
-    assert all(layer.logit_error["W8A8"] < 0.05 for layer in table.layers)
 
 
 def test_one_layer_is_quantized_and_all_else_is_float() -> None:

@@ -151,7 +151,7 @@ class TestSettings:
         ("content", "message"),
         [
             ({"terms": [{"term": "unheard-of"}]}, "unknown term 'unheard-of'; known"),
-            ({"terms": [{"weight": 1.0}]}, "unknown term None; known"),
+            ({"terms": [{"weight": 1.0}]}, "the table needs a term: "),
             ({"terms": [{"term": "ce", "sharpness": 1}]}, "CrossEntropy has no 'sharpness'"),
             ({"terms": [{"term": "ce", "weight": "1"}]}, "CrossEntropy.weight must be a number"),
             ({"bn_weight": 2.0}, "SynthesisSettings has no 'bn_weight'"),
