@@ -1,4 +1,4 @@
-"""Which part of a network could not be traced."""
+"""The part of a network that could not be traced."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TORCH = str(Path(torch.__file__).parent)
 
 @dataclass(frozen=True)
 class FailurePlace:
-    """The innermost module in whose code a tracer stopped.
+    """The innermost module in whose code a tracer failed.
 
     Attributes:
         module: its qualified name, empty for the network itself.
         kind: its class name.
-        code: the line of its source, as far as it is known, with file and number.
+        code: the line of its source with file and number, empty if unknown.
     """
 
     module: str
@@ -35,10 +35,9 @@ class FailurePlace:
 
 
 def find_failure(failure: BaseException, model: nn.Module) -> FailurePlace:
-    """The place in ``model`` that an exception of a tracer comes from.
+    """The place in ``model`` where a tracer raised an exception.
 
-    Tracers run the forward methods of the modules themselves, so that the stack of the exception
-    goes through them: the last one is where it happened.
+    Tracers run the forward methods of modules, so the traceback contains them.
     """
     names = {id(module): name for name, module in model.named_modules()}
     place = FailurePlace("", type(model).__name__, "")
@@ -70,7 +69,7 @@ def _frames(traceback: TracebackType | None) -> list[tuple[int, FrameType, int]]
 
 
 def _owner(frame: FrameType) -> nn.Module | None:
-    """The module whose method a frame runs: its first argument, whatever that is called."""
+    """The module whose method a frame runs: its first argument."""
     if not frame.f_code.co_argcount:
         return None
     first = frame.f_locals.get(frame.f_code.co_varnames[0])
