@@ -81,7 +81,7 @@ def test_latencies(onnx_path: Path) -> None:
 def test_latency_errors(onnx_path: Path) -> None:
     with pytest.raises(InputError, match="no ONNX file at"):
         measure_latency_ms(onnx_path.with_name("absent.onnx"))
-    with pytest.raises(InputError, match="repeats must be at least 1, got 0"):
+    with pytest.raises(InputError, match="must be at least 1, got 1, 0, 1 and 1"):
         measure_latency_ms(onnx_path, repeats=0)
     with pytest.raises(InputError, match="at least one path"):
         compare_latency_ms([])

@@ -1,4 +1,4 @@
-"""ONNX files with real integers, which ONNX Runtime runs in integer kernels where it has them."""
+"""ONNX files with integer weights, for the integer kernels of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def onnx_bytes(
 
     Args:
         compressed: the model.
-        images: (N, C, H, W) in [0, 1] that decide whether weights may be signed.
+        images: (N, C, H, W) in [0, 1], for ``prefer_signed_weights``.
         signed_weights: see ``mixmix.export``.
-        fast: whether to write what integer kernels are made of, rather than the smallest file.
+        fast: write patterns for integer kernels rather than the smallest file.
 
     Raises:
         ExportError: if PyTorch cannot translate the model.
@@ -61,7 +61,7 @@ def onnx_bytes(
 
 
 def _strip_notes(model: ir.Model) -> None:
-    """Drop the exporter's notes: they hold paths of the exporting machine and cost space."""
+    """Remove the exporter's metadata, which contain local paths."""
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     graph = model.graph

@@ -158,7 +158,7 @@ def _sound_groups(
 def _failure(
     model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], draws: torch.Generator
 ) -> str:
-    """The failure when a random half of the channels of every group is removed, or an empty text."""
+    """The failure when a random half of the channels of every group is removed, or empty."""
     selection = {}
     for group in groups:
         order = torch.randperm(len(group.elements), generator=draws).tolist()
