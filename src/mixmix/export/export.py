@@ -70,7 +70,6 @@ def export(
     probe: Images | None = None,
     min_agreement: float = 98.0,
     max_logit_error: float = 0.05,
-    signed_weights: bool | None = None,
 ) -> Artifact:
     """Write a compressed or float model to a file, and check that their outputs agree.
 
@@ -78,7 +77,8 @@ def export(
     N. Its metadata contain spec, settings and version.
 
     - ``onnx`` (``.onnx``): weights are integers, quantizers are ``QuantizeLinear`` and
-      ``DequantizeLinear`` nodes of uint8.
+      ``DequantizeLinear`` nodes of uint8. 8-bit weights are int8, except in layers that would
+      saturate the 16-bit sums of u8 x s8 kernels on x86 without VNNI: uint8 with zero point 128.
     - ``pt2e`` (``.pt2``): an exported program of PyTorch with int8 weights and
       ``quantized_decomposed`` operators, for ``torch.compile`` and ExecuTorch. Without mixmix,
       ``torch.export.load`` reads it after ``import torchao.quantization.pt2e``.
@@ -98,10 +98,6 @@ def export(
             changes between classes whose logits differ in the model by less than the error allowed.
         max_logit_error: maximum ``Artifact.logit_error``. If noise of a hundredth of a step before
             every rounding changes the model's own logits more, 1.5 times that error is allowed.
-        signed_weights: store 8-bit weights as int8, in ``onnx``. False stores those that can
-            saturate the 16-bit sums of u8 x s8 kernels on x86 without VNNI as uint8 with zero
-            point 128, which is exact everywhere and half as fast with VNNI. None does so only for
-            layers that saturate on the probe images.
 
     Raises:
         InputError: if ``format`` or ``optimize_for`` is unknown, or the probe images do not fit the
@@ -124,9 +120,7 @@ def export(
     given = None if probe is None else as_images(probe, compressed.spec)
     images = probe_images(compressed.spec, given)
     try:
-        content, run = _content(
-            compressed, images, format, fast=optimize_for == "speed", signed_weights=signed_weights
-        )
+        content, run = _content(compressed, images, format, fast=optimize_for == "speed")
     except DataError as error:
         raise ExportError(
             f"the exported file of {compressed.spec.name} cannot be loaded: {error}"
@@ -159,12 +153,7 @@ def _check_choices(path: Path, format: str, optimize_for: str) -> None:
 
 
 def _content(
-    compressed: Compressed,
-    images: Tensor,
-    format: str,
-    *,
-    fast: bool,
-    signed_weights: bool | None,
+    compressed: Compressed, images: Tensor, format: str, *, fast: bool
 ) -> tuple[bytes, Callable[[Tensor], Tensor]]:
     """The bytes of a file, and a function that runs them."""
     # These take seconds to import.
@@ -172,7 +161,7 @@ def _content(
         from mixmix.export.onnx.write import onnx_bytes
         from mixmix.runtimes.session import OnnxSession
 
-        content = onnx_bytes(compressed, images, signed_weights=signed_weights, fast=fast)
+        content = onnx_bytes(compressed, images, fast=fast)
         return content, OnnxSession(content).run
     if format == "pt2e":
         from mixmix.export.pt2e import pt2e_bytes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import linecache
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 from torch import nn
@@ -48,24 +49,16 @@ def find_failure(failure: BaseException, model: nn.Module) -> FailurePlace:
         current = current.__cause__ or current.__context__
     depth = -1
     for error in chain:
-        for index, frame, line in _frames(error.__traceback__):
+        for index, (frame, line) in enumerate(traceback.walk_tb(error.__traceback__)):
             module = _owner(frame)
             if module is None or id(module) not in names or index <= depth:
                 continue
             depth = index
-            code = "" if _is_in_torch(frame) else _source(frame, line)
+            code = "" if frame.f_code.co_filename.startswith(_TORCH) else _source(frame, line)
             if names[id(module)] == place.module:
                 code = code or place.code
             place = FailurePlace(names[id(module)], type(module).__name__, code)
     return place
-
-
-def _frames(traceback: TracebackType | None) -> list[tuple[int, FrameType, int]]:
-    frames: list[tuple[int, FrameType, int]] = []
-    while traceback is not None:
-        frames.append((len(frames), traceback.tb_frame, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    return frames
 
 
 def _owner(frame: FrameType) -> nn.Module | None:
@@ -74,10 +67,6 @@ def _owner(frame: FrameType) -> nn.Module | None:
         return None
     first = frame.f_locals.get(frame.f_code.co_varnames[0])
     return first if isinstance(first, nn.Module) else None
-
-
-def _is_in_torch(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(_TORCH)
 
 
 def _source(frame: FrameType, line: int) -> str:

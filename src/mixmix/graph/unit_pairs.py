@@ -29,10 +29,6 @@ class UnitPair:
     teacher: Unit
     channels: Tensor | None = None
 
-    def targets(self, inputs: Tensor) -> Tensor:
-        """The student's targets, from the inputs of the teacher's unit."""
-        return select_channels(self.teacher.module(inputs), self.channels)
-
 
 def select_channels(outputs: Tensor, channels: Tensor | None) -> Tensor:
     """Channels of a unit's outputs along ``channel_axis``; None for all."""

@@ -12,7 +12,7 @@ import torch
 
 from mixmix.errors import InputError
 
-__all__ = ["compare_latency_ms", "measure_latency_ms", "size_bytes"]
+__all__ = ["compare_latency_ms", "size_bytes"]
 
 # The first runs allocate memory and select kernels.
 _NUM_WARM_UP_RUNS = 3
@@ -28,16 +28,6 @@ def size_bytes(path: str | Path) -> int:
         return Path(path).stat().st_size
     except OSError as error:
         raise InputError(f"cannot read the size of {path}: {error.strerror}") from error
-
-
-def measure_latency_ms(
-    onnx_path: str | Path, *, batch_size: int = 1, repeats: int = 50, threads: int = 1
-) -> float:
-    """Median time of a run of an ONNX file on the CPU, in ms; see ``compare_latency_ms``."""
-    (latency_ms,) = compare_latency_ms(
-        [onnx_path], batch_size=batch_size, repeats=repeats, rounds=1, threads=threads
-    ).values()
-    return latency_ms
 
 
 def compare_latency_ms(

@@ -121,7 +121,7 @@ class _Layer(nn.Module):
     zero_point: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, source: QuantizedLayer, *, signed: bool, fast: bool) -> None:
+    def __init__(self, source: QuantizedLayer, *, fast: bool) -> None:
         super().__init__()
         self.bits = 8 if fast else source.bits
         self.convolution: dict[str, Any] | None = source.convolution
@@ -135,12 +135,11 @@ class _Layer(nn.Module):
             multiple = max(1, _LARGEST_SAFE_WEIGHT // largest)
             integers, scale = integers * multiple, scale / multiple
             zero_point = zero_point * multiple
-        if not signed and largest > _LARGEST_SAFE_WEIGHT:
-            integers, zero_point = (
-                (tensor + 128).to(torch.uint8) for tensor in (integers, zero_point)
-            )
-        else:
-            integers, zero_point = (tensor.to(torch.int8) for tensor in (integers, zero_point))
+        is_unsigned = largest > _LARGEST_SAFE_WEIGHT
+        integers, zero_point = (
+            (tensor + 128).to(torch.uint8) if is_unsigned else tensor.to(torch.int8)
+            for tensor in (integers, zero_point)
+        )
         self.register_buffer("integers", integers.contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point if bool(zero_point.any()) else None)
@@ -153,12 +152,11 @@ class _Layer(nn.Module):
         return F.conv2d(x, weight, self.bias, **self.convolution)
 
 
-def with_onnx_placeholders(model: nn.Module, *, signed: bool, fast: bool) -> nn.Module:
+def with_onnx_placeholders(model: nn.Module, *, fast: bool) -> nn.Module:
     """A copy that PyTorch can export with ``TRANSLATIONS``.
 
     Args:
         model: it is not changed.
-        signed: store all 8-bit weights as int8.
         fast: write patterns for integer kernels rather than the smallest file.
 
     Raises:
@@ -167,5 +165,5 @@ def with_onnx_placeholders(model: nn.Module, *, signed: bool, fast: bool) -> nn.
     return with_placeholders(
         model,
         activation=partial(_Activation, fast=fast),
-        layer=partial(_Layer, signed=signed, fast=fast),
+        layer=partial(_Layer, fast=fast),
     )

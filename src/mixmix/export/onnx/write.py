@@ -24,34 +24,26 @@ from mixmix.runtimes.float_onnx import float_onnx
 __all__ = ["onnx_bytes"]
 
 
-def onnx_bytes(
-    compressed: Compressed,
-    images: Tensor,
-    *,
-    signed_weights: bool | None = None,
-    fast: bool = False,
-) -> bytes:
+def onnx_bytes(compressed: Compressed, images: Tensor, *, fast: bool = False) -> bytes:
     """The model as an ONNX file; see ``mixmix.export``.
 
     Args:
         compressed: the model.
         images: (N, C, H, W) in [0, 1], for ``prefer_signed_weights``.
-        signed_weights: see ``mixmix.export``.
         fast: write patterns for integer kernels rather than the smallest file.
 
     Raises:
         ExportError: if PyTorch cannot translate the model.
     """
     spec = compressed.spec
-    module = with_onnx_placeholders(compressed.module, signed=bool(signed_weights), fast=fast)
+    module = with_onnx_placeholders(compressed.module, fast=fast)
     model = float_onnx(module, spec.input_shape, name=spec.name, translations=TRANSLATIONS)
     pack_weights(model.graph)
     pool_globally(model.graph)
     repeat_quantizers(model.graph)
     join_quantizers(model.graph)
     keep_floats_exact(model.graph)
-    if signed_weights is None:
-        prefer_signed_weights(model, normalize(images, spec))
+    prefer_signed_weights(model, normalize(images, spec))
     prepare_linear_layers(model.graph)
     common.RemoveUnusedNodesPass()(model)
     _strip_notes(model)
