@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from mixmix.errors import DataError, InputError, first_line
 from mixmix.graph.lift import lift_layers
+from mixmix.graph.ops import has_kind
 from mixmix.models.sources.graphs import check_any_batch, describe_shapes, fields_of_notes
 from mixmix.models.sources.source import Source
 from mixmix.models.spec import ModelSpec
@@ -79,7 +80,6 @@ def _ends(name: str, program: torch.export.ExportedProgram) -> tuple[fx.Node, fx
             f"{name} takes {len(inputs)} inputs and gives {len(outputs)} outputs, expected one "
             "batch of images and its logits"
         )
-    dropout = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)
-    if any(node.target in dropout and node.args[2] for node in nodes.values()):
+    if any(has_kind(node, "dropout") and node.args[2] for node in nodes.values()):
         raise InputError(f"{name} was exported in training mode; export model.eval()")
     return nodes[str(inputs[0])], nodes[str(outputs[0])]
