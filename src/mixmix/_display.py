@@ -54,19 +54,17 @@ def percent(value: float, interval: tuple[float, float] | None = None) -> str:
     return text if interval is None else f"{text} ({interval[0]:.1f}-{interval[1]:.1f})"
 
 
-def html_table(
-    rows: Iterable[Mapping[str, Any]], *, caption: str = "", max_rows: int = _MAX_ROWS
-) -> str:
-    """An escaped table of at most ``max_rows`` rows; columns are the keys of the first row."""
+def html_table(rows: Iterable[Mapping[str, Any]], *, caption: str = "") -> str:
+    """An escaped table of at most 60 rows; columns are the keys of the first row."""
     rows = list(rows)
     columns = list(rows[0]) if rows else []
     parts = ["<table>"]
     if caption:
         parts.append(f"<caption>{html.escape(caption)}</caption>")
     parts.append(_row("th", columns))
-    parts += [_row("td", [_cell(row.get(name)) for name in columns]) for row in rows[:max_rows]]
-    if len(rows) > max_rows:
-        note = f"... {len(rows) - max_rows:,} more"
+    parts += [_row("td", [_cell(row.get(name)) for name in columns]) for row in rows[:_MAX_ROWS]]
+    if len(rows) > _MAX_ROWS:
+        note = f"... {len(rows) - _MAX_ROWS:,} more"
         parts.append(f'<tr><td colspan="{len(columns)}">{note}</td></tr>')
     return "".join([*parts, "</table>"])
 
