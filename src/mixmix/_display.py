@@ -1,4 +1,4 @@
-"""What objects show of themselves: a few lines of text, a small table in a notebook."""
+"""Short representations of objects, as text and as tables in notebooks."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ from typing import Any
 __all__ = ["format_value", "html_table", "percent", "shorten", "summary"]
 
 _WIDTH = 100
-_MANY = 4
+_MAX_ITEMS = 4
 _MAX_ROWS = 60
 
 
 def summary(title: str, facts: Mapping[str, Any]) -> str:
-    """``Title(key=value, ...)``, on one line where it fits, else one line for each fact.
-
-    Facts that are None or empty text are left out.
-    """
-    said = [
+    """``Title(key=value, ...)``, on several lines if necessary, without None and empty values."""
+    pairs = [
         f"{key}={format_value(value)}" for key, value in facts.items() if value not in (None, "")
     ]
-    line = f"{title}({', '.join(said)})"
+    line = f"{title}({', '.join(pairs)})"
     if len(line) <= _WIDTH:
         return line
-    return "\n".join([f"{title}(", *(f"  {fact}," for fact in said), ")"])
+    return "\n".join([f"{title}(", *(f"  {pair}," for pair in pairs), ")"])
 
 
 def format_value(value: Any) -> str:
-    """A value in few characters: numbers of four digits, thousands apart, long lists cut."""
+    """A short text: four significant digits, thousands separators, at most four items."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, int):
@@ -36,14 +33,14 @@ def format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, tuple | list):
-        inner = [format_value(each) for each in value[:_MANY]]
-        more = [f"... {len(value) - _MANY} more"] * (len(value) > _MANY)
+        inner = [format_value(each) for each in value[:_MAX_ITEMS]]
+        more = [f"... {len(value) - _MAX_ITEMS} more"] * (len(value) > _MAX_ITEMS)
         return f"({', '.join(inner + more)})"
     return shorten(str(value))
 
 
 def shorten(text: str, width: int = 200) -> str:
-    """The text on one line, cut in the middle where it is longer than ``width``."""
+    """The text on one line, with the middle omitted if it is longer than ``width``."""
     text = " ".join(text.split())
     if len(text) <= width:
         return text
@@ -57,23 +54,17 @@ def percent(value: float, interval: tuple[float, float] | None = None) -> str:
     return text if interval is None else f"{text} ({interval[0]:.1f}-{interval[1]:.1f})"
 
 
-def html_table(
-    rows: Iterable[Mapping[str, Any]], *, caption: str = "", max_rows: int = _MAX_ROWS
-) -> str:
-    """A table for notebooks, escaped; columns are the keys of the first row.
-
-    Rows beyond ``max_rows`` are counted only.
-    """
+def html_table(rows: Iterable[Mapping[str, Any]], *, caption: str = "") -> str:
+    """An escaped table of at most 60 rows; columns are the keys of the first row."""
     rows = list(rows)
-    shown = rows[:max_rows]
     columns = list(rows[0]) if rows else []
     parts = ["<table>"]
     if caption:
         parts.append(f"<caption>{html.escape(caption)}</caption>")
     parts.append(_row("th", columns))
-    parts += [_row("td", [_cell(row.get(name)) for name in columns]) for row in shown]
-    if len(rows) > len(shown):
-        note = f"... {len(rows) - len(shown):,} more"
+    parts += [_row("td", [_cell(row.get(name)) for name in columns]) for row in rows[:_MAX_ROWS]]
+    if len(rows) > _MAX_ROWS:
+        note = f"... {len(rows) - _MAX_ROWS:,} more"
         parts.append(f'<tr><td colspan="{len(columns)}">{note}</td></tr>')
     return "".join([*parts, "</table>"])
 

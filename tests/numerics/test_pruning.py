@@ -81,13 +81,13 @@ def test_rows_times_columns_are_what_the_layer_gives(layer: nn.Conv2d | nn.Linea
         wanted = (wanted - bias).transpose(1, 2)
     assert torch.allclose(outputs.flatten(1, 2), wanted, atol=1e-5)
     generator = torch.Generator().manual_seed(0)
-    moments = measure_moments(layer, [(x, layer(x))], places=None, generator=generator)
+    moments = measure_moments(layer, [(x, layer(x))], positions=None, generator=generator)
     assert torch.allclose(moments.input_mean, columns.mean((1, 2)), atol=1e-5)
-    assert moments.num_places == columns.shape[1] * columns.shape[2]
+    assert moments.num_positions == columns.shape[1] * columns.shape[2]
     chosen = torch.tensor([3, 1])
     assert torch.equal(layer_columns(layer, x, chosen), columns[:, :, chosen])
-    few = measure_moments(layer, [(x, layer(x))], places=2, generator=generator)
-    assert few.num_places == 2 * len(x)
+    few = measure_moments(layer, [(x, layer(x))], positions=2, generator=generator)
+    assert few.num_positions == 2 * len(x)
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])

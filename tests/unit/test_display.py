@@ -51,9 +51,8 @@ def compressed() -> Compressed:
         LayerRecord("stem", "Conv2d", "quantized", weight_bits=8, num_parameters=100),
         LayerRecord("<b>", "Linear", "skipped", reason="asked for"),
     )
-    return Compressed(
-        tiny_network("plain"), tiny_spec("plain"), records, (AppliedMethod({"method": "quantize"}),)
-    )
+    applied = (AppliedMethod({"method": "quantize"}),)
+    return Compressed(tiny_network("plain"), tiny_spec("plain"), records, applied)
 
 
 EVALUATION = Evaluation(90.0, (88.0, 92.0), 1000, 99.0, (98.0, 99.5), torch.arange(1000))

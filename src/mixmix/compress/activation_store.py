@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from mixmix.errors import InputError
+from mixmix.graph.costs import largest_activation
 from mixmix.runtime.machine import memory_bytes
 from mixmix.runtime.memory_layout import memory_layout
 
@@ -35,21 +36,9 @@ def default_memory_gib(device: torch.device) -> float:
     return math.inf if size is None else size / 2 / 2**30
 
 
-@torch.no_grad()
 def images_at_a_time(graph_module: fx.GraphModule, example: Tensor) -> int:
-    """Batch size of a forward pass, from the graph's largest activation for the example images."""
-    largest = 1
-
-    class Sizes(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> object:
-            nonlocal largest
-            result: object = super().run_node(n)
-            if isinstance(result, Tensor):
-                largest = max(largest, result.numel() // len(example))
-            return result
-
-    Sizes(graph_module).run(example)
-    return max(1, min(_MOST_IMAGES, _BATCH_VALUES // largest))
+    """Images in a forward pass, from the graph's largest activation for the example images."""
+    return max(1, min(_MOST_IMAGES, _BATCH_VALUES // largest_activation(graph_module, example)))
 
 
 class ActivationStore:

@@ -1,4 +1,4 @@
-"""From a compressed model to a file that runs without mixmix and without PyTorch."""
+"""Export of compressed models to files that run without mixmix."""
 
 from mixmix.export.export import Artifact, export
 from mixmix.export.sparse import load_sparse

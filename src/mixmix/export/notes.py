@@ -1,4 +1,4 @@
-"""What exported files say of themselves."""
+"""Metadata of exported files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["notes"]
 
 
 def notes(compressed: Compressed) -> dict[str, str]:
-    """Spec, settings and version as texts, which ``ModelSpec.from_metadata`` reads again."""
+    """Spec, settings and version as strings, for ``ModelSpec.from_metadata``."""
     return {
         "mixmix.spec": json.dumps(compressed.spec.to_dict()),
         "mixmix.settings": json.dumps(list(compressed.settings)),

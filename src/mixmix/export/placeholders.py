@@ -1,4 +1,4 @@
-"""Copies of models in which quantized modules are replaced by what an export format has."""
+"""Placeholders for quantized modules during export."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def with_placeholders(
     activation: Callable[[QuantizedActivation], nn.Module],
     layer: Callable[[QuantizedLayer], nn.Module],
 ) -> nn.Module:
-    """A copy on the CPU, in eval mode, its quantized modules replaced.
+    """A copy on the CPU, in eval mode, with replaced quantizers and quantized layers.
 
     Args:
         model: it is not changed.
-        activation: makes the module in place of a quantizer.
-        layer: makes the module in place of a layer.
+        activation: returns the placeholder of a quantizer.
+        layer: returns the placeholder of a layer.
     """
-    # A module used in two places stays one module, and its weights are stored once.
+    # A shared module stays one module, and its weights are stored once.
     replaced: dict[nn.Module, nn.Module] = {}
 
     def placeholder(module: nn.Module) -> nn.Module:
@@ -36,7 +36,7 @@ def with_placeholders(
                 replaced[module] = layer(module)
             else:
                 replaced[module] = module
-                # Not named_children, which leaves out the second place of a shared module.
+                # Not named_children, which skips the second occurrence of a shared module.
                 for name, child in list(module._modules.items()):
                     if child is not None:
                         setattr(module, name, placeholder(child))

@@ -1,4 +1,4 @@
-"""Which kernels an ONNX file really runs in: integer ones, or float ones between conversions."""
+"""Kernels that ONNX Runtime runs for a file: integer ones, or float ones between conversions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mixmix.runtimes.session import OnnxSession
 __all__ = ["KernelProfile", "NodeProfile", "kernel_profile"]
 
 _INTEGERS = ("int4", "uint4", "int8", "uint8", "int16", "uint16", "int32")
-# Of the layers, where the weights are among the inputs. ONNX Runtime names its kernels so.
+# ONNX Runtime's kernels of layers, with the position of the weights among their inputs.
 _WEIGHT_INPUT = {
     "Conv": 1,
     "FusedConv": 1,
@@ -37,21 +37,20 @@ _WEIGHT_INPUT = {
     "MatMulNBits": 1,
     "QLinearMatMul": 3,
 }
-# Of other nodes, where the first input is not what they compute on.
+# Position of the data in kernels where it is not the first input.
 _DATA_INPUT = {"QLinearConcat": 2}
 
 
 @dataclass(frozen=True)
 class NodeProfile:
-    """One node of the graph that ONNX Runtime made of a file.
+    """A node of the graph that ONNX Runtime optimized.
 
     Attributes:
         name: of the node.
         kind: its operator, such as ``QLinearConv``.
-        is_integer: whether it computes on integers. Quantizers and dequantizers do not: their job
-            is to leave and to enter the floats.
-        macs: multiply-accumulate operations in a run, those with the zeros that float kernels
-            fill blocks of channels up with included; 0 for all but convolutions and products.
+        is_integer: whether it computes on integers; false for quantizers and dequantizers.
+        macs: multiply-accumulate operations in a run, including the padding of channels in float
+            kernels; 0 unless it is a convolution or product.
         time_ms: median time in a run.
     """
 
@@ -64,7 +63,7 @@ class NodeProfile:
 
 @dataclass(frozen=True)
 class KernelProfile:
-    """What ONNX Runtime runs for a file, node by node in the order of execution."""
+    """The nodes that ONNX Runtime runs for a file, in order of execution."""
 
     nodes: tuple[NodeProfile, ...]
 
@@ -75,34 +74,35 @@ class KernelProfile:
 
     @property
     def float_layers(self) -> tuple[NodeProfile, ...]:
-        """Those of them that run in floats."""
+        """The layers that run in float kernels."""
         return tuple(node for node in self.layers if not node.is_integer)
 
     @property
     def integer_mac_fraction(self) -> float:
-        """Fraction of the multiply-accumulate operations that integer kernels do, in [0, 1]."""
+        """Fraction of multiply-accumulate operations in integer kernels, in [0, 1]."""
         return _fraction(self.nodes, "macs")
 
     @property
     def integer_time_fraction(self) -> float:
-        """Fraction of the time that is spent in integer kernels, in [0, 1]."""
+        """Fraction of the time in integer kernels, in [0, 1]."""
         return _fraction(self.nodes, "time_ms")
 
 
 def kernel_profile(path: str | Path, *, batch_size: int = 1, runs: int = 5) -> KernelProfile:
-    """Run an ONNX file in ONNX Runtime on one thread, with its optimizations, and look inside.
+    """Profile an ONNX file in ONNX Runtime, optimized and on one thread.
 
-    Quantized files hold float operators between quantizers; integer kernels are what ONNX Runtime
-    makes of them where it can, and where it cannot they are slower than the float model.
+    Quantized files contain float operators between quantizers. ONNX Runtime replaces them by
+    integer kernels where it has any; elsewhere, they are slower than the float model.
 
     Args:
         path: of a file whose first axis is the batch.
-        batch_size: images in one run.
-        runs: how many times to run; times are medians over them.
+        batch_size: images in a run.
+        runs: number of runs; times are their medians.
 
     Raises:
-        InputError: if a number is not positive, or the file is absent, no ONNX model or leaves the
-            size of its images open.
+        InputError: if a number is not positive, the file does not exist, or the size of its images
+            is not fixed.
+        DataError: if it is not an ONNX model.
     """
     if batch_size < 1 or runs < 1:
         raise InputError(f"batch_size and runs must be at least 1, got {batch_size} and {runs}")
@@ -114,7 +114,7 @@ def kernel_profile(path: str | Path, *, batch_size: int = 1, runs: int = 5) -> K
         options.profile_file_prefix = str(Path(folder, "profile"))
         session = OnnxSession(path, threads=1, options=options)
         images = torch.zeros(session.batch_shape(batch_size))
-        for _ in range(runs + 1):  # the first one allocates memory
+        for _ in range(runs + 1):  # the first run allocates memory
             session.run(images)
         events = json.loads(session.end_profiling().read_text())
         graph = onnx.load(optimized).graph
@@ -127,7 +127,7 @@ def _nodes(graph: onnx.GraphProto, events: list[dict[str, Any]]) -> tuple[NodePr
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(suffix):
             by_name.setdefault(event["name"].removesuffix(suffix), []).append(event)
-    # Kernels repack their weights, which the profile then lists no more, but the graph does.
+    # The profile does not list weights that kernels repack, but the graph does.
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     weights = {
         node.name: shapes.get(node.input[_WEIGHT_INPUT[node.op_type]], ())
@@ -155,12 +155,12 @@ def _nodes(graph: onnx.GraphProto, events: list[dict[str, Any]]) -> tuple[NodePr
 
 
 def _first(types_and_shapes: list[dict[str, list[int]]]) -> tuple[str, list[int]]:
-    """Type and shape of the first of a node's inputs or outputs, which has the data."""
+    """Type and shape of the first of a node's inputs or outputs."""
     return next(iter(types_and_shapes[0].items())) if types_and_shapes else ("", [])
 
 
 def _weight_shape(details: dict[str, Any]) -> tuple[int, ...]:
-    """Of weights that are computed at run time, such as those of 4 bits."""
+    """The shape of weights that are computed at run time, such as 4-bit weights."""
     position, inputs = _WEIGHT_INPUT.get(details["op_name"], 0), details["input_type_shape"]
     return tuple(_first(inputs[position:])[1])
 
@@ -168,9 +168,9 @@ def _weight_shape(details: dict[str, Any]) -> tuple[int, ...]:
 def _macs(kind: str, weight: tuple[int, ...], output: list[int]) -> int:
     if kind not in _WEIGHT_INPUT or not weight:
         return 0
-    # A convolution's weight (O, I, h, w) makes each output with I * h * w products; whichever way
-    # a matrix lies, its other axis than the output's last is the length of the sums. Within
-    # attention there is a matrix for each head of each image; those of 4 bits are cut into blocks.
+    # Products per output: I * h * w for the weight (O, I, h, w) of a convolution. A matrix may be
+    # transposed, so divide its size by the output's last axis. In attention there is one matrix for
+    # each head and image; 4-bit matrices are divided into blocks.
     if "Conv" in kind:
         length = math.prod(weight[1:])
     else:
@@ -181,6 +181,5 @@ def _macs(kind: str, weight: tuple[int, ...], output: list[int]) -> int:
 
 def _fraction(nodes: tuple[NodeProfile, ...], quantity: str) -> float:
     total = sum(getattr(node, quantity) for node in nodes)
-    return (
-        sum(getattr(node, quantity) for node in nodes if node.is_integer) / total if total else 0.0
-    )
+    integer = sum(getattr(node, quantity) for node in nodes if node.is_integer)
+    return integer / total if total else 0.0

@@ -1,14 +1,12 @@
-"""Exported programs of PyTorch with the quantized operators that its compilers understand.
+"""Exported programs of PyTorch with ``quantized_decomposed`` operators.
 
-``torch.compile`` (through torchao) and ExecuTorch recognize ``quantized_decomposed`` operators
-around a layer, which PyTorch's own "PT2E" quantization leaves in a graph, and make integer kernels
-of them. Here they carry the scales and the integers that a model was compressed to.
+``torch.compile`` (through torchao) and ExecuTorch replace these operators around a layer, as in
+PyTorch's own PT2E quantization, by integer kernels.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch.nn import functional as F
 
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError, first_line
+from mixmix.export.notes import notes
 from mixmix.export.placeholders import with_placeholders
 from mixmix.graph.ops import bounds_of, has_kind, moves
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
@@ -26,12 +25,11 @@ from mixmix.runtime.quiet import quiet
 
 __all__ = ["pt2e_bytes", "pt2e_program"]
 
-_SPEC, _SETTINGS, _VERSION = "mixmix.spec", "mixmix.settings", "mixmix.version"
 _operators: Any = torch.ops.quantized_decomposed
 
 
 class _Activation(nn.Module):
-    """A quantizer as operators of 8 bits, behind a clamp where it has fewer."""
+    """Placeholder of a quantizer: 8-bit operators, after a clamp if it has fewer bits."""
 
     def __init__(self, source: QuantizedActivation) -> None:
         super().__init__()
@@ -42,15 +40,9 @@ class _Activation(nn.Module):
             )
         self.scale = float(source.scale)
         self.zero_point = int(source.zero_point)
-        # The operators have bounds, but kernels that are made of them do not keep narrow ones.
-        self.bounds = (
-            None
-            if source.bits == 8
-            else (
-                -self.zero_point * self.scale,
-                (source.largest - self.zero_point) * self.scale,
-            )
-        )
+        # A clamp, since integer kernels ignore narrower bounds of the operators.
+        limits = (-self.zero_point, source.largest - self.zero_point)
+        self.bounds = [limit * self.scale for limit in limits] if source.bits < 8 else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bounds is not None:
@@ -63,7 +55,7 @@ class _Activation(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A layer whose int8 weights are dequantized where they are used."""
+    """Placeholder of a layer, with int8 weights and a dequantizer."""
 
     integers: Tensor
     scale: Tensor
@@ -91,8 +83,8 @@ class _Layer(nn.Module):
 def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
     """The model as an exported program with ``quantized_decomposed`` operators.
 
-    It takes normalized images (N, C, H, W), N free, and gives logits (N, K). For integer kernels
-    on x86, import ``torchao.quantization.pt2e`` and pass ``program.module()`` through its
+    It takes normalized images (N, C, H, W) for any N, and returns logits (N, K). For integer
+    kernels on x86, import ``torchao.quantization.pt2e`` and pass ``program.module()`` through its
     ``lowering.lower_pt2e_quantized_to_x86`` before ``torch.compile``; ExecuTorch's XNNPACK
     partitioner takes the program itself.
 
@@ -100,7 +92,7 @@ def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
         ExportError: if PyTorch cannot export the model, or activations have more than 8 bits.
     """
     model = with_placeholders(compressed.module, activation=_Activation, layer=_Layer)
-    # Archives take weights that are channels-last for parts of larger tensors.
+    # Archives treat channels-last weights as parts of larger tensors.
     model = model.to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, *compressed.spec.input_shape)
     batch = torch.export.Dim("batch", min=1)
@@ -113,17 +105,15 @@ def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
             _merge_clamps(graph_module)
             return torch.export.export(graph_module, (example,), dynamic_shapes=({0: batch},))
     except Exception as error:  # each stage of the exporter raises its own kinds
-        reason = first_line(error)
         raise ExportError(
-            f"{compressed.spec.name} cannot be exported by PyTorch: {reason}"
+            f"{compressed.spec.name} cannot be exported by PyTorch: {first_line(error)}"
         ) from error
 
 
 def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
-    """Quantize the inputs of layers once more where values were moved since, in place.
+    """Quantize the inputs of layers again after operations that move values, in place.
 
-    It changes nothing, as the values are whole steps already, and compilers look for a quantizer
-    right before a layer.
+    The values do not change, and compilers look for a quantizer right before a layer.
     """
     graph = graph_module.graph
     for node in list(graph.nodes):
@@ -145,9 +135,9 @@ def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
 
 
 def _merge_clamps(graph_module: fx.GraphModule) -> None:
-    """Make one clamp of an activation function and the clamp of a narrow quantizer, in place.
+    """Merge the clamps of activation functions and of narrow quantizers, in place.
 
-    torchao 0.18 joins the first of them to the layer, and fails at the second.
+    torchao 0.18 fuses the first one with the layer, and fails at the second.
     """
     graph = graph_module.graph
     for node in list(graph.nodes):
@@ -167,13 +157,6 @@ def _merge_clamps(graph_module: fx.GraphModule) -> None:
 
 def pt2e_bytes(compressed: Compressed) -> bytes:
     """The program as a ``.pt2`` file; see ``mixmix.export``."""
-    from mixmix._version import __version__
-
     buffer = io.BytesIO()
-    notes = {
-        _SPEC: json.dumps(compressed.spec.to_dict()),
-        _SETTINGS: json.dumps(list(compressed.settings)),
-        _VERSION: __version__,
-    }
-    torch.export.save(pt2e_program(compressed), buffer, extra_files=notes)
+    torch.export.save(pt2e_program(compressed), buffer, extra_files=notes(compressed))
     return buffer.getvalue()

@@ -1,9 +1,9 @@
-"""Pruned networks as small files: the weights that are left, and where they are.
+"""State dicts of pruned networks without the zeros, as safetensors files.
 
-A safetensors file. Of a pruned tensor, ``<name>.values`` are stored in the order of the mask, and
-the smaller of ``<name>.bitmask`` (a bit for each weight, eight to a byte) and ``<name>.gaps``
-(a byte for each weight that is left: how many are missing before it; 255 stands for 255 more that
-are missing, and for no weight). All else is stored as it is.
+For a pruned tensor, ``<name>.values`` are the nonzero weights in order, and the smaller one of
+``<name>.bitmask`` (one bit for each weight) and ``<name>.gaps`` is their positions. Gaps are a byte
+for each value, the number of zeros before it; a byte 255 means 255 zeros without a value after
+them. Other tensors are stored as they are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def sparse_bytes(compressed: Compressed) -> bytes:
     """The model's state dict as the content of a file; see ``load_sparse``.
 
     Raises:
-        ExportError: if a weight that was pruned is not zero.
+        ExportError: if a pruned weight is not zero.
     """
     check_zeros(compressed)
     masks = {_stored_name(name, compressed): kept for name, kept in compressed.masks.items()}
@@ -49,32 +49,30 @@ def sparse_bytes(compressed: Compressed) -> bytes:
         kept = kept.cpu().contiguous()
         tensors[f"{name}.values"] = tensor[kept]
         bits, gaps = _to_bitmask(kept), _to_gaps(kept)
-        if len(gaps) < len(bits):
-            tensors[f"{name}.gaps"] = gaps
-        else:
-            tensors[f"{name}.bitmask"] = bits
+        use_gaps = len(gaps) < len(bits)
+        tensors[f"{name}.gaps" if use_gaps else f"{name}.bitmask"] = gaps if use_gaps else bits
     metadata = {"format": _FORMAT, "shapes": json.dumps(shapes)}
     return save(tensors, metadata | notes(compressed))
 
 
 def load_sparse(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file that ``export(..., format="sparse")`` wrote, zeros filled in.
+    """Read the state dict that ``export(..., format="sparse")`` wrote, with zeros filled in.
 
     Args:
         path: of the file.
 
     Returns:
-        What ``load_state_dict`` of the pruned model takes: for a network in floats, that of the
-        original as well.
+        The state dict of the pruned model; a float model has the state dict of the original.
 
     Raises:
-        DataError: if the file is absent, damaged or of another kind.
+        DataError: if the file does not exist, is damaged or has another format.
 
-    Examples:
-        >>> images, _ = mixmix.load_evaluation_pack().tensors
-        >>> pruned = mixmix.compress("bundled:vgg", images[:32], mixmix.Prune(0.9, recovery=()))
-        >>> artifact = mixmix.export(pruned, "vgg.safetensors")
-        >>> pruned.module.load_state_dict(mixmix.load_sparse(artifact.path))
+    Example:
+        >>> import mixmix
+        >>> model = mixmix.load("bundled:vgg")
+        >>> compressed = mixmix.Compressed(model.module, model.spec)  # or compress(model, ...)
+        >>> artifact = mixmix.export(compressed, "vgg.safetensors")
+        >>> model.module.load_state_dict(mixmix.load_sparse("vgg.safetensors"))
         <All keys matched successfully>
     """
     try:
@@ -88,7 +86,7 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_sparse(content: bytes) -> dict[str, Tensor]:
-    """As ``load_sparse``, from the content of a file."""
+    """``load_sparse`` from the content of a file."""
     try:
         tensors = load(content)
     except SafetensorError as error:
@@ -96,8 +94,8 @@ def read_sparse(content: bytes) -> dict[str, Tensor]:
     metadata = _metadata(content)
     if metadata.get("format") != _FORMAT:
         raise DataError(
-            f"holds {metadata.get('format', 'tensors of no stated kind')!r}, expected {_FORMAT!r}; "
-            "write it by export(compressed, path, format='sparse')"
+            f"has the format {metadata.get('format')!r}, expected {_FORMAT!r}; write it with "
+            "export(compressed, path, format='sparse')"
         )
     shapes: dict[str, list[int]] = json.loads(metadata["shapes"])
     state = {}
@@ -118,7 +116,7 @@ def read_sparse(content: bytes) -> dict[str, Tensor]:
 
 
 def _filled(kept: Tensor, values: Tensor, zero_point: Tensor | None) -> Tensor:
-    """Values where they belong; elsewhere zero, or the integer that stands for it."""
+    """A tensor with ``values`` where kept, and zero, or the zero point of integers, elsewhere."""
     full = torch.zeros(kept.shape, dtype=values.dtype)
     if zero_point is not None:
         full += zero_point.view(-1, *[1] * (full.ndim - 1)).to(full.dtype)
@@ -127,7 +125,7 @@ def _filled(kept: Tensor, values: Tensor, zero_point: Tensor | None) -> Tensor:
 
 
 def _stored_name(weight_name: str, compressed: Compressed) -> str:
-    """The name in the state dict: of a quantized layer, that of its integers."""
+    """Name of a weight, or of its integers, in the state dict."""
     if weight_name in compressed.module.state_dict():
         return weight_name
     for end in (".weight", "_weight"):
@@ -171,8 +169,6 @@ def _from_gaps(gaps: Tensor, size: int) -> Tensor:
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
-    # The header: its length in 8 bytes, then JSON.
+    # The header is its length in 8 bytes, then JSON.
     length = int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(content[8 : 8 + length])
-    found: dict[str, Any] = header.get("__metadata__", {})
-    return found
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})  # type: ignore[no-any-return]

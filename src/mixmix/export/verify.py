@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the model computes."""
+"""Comparison of an exported file with its model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = [
     "MIN_PROBE_IMAGES",
     "check_agreement",
     "logit_error",
-    "nudged_logits",
+    "noisy_logits",
     "probe_images",
 ]
 
 MIN_PROBE_IMAGES = 32
 _BATCH = 25
-# Fraction of a quantizer's step: above the rounding of floats and of the biases of integer kernels,
-# and far below what any real error moves.
-_NUDGE = 0.01
-# A file may err as much as the model under that nudge, and by chance half as much again.
+# In quantization steps: above rounding errors of floats and of biases in integer kernels, and far
+# below any fault.
+_NOISE = 0.01
+# The error allowed, over the model's own error with that noise; it varies by chance.
 _OWN_ERRORS = 1.5
-# Two standard deviations of the difference of two logits, in those of one.
-_LEAD_ERRORS = 2 * 2**0.5
+# Two standard deviations of the difference of two logits, over that of one.
+_MARGIN_ERRORS = 2 * 2**0.5
 
 
 def probe_images(spec: ModelSpec, probe: Tensor | None = None, num_images: int = 100) -> Tensor:
@@ -39,23 +39,18 @@ def probe_images(spec: ModelSpec, probe: Tensor | None = None, num_images: int =
 
     Args:
         spec: of the model.
-        probe: the caller's images (N, C, H, W) in [0, 1]; None makes smooth noise, always the
-            same for the same shape.
-        num_images: of the noise.
+        probe: images (N, C, H, W) in [0, 1]; None for smooth noise, the same in every call.
+        num_images: of noise.
 
     Raises:
-        InputError: if they are too few or do not fit the model.
+        InputError: if there are too few.
     """
     channels, height, width = spec.input_shape
     if probe is not None:
-        if probe.ndim != 4 or probe.shape[1] != channels:
-            raise InputError(
-                f"probe images must be (N, {channels}, H, W), got {tuple(probe.shape)}"
-            )
         if len(probe) < MIN_PROBE_IMAGES:
             raise InputError(
-                f"got {len(probe)} probe images, expected at least {MIN_PROBE_IMAGES}; leave out "
-                "probe to use noise"
+                f"got {len(probe)} probe images, expected at least {MIN_PROBE_IMAGES}; omit probe "
+                "to use noise"
             )
         return probe.detach().cpu().float()
     draws = generator(0, "export probe")
@@ -78,18 +73,17 @@ def check_agreement(
 ) -> tuple[float, float]:
     """Compare a file's logits with the model's; see ``mixmix.export``.
 
-    A network of few bits is chaotic: the last digit of a sum decides which way a value is rounded,
-    and a level that moved moves others behind it. Its logits then differ between any two runtimes
-    by more than ``max_logit_error``, and as much as they differ from the model's own when every
-    value is nudged by a hundredth of a step before it is rounded. That is allowed, too, and that as
-    many more classes differ as do then.
+    Networks of few bits amplify rounding errors of sums: they change quantized values, and these
+    change others in later layers. Logits then differ between any two runtimes by more than
+    ``max_logit_error``, and about as much as with noise of a hundredth of a step before every
+    rounding. Such an error, and as many changed classes, are allowed.
 
     Args:
         run: the file: normalized images (N, C, H, W) to logits (N, K).
         compressed: the model.
         images: (N, C, H, W) in [0, 1].
-        min_agreement: least percent of images with the same class.
-        max_logit_error: largest relative error of the logits of a model that is not chaotic.
+        min_agreement: minimum percentage of images with the same class.
+        max_logit_error: maximum relative error of the logits.
 
     Returns:
         The agreement in percent and the mean relative error of the logits.
@@ -104,45 +98,45 @@ def check_agreement(
     got = torch.cat([run(normalize(batch, spec)) for batch in batches])
     for name, logits in (("model", wanted), ("exported file", got)):
         if not bool(torch.isfinite(logits).all()):
-            raise ExportError(f"the {name} of {spec.name} gives NaN or infinite logits")
+            raise ExportError(f"the {name} of {spec.name} returns NaN or infinite logits")
     if wanted.shape != got.shape:
         raise ExportError(
-            f"the exported file of {spec.name} gives logits of shape {tuple(got.shape)}, the model "
-            f"gives {tuple(wanted.shape)}"
+            f"the exported file of {spec.name} returns logits of shape {tuple(got.shape)}, the "
+            f"model returns {tuple(wanted.shape)}"
         )
     agreement = 100 * int((wanted.argmax(1) == got.argmax(1)).sum()) / len(got)
     error = logit_error(got, wanted)
 
     def checked(logits: Tensor, allowed: float) -> float:
-        # Where an error of that size decides between two classes, the file is not to blame; a real
-        # fault changes clear decisions as well. A logit moves by the error times the spread of
-        # the image's logits (root mean square), their differences by more, and some by chance.
-        lead = wanted.amax(1) - wanted.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)
+        # Changes between classes whose logits differ by less than the error do not count; a fault
+        # changes clear decisions as well. The error of a logit is relative to the spread (root
+        # mean square) of the image's logits; the error of a difference is larger.
+        margin = wanted.amax(1) - wanted.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)
         spread = (wanted - wanted.mean(1, keepdim=True)).std(1, correction=0)
-        excused = lead <= _LEAD_ERRORS * allowed * spread
+        is_close = margin <= _MARGIN_ERRORS * allowed * spread
         same = wanted.argmax(1) == logits.argmax(1)
-        return 100 * int((same | excused).sum()) / len(same)
+        return 100 * int((same | is_close).sum()) / len(same)
 
     allowed, least = max_logit_error, min_agreement
     if error > allowed or checked(got, allowed) < least:
-        nudged = nudged_logits(compressed, images)
-        allowed = max(allowed, _OWN_ERRORS * logit_error(nudged, wanted))
+        noisy = noisy_logits(compressed, images)
+        allowed = max(allowed, _OWN_ERRORS * logit_error(noisy, wanted))
         # Errors of single images may be a multiple of their mean.
-        least -= 100 - checked(nudged, allowed)
+        least -= 100 - checked(noisy, allowed)
     if error > allowed or checked(got, allowed) < least:
         raise ExportError(
             f"the exported file of {spec.name} does not agree with the model on {len(images)} "
             f"images: same class on {checked(got, allowed):.1f}% (at least {least:g}% "
             f"expected), relative error of the logits {error:.4f} (at most {allowed:.4g}); "
-            "nothing was written. Pass synthetic images as probe if noise says little about this "
-            "model"
+            "nothing was written. Pass synthetic images as probe if the model is not meaningful on "
+            "noise"
         )
     return agreement, error
 
 
 @torch.no_grad()
-def nudged_logits(compressed: Compressed, images: Tensor) -> Tensor:
-    """The model's logits (N, K) when all that it rounds moves by a hundredth of a step.
+def noisy_logits(compressed: Compressed, images: Tensor) -> Tensor:
+    """The model's logits (N, K) with noise of a hundredth of a step before every rounding.
 
     Args:
         compressed: the model; it is not changed.
@@ -151,19 +145,19 @@ def nudged_logits(compressed: Compressed, images: Tensor) -> Tensor:
     model = Model(compressed.module, compressed.spec)  # a copy
     draws = generator(0, "export nudge")
 
-    def nudge(quantizer: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    def add_noise(quantizer: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
         assert isinstance(quantizer, QuantizedActivation)
         noise = 2 * torch.rand(inputs[0].shape, generator=draws) - 1
-        return inputs[0] + _NUDGE * quantizer.scale * noise
+        return inputs[0] + _NOISE * quantizer.scale * noise
 
     for module in model.module.modules():
         if isinstance(module, QuantizedActivation):
-            module.register_forward_pre_hook(nudge)
+            module.register_forward_pre_hook(add_noise)
     return torch.cat([model(batch) for batch in images.split(_BATCH)])
 
 
 def logit_error(logits: Tensor, wanted: Tensor) -> float:
-    """Mean over images of the error of logits (N, K) over the length of those wanted."""
+    """Norm of the error of logits (N, K) over the norm of those wanted, centered; mean over N."""
     centered = wanted - wanted.mean(1, keepdim=True)
     lengths = torch.linalg.vector_norm(centered, dim=1).clamp_min(1e-12)
     return float((torch.linalg.vector_norm(logits - wanted, dim=1) / lengths).mean())

@@ -1,1 +1,1 @@
-"""All that knows PyTorch graphs."""
+"""Analysis and rewriting of PyTorch graphs."""

@@ -1,4 +1,4 @@
-"""What the nodes of a graph call."""
+"""Calls of the nodes of a graph."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from typing import Any
 
 from torch import fx, nn
 
-__all__ = ["argument", "attributes_read", "count_calls", "is_call_to", "module_of"]
+__all__ = [
+    "argument",
+    "attributes_read",
+    "called_modules",
+    "count_calls",
+    "is_call_to",
+    "module_of",
+]
 
 
 def module_of(node: Any, modules: Mapping[str, nn.Module]) -> nn.Module | None:
-    """The module that a node calls, or None.
+    """The module that a node (or other argument) calls, or None.
 
     Args:
-        node: anything that can be an argument of a node.
+        node: a node, or any other argument of a node.
         modules: by name, as in ``dict(graph_module.named_modules())``.
     """
     if isinstance(node, fx.Node) and node.op == "call_module":
@@ -26,7 +33,7 @@ def module_of(node: Any, modules: Mapping[str, nn.Module]) -> nn.Module | None:
 def is_call_to(node: fx.Node, *functions: Any) -> bool:
     """Whether a node calls one of these functions, methods (by name) or aten overload packets.
 
-    For kinds of operations, whatever they are called, ask ``mixmix.graph.ops``.
+    See ``mixmix.graph.ops`` for kinds of operations.
     """
     if node.op == "call_method":
         return node.target in functions
@@ -37,19 +44,24 @@ def is_call_to(node: fx.Node, *functions: Any) -> bool:
 
 
 def argument(node: fx.Node, position: int, *names: str) -> Any:
-    """The argument of a node at a position or of one of these names; None if it is not given."""
+    """The argument of a node at a position or of one of these names, or None."""
     if len(node.args) > position:
         return node.args[position]
     return next((node.kwargs[name] for name in names if name in node.kwargs), None)
 
 
 def count_calls(graph_module: fx.GraphModule) -> Counter[str]:
-    """How often a graph calls each module, by name."""
+    """Number of calls of each module by name, in order of the first call."""
     return Counter(
         str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"
     )
 
 
+def called_modules(graph_module: fx.GraphModule) -> dict[str, nn.Module]:
+    """The modules that a graph calls by name, in order of the first call."""
+    return {name: graph_module.get_submodule(name) for name in count_calls(graph_module)}
+
+
 def attributes_read(graph_module: fx.GraphModule) -> set[str]:
-    """Names of the parameters and buffers that a graph reads itself, outside of its modules."""
+    """Names of the parameters and buffers that a graph reads outside of modules."""
     return {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}

@@ -1,4 +1,4 @@
-"""From any module to a graph of plain layers."""
+"""Capture of modules as graphs of layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mixmix.graph.ops import kind_of
 from mixmix.graph.tracing_failure import FailurePlace, find_failure
 from mixmix.runtime.quiet import quiet
 
-__all__ = ["FOLD_TOLERANCE", "capture", "relative_error"]
+__all__ = ["FOLD_TOLERANCE", "capture", "check_outputs", "relative_error"]
 
 FOLD_TOLERANCE = 1e-3
 
@@ -22,9 +22,9 @@ FOLD_TOLERANCE = 1e-3
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """Trace a copy of ``model`` (eval mode) into a graph whose layers are modules.
 
-    torch.fx is tried first since it keeps modules and their names; torch.export serves models whose
-    Python control flow torch.fx cannot follow, functional layers, and modules such as
-    ``MultiheadAttention`` whose layers torch.fx does not look into.
+    torch.fx comes first, since it keeps modules and their names. torch.export follows for models
+    with control flow, functional layers, and modules such as ``MultiheadAttention`` that torch.fx
+    does not trace into.
 
     Args:
         model: takes a batch like ``example``.
@@ -34,7 +34,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         CaptureError: naming the module that could not be followed, and what to do.
     """
     original = copy.deepcopy(model).eval()
-    example = example.contiguous()  # a model's own views may need that
+    example = example.contiguous()  # views in the model may need that
     reasons = []
     place = FailurePlace("", type(model).__name__, "")
     for name, trace in (("torch.fx", _trace_fx), ("torch.export", _trace_export)):
@@ -45,26 +45,25 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         except Exception as failure:  # tracers raise whatever the model's own code raises
             reasons.append(f"{name}: {first_line(failure)}")
             found = find_failure(failure, original)
-            # torch.export follows more than torch.fx, and where it stops is what has to be changed.
+            # torch.export traces more than torch.fx: the place where it fails is the better hint.
             place = found if found.module or found.code else place
             continue
         if error <= FOLD_TOLERANCE:
             _flatten_constants(graph_module)
             _reshape_views(graph_module)
             return graph_module
-        reasons.append(f"{name}: the captured graph gives other outputs (by {error:.1%})")
+        reasons.append(f"{name}: the outputs of the captured graph differ by {error:.1%}")
     raise CaptureError(
         f"{type(model).__name__} cannot be captured as a graph because of {place}. "
-        f"{'; '.join(reasons)}. What is computed must not depend on the values in the input, and "
-        "must be PyTorch's: choose by torch.where there instead of branching, or take that module "
-        "out and compress what is left"
+        f"{'; '.join(reasons)}. Use PyTorch operations only, and torch.where instead of branches "
+        "that depend on values of the input, or compress the model without that module"
     )
 
 
 def _flatten_constants(graph_module: fx.GraphModule) -> None:
-    """Keep constants of five axes and more flat, in place, and give them their shape when read.
+    """Store constants with five or more dimensions flat and reshape them on reading, in place.
 
-    PyTorch puts no module into channels-last order that holds a buffer of so many axes.
+    PyTorch cannot convert modules with such buffers to channels-last.
     """
     buffers = dict(graph_module.named_buffers(recurse=False))
     large = {name for name, value in buffers.items() if value.ndim > 4}
@@ -84,7 +83,7 @@ def _flatten_constants(graph_module: fx.GraphModule) -> None:
 
 
 def _reshape_views(graph_module: fx.GraphModule) -> None:
-    """Let views of shapes be reshapes, in place: these take any order of memory."""
+    """Replace views by reshapes, which take any memory format, in place."""
     for node in graph_module.graph.nodes:
         if is_call_to(node, "view") and not any(isinstance(a, torch.dtype) for a in node.args):
             node.target = "reshape"
@@ -103,7 +102,7 @@ def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
     for node in graph_module.graph.nodes:
         called = module_of(node, modules)
         if called is not None and next(called.children(), None) is not None:
-            raise CaptureError(f"{node.target} ({type(called).__name__}) holds layers of its own")
+            raise CaptureError(f"{node.target} ({type(called).__name__}) contains layers")
     for node in graph_module.graph.find_nodes(op="get_attr"):
         owner = modules.get(str(node.target).rpartition(".")[0])
         if isinstance(owner, nn.Conv2d | nn.Linear):
@@ -114,11 +113,28 @@ def _trace_fx(model: nn.Module, example: Tensor) -> fx.GraphModule:
 def _trace_export(model: nn.Module, example: Tensor) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1)
     with quiet():
-        # Not strict: the modules' own code runs, so that a failure tells where it was.
+        # Not strict: the modules' own code runs, so that tracebacks show where it failed.
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
     graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     return lift_layers(graph_module)
+
+
+@torch.no_grad()
+def check_outputs(
+    graph_module: fx.GraphModule, example: Tensor, before: Tensor, *, step: str, hint: str
+) -> None:
+    """Check that a rewriting step has not changed the outputs.
+
+    Raises:
+        CaptureError: if it has, with the hint.
+    """
+    error = relative_error(graph_module(example), before)
+    if not error <= FOLD_TOLERANCE:
+        raise CaptureError(
+            f"{step} changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} is numerical "
+            f"noise); {hint}"
+        )
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

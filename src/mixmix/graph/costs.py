@@ -1,28 +1,28 @@
-"""Multiplications of a network and of its layers."""
+"""Multiplications and activation sizes of networks."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_layer_macs", "count_macs"]
+__all__ = ["count_layer_macs", "count_macs", "largest_activation"]
 
 
 def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulate operations of the convolutions and products for one image (C, H, W).
+    """Multiply-accumulate operations of convolutions and matrix products for an image (C, H, W).
 
-    The module is not changed. Operations that PyTorch's ``FlopCounterMode`` does not know, such
-    as additions and pooling, count as nothing.
+    Operations that PyTorch's ``FlopCounterMode`` does not count, such as additions and pooling,
+    are left out. The module is not changed.
     """
     return int(_count_flops(module, input_shape).get_total_flops()) // 2
 
 
 def count_layer_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
-    """As ``count_macs``, for each layer without parts that has any, by its name in ``module``."""
-    # In a container, since a captured graph is counted under the name of what was captured.
+    """``count_macs`` of every leaf module that has any, by name."""
+    # In a container, since the counter calls a captured graph by the name of the original class.
     counts = _count_flops(nn.Sequential(module), input_shape).get_flop_counts()
     root = "Sequential.0."
     macs = {name: sum(flops.values()) // 2 for name, flops in counts.items()}
@@ -31,6 +31,22 @@ def count_layer_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> di
         for name, layer in module.named_modules()
         if root + name in macs and not any(layer.children())
     }
+
+
+@torch.no_grad()
+def largest_activation(graph_module: fx.GraphModule, example: Tensor) -> int:
+    """Number of values per image of a graph's largest activation, on example images (N, ...)."""
+    sizes = [1]
+
+    class Sizes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            result: object = super().run_node(n)
+            if isinstance(result, Tensor):
+                sizes.append(result.numel() // len(example))
+            return result
+
+    Sizes(graph_module).run(example)
+    return max(sizes)
 
 
 @torch.no_grad()

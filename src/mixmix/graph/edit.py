@@ -1,4 +1,4 @@
-"""Edits of a graph: calls to new modules. Recompile the graph after the last of them."""
+"""Insertion of modules into a graph; recompile it afterwards."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def insert_module_after(
     *,
     users: Collection[fx.Node],
 ) -> fx.Node:
-    """Put a module between a tensor and some of those that use it.
+    """Insert a module between a tensor and some of its users.
 
     Args:
-        graph_module: changed.
+        graph_module: changed in place.
         source: the tensor.
-        name: of the module in the graph; it must be free.
+        name: an unused name for the module.
         module: takes one tensor.
-        users: of the tensor; others go on using it as it is.
+        users: nodes that take the output of the module instead.
 
     Returns:
         The node that calls the module.
@@ -41,15 +41,7 @@ def insert_module_after(
 def replace_by_module(
     graph_module: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, *, takes: fx.Node
 ) -> None:
-    """Call a module instead of what a node does.
-
-    Args:
-        graph_module: changed.
-        node: erased.
-        name: of the module in the graph; it must be free.
-        module: takes one tensor.
-        takes: that tensor.
-    """
+    """Replace a node by a call of ``module``, with the unused name ``name``, on ``takes``."""
     graph_module.add_submodule(name, module)
     with graph_module.graph.inserting_after(node):
         call = graph_module.graph.call_module(name, (takes,))

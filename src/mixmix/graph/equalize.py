@@ -1,8 +1,8 @@
-"""Cross-layer equalization: move scale between layers so that channels become alike.
+"""Cross-layer equalization of the weight ranges of channels.
 
 Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and Bias Correction, section
 4.1. For an activation with ``f(s x) = s f(x)``, s > 0, dividing the output channels of one layer by
-s and multiplying the input channels of the next by s changes nothing in floats.
+s and multiplying the input channels of the next by s does not change the function.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from mixmix.errors import CaptureError
 from mixmix.graph.calls import count_calls, module_of
-from mixmix.graph.capture import FOLD_TOLERANCE, relative_error
+from mixmix.graph.capture import check_outputs
 from mixmix.graph.edit import replace_by_module
 from mixmix.graph.ops import bounds_of, is_homogeneous
 
 __all__ = ["ChannelLimit", "equalize_layers", "equalizing_factors"]
 
-_MOST_SWEEPS = 40
-_SETTLED = 1e-3
+_MAX_SWEEPS = 40
+_TOLERANCE = 1e-3  # of the logarithm of a factor
 
 
 class ChannelLimit(nn.Module):
-    """``min(max(x, 0), limit)`` with a limit for each channel: a ReLU6 whose channels are scaled.
+    """``min(max(x, 0), limit)`` with a limit per channel: a ReLU6 with scaled channels.
 
     Buffers: ``limit`` (C, 1, 1), or (C,) behind a linear layer.
     """
@@ -43,7 +42,7 @@ class ChannelLimit(nn.Module):
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two layers that share channels, and what limits these to [0, b] between them, with b."""
+    """Two layers that share channels, and the clamps to [0, b] between them, with b."""
 
     first: fx.Node
     second: fx.Node
@@ -51,25 +50,25 @@ class _Pair:
 
 
 def equalizing_factors(first: Tensor, second: Tensor, *, groups: int = 1) -> Tensor:
-    """By what each shared channel of the first layer is divided (Nagel et al. 2019, eq. 11).
+    """Divisors of the output channels of the first layer (Nagel et al. 2019, eq. 11).
 
     Args:
-        first: weights (C, ...) of the layer that makes the channels.
-        second: weights (out, C / groups, ...) of the layer that takes them.
+        first: weights (C, ...) of the layer with output channels C.
+        second: weights (out, C / groups, ...) of the layer with input channels C.
         groups: of the second layer.
 
     Returns:
-        ``s = sqrt(r1 / r2)`` (C,) > 0 from the largest magnitudes r1, r2 of both layers' weights of
-        a channel, which are equal afterwards; 1 where either is zero.
+        ``s = sqrt(r1 / r2)`` (C,) > 0, with the largest magnitudes r1 and r2 of a channel's weights
+        in both layers, which this makes equal; 1 where either is zero.
     """
     made = first.flatten(1).abs().amax(1)
     taken = _by_input_channel(second, groups).abs().amax(1)
-    usable = (made > 0) & (taken > 0)
-    return torch.where(usable, (made / taken.clamp_min(1e-30)).sqrt(), torch.ones_like(made))
+    nonzero = (made > 0) & (taken > 0)
+    return torch.where(nonzero, (made / taken.clamp_min(1e-30)).sqrt(), torch.ones_like(made))
 
 
 def _by_input_channel(weight: Tensor, groups: int) -> Tensor:
-    """Weights (out, C / groups, ...) as rows (C, n) of what meets each input channel."""
+    """Weights (out, C / groups, ...) as rows (C, n), one per input channel."""
     grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return grouped.transpose(1, 2).reshape(groups * weight.shape[1], -1)
 
@@ -78,17 +77,16 @@ def _by_input_channel(weight: Tensor, groups: int) -> Tensor:
 def equalize_layers(
     graph_module: fx.GraphModule, example: Tensor, *, depthwise_only: bool
 ) -> list[tuple[str, str]]:
-    """Equalize the weights of neighboring layers, in place.
+    """Equalize the weights of pairs of consecutive layers, in place.
 
-    Layers are neighbors if nothing but positively homogeneous operations lies between them and
-    nothing else takes what passes there. ReLU6 and other clamps to [0, b] are not homogeneous, but
-    with b divided by s as well, channel by channel, the function stays the same. SiLU, hard swish
-    and the like are neither, and separate layers.
+    Between the layers of a pair there are only positively homogeneous operations, without other
+    consumers, and clamps to [0, b] such as ReLU6, whose b is divided by s per channel. SiLU, hard
+    swish and the like separate layers.
 
     Args:
         graph_module: captured, BatchNorm folded.
-        example: normalized images on which the outputs must stay the same.
-        depthwise_only: only pairs of which one layer at least is a depthwise convolution.
+        example: normalized images on which the outputs are checked.
+        depthwise_only: equalize only pairs with a depthwise convolution.
 
     Returns:
         The names of the layers of each pair.
@@ -114,43 +112,35 @@ def equalize_layers(
             _limit_channels(graph_module, node, limit / divisor, like=like)
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
-    error = relative_error(graph_module(example), before)
-    if not error <= FOLD_TOLERANCE:
-        raise CaptureError(
-            f"equalizing layers changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} "
-            "is numerical noise); turn it off by equalize=False"
-        )
+    hint = "turn it off with equalize=False"
+    check_outputs(graph_module, example, before, step="equalizing layers", hint=hint)
     return [(str(pair.first.target), str(pair.second.target)) for pair in pairs]
 
 
 def _equalize_weights(pairs: list[_Pair], modules: dict[str, nn.Module]) -> list[Tensor]:
-    """Go over all pairs until their ranges are equal; returns each pair's divisors (C,)."""
+    """Sweep over all pairs until their ranges are equal; returns the divisors (C,) of each pair."""
     layers = [(_layer(pair.first, modules), _layer(pair.second, modules)) for pair in pairs]
     divisors = [torch.ones_like(first.weight.flatten(1)[:, 0]) for first, _ in layers]
-    for _ in range(_MOST_SWEEPS):
+    for _ in range(_MAX_SWEEPS):
         furthest = 0.0
         for index, (first, second) in enumerate(layers):
             groups = second.groups if isinstance(second, nn.Conv2d) else 1
             factors = equalizing_factors(first.weight, second.weight, groups=groups)
-            first.weight.div_(_along(0, factors, first.weight))
+            first.weight.div_(_with_axes_of(first.weight, factors))
             if first.bias is not None:
                 first.bias.div_(factors)
             rows = factors.view(groups, 1, -1).expand(-1, len(second.weight) // groups, -1)
-            second.weight.mul_(_as_filters(rows.flatten(0, 1), second.weight))
+            second.weight.mul_(_with_axes_of(second.weight, rows.flatten(0, 1)))
             divisors[index] *= factors
             furthest = max(furthest, float(factors.log().abs().amax()))
-        if furthest < _SETTLED:
+        if furthest < _TOLERANCE:
             break
     return divisors
 
 
-def _along(axis: int, values: Tensor, weight: Tensor) -> Tensor:
-    return values.view([-1 if place == axis else 1 for place in range(weight.ndim)])
-
-
-def _as_filters(rows: Tensor, weight: Tensor) -> Tensor:
-    """Rows (out, in) with the axes of ``weight`` (out, in, ...)."""
-    return rows.view(*rows.shape, *[1] * (weight.ndim - 2))
+def _with_axes_of(weight: Tensor, values: Tensor) -> Tensor:
+    """Values (out,) or (out, in) with as many dimensions as ``weight`` (out, in, ...)."""
+    return values.view(*values.shape, *[1] * (weight.ndim - values.ndim))
 
 
 def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Conv2d | nn.Linear:
@@ -196,14 +186,14 @@ def _find_pairs(graph_module: fx.GraphModule, modules: dict[str, nn.Module]) -> 
 def _channels_match(made: nn.Module, taken: nn.Module) -> bool:
     if isinstance(made, nn.Conv2d) and isinstance(taken, nn.Conv2d):
         return made.out_channels == taken.in_channels
-    # Between a convolution and a linear layer places become channels as well.
+    # Between a convolution and a linear layer, positions become channels as well.
     return isinstance(made, nn.Linear) and isinstance(taken, nn.Linear)
 
 
 def _limit_channels(
     graph_module: fx.GraphModule, node: fx.Node, limit: Tensor, *, like: nn.Module | None
 ) -> None:
-    """Replace a clamp by limits of its channels (C,)."""
+    """Replace a clamp by one with limits (C,) per channel."""
     name = f"{node.name}_channel_limit"
     shape = (-1, 1, 1) if isinstance(like, nn.Conv2d) else (-1,)
     limited = ChannelLimit(limit.view(shape))

@@ -10,7 +10,7 @@ from torch import fx
 
 __all__ = ["inline_contexts_"]
 
-# By the position of the graph of what is done inside; what that takes follows it.
+# Position of the argument with the body's graph; the inputs of the body follow it.
 _BODIES = {
     torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
     torch.ops.higher_order.wrap_with_autocast: 4,
@@ -18,9 +18,9 @@ _BODIES = {
 
 
 def inline_contexts_(graph_module: fx.GraphModule) -> None:
-    """Put what is done inside such contexts in their place, in the graph's own precision.
+    """Replace such contexts by their bodies, in place and without autocast.
 
-    All tensors are inputs of such a graph: torch.export gives weights and constants to it.
+    Weights and constants are inputs of a body in graphs of torch.export.
     """
     graph = graph_module.graph
     for node in list(graph.nodes):

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the layers before it."""
+"""Folding of BatchNorm into preceding layers."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from mixmix.errors import CaptureError
 from mixmix.graph.calls import count_calls, module_of
-from mixmix.graph.capture import FOLD_TOLERANCE, relative_error
+from mixmix.graph.capture import check_outputs
 
 __all__ = ["fold_batch_norms"]
 
 
 def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str, str]:
-    """Fold every BatchNorm that follows a convolution or linear layer into it, in place.
+    """Fold every BatchNorm after a convolution or linear layer into that layer, in place.
 
     Args:
         graph_module: from ``capture``.
-        example: normalized images on which the folded graph must give the same outputs.
+        example: normalized images on which the outputs are checked.
 
     Returns:
-        For each BatchNorm folded, its name and that of the layer that it went into.
+        From names of folded BatchNorms to names of layers.
 
     Raises:
         CaptureError: if the outputs differ afterwards.
@@ -55,12 +54,6 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     graph_module.requires_grad_(False)
-    with torch.no_grad():
-        error = relative_error(graph_module(example), before)
-    if not error <= FOLD_TOLERANCE:
-        raise CaptureError(
-            f"folding BatchNorm changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} "
-            "is numerical noise); a running variance near zero is the usual cause: check the "
-            "checkpoint"
-        )
+    hint = "a running variance near zero is the usual cause: check the checkpoint"
+    check_outputs(graph_module, example, before, step="folding BatchNorm", hint=hint)
     return folded

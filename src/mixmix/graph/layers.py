@@ -1,4 +1,4 @@
-"""Names of layers that a caller gives."""
+"""Names of layers given by callers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["check_layer_names"]
 
 
 def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
-    """Refuse names of layers that a network does not have.
+    """Check that a network has layers of these names.
 
     Raises:
-        InputError: naming the nearest that it has.
+        InputError: with the most similar known names.
     """
     for name in names:
         if name not in known:

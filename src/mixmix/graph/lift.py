@@ -1,52 +1,43 @@
-"""From the graphs of torch.export, which call functions, back to graphs of layers."""
+"""Graphs of torch.export, which call functions, as graphs that call layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from mixmix.graph.exported_contexts import inline_contexts_
+from mixmix.graph.ops import kind_of
 
 __all__ = ["lift_layers"]
 
 
 def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
-    """Turn the exported calls of convolutions, linear layers and BatchNorm back into modules.
+    """Turn calls of convolutions, linear layers and BatchNorm into modules.
 
     The exported module is changed, too.
     """
     inline_contexts_(exported)
-    aten = torch.ops.aten
     root = nn.Module()
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    placeholders = [node for node in exported.graph.nodes if node.op == "placeholder"]
-    builders: dict[Any, Callable[[dict[int, Any]], nn.Module]] = {
-        aten.conv2d.default: _build_conv2d,
-        aten.conv2d.padding: _build_conv2d,
-        aten.linear.default: _build_linear,
-        aten.batch_norm.default: _build_batch_norm,
-    }
 
     def attribute(node: Any) -> Any:
         if not (isinstance(node, fx.Node) and node.op == "get_attr"):
             return node
-        value: Any = exported
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        return value
+        return attrgetter(str(node.target))(exported)
 
     for node in exported.graph.nodes:
-        # BatchNorm without factors has its statistics alone.
+        kind = kind_of(node)
+        # The first argument after the input that is a node; BatchNorm may have no weight.
         first = next((a for a in node.args[1:] if isinstance(a, fx.Node)), None)
-        if node.target in builders and first is not None and first.op == "get_attr":
-            name = _layer_name(str(first.target))
+        if kind is not None and kind.lifted and first is not None and first.op == "get_attr":
             values = {index: attribute(value) for index, value in enumerate(node.args) if index}
             values[0] = node.args[0].meta.get("val")
-            path = _add_module(root, name, builders[node.target](values))
+            path = _add_module(root, _layer_name(str(first.target)), _BUILDERS[kind.name](values))
             copies[node] = graph.call_module(path, (copies[node.args[0]],))
         elif node.op == "get_attr":
             name = str(node.target).replace(".", "_")
@@ -61,7 +52,6 @@ def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
             graph.output(copies[single])
         else:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
-    assert len(placeholders) == 1
     lifted = fx.GraphModule(root, graph)
     lifted.graph.eliminate_dead_code()
     lifted.recompile()
@@ -69,10 +59,7 @@ def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
 
 
 def _layer_name(weight: str) -> str:
-    """Of the layer with this parameter.
-
-    ``head.weight`` is of ``head``; ``attn.in_proj_weight`` of ``attn.in_proj``, as one of several.
-    """
+    """``head`` for ``head.weight``, ``attn.in_proj`` for ``attn.in_proj_weight``."""
     parent, _, leaf = weight.rpartition(".")
     if leaf in ("weight", "running_mean") and parent:
         return parent
@@ -80,7 +67,7 @@ def _layer_name(weight: str) -> str:
 
 
 def _add_module(root: nn.Module, name: str, module: nn.Module) -> str:
-    """Register under a qualified name; a layer that is called twice is the same module."""
+    """Register under a qualified name, once for a layer that is called several times."""
     parent, _, leaf = name.rpartition(".")
     current = root
     for part in filter(None, parent.split(".")):
@@ -123,6 +110,13 @@ def _build_batch_norm(args: dict[int, Any]) -> nn.Module:
     return _with_values(
         layer, weight=args[1], bias=args[2], running_mean=args[3], running_var=args[4]
     )
+
+
+_BUILDERS: dict[str, Callable[[dict[int, Any]], nn.Module]] = {
+    "conv2d": _build_conv2d,
+    "linear": _build_linear,
+    "batch_norm": _build_batch_norm,
+}
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
-"""Masks of weights: how they are found from scores, held and named.
+"""Masks of weights.
 
-A weight (out, in, ...) is looked at as *rows* (out, ... * in): all input channels of one position
-of a kernel side by side, then the next. Groups of M along a row are then groups of M input
-channels, as sparse tensor cores take them (2:4 in the order KRSC of cuDNN and TensorRT, and
-``torch.sparse.to_sparse_semi_structured`` of those rows) and NVIDIA's ASP prunes them.
+A weight (out, in, ...) is viewed as *rows* (out, ... * in): all input channels of one kernel
+position, then those of the next. Groups of M along a row are groups of M input channels, as sparse
+tensor cores expect them (2:4 in the order KRSC of cuDNN and TensorRT, and
+``torch.sparse.to_sparse_semi_structured``) and NVIDIA's ASP prunes them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -38,19 +39,19 @@ def as_rows(weight: Tensor) -> Tensor:
 
 
 def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
-    """The weight of a shape (out, in, ...) that ``as_rows`` gave these rows of."""
+    """Inverse of ``as_rows`` for a weight of shape (out, in, ...)."""
     return rows.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
 
 
 def keep_largest(scores: Tensor, num_kept: int) -> Tensor:
-    """A mask, True where the scores (any shape) are the largest; exactly so many are kept."""
+    """A mask, True for the ``num_kept`` largest scores (any shape)."""
     kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     kept[scores.flatten().topk(num_kept).indices] = True
     return kept.view_as(scores)
 
 
 def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
-    """A mask (rows, columns), True where scores are the ``n`` largest of ``m`` neighbors."""
+    """A mask (rows, columns), True for the ``n`` largest scores of each group of ``m`` columns."""
     groups = scores.unflatten(1, (-1, m))
     best = groups.topk(n, dim=2).indices
     return torch.zeros_like(groups, dtype=torch.bool).scatter(2, best, True).flatten(1)
@@ -58,7 +59,7 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 
 @torch.no_grad()
 def set_zeros(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set weights to zero, in place, where their mask is False; masks are by their names."""
+    """Set weights to zero where their mask is False, in place; ``masks`` are by weight names."""
     weights = dict(module.named_parameters())
     for name, kept in masks.items():
         weights[name].masked_fill_(~kept.to(weights[name].device), 0)
@@ -66,22 +67,22 @@ def set_zeros(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def hold_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this, weights get no gradient where their mask is False.
+    """Context in which weights have zero gradients where their mask is False.
 
-    Zeros without gradients stay zeros: the moments of an optimizer that starts within stay zero
-    as well, and no decay moves them.
+    Pruned weights stay zero: the moments of an optimizer created in the context stay zero as well,
+    and weight decay does not change zeros.
 
     Args:
-        module: its weights are zero there already.
-        masks: by the names of the weights.
+        module: its weights are zero where masks are False.
+        masks: by names of weights.
     """
     handles = []
     weights = dict(module.named_parameters())
     for name, kept in masks.items():
         weight = weights[name]
-        # What requires no gradient is not trained, and takes no hook.
         if weight.requires_grad:
-            handles.append(weight.register_hook(_Cleared(~kept.to(weight.device))))
+            removed = ~kept.to(weight.device)
+            handles.append(weight.register_hook(partial(Tensor.masked_fill, mask=removed, value=0)))
     try:
         yield
     finally:
@@ -89,24 +90,13 @@ def hold_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]
             handle.remove()
 
 
-class _Cleared:
-    """Clears the gradient of what is removed."""
-
-    def __init__(self, removed: Tensor) -> None:
-        self._removed = removed
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        return gradient.masked_fill(self._removed, 0)
-
-
 def layer_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks by the names of layers of a network or its graph, from masks by those of weights.
+    """Masks by names of weights, as masks by names of layers of a network or its graph.
 
-    A weight that is not a layer's own, as ``attn.in_proj_weight``, is that of the layer
-    ``attn.in_proj`` in a graph.
+    The layer of a weight such as ``attn.in_proj_weight`` is ``attn.in_proj`` in a graph.
 
     Raises:
-        InputError: if a mask belongs to no layer, so that its zeros would be lost.
+        InputError: if a mask fits no layer.
     """
     named = {}
     weights = _weights(module)
@@ -123,20 +113,20 @@ def layer_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def refuse_quantized(module: nn.Module, name: str) -> None:
-    """Raise if a network is quantized: its integers are neither pruned nor quantized again.
+    """Check that a network is not quantized; integers are neither pruned nor quantized again.
 
     Raises:
-        InputError: saying what to do.
+        InputError: if it is.
     """
     if any(isinstance(part, QuantizedLayer) for part in module.modules()):
         raise InputError(
-            f"{name} is quantized already, which comes last: prune before, and quantize once, as "
-            "in compress(model, data, [Prune(...), Quantize(...)])"
+            f"{name} is quantized already; prune first and quantize once, as in "
+            "compress(model, data, [Prune(...), Quantize(...)])"
         )
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Weights of convolutions and linear layers, in floats or quantized, by the layers' names."""
+    """Weights of convolutions and linear layers, quantized or not, by names of layers."""
     weights = {}
     for name, layer in module.named_modules():
         if isinstance(layer, QuantizedLayer):
@@ -148,11 +138,11 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where zeros may be: anywhere, or all but ``n`` of every ``m`` input channels.
+    """Sparsity pattern: unstructured, or at most ``n`` nonzero of every ``m`` input channels.
 
     Attributes:
-        n: weights that are kept of a group, or 0 where zeros may be anywhere.
-        m: weights of a group, or 0.
+        n: kept weights of a group; 0 if unstructured.
+        m: weights of a group; 0 if unstructured.
     """
 
     n: int = 0
@@ -160,10 +150,10 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """From ``unstructured`` or ``N:M``, such as ``2:4``.
+        """From ``unstructured`` or ``N:M`` with 0 < N < M, such as ``2:4``.
 
         Raises:
-            InputError: unless it is one of them with 0 < N < M.
+            InputError: for any other text.
         """
         if text == "unstructured":
             return cls()
@@ -180,15 +170,15 @@ class Pattern:
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros that follows from it, for groups."""
+        """Fraction of zeros of an N:M pattern."""
         return 1 - self.n / self.m
 
     def fits(self, weight: Tensor) -> bool:
-        """Whether the input channels of a weight (out, in, ...) are whole groups."""
+        """Whether the input channels of a weight (out, in, ...) divide into groups."""
         return not self.is_grouped or weight.shape[1] % self.m == 0
 
     def holds(self, kept: Tensor) -> bool:
-        """Whether no group of a mask (out, in, ...), True where kept, keeps more than ``n``."""
+        """Whether no group of a mask (out, in, ...) keeps more than ``n`` weights."""
         if not self.is_grouped:
             return True
         return bool((as_rows(kept).unflatten(1, (-1, self.m)).sum(2) <= self.n).all())

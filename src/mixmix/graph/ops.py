@@ -1,8 +1,8 @@
-"""The table of operations: how each one is called, and what can be done around it.
+"""The table of operations: how PyTorch and ONNX call each one, and what passes may do with it.
 
-All that reads a graph asks here what a node does: where quantizers belong, which layers can be
-equalized, what runs in one pass, what an exporter rewrites. A new activation function is one line
-in ``_TABLE``. ``docs/operations.md`` shows the table.
+All passes over graphs read this table: placement of quantizers, equalization, fused BatchNorm,
+export. To support a new activation function, add a line to ``_TABLE``; ``docs/operations.md``
+shows the table.
 """
 
 from __future__ import annotations
@@ -43,26 +43,25 @@ class Kind:
 
     Attributes:
         name: of the kind.
-        names: what its functions in ``torch``, ``torch.nn.functional`` and ``torch.ops.aten``, and
-            its methods of tensors, are called.
-        modules: classes; a subclass is of the same kind.
+        names: of its functions in ``torch``, ``torch.nn.functional`` and ``torch.ops.aten``, and of
+            its tensor methods.
+        modules: classes; subclasses are of the same kind.
         others: functions from elsewhere.
         onnx: operators that ONNX exporters write for it.
-        moves: every value it gives is one that it takes, or zero: quantizing before it is the same
-            as quantizing after it. ``pad`` and ``index`` only do so sometimes; ask ``moves``.
-        narrows: it clamps, and an integer kernel swallows it if a quantizer follows.
-        joins: how many operands of its integer kernel are quantized: the only one, exactly two, or
-            all of them; empty if it joins and pools nothing. ``mean`` has such a kernel only over
-            height and width; ask ``joined_operands``.
-        homogeneous: ``f(s x) = s f(x)``, s > 0, in each channel by itself; what clamps to [0, inf)
-            is so, too; ask ``is_homogeneous``.
-        bounds: what it clamps to, unless the call says otherwise.
-        bounds_names: the arguments of functions, and attributes of modules, that say otherwise.
-        lifted: torch.export takes its weights out of their module, and ``graph.lift`` puts them
-            back.
+        moves: every output value is an input value or zero, so quantizing before it and after it is
+            the same. ``pad`` and ``index`` depend on their arguments; call ``moves``.
+        narrows: it clamps; an integer kernel absorbs it if a quantizer follows.
+        joins: which operands its integer kernel takes quantized: the only one, exactly two, or all;
+            empty if it has no such kernel. ``mean`` has one over height and width only; call
+            ``joined_operands``.
+        homogeneous: ``f(s x) = s f(x)`` for s > 0, per channel. Clamps to [0, inf) are homogeneous
+            as well; call ``is_homogeneous``.
+        bounds: of a clamp, unless the call overrides them.
+        bounds_names: arguments of functions, and attributes of modules, that override ``bounds``.
+        lifted: torch.export separates its weights from their module; ``graph.lift`` rejoins them.
         product: it multiplies activations or weights, and stays in floats unless it is a layer.
-        swapped: ONNX Runtime moves a DequantizeLinear from in front of it to behind it.
-        sizes: it reads a shape, not values.
+        swapped: ONNX Runtime moves a preceding DequantizeLinear behind it.
+        sizes: it reads shapes, not values.
     """
 
     name: str
@@ -83,24 +82,24 @@ class Kind:
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
-        """Of Python."""
+        """Its Python functions."""
         found = (getattr(place, name, None) for place in (torch, F) for name in self.names)
         return (*self.others, *dict.fromkeys(each for each in found if each is not None))
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Of tensors."""
+        """Its tensor methods."""
         return tuple(name for name in self.names if hasattr(Tensor, name))
 
     @property
     def packets(self) -> tuple[Any, ...]:
-        """Of ``torch.ops.aten``, each with all of its overloads."""
+        """Its overload packets in ``torch.ops.aten``."""
         aten = torch.ops.aten
         return tuple(getattr(aten, name) for name in self.names if hasattr(aten, name))
 
 
 def _inplace(*names: str) -> tuple[str, ...]:
-    """Operations, and those that do the same in place."""
+    """Names of operations and of their in-place variants."""
     return (*names, *(f"{name}_" for name in names))
 
 
@@ -120,7 +119,7 @@ _MATMULS = ("matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "bilinear")
 
 # fmt: off
 _TABLE = (
-    # Activation functions. Those that say no more run in floats between two quantizers.
+    # Activation functions; without further flags, they run in floats between two quantizers.
     Kind("relu", _inplace("relu"), (nn.ReLU,), onnx=("Relu",), narrows=True,
          bounds=(0.0, math.inf)),
     Kind("relu6", _inplace("relu6"), (nn.ReLU6,), onnx=("Clip",), narrows=True, bounds=(0.0, 6.0)),
@@ -141,18 +140,18 @@ _TABLE = (
     Kind("softplus", ("softplus",), (nn.Softplus,), onnx=("Softplus",)),
     Kind("tanh", _inplace("tanh"), (nn.Tanh,), onnx=("Tanh",)),
     Kind("softmax", ("softmax",), (nn.Softmax,), onnx=("Softmax",)),
-    # What joins tensors.
+    # Operations on several tensors.
     Kind("add", _inplace("add"), others=(operator.add, operator.iadd), onnx=("Add",), joins="two"),
     Kind("mul", _inplace("mul", "multiply"), others=(operator.mul, operator.imul), onnx=("Mul",),
          joins="two"),
     Kind("cat", ("cat", "concat", "concatenate"), onnx=("Concat",), joins="all"),
-    # What pools values.
+    # Pooling.
     Kind("pool_max", ("max_pool2d",), (nn.MaxPool2d,), onnx=("MaxPool",), moves=True,
          homogeneous=True, swapped=True),
     Kind("pool_avg", ("avg_pool2d", "adaptive_avg_pool2d"), (nn.AvgPool2d, nn.AdaptiveAvgPool2d),
          onnx=("AveragePool", "GlobalAveragePool"), joins="one", homogeneous=True),
     Kind("mean", ("mean",), onnx=("ReduceMean",), joins="one"),
-    # What moves values.
+    # Operations that move values.
     Kind("identity", ("contiguous", "clone", "detach", "alias"), (nn.Identity,), onnx=("Identity",),
          moves=True, homogeneous=True),
     Kind("dropout", _DROPOUT_NAMES, _DROPOUTS, moves=True, homogeneous=True),
@@ -166,7 +165,7 @@ _TABLE = (
          moves=True),
     Kind("pad", ("pad", "constant_pad_nd"), (nn.ZeroPad2d,), onnx=("Pad",), moves=True),
     Kind("index", others=(operator.getitem,), onnx=("Slice",), moves=True),
-    # Layers, and products that are no layers.
+    # Layers and other products.
     Kind("conv2d", ("conv2d",), (nn.Conv2d,), onnx=("Conv",), lifted=True, product=True),
     Kind("linear", ("linear",), (nn.Linear,), onnx=("Gemm",), lifted=True, product=True),
     Kind("convolution", _CONVOLUTION_NAMES, _CONVOLUTIONS, onnx=("Conv", "ConvTranspose"),
@@ -187,10 +186,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
 
 
 def _index(keys: Callable[[Kind], Sequence[Any]]) -> dict[Any, Kind]:
-    """From what is called to its kind.
-
-    A thing that two lines of the table claim is a mistake in it.
-    """
+    """From modules, functions or methods to their kinds."""
     found: dict[Any, Kind] = {}
     for kind in _TABLE:
         for key in keys(kind):
@@ -205,10 +201,10 @@ _BY_METHOD = _index(lambda kind: kind.methods)
 
 
 def kind_of(node: Any, modules: Modules | None = None) -> Kind | None:
-    """What a node does, or None if the table does not say.
+    """The kind of a node; None if the table does not have it, or it is no node.
 
     Args:
-        node: anything that can be an argument of a node.
+        node: a node, or any other argument of a node.
         modules: by name; without them, calls to modules are not recognized.
     """
     if not isinstance(node, fx.Node):
@@ -223,7 +219,7 @@ def kind_of(node: Any, modules: Modules | None = None) -> Kind | None:
 
 
 def has_kind(node: Any, *names: str, modules: Modules | None = None) -> bool:
-    """Whether a node is of one of these kinds; see ``kind_of``."""
+    """Whether a node is of one of these kinds."""
     assert KINDS.keys() >= set(names), f"no such kinds: {set(names) - KINDS.keys()}"
     kind = kind_of(node, modules)
     return kind is not None and kind.name in names
@@ -235,10 +231,9 @@ def onnx_names(matches: Callable[[Kind], bool]) -> tuple[str, ...]:
 
 
 def moves(node: Any, modules: Modules | None = None) -> bool:
-    """Whether every value that a node gives is one of its first argument's, or zero.
+    """Whether every output value of a node is a value of its first argument, or zero.
 
-    Padding moves values if it is with zeros, and indexing if it takes slices, or a part of what
-    was split.
+    Padding must be with zeros, and an index must consist of slices or take a part of a split.
     """
     kind = kind_of(node, modules)
     if kind is None or not kind.moves:
@@ -256,7 +251,7 @@ def moves(node: Any, modules: Modules | None = None) -> bool:
 
 
 def zero_padding(node: fx.Node) -> Sequence[Any] | None:
-    """Sizes that a call of ``F.pad`` and the like adds as zeros, or None if it adds others."""
+    """The padding of a call of ``F.pad`` and the like with zeros; None for other values."""
     if is_call_to(node, torch.constant_pad_nd, torch.ops.aten.constant_pad_nd):
         mode, value = "constant", argument(node, 2, "value")
     else:
@@ -267,13 +262,13 @@ def zero_padding(node: fx.Node) -> Sequence[Any] | None:
 
 
 def narrows(node: Any, modules: Modules | None = None) -> bool:
-    """Whether an integer kernel swallows a node if a quantizer follows it."""
+    """Whether an integer kernel absorbs a node that a quantizer follows."""
     kind = kind_of(node, modules)
     return kind is not None and kind.narrows
 
 
 def bounds_of(node: Any, modules: Modules | None = None) -> tuple[float, float] | None:
-    """What a node clamps its input to, or None if it does not, or not to plain numbers."""
+    """The bounds of a clamp; None for other nodes, and where bounds are tensors."""
     kind = kind_of(node, modules)
     if kind is None or kind.bounds is None or kind.bounds_names is None:
         return None if kind is None else kind.bounds
@@ -290,7 +285,7 @@ def bounds_of(node: Any, modules: Modules | None = None) -> tuple[float, float] 
 
 
 def is_homogeneous(node: Any, modules: Modules | None = None) -> bool:
-    """Whether ``f(s x) = s f(x)`` for s > 0, in every channel by itself."""
+    """Whether ``f(s x) = s f(x)`` for s > 0, per channel."""
     kind = kind_of(node, modules)
     return kind is not None and (kind.homogeneous or bounds_of(node, modules) == (0.0, math.inf))
 
@@ -298,15 +293,12 @@ def is_homogeneous(node: Any, modules: Modules | None = None) -> bool:
 def joined_operands(
     node: Any, is_computed: Callable[[fx.Node], bool], modules: Modules | None = None
 ) -> list[fx.Node]:
-    """The operands that are quantized for an integer kernel that joins or pools tensors.
+    """Operands that the integer kernel of an addition, concatenation, pooling etc. takes quantized.
 
     Args:
         node: of a graph.
-        is_computed: whether an operand is a tensor that depends on the network's input.
+        is_computed: whether an operand depends on the network's input.
         modules: by name.
-
-    Returns:
-        None of them where there is no such kernel.
     """
     kind = kind_of(node, modules)
     if kind is None or not kind.joins:
@@ -326,7 +318,7 @@ def _is_over_image(node: fx.Node) -> bool:
 
 
 def product_calls(graph_module: fx.GraphModule) -> dict[str, str]:
-    """Multiplications of a graph that are no modules: from names of nodes to those of functions."""
+    """Products that are no modules: from names of nodes to names of functions."""
     found = {}
     for node in graph_module.graph.nodes:
         kind = kind_of(node)

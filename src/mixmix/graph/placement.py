@@ -1,11 +1,10 @@
-"""Where quantizers belong in a graph, so that integer kernels run from its input to its output.
+"""Placement of quantizers, so that integer kernels run from the input of a graph to its output.
 
-Runtimes have integer kernels for layers, for operations that join or pool tensors, and for those
-that only move values. A kernel takes what is quantized and narrows what it gives in the quantizer
-right behind it, which swallows a ReLU or a clamp on the way. Hence tensors are quantized where they
-enter a layer, where they enter and leave what joins or pools, and where they leave a convolution
-(a linear layer's kernel gives floats as well). All other functions, such as SiLU, run in floats
-between two quantizers.
+Runtimes have integer kernels for layers, for additions, concatenations and pooling, and for
+operations that move values. A kernel takes quantized inputs and is fused with the quantizer of its
+output; a ReLU or clamp in between is absorbed. Hence quantizers go before every layer, before and
+after every addition, concatenation and pooling, and after every convolution (kernels of linear
+layers can also return floats). Other functions, such as SiLU, run in floats between two quantizers.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ __all__ = ["Operands"]
 
 
 class Operands:
-    """What the tensors of a graph go into.
+    """Tensors of a graph that integer kernels take or return.
 
     Args:
         graph_module: the graph.
-        is_layer: true for the modules that are quantized.
+        is_layer: whether a module is a quantized layer.
     """
 
     def __init__(
@@ -48,22 +47,22 @@ class Operands:
         return [node for node in self._graph.nodes if self._layer_of(node) is not None]
 
     def source(self, node: Any) -> fx.Node | None:
-        """The tensor that ``node`` only moves, itself if it moves none, or None for parameters."""
+        """The tensor whose values ``node`` moves, possibly itself; None for parameters."""
         assert isinstance(node, fx.Node)
         while moves(node, self._modules):
             node = node.all_input_nodes[0]
         return None if node.op == "get_attr" else node
 
     def sources_of_layers(self) -> set[fx.Node]:
-        """The tensors that layers take."""
+        """The inputs of layers."""
         sources = {self.source(call.args[0]) for call in self.layers()}
         return {source for source in sources if source is not None}
 
     def joined(self) -> list[fx.Node]:
-        """Tensors to quantize beside those that only layers take.
+        """Tensors to quantize besides the inputs of layers.
 
-        They are what is joined or pooled, and what is given by that, or by a convolution, to
-        neither a layer nor the output of the graph, which is in floats.
+        These are operands of additions, concatenations and pooling, and the outputs of these and of
+        convolutions, unless a layer takes them or they are the output of the graph (in floats).
         """
         found: dict[fx.Node, None] = {}
         of_layers = self.sources_of_layers()
@@ -86,7 +85,7 @@ class Operands:
         return node in self._tensors and self.source(node) is not None
 
     def _behind_bounds(self, node: fx.Node) -> fx.Node:
-        """Where what a kernel gives is narrowed: behind the ReLU or clamp that alone takes it."""
+        """The ReLU or clamp that is the only consumer of a kernel's output, else the kernel."""
         while len(node.users) == 1:
             (user,) = node.users
             if not narrows(user, self._modules):
@@ -95,7 +94,7 @@ class Operands:
         return node
 
     def _is_output(self, node: fx.Node) -> bool:
-        """Whether a tensor is moved to the output of the graph, and goes nowhere else."""
+        """Whether the only consumer of a tensor, moved or not, is the output of the graph."""
         waiting = [node]
         while waiting:
             for user in waiting.pop().users:

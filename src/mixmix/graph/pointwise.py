@@ -1,9 +1,9 @@
-"""A way around oneDNN for 1x1 convolutions with a stride and few input channels.
+"""Workaround for strided 1x1 convolutions with few input channels in oneDNN.
 
-In channels-last order, their gradient for the weights writes past its workspace if the input
-channels do not fill one vector (https://github.com/uxlfoundation/oneDNN/issues/6035): the process
-crashes, hangs, or learns nonsense. What such a convolution does not read is therefore left out
-before it, and its stride with it.
+In channels-last order, the gradient of their weights writes past its workspace if the input
+channels do not fill a vector (https://github.com/uxlfoundation/oneDNN/issues/6035): the process
+crashes, hangs or computes wrong gradients. Such a convolution therefore runs without a stride on
+its subsampled input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WIDEST_VECTOR = 16  # float32 values, with AVX-512
 def apply_layer(
     layer: nn.Conv2d | nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """What a layer gives with other weights; the padding of a convolution is zeros."""
+    """The output of a layer with other weights; convolutions are padded with zeros."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
     stride = layer.stride
@@ -34,7 +34,7 @@ def apply_layer(
 
 @contextmanager
 def safe_gradients(module: nn.Module) -> Iterator[None]:
-    """The weights of every ``nn.Conv2d`` in it can be trained meanwhile."""
+    """Context in which the weights of every ``nn.Conv2d`` of a module can be trained."""
     affected = [
         layer
         for layer in module.modules()

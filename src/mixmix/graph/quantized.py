@@ -1,4 +1,4 @@
-"""The quantized layers that are deployed: integers and scales, nothing left to learn."""
+"""Quantized layers for deployment: integers and scales, without learnable parameters."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ class QuantizedLayer(nn.Module):
     ``weight = (integers - zero_point) * scale``
 
     Buffers: ``integers`` int8 of the weight's shape, within ``bits``; ``scale`` (out,) float32;
-    ``zero_point`` (out,) int8, or None where weights are symmetric;
-    ``bias`` (out,) float32 or None: that of the layer, unless another is given.
+    ``zero_point`` (out,) int8, or None for symmetric quantization; ``bias`` (out,) float32 or None.
     """
 
     integers: Tensor
@@ -71,16 +70,10 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("zero_point", zero_point)
         bias = layer.bias if bias is None else bias
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
-        self.convolution: dict[str, Any] | None = (
-            {
-                "stride": layer.stride,
-                "padding": layer.padding,
-                "dilation": layer.dilation,
-                "groups": layer.groups,
-            }
-            if isinstance(layer, nn.Conv2d)
-            else None
-        )
+        self.convolution: dict[str, Any] | None = None
+        if isinstance(layer, nn.Conv2d):
+            names = ("stride", "padding", "dilation", "groups")
+            self.convolution = {name: getattr(layer, name) for name in names}
 
     def weight(self) -> Tensor:
         """The dequantized weights, of the original shape."""

@@ -1,4 +1,4 @@
-"""Residual branches of a graph: what is added to a tensor that passes beside it unchanged."""
+"""Residual branches of a graph with an identity shortcut."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ResidualBlock", "find_residual_blocks", "without_blocks"]
 
 @dataclass(frozen=True)
 class ResidualBlock:
-    """A branch that can go: ``skip + branch(skip)`` becomes ``skip``.
+    """A removable branch: ``skip + branch(skip)`` becomes ``skip``.
 
     Attributes:
-        name: what the names of its layers begin with, or that of its first layer.
-        addition: name of the node that adds.
-        skip: name of the node that passes.
+        name: common prefix of the names of its layers, else the name of the first.
+        addition: name of the addition's node.
+        skip: name of the shortcut's node.
         layers: names of the modules with parameters in the branch, in order of execution.
     """
 
@@ -33,10 +33,10 @@ class ResidualBlock:
 
 
 def find_residual_blocks(graph_module: fx.GraphModule) -> list[ResidualBlock]:
-    """The branches of a captured graph that begin at what they are added to, in order.
+    """The removable branches of a captured graph, in order of execution.
 
-    Shortcuts that change their tensor (strided, projected, padded) are none, and neither are
-    branches that read anything else, or share a layer with what stays.
+    Branches with a strided, projected or padded shortcut are not removable, nor are those that read
+    other tensors or share a layer with the rest of the graph.
     """
     modules = dict(graph_module.named_modules())
     calls = count_calls(graph_module)
@@ -62,23 +62,23 @@ def find_residual_blocks(graph_module: fx.GraphModule) -> list[ResidualBlock]:
 def without_blocks(
     graph_module: fx.GraphModule, blocks: Collection[ResidualBlock]
 ) -> fx.GraphModule:
-    """The graph without some of its branches; it shares the modules that are left."""
+    """The graph without some branches; it shares the remaining modules."""
     graph = copy.deepcopy(graph_module.graph)
     nodes = {node.name: node for node in graph.nodes}
     for block in blocks:
         skip = nodes[block.skip]
         nodes[block.addition].replace_all_uses_with(skip)
-        # What stood for the sum is the tensor that passed, for blocks behind this one, too.
+        # For later blocks whose shortcut is this sum.
         nodes[block.addition] = skip
-    left = fx.GraphModule(graph_module, graph)
-    left.graph.eliminate_dead_code()
-    left.recompile()
-    left.delete_all_unused_submodules()
-    return left.eval()
+    pruned = fx.GraphModule(graph_module, graph)
+    pruned.graph.eliminate_dead_code()
+    pruned.recompile()
+    pruned.delete_all_unused_submodules()
+    return pruned.eval()
 
 
 def _branch(skip: fx.Node, end: fx.Node, addition: fx.Node) -> list[fx.Node]:
-    """The nodes from ``skip`` to ``end``; empty if that is not a branch with one way in and out."""
+    """Nodes between ``skip`` and ``end``; empty if there are other inputs or outputs."""
     inside: dict[fx.Node, None] = {}
     waiting = [end]
     while waiting:

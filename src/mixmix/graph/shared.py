@@ -1,4 +1,4 @@
-"""A module and its graph, which share their weights: what changes in one changes in the other."""
+"""A module and its graph, which share all weights and statistics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["SharedGraph", "share_graph"]
 
 @dataclass(frozen=True)
 class SharedGraph:
-    """A module as a graph of layers that have the module's own parameters and statistics.
+    """A module and a graph of the same function that shares its parameters and buffers.
 
     Attributes:
-        module: as it is called by its user.
-        graph_module: does the same.
-        layers: the convolutions and linear layers that it calls, by name, in order of execution.
-        weight_names: from a layer's name to that of its weight in ``module``.
+        module: the original.
+        graph_module: its graph.
+        layers: the convolutions and linear layers of the graph by name, in order of execution.
+        weight_names: from names of layers to names of their weights in ``module``.
     """
 
     module: nn.Module
@@ -38,7 +38,7 @@ class SharedGraph:
         )
 
     def following_norms(self) -> dict[str, str]:
-        """From each layer to the BatchNorm that alone takes what the layer gives."""
+        """From layers to the BatchNorm that is the only consumer of their outputs."""
         modules = dict(self.graph_module.named_modules())
         calls = count_calls(self.graph_module)
         found = {}
@@ -59,7 +59,7 @@ class SharedGraph:
 
 
 def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
-    """Capture a module, which stays as it is, into a graph that shares its tensors.
+    """Capture a module into a graph that shares its tensors; the module is not changed.
 
     Args:
         module: in eval mode.
@@ -71,7 +71,7 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
     graph_module = capture(module, example)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     own: dict[str, Tensor] = parameters | dict(module.named_buffers(remove_duplicate=False))
-    # torch.export flattens the names of what it reads directly.
+    # torch.export flattens the names of tensors that are read outside of layers.
     flattened = {name.replace(".", "_"): tensor for name, tensor in own.items()}
     layers: dict[str, nn.Conv2d | nn.Linear] = {}
     weight_names: dict[str, str] = {}
@@ -92,6 +92,6 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
 
 
 def _name_in(own: dict[str, Tensor] | dict[str, nn.Parameter], path: str, leaf: str) -> str | None:
-    """The name of a layer's tensor in the module: ``attn.in_proj`` has ``attn.in_proj_weight``."""
+    """Name of a layer's tensor in the module, such as ``attn.in_proj_weight``."""
     names = (f"{path}.{leaf}", f"{path}_{leaf}")
     return next((name for name in names if name in own), None)

@@ -1,4 +1,4 @@
-"""Rewrites of a graph that leave its function as it is, and show where quantizers belong."""
+"""Rewrites of a graph, before quantizers are placed, that do not change its function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["drop_identities", "write_out_silu"]
 
 
 def drop_identities(graph_module: fx.GraphModule, example: Tensor) -> None:
-    """Remove calls that give back what they take, in place: dropout, stochastic depth.
+    """Remove calls that return their input, such as dropout and stochastic depth, in place.
 
     Args:
         graph_module: from ``capture``.
@@ -30,7 +30,7 @@ def drop_identities(graph_module: fx.GraphModule, example: Tensor) -> None:
 
 
 class _IdentityWatcher(fx.Interpreter):
-    """Runs a graph and remembers the nodes that give back their first argument unchanged."""
+    """Runs a graph and records the nodes that return their first argument unchanged."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
@@ -38,10 +38,10 @@ class _IdentityWatcher(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         given = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
-        # Operations in place give back the same tensor, too, but a later version of it.
+        # In-place operations return the same tensor as well, but a later version of it.
         version = given._version if isinstance(given, Tensor) else None
         result = super().run_node(n)
-        # What methods such as ``contiguous`` give back is the same only for tensors like this one.
+        # Methods are left out: ``contiguous`` returns its input only for some memory formats.
         if (
             n.op in ("call_function", "call_module")
             and isinstance(result, Tensor)
@@ -54,7 +54,7 @@ class _IdentityWatcher(fx.Interpreter):
 
 
 def write_out_silu(graph_module: fx.GraphModule) -> None:
-    """Replace ``silu(x)`` by ``x * sigmoid(x)``, in place: there are integer kernels for both."""
+    """Replace ``silu(x)`` by ``x * sigmoid(x)``, which have integer kernels, in place."""
     modules = dict(graph_module.named_modules())
     for node in list(graph_module.graph.nodes):
         if has_kind(node, "silu", modules=modules):

@@ -1,11 +1,12 @@
-"""Which part of a network could not be traced."""
+"""The part of a network that could not be traced."""
 
 from __future__ import annotations
 
 import linecache
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import torch
 from torch import nn
@@ -17,12 +18,12 @@ _TORCH = str(Path(torch.__file__).parent)
 
 @dataclass(frozen=True)
 class FailurePlace:
-    """The innermost module in whose code a tracer stopped.
+    """The innermost module in whose code a tracer failed.
 
     Attributes:
         module: its qualified name, empty for the network itself.
         kind: its class name.
-        code: the line of its source, as far as it is known, with file and number.
+        code: the line of its source with file and number, empty if unknown.
     """
 
     module: str
@@ -35,10 +36,9 @@ class FailurePlace:
 
 
 def find_failure(failure: BaseException, model: nn.Module) -> FailurePlace:
-    """The place in ``model`` that an exception of a tracer comes from.
+    """The place in ``model`` where a tracer raised an exception.
 
-    Tracers run the forward methods of the modules themselves, so that the stack of the exception
-    goes through them: the last one is where it happened.
+    Tracers run the forward methods of modules, so the traceback contains them.
     """
     names = {id(module): name for name, module in model.named_modules()}
     place = FailurePlace("", type(model).__name__, "")
@@ -49,36 +49,24 @@ def find_failure(failure: BaseException, model: nn.Module) -> FailurePlace:
         current = current.__cause__ or current.__context__
     depth = -1
     for error in chain:
-        for index, frame, line in _frames(error.__traceback__):
+        for index, (frame, line) in enumerate(traceback.walk_tb(error.__traceback__)):
             module = _owner(frame)
             if module is None or id(module) not in names or index <= depth:
                 continue
             depth = index
-            code = "" if _is_in_torch(frame) else _source(frame, line)
+            code = "" if frame.f_code.co_filename.startswith(_TORCH) else _source(frame, line)
             if names[id(module)] == place.module:
                 code = code or place.code
             place = FailurePlace(names[id(module)], type(module).__name__, code)
     return place
 
 
-def _frames(traceback: TracebackType | None) -> list[tuple[int, FrameType, int]]:
-    frames: list[tuple[int, FrameType, int]] = []
-    while traceback is not None:
-        frames.append((len(frames), traceback.tb_frame, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    return frames
-
-
 def _owner(frame: FrameType) -> nn.Module | None:
-    """The module whose method a frame runs: its first argument, whatever that is called."""
+    """The module whose method a frame runs: its first argument."""
     if not frame.f_code.co_argcount:
         return None
     first = frame.f_locals.get(frame.f_code.co_varnames[0])
     return first if isinstance(first, nn.Module) else None
-
-
-def _is_in_torch(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(_TORCH)
 
 
 def _source(frame: FrameType, line: int) -> str:

@@ -1,4 +1,4 @@
-"""Units of two networks side by side: one is to give what the other does."""
+"""Pairs of units of a student and a teacher with matching outputs."""
 
 from __future__ import annotations
 
@@ -17,37 +17,32 @@ _INFERENCE_BATCH = 128
 
 @dataclass(frozen=True)
 class UnitPair:
-    """A part of a student, and the part of its teacher whose outputs it is to give.
+    """A unit of a student and the unit of its teacher with the target outputs.
 
     Attributes:
-        student: what it takes is what the pair before it gives.
+        student: takes the output of the preceding pair's student.
         teacher: likewise.
-        channels: (C,) the channels of the teacher's outputs that the student's are compared with;
-            None for all of them.
+        channels: (C,) channels of the teacher's outputs that match the student's; None for all.
     """
 
     student: Unit
     teacher: Unit
     channels: Tensor | None = None
 
-    def targets(self, inputs: Tensor) -> Tensor:
-        """What the student is to give, from what enters the teacher's part."""
-        return select_channels(self.teacher.module(inputs), self.channels)
-
 
 def select_channels(outputs: Tensor, channels: Tensor | None) -> Tensor:
-    """Chosen channels of what a unit gives (see ``channel_axis``); None for all of them."""
+    """Channels of a unit's outputs along ``channel_axis``; None for all."""
     if channels is None:
         return outputs
     return outputs.index_select(channel_axis(outputs), channels)
 
 
 class UnitChain(nn.Module):
-    """Units one after another: logits (N, K), and what each unit before the last gives.
+    """The composition of units: returns logits (N, K) and the outputs of all units but the last.
 
     Args:
         units: from the network's input to its logits.
-        channels: for each unit, which of the channels of its outputs are given; None for all.
+        channels: for each unit, the channels of its outputs that are returned; None for all.
     """
 
     def __init__(
@@ -67,7 +62,7 @@ class UnitChain(nn.Module):
 
 
 def chains_of(pairs: Sequence[UnitPair]) -> tuple[UnitChain, UnitChain]:
-    """The student and the teacher, whose features can be compared one by one."""
+    """The student and the teacher as chains with comparable features."""
     return (
         UnitChain([pair.student for pair in pairs]),
         UnitChain([pair.teacher for pair in pairs], [pair.channels for pair in pairs]),
@@ -81,13 +76,13 @@ def unit_errors(
     images: Tensor,
     prepare: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """The relative squared error of each layer's unit.
+    """Relative squared error of the outputs of each layer's unit, by name of the layer.
 
     Args:
-        student: its outputs are compared.
-        teacher: with those of this chain.
+        student: whose errors are computed.
+        teacher: the reference.
         images: (N, C, H, W) in [0, 1].
-        prepare: gives a batch of them as both networks take it, on their device.
+        prepare: normalizes a batch, and moves it to the device of the networks.
     """
     squares = torch.zeros(2, len(teacher.layers))
     for batch in images.split(_INFERENCE_BATCH):
@@ -113,18 +108,17 @@ def pair_units(
     *,
     kept_channels: Mapping[str, Tensor] | None = None,
 ) -> list[UnitPair]:
-    """Put side by side what has the same layers and gives tensors of the same shape.
+    """Pair the units of two networks that have the same layers and outputs of the same shape.
 
-    Units are joined to the next where one network alone can be cut, and where the student's
-    outputs are narrower and nothing tells which channels they are; the last pair ends with logits.
+    Units are merged with the next where only one network can be cut, and where it is unknown which
+    of the teacher's channels a narrower student has. The last pair returns logits.
 
     Args:
-        student: the graph that its units were cut from.
-        teacher: likewise.
+        student: the graph of the first units.
+        teacher: the graph of the second units.
         units: of the student and of the teacher.
         example: (N, C, H, W) normalized images.
-        kept_channels: by the names of layers: which of the teacher's output channels are those of
-            the student.
+        kept_channels: from names of layers to the teacher's output channels that the student has.
     """
     pairs: list[UnitPair] = []
     x = y = example
@@ -137,20 +131,19 @@ def pair_units(
         if got.shape != wanted.shape:
             channels = _channels_of(pair.student, got, wanted, kept_channels or {})
             pair = replace(pair, channels=channels)
-        alike = got.shape == select_channels(wanted, pair.channels).shape
-        if alike:
+        if got.shape == select_channels(wanted, pair.channels).shape:
             pairs.append(pair)
             x, y, waiting = got, wanted, ([], [])
-    assert not any(waiting), "both networks give logits of the same shape"
+    assert not any(waiting), "both networks return logits of the same shape"
     return pairs
 
 
 def _same_layers(
     units: Sequence[Unit], others: Sequence[Unit]
 ) -> list[tuple[list[Unit], list[Unit]]]:
-    """Runs of units, as short as can be, that hold layers of the same names.
+    """The shortest runs of units that contain layers of the same names.
 
-    What only the others have, such as residual branches that were removed, goes with what follows.
+    Units that only the others have, such as pruned residual branches, belong to the following run.
     """
     known = {layer for unit in units for layer in unit.layers}
     groups: list[tuple[list[Unit], list[Unit]]] = [([], [])]
@@ -177,7 +170,7 @@ def _same_layers(
 
 
 def _joined(whole: fx.GraphModule, units: Sequence[Unit]) -> Unit:
-    """Units one after another as one."""
+    """The composition of units as one unit."""
     if len(units) == 1:
         return units[0]
     graph = fx.Graph()
@@ -199,7 +192,7 @@ def _joined(whole: fx.GraphModule, units: Sequence[Unit]) -> Unit:
 def _channels_of(
     unit: Unit, outputs: Tensor, wanted: Tensor, kept: Mapping[str, Tensor]
 ) -> Tensor | None:
-    """Of the last layer that gives as many channels as leave the unit."""
+    """Kept channels of the last layer that has as many as the unit's outputs."""
     if outputs.ndim < 2 or wanted.ndim != outputs.ndim:
         return None
     axis = channel_axis(outputs)

@@ -1,7 +1,7 @@
-"""Units of reconstruction: segments of the graph with one entry and one exit.
+"""Units of reconstruction: segments of a graph with one input and one output.
 
-Found from the graph alone: a place where a single tensor is alive separates what comes before from
-what comes after. Residual blocks, dense blocks and plain layers fall out without their names.
+Cuts are where a single tensor is alive. Residual blocks, dense blocks and single layers result
+without knowledge of the architecture.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ __all__ = ["Unit", "channel_axis", "split_into_units"]
 
 @dataclass(frozen=True)
 class Unit:
-    """A segment: its own graph module (one input, one output; it shares layers with the whole)."""
+    """A segment as a graph module, which shares its layers with the whole graph."""
 
     module: fx.GraphModule
     layers: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Name of its first layer, and of the last where there are several."""
+        """``first layer..last layer``."""
         return self.layers[0] if len(self.layers) == 1 else f"{self.layers[0]}..{self.layers[-1]}"
 
 
 def channel_axis(tensor: Tensor) -> int:
-    """The axis of channels: the last of tokens (N, T, C), else the second of (N, C, ...)."""
+    """The axis of channels: 2 for tokens (N, T, C), else 1 as in (N, C, ...)."""
     return 2 if tensor.ndim == 3 else 1
 
 
@@ -40,17 +40,16 @@ def split_into_units(
     is_layer: Callable[[fx.Node], bool],
     is_entrance: Callable[[fx.Node], bool],
 ) -> list[Unit]:
-    """Cut the graph into the smallest single-entry, single-exit segments that hold a layer.
+    """Cut a graph into the smallest single-entry, single-exit segments that contain a layer.
 
     Args:
-        graph_module: a graph with one input and one output tensor.
-        is_layer: true for the nodes whose weights are reconstructed.
-        is_entrance: true for the quantizers of what enters layers. They belong to the unit that
-            uses them; other nodes (activations, pooling, quantizers of what is added or
-            concatenated) go with the layer before them.
+        graph_module: with one input and one output tensor.
+        is_layer: whether the weights of a node are reconstructed.
+        is_entrance: whether a node quantizes the input of a layer, and belongs to the unit of that
+            layer. All other nodes belong to the unit of the preceding layer.
 
     Returns:
-        Units in order; running them one after another is running the graph.
+        Units in order of execution; their composition is the graph.
     """
     nodes = [node for node in graph_module.graph.nodes if node.op not in ("output", "get_attr")]
     units = []
@@ -83,14 +82,14 @@ def _boundaries(
 
 
 def _single_tensor_cuts(nodes: list[fx.Node]) -> set[int]:
-    """Indices after which exactly one of the tensors made so far is still needed."""
-    position = {node: index for index, node in enumerate(nodes)}
+    """Indices of nodes after which exactly one tensor is alive."""
+    positions = {node: index for index, node in enumerate(nodes)}
     alive = [0] * (len(nodes) + 1)
-    for node, index in position.items():
-        last_use = max((position.get(user, len(nodes)) for user in node.users), default=index)
-        for place in range(index, last_use):
-            # What a split returns is not one tensor, whatever is still needed of it.
-            alive[place] += 2 if any(has_kind(user, "index") for user in node.users) else 1
+    for node, index in positions.items():
+        last_use = max((positions.get(user, len(nodes)) for user in node.users), default=index)
+        for position in range(index, last_use):
+            # The output of a split is several tensors, even if one of them is alive.
+            alive[position] += 2 if any(has_kind(user, "index") for user in node.users) else 1
     return {index for index in range(len(nodes)) if alive[index] == 1}
 
 
@@ -102,7 +101,7 @@ def _only_input(segment: list[fx.Node]) -> fx.Node:
         for source in node.all_input_nodes
         if source not in inside and source.op != "get_attr"
     }
-    assert len(outside) == 1, f"a unit has one entry, found {outside}"
+    assert len(outside) == 1, f"a unit has one input, found {outside}"
     return outside.pop()
 
 

@@ -1,4 +1,4 @@
-"""Numbers of channels that a network's own code fixes, and how it does without them."""
+"""Replacement of numbers of channels that are hard-coded in a network."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ _RESHAPES = ("view", "reshape", torch.reshape)
 
 
 def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
-    """A copy that runs with fewer channels where the code of the original names their number.
+    """A copy without hard-coded numbers of channels, so that channels can be removed.
 
-    Shortcuts without parameters (option A of He et al. 2016, section 4.2) widen the stream by
-    zeros. A convolution whose weights are zeros and ones does the same, subsampling included, and
-    any of its channels can be removed. And ``x.view(-1, 400)`` before a classifier is ``flatten``.
+    Shortcuts without parameters (option A of He et al. 2016, section 4.2), which subsample and pad
+    channels with zeros, become convolutions whose weights are zeros and ones; ``x.view(-1, 400)``
+    becomes ``flatten``.
 
     Args:
         model: it is not changed.
         example: (N, C, H, W) normalized images.
 
     Returns:
-        The copy; it is of the model's own class where no number is fixed, or where torch.fx cannot
-        follow the model.
+        The copy; a plain copy if there is nothing to replace or torch.fx cannot trace the model.
     """
     copied = copy.deepcopy(model)
     try:
@@ -42,7 +41,6 @@ def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
         reshapes = [node for node in graph_module.graph.nodes if is_call_to(node, *_RESHAPES)]
         if not pads and not reshapes:
             return copied
-        # Shapes are noted in the graph; the example is no part of it.
         ShapeProp(graph_module).propagate(example)
         flattenings = [node for node in reshapes if _flattens_to_a_number(node)]
         if not pads and not flattenings:
@@ -62,7 +60,7 @@ def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _flattens_to_a_number(node: fx.Node) -> bool:
-    """Whether a node makes rows (N, values) of images' features, and names how many values."""
+    """Whether a node reshapes (N, ...) to (N, number) with a hard-coded number."""
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return False
@@ -72,7 +70,7 @@ def _flattens_to_a_number(node: fx.Node) -> bool:
 
 
 def _padding(node: fx.Node) -> tuple[int, int] | None:
-    """Channels of zeros before and behind, or None where that is not what a node does."""
+    """Numbers of zero channels before and after; None if a node does not pad channels."""
     pad = zero_padding(node)
     if pad is None or len(pad) != 6:
         return None
@@ -108,13 +106,14 @@ def _subsampling(node: fx.Node) -> tuple[int, int] | None:
     if not has_kind(node, "index"):
         return None
     index = node.args[1]
-    if not (isinstance(index, tuple) and len(index) == 4):
+    if not (isinstance(index, tuple) and len(index) == 4 and index[:2] == (slice(None),) * 2):
         return None
-    steps = []
-    for part in index:
+    strides = []
+    for part in index[2:]:
         if not isinstance(part, slice) or part.start not in (None, 0) or part.stop is not None:
             return None
-        if not (part.step is None or (isinstance(part.step, int) and part.step >= 1)):
+        stride = 1 if part.step is None else part.step
+        if not (isinstance(stride, int) and stride >= 1):
             return None
-        steps.append(part.step or 1)
-    return (steps[2], steps[3]) if steps[:2] == [1, 1] else None
+        strides.append(stride)
+    return strides[0], strides[1]

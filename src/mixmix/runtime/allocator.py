@@ -1,11 +1,11 @@
-"""Keep freed memory in the process instead of handing it back to the operating system.
+"""Reuse of freed memory instead of returning it to the operating system.
 
-An iteration on the CPU allocates and frees the same large activations every time. glibc gives each
-of them its own mapping, so that every iteration pays for page faults on all of them again: about a
-quarter of the time of a convolutional network, and half of one with depthwise convolutions.
+An iteration on the CPU allocates and frees the same large activations every time. glibc maps each
+of them anew, and the page faults take a quarter of the time of a convolutional network, and half of
+the time with depthwise convolutions.
 
-Results do not depend on it. Outside Linux with glibc, and where the environment already sets one of
-the three parameters (``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES`` ...), nothing is done.
+Results do not change. Without glibc, or if the environment sets one of the parameters
+(``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES`` ...), nothing happens.
 """
 
 from __future__ import annotations
@@ -22,43 +22,23 @@ __all__ = ["keep_freed_memory", "keeping_freed_memory"]
 # Parameter numbers of mallopt(3), from <malloc.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
-# glibc's own, from malloc/malloc.c: DEFAULT_MMAP_MAX and so on.
+# glibc's defaults, from malloc/malloc.c.
 _DEFAULT = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024, _TOP_PAD: 128 * 1024}
 _PARAMETERS = ("trim_threshold", "top_pad", "mmap_max")
 
 _lock = Lock()
-# How many calls need it now; one that is never left stands for the whole process.
+# Number of active calls; keep_freed_memory stays active.
 _users = 0
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to reuse freed blocks, from now on and in the whole process.
+    """Make glibc's allocator reuse freed blocks, from now on and in the whole process.
 
-    The process keeps the peak of its memory until it ends.
+    The process keeps its peak memory until it ends.
 
     Returns:
-        Whether the setting was taken.
+        Whether it is in effect.
     """
-    return _enter()
-
-
-@contextmanager
-def keeping_freed_memory() -> Iterator[None]:
-    """The same for the duration of a block or, as a decorator, of a function.
-
-    At the end of the outermost one, the parameters have glibc's defaults again, and free memory
-    goes back to the operating system. (One trace is left: glibc no longer adapts the size from
-    which a block gets a mapping of its own, 128 KiB.)
-    """
-    taken = _enter()
-    try:
-        yield
-    finally:
-        if taken:
-            _leave()
-
-
-def _enter() -> bool:
     global _users
     with _lock:
         if _is_set_by_user() or (_users == 0 and not _set(_KEEP)):
@@ -67,13 +47,24 @@ def _enter() -> bool:
         return True
 
 
-def _leave() -> None:
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """``keep_freed_memory`` within a context or decorated function.
+
+    At the end of the outermost one, glibc's defaults are restored and free memory is returned,
+    except that glibc's mapping threshold of 128 KiB is no longer adapted.
+    """
     global _users
-    with _lock:
-        _users -= 1
-        if _users == 0:
-            _set(_DEFAULT)
-            ctypes.CDLL(None).malloc_trim(0)
+    is_kept = keep_freed_memory()
+    try:
+        yield
+    finally:
+        if is_kept:
+            with _lock:
+                _users -= 1
+                if _users == 0:
+                    _set(_DEFAULT)
+                    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_set_by_user() -> bool:

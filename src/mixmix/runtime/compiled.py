@@ -1,8 +1,7 @@
-"""Loops over the values of tensors, compiled by numba where it can be imported.
+"""Loops over the values of tensors, compiled by numba if it is installed.
 
-What is compiled releases the interpreter's lock and runs on the calling thread alone. Whoever calls
-it keeps a plain version for other devices and types, and for installations without numba (which
-has no release for the newest Python for some months).
+Compiled functions release the GIL and run on the calling thread. Callers need another version for
+other devices and types, and without numba, which supports a new Python release only months later.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def has_compiler() -> bool:
-    """Whether loops are compiled; as plain Python they would take for ever."""
+    """Whether loops are compiled; otherwise, they are too slow to use."""
     return numba is not None
 
 
 def is_compilable(*tensors: Tensor) -> bool:
-    """Whether compiled loops serve these tensors: float32, in the CPU's memory."""
+    """Whether compiled loops can take these tensors: float32 on the CPU."""
     return has_compiler() and all(
         tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors
     )
@@ -42,14 +41,13 @@ def is_compilable(*tensors: Tensor) -> bool:
 def compiled(
     signature: str | None = None, *, any_order: bool = False
 ) -> Callable[[_Function], _Function]:
-    """Compile a function at its first call, and keep what is compiled for later processes.
+    """Compile a function at its first call, and cache it on disk.
 
     Args:
-        signature: numba's, for a function that other compiled functions call: it is then compiled,
-            or loaded, right here. Else they would run the copy of it that was optimized with them
-            in one process and the function itself in another, and sums taken in lanes would differ
-            in the last bit.
-        any_order: lets sums be taken in lanes.
+        signature: numba's, for functions that other compiled functions call; compiles immediately.
+            Otherwise callers inline the function in some processes and not in others, and
+            vectorized sums differ in the last bit.
+        any_order: allow vectorized sums.
     """
 
     def compile_(function: _Function) -> _Function:
@@ -60,19 +58,19 @@ def compiled(
         arguments = () if signature is None else (signature,)
         try:
             return cast("_Function", numba.njit(*arguments, cache=True, **options)(function))
-        except RuntimeError:  # no folder can be written that would keep what is compiled
+        except RuntimeError:  # the cache is not writable
             return cast("_Function", numba.njit(*arguments, **options)(function))
 
     return compile_
 
 
 def flat_view(tensor: Tensor) -> Floats:
-    """A dense tensor's values (numel,) in the order of memory; shares its memory."""
+    """A dense tensor's values (numel,) in memory order; shares its memory."""
     return cast("Floats", tensor.detach().as_strided((tensor.numel(),), (1,)).numpy())
 
 
 def row_view(tensor: Tensor) -> Floats:
-    """A dense tensor (N, ...) as rows (N, numel / N) in the order of memory; shares its memory."""
+    """A dense tensor (N, ...) as rows (N, numel / N) in memory order; shares its memory."""
     length = tensor.numel() // tensor.shape[0]
     view = tensor.detach().as_strided((tensor.shape[0], length), (length, 1))
     return cast("Floats", view.numpy())

@@ -1,7 +1,6 @@
-"""Several processes that share one job, started by ``torchrun`` on one machine or more.
+"""Jobs of several processes (ranks), started by ``torchrun`` on one or more machines.
 
-Every process (a *rank*) runs the same program. Without ``torchrun`` everything here is for a single
-process and does nothing.
+Without ``torchrun``, these functions do nothing.
 """
 
 from __future__ import annotations
@@ -40,33 +39,32 @@ __all__ = [
 
 T = TypeVar("T")
 
-# How long a rank waits for one that still works. One that died is noticed at once, because its
-# connections close.
+# For ranks that are still working; ranks that died close their connections.
 _TIMEOUT = timedelta(days=1)
 
 
 def launched() -> bool:
-    """Whether this process is one of a job, be it of a single rank."""
+    """Whether this process belongs to a job, possibly of a single rank."""
     return _joined() or all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
 
 
 def rank() -> int:
-    """Number of this process in [0, world_size)."""
+    """Rank of this process in [0, world_size)."""
     return dist.get_rank() if _joined() else _variable("RANK", 0)
 
 
 def world_size() -> int:
-    """How many processes share the job, on all machines; 1 without ``torchrun``."""
+    """Number of processes of the job on all machines; 1 without ``torchrun``."""
     return dist.get_world_size() if _joined() else _variable("WORLD_SIZE", 1)
 
 
 def local_world_size() -> int:
-    """How many of them run on this machine."""
+    """Number of processes of the job on this machine."""
     return _variable("LOCAL_WORLD_SIZE", world_size())
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes what all have in common."""
+    """Whether this process is rank 0, which prints and writes files."""
     return rank() == 0
 
 
@@ -76,10 +74,10 @@ def local_device(device: str) -> str:
 
 
 def join(device: str | torch.device = "cpu") -> None:
-    """Join the other processes of the job; does nothing if there are none, or if this is done.
+    """Initialize the process group, unless there is one or the job has a single process.
 
     Args:
-        device: where this rank works. The ranks talk by gloo, and by NCCL between GPUs.
+        device: of this rank. The backend is gloo, and NCCL between GPUs.
     """
     if _joined() or world_size() == 1:
         return
@@ -92,14 +90,14 @@ def join(device: str | torch.device = "cpu") -> None:
 
 
 def leave() -> None:
-    """Leave the other processes, if they were joined."""
+    """Destroy the process group, if there is one."""
     if _joined():
         dist.destroy_process_group()
 
 
 @contextmanager
 def process_group(device: str | torch.device = "cpu") -> Iterator[None]:
-    """Join at the start and leave at the end, also after an error."""
+    """Context with a process group; see ``join``."""
     join(device)
     try:
         yield
@@ -108,7 +106,7 @@ def process_group(device: str | torch.device = "cpu") -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until every rank is here.
+    """Wait for all ranks.
 
     Raises:
         RankError: if one of them stopped.
@@ -118,11 +116,11 @@ def barrier() -> None:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What ``make()`` gives in the main process, in every process; it must be picklable.
+    """The picklable result of ``make()`` in the main process, in every process.
 
     Raises:
-        InputError: in the main process, what ``make`` raises.
-        RankError: in the others, if the main process raised or stopped.
+        InputError: in the main process, if ``make`` raises it.
+        RankError: in the others, if the main process raised it or stopped.
     """
     if _alone():
         return make()
@@ -143,7 +141,7 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks, in every rank, in order of rank; they must be picklable.
+    """The picklable values of all ranks, in order, in every rank.
 
     Raises:
         RankError: if one of them stopped.
@@ -156,15 +154,15 @@ def gather(value: T) -> list[T]:
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """A model for training whose gradients are averaged over the ranks; itself if there is one.
+    """The model in ``DistributedDataParallel``, or itself in a single process.
 
-    It shares its parameters with ``model``, which therefore is trained as well. With
-    ``global_batches`` and a loss that is a mean over samples, the steps are those of one process,
-    up to rounding. What looks at a batch as a whole sees the rank's slice of it alone: keep
-    BatchNorm layers in eval mode. Random layers such as dropout draw in every rank for themselves.
+    With ``global_batches`` and a loss that is a mean over samples, optimizer steps are those of one
+    process, up to rounding. BatchNorm must be in eval mode, since a rank sees only its slice of the
+    batch; dropout draws differ between ranks.
 
     Args:
-        model: on this rank's device, with at least one parameter that requires gradients.
+        model: on this rank's device, with at least one parameter that requires gradients; it
+            shares its parameters with the result.
     """
     device = next(model.parameters()).device
     join(device)
@@ -181,20 +179,20 @@ def global_batches(
 ) -> Iterator[Tensor]:
     """This rank's slice of every batch of a training run.
 
-    The batches are the same whatever the number of ranks: one shuffled pass over the samples after
-    another, cut into whole batches, which may reach from one pass into the next.
+    The batches do not depend on the number of ranks: shuffled passes over the samples follow one
+    another, and batches may span two of them.
 
     Args:
         num_samples: size of the data set.
-        batch_size: samples of a step, over all ranks.
-        num_steps: how many batches.
+        batch_size: samples in a step, over all ranks.
+        num_steps: number of batches.
         seed: of the order.
 
     Yields:
         Indices (batch_size / world_size,) into the data set.
 
     Raises:
-        InputError: if a number is below 1, or the ranks cannot share a batch equally.
+        InputError: if a number is below 1, or ``batch_size`` is no multiple of the world size.
     """
     if num_samples < 1 or batch_size < 1:
         raise InputError(
@@ -212,16 +210,16 @@ def global_batches(
 
 
 def slice_of_batch(batch: Tensor) -> Tensor:
-    """This rank's part (N / world_size, ...) of a batch (N, ...); together they are the batch.
+    """This rank's slice (N / world_size, ...) of a batch (N, ...).
 
     Raises:
-        InputError: if the ranks cannot share it equally, since gradients are averaged over ranks.
+        InputError: if N is no multiple of the world size; gradients are averaged over ranks.
     """
     size, rest = divmod(len(batch), world_size())
     if rest:
         raise InputError(
-            f"a batch of {len(batch)} cannot be shared equally by {world_size()} processes; choose "
-            "a multiple of that number"
+            f"a batch of {len(batch)} cannot be divided equally among {world_size()} processes; "
+            "choose a multiple of that number"
         )
     return batch[rank() * size : (rank() + 1) * size]
 
@@ -236,7 +234,7 @@ def _alone() -> bool:
 
 
 def _variable(name: str, default: int) -> int:
-    """A number that ``torchrun`` gives to its processes."""
+    """A number that ``torchrun`` sets in the environment."""
     return int(os.environ[name]) if launched() and name in os.environ else default
 
 
@@ -245,6 +243,6 @@ def _together(communicate: Callable[[], Any]) -> None:
         communicate()
     except RuntimeError as error:
         raise RankError(
-            "another process of this run stopped; what it said tells why, and the same command "
-            "goes on where it stopped"
+            "another process of this run stopped; see its message, and run the same command again "
+            "to resume"
         ) from error

@@ -1,4 +1,4 @@
-"""What the machine has: processors and memory."""
+"""Processors and memory of the machine."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ __all__ = ["memory_bytes", "usable_cpus"]
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use; a container often has fewer than the machine."""
+    """Processors that this process may use, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Physical memory, used or free; None where the system does not tell."""
+    """Physical memory; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""In which order the values of images and features lie in memory."""
+"""Memory formats of images and features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["in_faster_layout", "layout_of_model", "memory_layout"]
 
 
 def memory_layout(tensor: Tensor) -> torch.memory_format:
-    """Channels-last for tensors that are in that order alone, contiguous for all others."""
+    """Channels-last for tensors that are only channels-last, contiguous for all others."""
     channels_last = (
         tensor.ndim == 4
         and tensor.is_contiguous(memory_format=torch.channels_last)
@@ -19,12 +19,12 @@ def memory_layout(tensor: Tensor) -> torch.memory_format:
 
 
 def in_faster_layout(images: Tensor) -> Tensor:
-    """As convolutions are faster: channels-last, unless there is one channel alone."""
+    """The images in the format in which convolutions are faster: channels-last, if C > 1."""
     layout = torch.channels_last if images.shape[1] > 1 else torch.contiguous_format
     return images.contiguous(memory_format=layout)
 
 
 def layout_of_model(model: nn.Module) -> torch.memory_format:
-    """That of its weights, which inputs are to have as well: channels-last if one is like that."""
+    """The format for a model's inputs: channels-last if any of its weights is."""
     layouts = {memory_layout(parameter) for parameter in model.parameters()}
     return torch.channels_last if torch.channels_last in layouts else torch.contiguous_format

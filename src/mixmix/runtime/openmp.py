@@ -1,9 +1,8 @@
-"""How threads of an operation wait for one another.
+"""Waiting of OpenMP threads.
 
-By default they spin. On a machine that does other work too, the thread waited for often has no
-core, and spinning takes it from it: reconstruction was measured to take five times as long beside
-one busy process, and no longer than the work itself when waiting threads sleep. On an idle machine
-there is no difference.
+By default, waiting threads spin. On a busy machine, they take the cores of the threads that they
+wait for: reconstruction took five times as long beside one busy process. On an idle machine there
+is no difference between spinning and sleeping.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ __all__ = ["sleep_while_waiting"]
 def sleep_while_waiting() -> bool:
     """Set ``OMP_WAIT_POLICY=PASSIVE`` in the environment, unless it has a value.
 
-    OpenMP reads it once, when torch is imported. The command line calls this; importing mixmix does
-    not.
+    The command line calls this; importing mixmix does not.
 
     Returns:
-        Whether it can still take effect: False once torch is imported.
+        Whether it has an effect: False once torch is imported, which reads the variable.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return "torch" not in sys.modules

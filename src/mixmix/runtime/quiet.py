@@ -1,4 +1,4 @@
-"""Tracers and exporters of PyTorch, without what they print."""
+"""Suppression of output from PyTorch's tracers and exporters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from threading import RLock
 
 __all__ = ["quiet"]
 
-# Output belongs to the whole process: were two threads to redirect it at a time, the one that ends
-# last would restore what the other had redirected it to.
+# Two threads that redirect output at the same time would restore each other's redirection.
 _lock = RLock()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep progress, hints, warnings and dumps of graphs from the terminal; errors are raised.
+    """Context that suppresses printed output, logs below errors, and warnings.
 
-    For the whole process, as long as the block runs: keep it around a single call of PyTorch.
+    It affects the whole process: use it around a single call of PyTorch.
     """
     with _lock:
         previous = logging.root.manager.disable

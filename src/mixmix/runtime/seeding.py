@@ -1,4 +1,4 @@
-"""Child seeds and generators: every random draw of a run descends from one seed."""
+"""Seeds and generators for all random draws of a run, derived from one seed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ __all__ = ["child_seed", "generator"]
 
 
 def child_seed(seed: int, *path: str | int) -> int:
-    """A seed in [0, 2**63) that depends on ``seed`` and every step of ``path``.
+    """A seed in [0, 2**63) that depends only on ``seed`` and ``path``.
 
-    The same path gives the same seed whatever was drawn before, so that shard 7 is the same
-    whether or not shards 0 to 6 were made in this process.
+    It does not depend on earlier draws: shard 7 is the same with and without shards 0 to 6.
     """
     text = "/".join([str(seed), *map(str, path)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *path: str | int) -> torch.Generator:
-    """A CPU generator seeded by ``child_seed``; draws are moved to the device afterwards."""
+    """A CPU generator seeded with ``child_seed``; draw on the CPU and move to the device."""
     return torch.Generator().manual_seed(child_seed(seed, *path))

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, hashes, safetensors and JSON."""
+"""Atomic writes, hashes, safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that a reader sees the old file or the new one, whole.
+    """Write a file such that readers see either the old or the new content.
 
     Raises:
-        InputError: if the disk is full or the folder cannot be written; nothing is left behind.
+        InputError: if the disk is full or the folder is not writable; no partial file remains.
     """
     temporary = None
     try:
@@ -51,8 +51,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise InputError(
-            f"cannot write {path} ({len(content):,} bytes): {reason}; what was finished before is "
-            "kept, so mend this and run the same command again"
+            f"cannot write {path} ({len(content):,} bytes): {reason}; finished files are kept: fix "
+            "this and run the same command again"
         ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
@@ -68,14 +68,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        DataError: if the file is absent, not JSON, or not an object.
+        DataError: if the file does not exist, or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path} as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+        raise DataError(f"{path} contains a JSON {type(content).__name__}, expected an object")
     return content
 
 
@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and the metadata of a safetensors file.
 
     Raises:
-        DataError: if the file is absent, truncated or not safetensors.
+        DataError: if the file does not exist, is truncated or not safetensors.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -104,12 +104,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def tensors_below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin so, by the rest of their names."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    """Tensors whose names start with a prefix, by names without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def sha256_of_file(path: Path) -> str:
@@ -122,11 +118,11 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """A SHA-256 over names, shapes, dtypes and bytes, in order of name: the identity of a model."""
+    """The SHA-256 of names, shapes, dtypes and bytes, in order of names: identifies a model."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        # Viewed as bytes because numpy knows no bfloat16.
+        # As bytes, since numpy has no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,1 +1,1 @@
-"""Sessions of the runtimes that run exported files."""
+"""Sessions that run exported files, and their latency."""

@@ -1,4 +1,4 @@
-"""Networks as ONNX models, by PyTorch's exporter."""
+"""Networks as ONNX models, written by PyTorch's exporter."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ def float_onnx(
         module: on the CPU, in eval mode; it takes normalized images.
         input_shape: (C, H, W).
         name: of the network, for messages.
-        translations: from operators that PyTorch's exporter does not know to functions of
-            onnxscript.
+        translations: from custom operators to functions of onnxscript.
 
     Raises:
-        ExportError: if PyTorch cannot translate the network.
+        ExportError: if PyTorch cannot export the network.
     """
     with quiet():
         try:
@@ -62,7 +61,7 @@ def float_onnx(
 
 
 def float_onnx_bytes(module: nn.Module, input_shape: tuple[int, int, int], *, name: str) -> bytes:
-    """The same as the bytes of a file, of a copy on the CPU in eval mode."""
+    """``float_onnx`` of a copy on the CPU in eval mode, as the bytes of a file."""
     import onnx_ir as ir  # takes long to import
 
     model = float_onnx(copy.deepcopy(module).cpu().eval(), input_shape, name=name)

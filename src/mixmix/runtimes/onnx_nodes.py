@@ -13,20 +13,20 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The array that a value always is; None if it is computed or absent."""
+    """The array of a constant; None if the value is computed or absent."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 
 def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """The initializer of this name, made of the array unless the graph has it."""
+    """The initializer of this name, created from the array if it does not exist."""
     if name not in graph.initializers:
         graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
     return graph.initializers[name]
 
 
 def replace_node(node: ir.Node, tape: ir.tape.Tape, value: ir.Value) -> None:
-    """Put the nodes on a tape, and the value that they give, into the place of a node."""
+    """Replace a node by the nodes on a tape, and its output by ``value``."""
     assert node.graph is not None
     ir.convenience.replace_nodes_and_values(
         node.graph, node, [node], tape.nodes, node.outputs, [value]
@@ -34,6 +34,6 @@ def replace_node(node: ir.Node, tape: ir.tape.Tape, value: ir.Value) -> None:
 
 
 def producer(node: ir.Node, index: int) -> ir.Node | None:
-    """The node that computes an input of a node; None for constants, images and absent inputs."""
+    """The node that computes an input; None for constants, graph inputs and absent inputs."""
     value = node.inputs[index] if index < len(node.inputs) else None
     return None if value is None else value.producer()

@@ -1,4 +1,4 @@
-"""Exported programs of PyTorch, opened without running what is in the file."""
+"""Exported programs of PyTorch, loaded without running code from the file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from mixmix.runtimes.program_safety import check_program
 
 __all__ = ["METADATA_KEYS", "ProgramSession"]
 
-
-# What mixmix writes into the files that it exports.
+# See mixmix.export.notes.
 METADATA_KEYS = ("mixmix.spec", "mixmix.settings", "mixmix.version")
 
 
@@ -27,26 +26,22 @@ class ProgramSession:
 
     Raises:
         InputError: if there is no such file.
-        DataError: if PyTorch cannot load it, or if the file holds more than a program.
+        DataError: if PyTorch cannot load it, or if it contains more than a program.
     """
 
     def __init__(self, program: str | Path | bytes) -> None:
         if not isinstance(program, bytes):
             if not Path(program).is_file():
-                raise InputError(
-                    f"no exported program at {program}; give the path that export wrote"
-                )
+                raise InputError(f"no exported program at {program}; pass the path of the export")
             check_program(Path(program), quantized=True)
         self.name = "the exported program" if isinstance(program, bytes) else str(program)
         notes = dict.fromkeys(METADATA_KEYS, "")
         try:
             source = io.BytesIO(program) if isinstance(program, bytes) else str(program)
-            loaded = torch.export.load(source, extra_files=notes)
-            self._module = loaded.module()
+            self._module = torch.export.load(source, extra_files=notes).module()
         except Exception as error:  # a damaged archive raises many kinds
-            reason = first_line(error)
             raise DataError(
-                f"{self.name} is not a program that PyTorch can load: {reason}"
+                f"{self.name} is not a program that PyTorch can load: {first_line(error)}"
             ) from error
         self.metadata = {key: text for key, text in notes.items() if text}
 
@@ -60,8 +55,7 @@ class ProgramSession:
         try:
             logits: Tensor = self._module(images.detach().cpu())
         except Exception as error:
-            reason = first_line(error)
             raise InputError(
-                f"{self.name} cannot run on images of {tuple(images.shape)}: {reason}"
+                f"{self.name} cannot run on images of {tuple(images.shape)}: {first_line(error)}"
             ) from error
         return logits

@@ -1,8 +1,8 @@
-"""What an exported program may hold, checked before PyTorch loads it.
+"""Safety check of exported programs before PyTorch loads them.
 
-``torch.export.load`` reads most tensors as plain bytes. It also unpickles some entries of an
-archive without limits, and evaluates expressions of sizes as Python code. Neither is needed by the
-programs of image classifiers, so that an archive with any of it is refused.
+``torch.export.load`` reads most tensors as plain bytes, but unpickles some entries of an archive
+without restrictions, and evaluates expressions of sizes as Python code. Programs of vision networks
+need neither, so archives with either are rejected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLAIN_RECORDS = re.compile(
     r"|archive_format|archive_version|byteorder|\.data/.*|version"
 )
 _OPERATIONS = re.compile(
-    # from_file maps any file of the machine.
+    # from_file reads any file of the machine.
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+"
     r"|_operator\.(getitem|add|sub|mul|neg|pow|floordiv|truediv|mod|and_|eq|ne|lt|le|gt|ge)"
     r"|math\.\w+|torch\.sym_\w+"
@@ -46,23 +46,23 @@ _FUNCTIONS = {
 
 
 def check_program(path: Path, *, quantized: bool = False) -> None:
-    """Refuse an archive that holds anything but a graph of PyTorch's operations and plain tensors.
+    """Check that an archive contains only a graph of PyTorch's operations and plain tensors.
 
     Args:
         path: of the archive.
-        quantized: whether the operations of quantized programs are allowed, too.
+        quantized: allow ``quantized_decomposed`` operations as well.
 
     Raises:
-        DataError: saying what it holds.
+        DataError: naming what else it contains.
     """
     try:
         from torch.export.pt2_archive import PT2ArchiveReader
     except ImportError as error:
         raise DataError(
-            f"PyTorch {torch.__version__} cannot look into {path}; install 2.8 or later"
+            f"PyTorch {torch.__version__} cannot inspect {path}; install 2.8 or later"
         ) from error
     try:
-        # The reader that loads it later, so that both see the same entries.
+        # The reader that torch.export.load uses, so that both see the same entries.
         with PT2ArchiveReader(str(path)) as reader:
             for problem in _problems(reader, _QUANTIZED if quantized else _OPERATIONS):
                 raise DataError(
@@ -132,9 +132,9 @@ def _entries(content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_plain(expression: str) -> bool:
-    """Whether an expression computes with numbers and symbols only.
+    """Whether an expression consists of numbers, symbols and known functions.
 
-    sympy evaluates what it is given, and what its functions are given as strings.
+    sympy evaluates strings as code, including string arguments of its functions.
     """
     try:
         tree = ast.parse(expression, mode="eval")

@@ -1,4 +1,4 @@
-"""Opening ONNX files in ONNX Runtime, quietly and with errors of one line."""
+"""ONNX files in ONNX Runtime, with short error messages and no output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixmix.errors import DataError, InputError, first_line
 
 __all__ = ["OnnxSession"]
 
-# ONNX Runtime prints what it also raises; 4 keeps only what ends the process.
+# ONNX Runtime also prints the errors that it raises; 4 prints fatal ones only.
 _FATAL_ONLY = 4
 
 
@@ -24,12 +24,12 @@ class OnnxSession:
 
     Args:
         model: path of an ONNX file, or its bytes.
-        threads: threads within an operator; 0 lets ONNX Runtime choose.
-        options: further ones of ONNX Runtime; they are changed.
+        threads: threads within an operator; 0 for ONNX Runtime's default.
+        options: further options of ONNX Runtime; changed in place.
 
     Raises:
         InputError: if there is no such file.
-        DataError: if it is not a model that ONNX Runtime can run.
+        DataError: if ONNX Runtime cannot run it, or it has several inputs.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class OnnxSession:
         options: onnxruntime.SessionOptions | None = None,
     ) -> None:
         if not isinstance(model, bytes) and not Path(model).is_file():
-            raise InputError(f"no ONNX file at {model}; give the path that export wrote")
+            raise InputError(f"no ONNX file at {model}; pass the path of the export")
         self.name = "the ONNX model" if isinstance(model, bytes) else str(model)
         options = onnxruntime.SessionOptions() if options is None else options
         options.log_severity_level = _FATAL_ONLY
@@ -51,7 +51,7 @@ class OnnxSession:
                 options,
                 providers=["CPUExecutionProvider"],
             )
-        except Exception as error:  # every kind of its exceptions derives from Exception only
+        except Exception as error:  # its exceptions have no common base class
             raise DataError(
                 f"{self.name} is not a model that ONNX Runtime can run: {first_line(error)}"
             ) from error
@@ -59,7 +59,7 @@ class OnnxSession:
         if len(inputs) != 1:
             raise DataError(f"{self.name} takes {len(inputs)} inputs, expected one batch of images")
         self._input = inputs[0].name
-        # A symbolic axis, such as the batch, is a string.
+        # Free axes, such as the batch, are strings.
         self.input_shape: tuple[int | str, ...] = tuple(inputs[0].shape)
 
     def run(self, images: Tensor) -> Tensor:
@@ -90,10 +90,10 @@ class OnnxSession:
         return found
 
     def batch_shape(self, batch_size: int) -> tuple[int, ...]:
-        """(N, C, H, W) of a batch that the model takes.
+        """Shape (N, C, H, W) of a batch.
 
         Raises:
-            InputError: if the file does not say how large images are.
+            InputError: if the size of images is not fixed.
         """
         shape = self.input_shape[1:]
         sizes = tuple(size for size in shape if isinstance(size, int))
@@ -105,10 +105,10 @@ class OnnxSession:
         return batch_size, *sizes
 
     def end_profiling(self) -> Path:
-        """Close the profile that the options asked for; returns its path."""
+        """Finish the profile that ``options`` enabled, and return its path."""
         return Path(self._session.end_profiling())
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file says of itself, by key."""
+        """Metadata of the file."""
         return dict(self._session.get_modelmeta().custom_metadata_map)

@@ -27,7 +27,7 @@ def test_the_suffix_says_the_format(
 
 
 def test_other_suffixes_need_a_format(plain: Compressed, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"m\.bin does not say which format"):
+    with pytest.raises(InputError, match=r"cannot infer the format from .*m\.bin"):
         export(plain, tmp_path / "m.bin")
     assert export(plain, tmp_path / "m.bin", format="onnx").format == "onnx"
 

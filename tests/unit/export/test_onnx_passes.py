@@ -103,3 +103,28 @@ def test_quantizers_are_repeated_along_a_chain_and_joined() -> None:
         *(*pair, "Transpose", *pair, "Identity", *pair),
         *("LeakyRelu", *pair),
     ]
+
+
+@pytest.mark.parametrize(
+    ("padding", "is_repeated"),
+    [
+        ("Pad(d, pads)", True),
+        ("Pad(d, pads, nothing)", True),
+        ("Pad(d, pads, one)", False),
+        ("Pad(d, pads, computed)", False),
+        ('Pad<mode = "reflect">(d, pads, one)', True),
+    ],
+)
+def test_padding_with_other_values_than_zero_is_not_quantized_again(
+    padding: str, is_repeated: bool
+) -> None:
+    found = graph(
+        """float scale = {0.3}, uint8 zero = {0}, int64[4] pads = {0, 1, 0, 1},
+           float nothing = {0.0}, float one = {1.0}""",
+        f"""computed = ReduceMax<keepdims = 0>(x)
+            q = QuantizeLinear(x, scale, zero) d = DequantizeLinear(q, scale, zero)
+            p = {padding} y = Neg(p)""",
+    )
+    repeat_quantizers(found)
+    again = ["QuantizeLinear", "DequantizeLinear"] if is_repeated else []
+    assert op_types(found)[3:] == ["Pad", *again, "Neg"]

@@ -11,7 +11,7 @@ from mixmix import Compressed, ImageSet, Quantize, compress
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import ExportError
 from mixmix.export import verify
-from mixmix.export.verify import check_agreement, logit_error, nudged_logits, probe_images
+from mixmix.export.verify import check_agreement, logit_error, noisy_logits, probe_images
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.models.model import Model
 
@@ -45,7 +45,7 @@ def nudged(model: nn.Module, share: float) -> nn.Module:
 def own_error(compressed: Compressed, images: Tensor) -> float:
     model = Model(compressed.module, compressed.spec)
     wanted = torch.cat([model(batch) for batch in images.split(25)])
-    return logit_error(nudged_logits(compressed, images), wanted)
+    return logit_error(noisy_logits(compressed, images), wanted)
 
 
 def check(run: nn.Module, compressed: Compressed, max_logit_error: float) -> float:
@@ -109,7 +109,7 @@ def test_as_many_classes_may_differ_as_under_the_nudge(
         moved[chosen] = -moved[chosen]
         return moved
 
-    monkeypatch.setattr(verify, "nudged_logits", lambda *_: with_other_classes(0, 3))
+    monkeypatch.setattr(verify, "noisy_logits", lambda *_: with_other_classes(0, 3))
     got = iter(with_other_classes(1, flipped).split(25))
     how = {"min_agreement": 98, "max_logit_error": 0.3}
     if agrees:

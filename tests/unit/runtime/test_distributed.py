@@ -78,7 +78,9 @@ class TestBatches:
         assert torch.equal(torch.cat(slices, dim=1), expected)
 
     def test_unequal_slices_are_refused(self, as_rank: pytest.MonkeyPatch) -> None:
-        with pytest.raises(InputError, match="batch of 6 cannot be shared equally by 4 processes"):
+        with pytest.raises(
+            InputError, match="batch of 6 cannot be divided equally among 4 processes"
+        ):
             distributed.slice_of_batch(torch.arange(6))
 
     @pytest.mark.parametrize(("num_samples", "batch_size"), [(0, 4), (4, 0)])

@@ -94,7 +94,7 @@ def test_damaged_json_is_named(text: str, tmp_path: Path) -> None:
 
 def test_json_that_is_no_object(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps([1]))
-    with pytest.raises(DataError, match="holds a JSON list, expected an object"):
+    with pytest.raises(DataError, match="contains a JSON list, expected an object"):
         read_json(tmp_path / "x.json")
 
 

@@ -13,14 +13,14 @@ from mixmix.graph.capture import capture
 from mixmix.graph.costs import count_layer_macs, count_macs
 from mixmix.graph.quantized import QuantizedLayer
 from mixmix.models.spec import ModelSpec
-from mixmix.runtimes.latency import compare_latency_ms, measure_latency_ms, size_bytes
+from mixmix.runtimes.latency import compare_latency_ms, size_bytes
 
 
 def test_size_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
     assert size_bytes(path) == 5
-    with pytest.raises(InputError, match="no file at .*absent"):
+    with pytest.raises(InputError, match="cannot read the size of .*absent"):
         size_bytes(tmp_path / "absent")
 
 
@@ -68,7 +68,8 @@ def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_latencies(onnx_path: Path) -> None:
-    assert measure_latency_ms(onnx_path, batch_size=3, repeats=2) > 0
+    (latency_ms,) = compare_latency_ms([onnx_path], batch_size=3, repeats=2, rounds=1).values()
+    assert latency_ms > 0
     other = onnx_path.with_name("other.onnx")
     other.write_bytes(onnx_path.read_bytes())
     compared = compare_latency_ms([other, onnx_path], repeats=2, rounds=2)
@@ -80,8 +81,8 @@ def test_latencies(onnx_path: Path) -> None:
 
 def test_latency_errors(onnx_path: Path) -> None:
     with pytest.raises(InputError, match="no ONNX file at"):
-        measure_latency_ms(onnx_path.with_name("absent.onnx"))
-    with pytest.raises(InputError, match="repeats must be at least 1, got 0"):
-        measure_latency_ms(onnx_path, repeats=0)
+        compare_latency_ms([onnx_path.with_name("absent.onnx")])
+    with pytest.raises(InputError, match="must be at least 1, got 1, 0, 5 and 1"):
+        compare_latency_ms([onnx_path], repeats=0)
     with pytest.raises(InputError, match="at least one path"):
         compare_latency_ms([])

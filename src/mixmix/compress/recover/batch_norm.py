@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
 from mixmix.compress.recover.recover import Recovery, RecoveryContext, iterate_units
+from mixmix.graph.calls import called_modules
 from mixmix.graph.layer_moments import captured_calls
 from mixmix.graph.unit_pairs import UnitPair
 from mixmix.graph.units import Unit
@@ -83,9 +84,7 @@ def _reestimate(
 
 def _norms(unit: Unit) -> Iterator[tuple[str, Norm]]:
     """With running statistics, in the order of execution."""
-    modules = dict(unit.module.named_modules())
-    for name in dict.fromkeys(str(node.target) for node in unit.module.graph.nodes):
-        norm = modules.get(name)
+    for name, norm in called_modules(unit.module).items():
         if isinstance(norm, Norm) and norm.running_mean is not None:
             yield name, norm
 

@@ -142,7 +142,7 @@ class ReconstructFeatures(Recovery):
         moments = measure_moments(
             layer,
             _calls(name, unit_step, targets, batch_size),
-            places=max(1, self.max_fitted_positions // len(unit_step.inputs)),
+            positions=max(1, self.max_fitted_positions // len(unit_step.inputs)),
             generator=seeding.generator(context.seed, "least squares", name),
         )
         free = layer.bias is not None or norm is not None
@@ -151,7 +151,7 @@ class ReconstructFeatures(Recovery):
         rows = grouped_rows(layer, layer.weight)
         support = torch.ones_like(rows) if mask is None else grouped_rows(layer, mask)
         num_weights = float(support.float().sum(-1).mean())
-        is_determined = moments.num_places >= _LEAST_POSITIONS * num_weights
+        is_determined = moments.num_positions >= _LEAST_POSITIONS * num_weights
         solved = masked_least_squares(
             rows,
             support.bool().to(rows.device),

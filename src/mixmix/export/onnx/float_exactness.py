@@ -1,4 +1,4 @@
-"""Keeping ONNX Runtime from rounding what is float in the file."""
+"""Protection of float weights and biases from rounding in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import numpy as np
 import onnx_ir as ir
 
 from mixmix.export.onnx.quantizers import integer_type, path_to_quantizer, source_of
+from mixmix.graph.ops import onnx_names
 from mixmix.runtimes.onnx_nodes import add_constant, constant, producer, replace_node
 
 __all__ = ["keep_floats_exact"]
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm")
+_LAYERS = onnx_names(lambda kind: kind.name in ("conv2d", "convolution", "linear"))
 _LOWEST = float(np.finfo(np.float32).min)
 
 
 def keep_floats_exact(graph: ir.Graph) -> None:
-    """Break a pattern that ONNX Runtime rewrites wrongly, without changing the function.
+    """Break a pattern that ONNX Runtime rewrites incorrectly, in place.
 
-    Between a ``DequantizeLinear`` and a ``QuantizeLinear``, with ``Relu`` or ``Clip`` allowed on
-    the path, ONNX Runtime (1.32, ``weight_bias_quantization.cc``) rounds the bias of every layer
-    to multiples of the product of its scales, and float weights to 8 bits, whether or not an
-    integer kernel follows. Where none does, the path is broken: ``Max`` and ``Min`` do what
-    ``Relu`` and ``Clip`` do, and are not looked through. Where one does, they are left out, for
-    the quantizer clips to the same range; ONNX Runtime recognizes this only if the limits are
-    exactly equal.
+    Between a ``DequantizeLinear`` and a ``QuantizeLinear``, possibly after ``Relu`` or ``Clip``,
+    ONNX Runtime (1.32, ``weight_bias_quantization.cc``) rounds the bias of every layer to multiples
+    of the product of its scales, and float weights to 8 bits, even without an integer kernel. If
+    there is none, ``Max`` and ``Min`` replace ``Relu`` and ``Clip``, which breaks the pattern. If
+    there is one, they are removed, since the quantizer clips to the same range; ONNX Runtime itself
+    does so only if the limits are exactly equal.
     """
     for layer in graph:
         path = path_to_quantizer(layer) if layer.op_type in _LAYERS else []
@@ -40,7 +40,7 @@ def keep_floats_exact(graph: ir.Graph) -> None:
 
 
 def _has_integer_kernel(layer: ir.Node, functions: list[ir.Node], quantizer: ir.Node) -> bool:
-    """Whether input, weights and output have 8 bits, and nothing narrows the output."""
+    """Whether input, weights and output have 8 bits, and only the quantizer clips the output."""
     return (
         integer_type(source_of(layer)) == np.uint8
         and integer_type(producer(layer, 1)) in (np.int8, np.uint8)
@@ -50,9 +50,9 @@ def _has_integer_kernel(layer: ir.Node, functions: list[ir.Node], quantizer: ir.
 
 
 def _is_implied(function: ir.Node, quantizer: ir.Node) -> bool:
-    """Whether a uint8 quantizer gives the same without the Relu or Clip in front of it.
+    """Whether a uint8 quantizer makes the Relu or Clip before it redundant.
 
-    A limit within half a step of the last level is rounded to it.
+    Limits within half a step of the last level are rounded to it.
     """
     scale, zero_point = (_number(quantizer, index, 0.0) for index in (1, 2))
     low = _number(function, 1, -np.inf) if function.op_type == "Clip" else 0.0
@@ -61,7 +61,7 @@ def _is_implied(function: ir.Node, quantizer: ir.Node) -> bool:
 
 
 def _number(node: ir.Node, index: int, default: float) -> float:
-    """A constant input of a node, or the default where it is absent; NaN if it is computed."""
+    """A constant input of a node, or the default if absent; NaN if it is computed."""
     value = node.inputs[index] if index < len(node.inputs) else None
     array = constant(value)
     if array is None:
@@ -83,7 +83,7 @@ def _write_as_bounds(graph: ir.Graph, function: ir.Node) -> None:
 
 
 def _guard(graph: ir.Graph, quantizer: ir.Node) -> None:
-    """Put a ``Max`` that lets every number pass in front of a quantizer."""
+    """Insert a ``Max`` with the lowest float before a quantizer, which changes no value."""
     lowest = add_constant(graph, "mixmix_lowest", np.array(_LOWEST, np.float32))
     guard = ir.node("Max", [quantizer.inputs[0], lowest])
     quantizer.prepend(guard)

@@ -1,9 +1,8 @@
-"""Writing a graph as ONNX Runtime's integer kernels need it, without changing the function.
+"""Rewrites of ONNX graphs, without changing the function, so that integer kernels apply.
 
-ONNX Runtime makes an integer kernel of an operator between ``DequantizeLinear`` and
-``QuantizeLinear``, if it has one for that operator and finds them right beside it. What PyTorch's
-exporter writes is often the same function in operators that it has none for, or with others in
-between.
+ONNX Runtime replaces an operator right between ``DequantizeLinear`` and ``QuantizeLinear`` by an
+integer kernel if it has one. PyTorch's exporter often writes the same function in other operators,
+or with others in between.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from mixmix.runtimes.onnx_nodes import add_constant, constant, producer, replace
 
 __all__ = ["join_quantizers", "pool_globally", "prepare_linear_layers", "repeat_quantizers"]
 
-# They give values that they take, and zeros.
 _MOVING = onnx_names(lambda kind: kind.moves)
 
 
@@ -33,7 +31,7 @@ def pool_globally(graph: ir.Graph) -> None:
         if not mean.attributes.get_int("keepdims", 1):
             users = mean.outputs[0].consumers()
             if [user.op_type for user in users] == ["QuantizeLinear"]:
-                # An integer kernel pools only where the quantizer is right behind.
+                # The integer kernel needs the quantizer right behind it.
                 pooled = _quantized(tape, pooled, users[0].inputs[1:])
             pooled = tape.op("Flatten", [pooled])
         replace_node(mean, tape, pooled)
@@ -48,13 +46,12 @@ def _is_over_height_and_width(mean: ir.Node) -> bool:
 
 
 def repeat_quantizers(graph: ir.Graph) -> None:
-    """Quantize values once more behind operators that move them.
+    """Quantize values again behind operators that move them.
 
-    Nothing changes, for they are whole steps already. ONNX Runtime does so itself only for some of
-    these operators.
+    The values do not change. ONNX Runtime itself does this only for some of these operators.
     """
     for node in graph:
-        source = producer(node, 0) if node.op_type in _MOVING else None
+        source = producer(node, 0) if _moves(node) else None
         if source is None or source.op_type != "DequantizeLinear" or _is_constant(source):
             continue
         tape = ir.tape.Tape()
@@ -67,14 +64,23 @@ def repeat_quantizers(graph: ir.Graph) -> None:
         node.append(tape.nodes)
 
 
+def _moves(node: ir.Node) -> bool:
+    """Whether every output value is an input value or zero; other padding may be off the grid."""
+    if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant":
+        return node.op_type in _MOVING
+    padding = node.inputs[2] if len(node.inputs) > 2 else None
+    value = constant(padding)
+    return padding is None or (value is not None and not value.any())
+
+
 def _is_constant(dequantizer: ir.Node) -> bool:
     return constant(dequantizer.inputs[0]) is not None
 
 
 def join_quantizers(graph: ir.Graph) -> None:
-    """Put an operator that does nothing between a dequantizer and another quantizer behind it.
+    """Insert an identity between a dequantizer and a different quantizer right behind it.
 
-    From 8 bits to 8 bits, ONNX Runtime makes a table of ``LeakyRelu``.
+    ONNX Runtime replaces the three, with ``LeakyRelu`` as the identity, by a lookup table.
     """
     for node in graph:
         source = producer(node, 0) if node.op_type == "QuantizeLinear" else None
@@ -87,11 +93,10 @@ def join_quantizers(graph: ir.Graph) -> None:
 
 
 def prepare_linear_layers(graph: ir.Graph) -> None:
-    """Give 8-bit linear layers what ONNX Runtime (1.32) needs to run them as integers.
+    """Write 8-bit linear layers such that ONNX Runtime (1.32) uses integer kernels.
 
-    That is zero points of weights, even where they are zero, and where no quantizer is behind a
-    layer, no bias in floats. It is then subtracted behind the layer, negated, since what is added
-    there becomes a bias again.
+    Weights need zero points, even if they are zero. Without a quantizer behind the layer, there
+    must be no float bias: its negative is subtracted, since an addition becomes a bias again.
     """
     for layer in graph:
         weight = producer(layer, 1) if layer.op_type == "Gemm" else None
@@ -116,7 +121,7 @@ def _add_zero_point(graph: ir.Graph, weight: ir.Node) -> None:
 
 
 def _move_bias(graph: ir.Graph, layer: ir.Node) -> None:
-    """Subtract the negated bias of a layer behind it."""
+    """Replace the bias of a layer by a subtraction of its negative."""
     value = layer.inputs[2]
     bias = constant(value)
     if value is None or bias is None:

@@ -1,4 +1,4 @@
-"""Weights of fewer than 8 bits, packed: two of 4 bits to a byte."""
+"""Packing of 4-bit weights, two to a byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["pack_weights"]
 
 
 def pack_weights(graph: ir.Graph) -> None:
-    """Store what a ``Cast`` makes of constants where it makes integers of fewer than 8 bits."""
+    """Fold a ``Cast`` of constants to integers of fewer than 8 bits, in place."""
     for cast in graph:
         if cast.op_type != "Cast":
             continue

@@ -1,4 +1,4 @@
-"""The quantizers around the layers of an ONNX graph."""
+"""Quantizers around the layers of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from mixmix.runtimes.onnx_nodes import constant, producer
 
 __all__ = ["integer_type", "path_to_quantizer", "source_of"]
 
-# ONNX Runtime moves a DequantizeLinear from in front of these to behind them.
+# ONNX Runtime moves a DequantizeLinear from before these operators to behind them.
 _SWAPPED = onnx_names(lambda kind: kind.swapped)
+_NARROWING = onnx_names(lambda kind: kind.narrows)
 
 
 def source_of(node: ir.Node) -> ir.Node | None:
-    """The node that computes the first input, looking through those that only move values."""
+    """The node that computes the first input, skipping nodes that move values."""
     source = producer(node, 0)
     while source is not None and source.op_type in _SWAPPED:
         source = producer(source, 0)
@@ -25,7 +26,7 @@ def source_of(node: ir.Node) -> ir.Node | None:
 
 
 def integer_type(node: ir.Node | None) -> np.dtype[Any] | None:
-    """The integers that a quantizer gives or a dequantizer takes; None for other nodes."""
+    """The integer type of a quantizer or dequantizer; None for other nodes."""
     if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
         return None
     weights_or_zero_point = (constant(value) for value in (node.inputs[0], *node.inputs[2:]))
@@ -33,11 +34,7 @@ def integer_type(node: ir.Node | None) -> np.dtype[Any] | None:
 
 
 def path_to_quantizer(layer: ir.Node) -> list[ir.Node]:
-    """The nodes behind a layer up to its quantizer, which is the last one.
-
-    Between them there may be activation functions, each with no other consumer; the path is empty
-    where there is anything else.
-    """
+    """A layer's ReLU or clamp, if any, and its quantizer, without other consumers; else empty."""
     path: list[ir.Node] = []
     value = layer.outputs[0]
     while len(value.uses()) == 1 and not value.is_graph_output():
@@ -45,7 +42,7 @@ def path_to_quantizer(layer: ir.Node) -> list[ir.Node]:
         path.append(node)
         if node.op_type == "QuantizeLinear":
             return path
-        if node.op_type not in ("Relu", "Clip"):
+        if node.op_type not in _NARROWING:
             break
         value = node.outputs[0]
     return []

@@ -1,4 +1,4 @@
-"""What sums of products lose in kernels that saturate at 16 bits."""
+"""Error of integer kernels whose sums saturate at 16 bits."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ def saturation_error(
     dilations: tuple[int, ...] = (1, 1),
     groups: int = 1,
 ) -> float:
-    """What is lost by adding pairs of products in signed 16 bits, relative to a layer's output.
+    """Error of summing pairs of products in signed 16 bits, relative to a layer's output.
 
     Args:
-        levels: input (N, I, H, W) or (N, I), whole numbers in [0, 255].
+        levels: input (N, I, H, W) or (N, I), integers in [0, 255].
         weight: (O, I / groups, h, w) or (O, I), int8.
         zero_point: of the input.
-        strides: of the convolution; so are ``pads``, as ONNX orders them, ``dilations`` and
-            ``groups``.
+        strides: of the convolution.
+        pads: top, left, bottom, right.
+        dilations: of the convolution.
+        groups: of the convolution.
 
     Returns:
-        Root of the mean square of the loss over that of the centered output.
+        Root mean square of the error over that of the centered output.
     """
     if weight.ndim == 2:
         levels, weight = levels[:, :, None, None], weight[:, :, None, None]
     top, left, bottom, right = pads
     padded = F.pad(levels, (left, right, top, bottom), value=zero_point)
     if weight.shape[1] == 1 and len(weight) == groups:
-        return 0.0  # kernels of depthwise convolutions add single products in 32 bits
+        return 0.0  # kernels of depthwise convolutions accumulate in 32 bits
     exact, lost = [], []
     for inputs, filters in zip(padded.chunk(groups, 1), weight.chunk(groups), strict=True):
-        # (O, h * w * I): the channels of a pixel side by side, as integer kernels order them.
+        # (O, h * w * I): channels innermost, in the order of integer kernels.
         rows = filters.permute(0, 2, 3, 1).flatten(1).float()
         columns = F.unfold(inputs, filters.shape[2:], dilation=dilations, stride=strides)
         columns = columns.unflatten(1, (filters.shape[1], -1)).transpose(1, 2).flatten(1, 2)
@@ -53,7 +55,7 @@ def saturation_error(
 
 
 def _saturation(rows: Tensor, columns: Tensor) -> Tensor:
-    """What ``rows @ columns`` loses (N, O, L), of rows (O, K) and columns (N, K, L) in [0, 255]."""
+    """Error (N, O, L) of ``rows @ columns`` for rows (O, K) and columns (N, K, L) in [0, 255]."""
     if rows.shape[1] % 2:
         rows, columns = F.pad(rows, (0, 1)), F.pad(columns, (0, 0, 0, 1))
     pairs = rows.unflatten(1, (-1, 2))

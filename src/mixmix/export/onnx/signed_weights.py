@@ -1,4 +1,4 @@
-"""Choosing signed weights, which are fast everywhere, where they are also right everywhere."""
+"""Signed weights for layers whose sums do not saturate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mixmix.export.onnx.quantizers import integer_type, source_of
 from mixmix.export.onnx.saturation import saturation_error
+from mixmix.graph.ops import onnx_names
 from mixmix.runtimes.onnx_nodes import Array, constant, producer
 from mixmix.runtimes.session import OnnxSession
 
@@ -20,20 +21,20 @@ __all__ = ["prefer_signed_weights"]
 # A third of the error that rounding a layer's output to 8 bits adds.
 _MAX_ERROR = 3e-3
 _NUM_IMAGES = 4
+_LAYERS = onnx_names(lambda kind: kind.name in ("conv2d", "linear"))
 
 
 def prefer_signed_weights(model: ir.Model, images: Tensor) -> None:
-    """Turn uint8 weights into int8 ones where kernels without VNNI compute the same, in place.
+    """Convert uint8 weights to int8 where kernels without VNNI do not saturate, in place.
 
-    ONNX Runtime's kernels of u8 activations and s8 weights are about twice as fast as those of two
-    u8, and OpenVINO has none for two u8. Those for x86 without VNNI add pairs of products in
-    signed 16 bits and saturate there; the first layer is where it is worst, since images are not
-    mostly zeros. Whether it happens is computed on the images, in the order of sums that ONNX
-    Runtime has (each pixel's channels lie side by side).
+    ONNX Runtime's kernels for u8 activations and s8 weights are about twice as fast as those for
+    two u8, and OpenVINO has none for two u8. On x86 without VNNI, they add pairs of products in
+    signed 16 bits with saturation, which is worst in the first layer, where few inputs are zero.
+    The error is computed on the images, in ONNX Runtime's order of sums (channels innermost).
 
     Args:
-        model: whose symmetric 8-bit weights are uint8 with zero point 128; others stay.
-        images: normalized ones (N, C, H, W); the first few are run.
+        model: whose symmetric 8-bit weights are uint8 with zero point 128.
+        images: normalized (N, C, H, W); the first few are used.
     """
     layers = [node for node in model.graph if _has_symmetric_uint8_weights(node)]
     inputs = _values(model, [str(_input(layer, 0).name) for layer in layers], images[:_NUM_IMAGES])
@@ -53,7 +54,7 @@ def prefer_signed_weights(model: ir.Model, images: Tensor) -> None:
 
 def _has_symmetric_uint8_weights(layer: ir.Node) -> bool:
     """Whether it has weights of uint8 with zero point 128, and activations of uint8."""
-    if layer.op_type not in ("Conv", "Gemm"):
+    if layer.op_type not in _LAYERS:
         return False
     dequantizer = producer(layer, 1)
     return (
@@ -65,7 +66,7 @@ def _has_symmetric_uint8_weights(layer: ir.Node) -> bool:
 
 
 def _layer_error(layer: ir.Node, weight: ir.Value, inputs: Array) -> float:
-    """The saturation error of a convolution or linear layer on its inputs, in floats."""
+    """The saturation error of a convolution or linear layer on its float inputs."""
     quantizer = source_of(layer)
     assert quantizer is not None
     scale, zero_point = (constant(value) for value in quantizer.inputs[1:3])
@@ -95,7 +96,7 @@ def _signed(weight: ir.Value) -> Array:
 
 
 def _values(model: ir.Model, names: list[str], images: Tensor) -> dict[str, Array]:
-    """These values of the graph on the images by name, computed in floats as the file says."""
+    """Values of the graph on the images by name, computed in floats."""
     if not names:
         return {}
     proto = ir.to_proto(model)

@@ -23,15 +23,15 @@ __all__ = ["TRANSLATIONS", "with_onnx_placeholders"]
 # 16 bits and saturate; 2 * 255 * 64 still fits.
 _LARGEST_SAFE_WEIGHT = 64
 
-# Integer kernels narrow what they give to 8 bits only, so a quantizer of fewer bits is written as
-# two: one of 8 bits with this many levels to each of its own, which a kernel does on its way out,
-# and one that rounds those. From 8 bits to 8 bits, ONNX Runtime makes a table of it. It is the same
-# function: the numbers are odd, so no level lies half-way between two of the coarser ones, and
-# 255 levels end less than half a coarse one behind the last.
+# Integer kernels return 8 bits only, so a quantizer of fewer bits becomes two: one of 8 bits with
+# this number of levels per coarse level, fused with the kernel, and one that rounds to the coarse
+# levels, a lookup table in ONNX Runtime. The function is the same: the numbers are odd, so no fine
+# level is half-way between two coarse ones, and the 255 levels end less than half a coarse level
+# beyond the last.
 _SUBLEVELS = {2: 85, 3: 35, 4: 17}
 
-# PyTorch's exporter cannot write quantizers below 8 bits. Two operators of our own pass through
-# it untouched, and are translated into ONNX below; they are never run.
+# PyTorch's exporter cannot write quantizers below 8 bits. These two operators pass through it
+# and are translated below; they are never run.
 
 
 @torch.library.custom_op("mixmix::quantize_activation", mutates_args=())
@@ -66,8 +66,7 @@ def _translate_activation(x: Any, scale: float, zero_point: int, bits: int, subl
         step, zero = constant(TensorProto.FLOAT, scale), constant(storage, zero_point)
         return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
 
-    # Not UINT4: ONNX Runtime 1.32 refuses models in which Clip or MaxPool stands beside such a
-    # quantizer, and activations take no space in the file.
+    # Not UINT4: ONNX Runtime 1.32 rejects models with Clip or MaxPool next to such a quantizer.
     storage = TensorProto.UINT8 if bits <= 8 else TensorProto.UINT16
     if sublevels:
         fine = quantize(x, scale / sublevels, zero_point * sublevels, storage)
@@ -79,18 +78,11 @@ def _translate_activation(x: Any, scale: float, zero_point: int, bits: int, subl
     return quantize(x, scale, zero_point, storage)
 
 
-def _packed_type(bits: int) -> int | None:
-    """The type with several weights to a byte, or None where each takes one."""
-    # From opset 25 on, DequantizeLinear takes INT2, too.
-    return TensorProto.INT4 if bits <= 4 else None
-
-
 def _translate_weight(integers: Any, scale: Any, zero_point: Any, bits: int) -> Any:
-    packed = _packed_type(bits)
-    if packed is not None:
-        integers = op.Cast(integers, to=packed)
+    if bits <= 4:  # INT2 needs opset 25
+        integers = op.Cast(integers, to=TensorProto.INT4)
         if zero_point is not None:
-            zero_point = op.Cast(zero_point, to=packed)
+            zero_point = op.Cast(zero_point, to=TensorProto.INT4)
     return op.DequantizeLinear(integers, scale, zero_point, axis=0)
 
 
@@ -101,7 +93,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class _Activation(nn.Module):
-    """Stands for a ``QuantizedActivation`` during export."""
+    """Placeholder of a ``QuantizedActivation``."""
 
     def __init__(self, source: QuantizedActivation, *, fast: bool) -> None:
         super().__init__()
@@ -122,14 +114,14 @@ class _Activation(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Stands for a ``QuantizedLayer`` during export."""
+    """Placeholder of a ``QuantizedLayer``."""
 
     integers: Tensor
     scale: Tensor
     zero_point: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, source: QuantizedLayer, *, signed: bool, fast: bool) -> None:
+    def __init__(self, source: QuantizedLayer, *, fast: bool) -> None:
         super().__init__()
         self.bits = 8 if fast else source.bits
         self.convolution: dict[str, Any] | None = source.convolution
@@ -143,12 +135,11 @@ class _Layer(nn.Module):
             multiple = max(1, _LARGEST_SAFE_WEIGHT // largest)
             integers, scale = integers * multiple, scale / multiple
             zero_point = zero_point * multiple
-        if not signed and largest > _LARGEST_SAFE_WEIGHT:
-            integers, zero_point = (
-                (tensor + 128).to(torch.uint8) for tensor in (integers, zero_point)
-            )
-        else:
-            integers, zero_point = (tensor.to(torch.int8) for tensor in (integers, zero_point))
+        is_unsigned = largest > _LARGEST_SAFE_WEIGHT
+        integers, zero_point = (
+            (tensor + 128).to(torch.uint8) if is_unsigned else tensor.to(torch.int8)
+            for tensor in (integers, zero_point)
+        )
         self.register_buffer("integers", integers.contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point if bool(zero_point.any()) else None)
@@ -161,13 +152,12 @@ class _Layer(nn.Module):
         return F.conv2d(x, weight, self.bias, **self.convolution)
 
 
-def with_onnx_placeholders(model: nn.Module, *, signed: bool, fast: bool) -> nn.Module:
-    """A copy whose quantized modules PyTorch exports with the help of ``TRANSLATIONS``.
+def with_onnx_placeholders(model: nn.Module, *, fast: bool) -> nn.Module:
+    """A copy that PyTorch can export with ``TRANSLATIONS``.
 
     Args:
         model: it is not changed.
-        signed: whether to store all weights of 8 bits as int8.
-        fast: whether to write what integer kernels are made of, rather than the smallest file.
+        fast: write patterns for integer kernels rather than the smallest file.
 
     Raises:
         ExportError: if an activation has more than 16 bits.
@@ -175,5 +165,5 @@ def with_onnx_placeholders(model: nn.Module, *, signed: bool, fast: bool) -> nn.
     return with_placeholders(
         model,
         activation=partial(_Activation, fast=fast),
-        layer=partial(_Layer, signed=signed, fast=fast),
+        layer=partial(_Layer, fast=fast),
     )

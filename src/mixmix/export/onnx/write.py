@@ -1,4 +1,4 @@
-"""ONNX files with real integers, which ONNX Runtime runs in integer kernels where it has them."""
+"""ONNX files with integer weights, for the integer kernels of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -24,34 +24,26 @@ from mixmix.runtimes.float_onnx import float_onnx
 __all__ = ["onnx_bytes"]
 
 
-def onnx_bytes(
-    compressed: Compressed,
-    images: Tensor,
-    *,
-    signed_weights: bool | None = None,
-    fast: bool = False,
-) -> bytes:
+def onnx_bytes(compressed: Compressed, images: Tensor, *, fast: bool = False) -> bytes:
     """The model as an ONNX file; see ``mixmix.export``.
 
     Args:
         compressed: the model.
-        images: (N, C, H, W) in [0, 1] that decide whether weights may be signed.
-        signed_weights: see ``mixmix.export``.
-        fast: whether to write what integer kernels are made of, rather than the smallest file.
+        images: (N, C, H, W) in [0, 1], for ``prefer_signed_weights``.
+        fast: write patterns for integer kernels rather than the smallest file.
 
     Raises:
         ExportError: if PyTorch cannot translate the model.
     """
     spec = compressed.spec
-    module = with_onnx_placeholders(compressed.module, signed=bool(signed_weights), fast=fast)
+    module = with_onnx_placeholders(compressed.module, fast=fast)
     model = float_onnx(module, spec.input_shape, name=spec.name, translations=TRANSLATIONS)
     pack_weights(model.graph)
     pool_globally(model.graph)
     repeat_quantizers(model.graph)
     join_quantizers(model.graph)
     keep_floats_exact(model.graph)
-    if signed_weights is None:
-        prefer_signed_weights(model, normalize(images, spec))
+    prefer_signed_weights(model, normalize(images, spec))
     prepare_linear_layers(model.graph)
     common.RemoveUnusedNodesPass()(model)
     _strip_notes(model)
@@ -61,7 +53,7 @@ def onnx_bytes(
 
 
 def _strip_notes(model: ir.Model) -> None:
-    """Drop the exporter's notes: they hold paths of the exporting machine and cost space."""
+    """Remove the exporter's metadata, which contain local paths."""
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     graph = model.graph

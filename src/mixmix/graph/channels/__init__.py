@@ -1,1 +1,1 @@
-"""Which channels of a network depend on each other, and a network without some of them."""
+"""Dependencies between channels of a network, and removal of channels."""

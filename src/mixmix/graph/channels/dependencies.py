@@ -1,9 +1,10 @@
-"""Torch-Pruning's graph of which channels of a network depend on each other."""
+"""Dependencies between channels of a network, by Torch-Pruning."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -22,20 +23,19 @@ __all__ = [
 
 
 def trainable_copy(model: nn.Module) -> nn.Module:
-    """Torch-Pruning follows gradients."""
+    """A copy for Torch-Pruning, which traces gradients."""
     return copy.deepcopy(model).eval().requires_grad_(True)
 
 
 def dependency_graph(model: nn.Module, example: Tensor) -> Any:
-    """Follow one forward pass.
+    """Torch-Pruning's graph, from one forward pass.
 
     Args:
-        model: whose parameters require gradients; its layers are in the graph, and are changed by
-            what is pruned there.
+        model: whose parameters require gradients; pruning in the graph changes its layers.
         example: (N, C, H, W) normalized images.
 
     Raises:
-        InputError: if it cannot be followed.
+        InputError: if it cannot be traced.
     """
     import torch_pruning  # takes long to import
 
@@ -44,16 +44,15 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
             return torch_pruning.DependencyGraph().build_dependency(
                 model, example[:1], forward_fn=_forward_with_hidden_shapes, verbose=False
             )
-    except Exception as failure:  # of whatever kind Torch-Pruning stumbles over
+    except Exception as failure:  # Torch-Pruning raises many kinds
         raise untraceable(model, failure) from failure
 
 
 def dependent_channels(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
-    """Every layer whose outputs are not among those of an earlier one, and what depends on them.
+    """Layers with output channels that no earlier layer's group contains.
 
     Yields:
-        The layer, and Torch-Pruning's group for all of its outputs, or the exception that it
-        stumbled over.
+        The layer, and Torch-Pruning's group for all of its outputs or the exception it raised.
     """
     seen: set[object] = set()
     for layer in list(graph.module2node):
@@ -63,7 +62,7 @@ def dependent_channels(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
         channels = list(range(pruner.get_out_channels(layer)))
         try:
             group = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
-        except Exception as failure:  # of whatever kind
+        except Exception as failure:  # Torch-Pruning raises many kinds
             yield layer, failure
             continue
         seen |= {d.target.module for d, _ in group if graph.is_out_channel_pruning_fn(d.handler)}
@@ -71,7 +70,7 @@ def dependent_channels(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
 
 
 class _Hidden(torch.autograd.Function):
-    """One operation in the backward graph, whatever it is made of."""
+    """An operation that is a single node of the backward graph."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -79,15 +78,14 @@ class _Hidden(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError("the backward graph is read, and not run")
+        raise NotImplementedError("the backward graph is traced, not run")
 
 
 class _HiddenShapes(TorchFunctionMode):
-    """Hides what turns images with four dimensions into five, and back.
+    """Hides reshapes from four dimensions to five and back, as in channel shuffles.
 
-    Channels are shuffled like that. Torch-Pruning would guess at how many there are behind it, and
-    fails for the whole network where the guess is wrong; what it does not know, it takes for
-    elementwise, which is found out later.
+    Torch-Pruning guesses the number of channels after them, and fails for the whole network if the
+    guess is wrong. It takes hidden operations for elementwise ones, which is checked later.
     """
 
     def __torch_function__(
@@ -97,13 +95,13 @@ class _HiddenShapes(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = kwargs or {}
-        result = func(*args, **given)
-        tensors = [value for value in (*args, *given.values()) if isinstance(value, Tensor)]
+        named = kwargs or {}
+        result = func(*args, **named)
+        tensors = [value for value in (*args, *named.values()) if isinstance(value, Tensor)]
         ranks = {value.dim() for value in (*args[:1], result) if isinstance(value, Tensor)}
-        # Where several tensors go in, the part of the others would be hidden as well.
+        # With several inputs, the dependency on the others would be hidden as well.
         if len(tensors) == 1 and ranks == {4, 5} and result.requires_grad:
-            return _Hidden.apply(args[0], lambda x: func(x, *args[1:], **given))
+            return _Hidden.apply(args[0], lambda x: func(x, *args[1:], **named))
         return result
 
 
@@ -113,15 +111,13 @@ def _forward_with_hidden_shapes(model: nn.Module, example: Tensor) -> Any:
 
 
 def untraceable(model: nn.Module, failure: Exception) -> InputError:
-    """The error for a network that cannot be followed."""
+    """The error for a network that cannot be traced."""
     return InputError(
         f"{torch_pruning_name()} cannot trace {type(model).__name__}: {first_line(failure)}; "
-        "prune weights instead of channels, or take out what it does not know"
+        "prune weights instead of channels, or replace the operations that it does not support"
     )
 
 
 def torch_pruning_name() -> str:
-    """With its version."""
-    from importlib.metadata import version
-
+    """Its name with the version."""
     return f"Torch-Pruning {version('torch-pruning')}"

@@ -1,8 +1,8 @@
-"""Finding the channels of a network that can only be removed together.
+"""Discovery of the groups of channels that can only be removed together.
 
-The dependencies come from Torch-Pruning (Fang et al. 2023, DepGraph), which follows the backward
-graph of one forward pass. It takes operations that it does not know for elementwise ones; whether
-that was right is found out here by removing channels, so that no network comes out wrong.
+The dependencies come from Torch-Pruning (Fang et al. 2023, DepGraph), which traces the backward
+graph of one forward pass. It takes unknown operations for elementwise ones; removing channels on
+trial shows whether that is right.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def find_groups(
     *,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """All groups whose channels can be removed, and why others cannot.
+    """The groups whose channels can be removed, and the reasons why others cannot.
 
     Args:
         model: in eval mode; it is not changed.
@@ -43,10 +43,10 @@ def find_groups(
         on_progress: called with the fraction done.
 
     Returns:
-        The groups, and for the root of each other group the reason.
+        The groups, and from roots of other groups to reasons.
 
     Raises:
-        InputError: if the network cannot be traced at all.
+        InputError: if the network cannot be traced.
     """
     copied = trainable_copy(model)
     graph = dependency_graph(copied, example)
@@ -55,12 +55,12 @@ def find_groups(
     groups, reasons = [], {}
     found = list(dependent_channels(graph))
     if not found:
-        raise untraceable(model, RuntimeError("its outputs have no gradient by any layer"))
-    for layer, group in reversed(found):  # it is followed from the output to the input
+        raise untraceable(model, RuntimeError("its outputs do not depend on any layer's weights"))
+    for layer, group in reversed(found):  # traced from the output to the input
         root = names[layer]
         if isinstance(group, Exception):
             reasons[root] = (
-                f"{torch_pruning_name()} cannot follow its channels ({first_line(group)})"
+                f"{torch_pruning_name()} cannot trace its channels ({first_line(group)})"
             )
             continue
         described = _describe(graph, group, root, names)
@@ -73,7 +73,7 @@ def find_groups(
 
 
 def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) -> ChannelGroup | str:
-    """The group in terms of layers, or why its channels cannot be removed."""
+    """The group in terms of layers, or the reason why its channels cannot be removed."""
     sides: list[tuple[str, bool, list[int], list[int]]] = []
     num_blocks = 1
     for item in group:
@@ -115,7 +115,7 @@ def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) ->
 
 
 def _num_blocks(module: object) -> int:
-    """Into how many equal blocks a layer divides its channels."""
+    """Number of equal blocks that a layer divides its channels into."""
     if isinstance(module, nn.GroupNorm):
         return module.num_groups
     if isinstance(module, nn.modules.conv._ConvNd) and module.groups != module.out_channels:
@@ -136,23 +136,21 @@ def _sound_groups(
     groups: Sequence[ChannelGroup],
     on_progress: Callable[[float], None],
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """Those that can be removed together, found by halving those that cannot."""
+    """The removable groups, by bisection, and the reasons of the others."""
     draws = generator(0, "channels")
     sound: list[ChannelGroup] = []
     reasons: dict[str, str] = {}
-    waiting = [list(groups)]
+    waiting = [list(groups)] if groups else []
     while waiting:
-        several = waiting.pop()
-        if not several:
-            continue
-        failure = _failure(model, example, several, draws)
+        tried = waiting.pop()
+        failure = _failure(model, example, tried, draws)
         if not failure:
-            sound += several
-        elif len(several) == 1:
-            reasons[several[0].root] = failure
+            sound += tried
+        elif len(tried) == 1:
+            reasons[tried[0].root] = failure
         else:
-            half = len(several) // 2
-            waiting += [several[half:], several[:half]]
+            half = len(tried) // 2
+            waiting += [tried[half:], tried[:half]]
         on_progress((len(sound) + len(reasons)) / len(groups))
     return sound, reasons
 
@@ -160,7 +158,7 @@ def _sound_groups(
 def _failure(
     model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], draws: torch.Generator
 ) -> str:
-    """What goes wrong where a random half of the channels of every group is removed."""
+    """The failure when a random half of the channels of every group is removed, or empty."""
     selection = {}
     for group in groups:
         order = torch.randperm(len(group.elements), generator=draws).tolist()
@@ -168,7 +166,7 @@ def _failure(
         selection[group.root] = [channel for i in chosen for channel in group.elements[i]]
     try:
         pruned = remove_channels(model, example, selection)
-    except Exception as failure:  # of whatever kind Torch-Pruning stumbles over
+    except Exception as failure:  # Torch-Pruning raises many kinds
         return f"{torch_pruning_name()} cannot remove its channels ({first_line(failure)})"
     try:
         error = disagreement(pruned, model, groups, selection, example)
@@ -176,4 +174,4 @@ def _failure(
         return f"the network does not run with fewer of them ({first_line(failure)})"
     if error <= TOLERANCE:
         return ""
-    return "its channels are split, shuffled or joined in a way that cannot be followed"
+    return "its channels are split, shuffled or joined in a way that cannot be traced"

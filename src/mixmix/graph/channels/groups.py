@@ -1,4 +1,4 @@
-"""Channels of a network that can only be removed together."""
+"""Groups of channels that can only be removed together."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 __all__ = ["ChannelGroup", "Part", "Selection"]
 
-# From the root of a group to output channels there.
+# From the root of a group to output channels of that layer.
 Selection = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a layer that has channels of a group.
+    """The input or output side of a layer that has channels of a group.
 
     Attributes:
-        layer: name of the layer, or of a parameter that belongs to none.
-        is_input: whether these are the layer's input channels.
+        layer: name of the layer, or of a parameter outside of layers.
+        is_input: whether it is the input side.
         indices: for each element of the group, its channels (or features) on this side.
     """
 
@@ -31,10 +31,10 @@ class ChannelGroup:
     """Channels that several layers share.
 
     Attributes:
-        root: the layer whose outputs they are counted by.
+        root: name of the layer whose output channels identify them.
         elements: output channels of the root that can only be removed together: one, or one of
             each group of a grouped convolution.
-        parts: where else they are, the root included.
+        parts: all sides of layers with these channels, including the root.
     """
 
     root: str

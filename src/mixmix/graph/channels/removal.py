@@ -1,4 +1,4 @@
-"""Removal of channels, and whether what is left computes what it should."""
+"""Removal of channels, and verification of the pruned network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mixmix.graph.channels.dependencies import (
     torch_pruning_name,
     trainable_copy,
 )
-from mixmix.graph.channels.groups import ChannelGroup, Selection
+from mixmix.graph.channels.groups import ChannelGroup, Part, Selection
 
 __all__ = [
     "TOLERANCE",
@@ -28,21 +28,21 @@ __all__ = [
     "silence_channels_",
 ]
 
-# Both sides are computed in double precision; what is left is rounding.
+# For double precision.
 TOLERANCE = 1e-6
 _NORMS_ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
 def remove_channels(model: nn.Module, example: Tensor, selection: Selection) -> nn.Module:
-    """A copy without some channels, whose outputs are those of the model with them silenced.
+    """A copy without some channels; its outputs are those of ``silence_channels_``.
 
     Args:
         model: in eval mode; it is not changed.
         example: (N, C, H, W) normalized images.
-        selection: from roots of groups to the output channels to be removed there.
+        selection: from roots of groups to the output channels to remove.
 
     Raises:
-        InputError: if they cannot be removed.
+        InputError: if the model cannot be traced.
     """
     copied = trainable_copy(model)
     graph = dependency_graph(copied, example)
@@ -61,52 +61,56 @@ def remove_channels(model: nn.Module, example: Tensor, selection: Selection) -> 
 def kept_output_channels(
     model: nn.Module, groups: Sequence[ChannelGroup], selection: Selection
 ) -> dict[str, Tensor]:
-    """What is left of the output channels of layers and normalizations that lose some.
+    """Output channels that pruned layers and normalizations keep.
 
     Args:
-        model: the whole network.
+        model: the network before pruning.
         groups: of its channels.
-        selection: from roots of groups to the output channels that are removed there.
+        selection: from roots of groups to the removed output channels.
 
     Returns:
-        From names of layers to indices (kept,) of their channels in the whole network.
+        From names of layers to indices (kept,) of their original channels.
     """
-    lost: dict[str, set[int]] = {}
-    for group in groups:
-        chosen = set(selection.get(group.root, ()))
-        removed = [i for i, element in enumerate(group.elements) if element[0] in chosen]
-        for part in group.parts if removed else ():
-            if not part.is_input:
-                lost.setdefault(part.layer, set()).update(
-                    index for i in removed for index in part.indices[i]
-                )
+    removed: dict[str, set[int]] = {}
+    for part, indices in _selected(groups, selection):
+        if not part.is_input:
+            removed.setdefault(part.layer, set()).update(indices)
     kept = {}
     for name, module in model.named_modules():
-        if name in lost:
+        if name in removed:
             own = next(iter(module.parameters(recurse=False)), None)
             assert own is not None, "layers and normalizations have a weight"
             transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
             width = module.out_channels if transposed else len(own)
-            kept[name] = torch.tensor([i for i in range(width) if i not in lost[name]])
+            kept[name] = torch.tensor([i for i in range(width) if i not in removed[name]])
     return kept
+
+
+def _selected(
+    groups: Sequence[ChannelGroup], selection: Selection
+) -> Iterator[tuple[Part, list[int]]]:
+    """The parts of groups with selected channels, and these channels."""
+    for group in groups:
+        chosen = set(selection.get(group.root, ()))
+        elements = [i for i, element in enumerate(group.elements) if element[0] in chosen]
+        for part in group.parts if elements else ():
+            yield part, [index for i in elements for index in part.indices[i]]
 
 
 @torch.no_grad()
 def silence_channels_(
     model: nn.Module, groups: Sequence[ChannelGroup], selection: Selection
 ) -> None:
-    """Set the weights to zero, in place, with which selected channels are read.
+    """Set the weights of all consumers of selected channels to zero, in place.
 
-    The outputs are those without the channels; with normalization across channels they are not.
+    Unless there is normalization across channels, the outputs are those without the channels.
     """
     modules = dict(model.named_modules())
-    for group in groups:
-        chosen = set(selection.get(group.root, ()))
-        elements = [i for i, element in enumerate(group.elements) if element[0] in chosen]
-        for part in group.consumers if elements else ():
+    for part, indices in _selected(groups, selection):
+        if part.is_input:
             layer = modules[part.layer]
             assert isinstance(layer, nn.modules.conv._ConvNd | nn.Linear)
-            _zero_inputs_(layer, [index for i in elements for index in part.indices[i]])
+            _zero_inputs_(layer, indices)
 
 
 def check_removal(
@@ -116,22 +120,22 @@ def check_removal(
     selection: Selection,
     example: Tensor,
 ) -> None:
-    """Compare a network with the one that it was made from by ``remove_channels``.
+    """Compare the network that ``remove_channels`` returned with the original.
 
     Raises:
-        InputError: if the outputs are not those of the model with the channels silenced.
+        InputError: if the outputs are not those of the original with the channels silenced.
     """
     try:
         error = disagreement(pruned, model, groups, selection, example[:2])
     except Exception as failure:  # whatever the model's own code raises
         raise InputError(
-            f"{type(model).__name__} does not run with fewer channels: {first_line(failure)}; its "
-            "code fixes their number: take it from the tensors there"
+            f"{type(model).__name__} does not run with fewer channels: {first_line(failure)}; "
+            "their number is hard-coded: read it from the shapes of tensors instead"
         ) from failure
     if not error <= TOLERANCE:
         raise InputError(
-            f"{type(model).__name__} with fewer channels does not compute what it should (by "
-            f"{error:.1e}): {torch_pruning_name()} misses how they depend on each other; prune "
+            f"the outputs of {type(model).__name__} with fewer channels are wrong (by "
+            f"{error:.1e}): {torch_pruning_name()} misses a dependency between channels; prune "
             "weights instead"
         )
 
@@ -145,7 +149,8 @@ def disagreement(
 ) -> float:
     """Relative difference of the outputs of a pruned network and of the silenced original.
 
-    Normalization across channels is left out on both sides, since it is not the same without them.
+    Normalizations across channels are skipped in both networks, since their outputs depend on the
+    number of channels.
     """
     # Not every accelerator has double precision.
     double = [copy.deepcopy(network).cpu().double().eval() for network in (pruned, model)]

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from mixmix.errors import DataError, InputError, translate_errors
 from mixmix.graph.lift import lift_layers
+from mixmix.graph.ops import has_kind
 from mixmix.models.sources.graphs import (
     GraphSource,
     check_any_batch,
@@ -63,7 +64,6 @@ def _ends(name: str, program: torch.export.ExportedProgram) -> tuple[fx.Node, fx
         for names in (program.graph_signature.user_inputs, program.graph_signature.user_outputs)
     )
     check_single(name, inputs, outputs)
-    dropout = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default)
-    if any(node.target in dropout and node.args[2] for node in nodes.values()):
+    if any(has_kind(node, "dropout") and node.args[2] for node in nodes.values()):
         raise InputError(f"{name} was exported in training mode; export model.eval()")
     return inputs[0], outputs[0]

@@ -182,7 +182,7 @@ def _moments(
     return measure_moments(
         context.student.layers[name],
         calls(),
-        places=max(1, _POSITIONS // len(unit_step.inputs)),
+        positions=max(1, _POSITIONS // len(unit_step.inputs)),
         generator=seeding.generator(context.seed, "moments", name),
     )
 
