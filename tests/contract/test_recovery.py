@@ -19,7 +19,7 @@ from mixmix import (
     TrainingSettings,
     recover,
 )
-from mixmix.compress.recover.fine_tuning import go_back_
+from mixmix.compress.recover.fine_tuning import interpolate_
 from mixmix.errors import InputError
 from mixmix.models.model import normalize
 
@@ -219,7 +219,7 @@ def test_result_lies_where_held_out_images_want_it() -> None:
         before.weight.add_(change, alpha=0.75)
         student.weight.sub_(change, alpha=0.25)
     inputs = torch.randn(20, 6)
-    go_back_(student, dict(before.named_parameters()), inputs, wanted(inputs))
+    interpolate_(student, dict(before.named_parameters()), inputs, wanted(inputs))
     torch.testing.assert_close(student.weight, wanted.weight)
 
 

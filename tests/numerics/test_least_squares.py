@@ -23,8 +23,8 @@ def test_moments_are_those_of_numpy() -> None:
     x, targets = draw(50, 6) + 3, draw(50, 4, seed=1) * 2 - 5
     layer = nn.Linear(6, 4).double()
     calls = [(x[:20], targets[:20]), (x[20:], targets[20:])]
-    found = measure_moments(layer, calls, places=None, generator=torch.Generator())
-    assert found.num_places == 50
+    found = measure_moments(layer, calls, positions=None, generator=torch.Generator())
+    assert found.num_positions == 50
     inputs, outputs = x.numpy(), targets.numpy()
     np.testing.assert_allclose(found.gram[0], inputs.T @ inputs / 50)
     np.testing.assert_allclose(found.cross[0], outputs.T @ inputs / 50)

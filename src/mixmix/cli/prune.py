@@ -66,7 +66,6 @@ def _method(given: Given, checkpoints: str | None) -> dict[str, Any]:
     weights, channels = given.fields("prune"), given.fields("channels")
     weights.pop("checkpoints", None)
     recovery = _recoveries(given, checkpoints)
-    allocation = {"allocation": weights.pop("allocation")} if "allocation" in weights else {}
     if given["blocks"] and not {"max_macs", "max_parameters", "max_latency"} & channels.keys():
         raise InputError("--blocks needs --max-macs, --max-parameters or --max-latency")
     if channels:
@@ -80,16 +79,16 @@ def _method(given: Given, checkpoints: str | None) -> dict[str, Any]:
                 "--checkpoints with channels is for fine-tuning; add --recovery fine-tune"
             )
         if not given["blocks"]:
-            return {"method": "prune-channels", **channels, **allocation, "recovery": recovery}
-        if "importance" in channels or allocation:
-            raise InputError("--importance and --allocation are not for --blocks; leave them out")
+            return {"method": "prune-channels", **channels, "recovery": recovery}
+        if "importance" in channels:
+            raise InputError("--importance is not for --blocks; leave it out")
         return {"method": "prune-blocks", **channels, "recovery": recovery}
     if {"sparsity", "pattern"} <= weights.keys() and weights["pattern"] != "unstructured":
         raise InputError(
             f"--pattern {weights['pattern']} has a sparsity of its own; leave out --sparsity"
         )
     kept = {} if checkpoints is None else {"checkpoints": checkpoints}
-    return {"method": "prune", **weights, **allocation, "recovery": recovery, **kept}
+    return {"method": "prune", **weights, "recovery": recovery, **kept}
 
 
 def _listed(options: Mapping[str, Any]) -> str:

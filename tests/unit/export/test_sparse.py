@@ -26,7 +26,7 @@ def pruned(family: str, *methods: Method) -> Compressed:
 @families
 @pytest.mark.parametrize("sparsity", [0.5, 0.97])
 def test_reloaded_weights_are_the_same_bits(family: str, sparsity: float, tmp_path: Path) -> None:
-    compressed = pruned(family, Prune(sparsity, allocation="uniform", recovery=()))
+    compressed = pruned(family, Prune(sparsity, recovery=()))
     artifact = export(compressed, tmp_path / "net.safetensors", format="sparse")
     assert artifact.size_bytes == artifact.path.stat().st_size
     state, wanted = load_sparse(artifact.path), compressed.module.state_dict()

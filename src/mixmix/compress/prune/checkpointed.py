@@ -1,4 +1,4 @@
-"""Pruning stage by stage: a run that was interrupted goes on behind the last stage it finished."""
+"""Pruning in stages: an interrupted run continues after the last stage that it finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mixmix.runtime.storage import read_tensors, tensors_below, write_tensors
 
 __all__ = ["Stage", "run_stages"]
 
-# Changes the student of a context in place; gives the context with the masks that it has then.
+# Changes the student in place; returns the context with the masks after this stage.
 Stage = Callable[[RecoveryContext], RecoveryContext]
 _MASK, _STUDENT = "mask.", "student."
 
@@ -30,13 +30,13 @@ def run_stages(
     settings: Mapping[str, Any],
     out: str | Path | None,
 ) -> RecoveryContext:
-    """Run what was not run yet.
+    """Run all stages that the checkpoint does not contain.
 
     Args:
-        stages: in order; each draws its random numbers by itself.
-        context: before the first of them.
-        teacher: what the student learns from.
-        settings: in plain JSON types; a folder is for one run of them.
+        stages: in order; each seeds its own random draws.
+        context: before the first stage.
+        teacher: network that the student learns from.
+        settings: plain JSON types that identify the run; a folder belongs to one run.
         out: folder for a checkpoint after every stage, or None.
 
     Raises:
@@ -55,8 +55,8 @@ def run_stages(
         tensors, metadata = read_tensors(path)
         done = int(metadata["stages_done"])
         student.load_state_dict(tensors_below(_STUDENT, tensors))
-        device = context.device
-        masks = {name: mask.to(device) for name, mask in tensors_below(_MASK, tensors).items()}
+        masks = tensors_below(_MASK, tensors)
+        masks = {name: mask.to(context.device) for name, mask in masks.items()}
         context = replace(context, masks=masks)
     for number, stage in enumerate(stages[done:], start=done + 1):
         context = stage(context)

@@ -1,4 +1,4 @@
-"""How long a network with fewer channels takes, measured."""
+"""Measured latency of a pruned network."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from mixmix.runtimes.latency import compare_latency_ms
 
 __all__ = ["LatencyMeter"]
 
-# What else the machine does can only add to a run: the fast ones say what a network takes.
+# Other load on the machine only adds time, so the fast runs measure the network.
 _QUANTILE = 0.1
-# Rounds of 20 runs each. Readings on a busy machine differ by a few percent, now and then by more:
-# what comes out near the limit is read again, for longer.
+# Rounds of 20 runs. On a busy machine measurements differ by a few percent, sometimes by more:
+# ratios near the limit are measured again, for longer.
 _ROUNDS, _MORE_ROUNDS = 5, 15
 _NEAR = 0.15
 
 
 class LatencyMeter:
-    """Time relative to the dense network: ONNX Runtime on the CPU, one image, one thread.
+    """Latency relative to the dense network: ONNX Runtime on the CPU, one image, one thread.
 
-    Both run alternately, so that whatever else the machine does meets both alike. Its files are
-    gone when the context is left.
+    Both networks run in turn, so that other load on the machine slows both. A context manager,
+    which removes its files on exit.
 
     Args:
-        dense: the network to compare with.
-        spec: of the network.
-        limit: fraction of its time, in (0, 1), that others are to keep.
+        dense: network to compare with.
+        spec: spec of the network.
+        limit: latency budget, as a fraction in (0, 1) of that of ``dense``.
     """
 
     def __init__(self, dense: nn.Module, spec: ModelSpec, limit: float) -> None:
@@ -53,24 +53,21 @@ class LatencyMeter:
         self._folder.cleanup()
 
     def ratio(self, pruned: nn.Module) -> float:
-        """Time of one image over that of the dense network, read longer near the limit.
-
-        Args:
-            pruned: takes the same images.
+        """Latency relative to the dense network, measured longer near the limit.
 
         Raises:
-            ExportError: if it cannot be exported.
+            ExportError: if the network cannot be exported.
         """
         path = self._exported(pruned, "pruned")
-        ratio = self._read(path, _ROUNDS)
+        ratio = self._measure(path, _ROUNDS)
         is_near = abs(ratio - self.limit) <= _NEAR * self.limit
-        return self._read(path, _MORE_ROUNDS) if is_near else ratio
+        return self._measure(path, _MORE_ROUNDS) if is_near else ratio
 
     def confirmed_ratio(self, pruned: nn.Module) -> float:
-        """The same, read longer whatever it is."""
-        return self._read(self._exported(pruned, "pruned"), _MORE_ROUNDS)
+        """As ``ratio``, always measured longer."""
+        return self._measure(self._exported(pruned, "pruned"), _MORE_ROUNDS)
 
-    def _read(self, path: Path, rounds: int) -> float:
+    def _measure(self, path: Path, rounds: int) -> float:
         times = compare_latency_ms([self._dense, path], rounds=rounds, quantile=_QUANTILE)
         return times[str(path)] / times[str(self._dense)]
 
