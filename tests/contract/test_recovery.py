@@ -184,7 +184,7 @@ def test_narrower_networks_recover(inner: Tensor, outer: Tensor, name: str, told
 
 def test_masks_that_fit_no_weight_are_refused() -> None:
     model = tiny_network("plain")
-    with pytest.raises(InputError, match=r"named nothing\.weight, which is no weight"):
+    with pytest.raises(InputError, match=r"has no weight nothing\.weight of shape"):
         recover(
             model,
             model,
@@ -200,9 +200,8 @@ def test_masks_that_fit_no_weight_are_refused() -> None:
     ("options", "message"),
     [
         ({"iterations": -1}, "iterations must be a whole number >= 0"),
-        ({"ridge": -1.0}, "ridge must be"),
         ({"learning_rate": 0.0}, "learning_rate must be"),
-        ({"views": 0.5}, "views must be a whole number >= 0 or None, got 0.5"),
+        ({"views": 0.5}, "views must be a whole number >= 0, got 0.5"),
     ],
 )
 def test_refuses_settings_out_of_range(options: dict[str, float], message: str) -> None:

@@ -29,8 +29,8 @@ Layer = nn.Conv2d | nn.Linear
 class LayerMoments:
     """Moments of a layer's inputs ``x`` and targets ``t``, means over output positions.
 
-    The input at a position has ``d`` values in the order of ``masks.as_rows``, for each of the ``G``
-    groups of a convolution (1 for other layers).
+    The input at a position has ``d`` values in the order of ``masks.as_rows``, for each of the
+    ``G`` groups of a convolution (1 for other layers).
 
     Attributes:
         gram: (G, d, d) mean of ``x x^T``.

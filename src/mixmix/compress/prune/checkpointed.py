@@ -30,17 +30,10 @@ def run_stages(
     settings: Mapping[str, Any],
     out: str | Path | None,
 ) -> RecoveryContext:
-    """Run all stages that the checkpoint does not contain.
-
-    Args:
-        stages: in order; each seeds its own random draws.
-        context: before the first stage.
-        teacher: network that the student learns from.
-        settings: plain JSON types that identify the run; a folder belongs to one run.
-        out: folder for a checkpoint after every stage, or None.
+    """Run all stages that the checkpoint in ``out`` does not contain; each seeds its own draws.
 
     Raises:
-        InputError: if the folder holds another run.
+        InputError: if the folder holds a run of other settings, data or networks.
     """
     if out is None:
         for stage in stages:

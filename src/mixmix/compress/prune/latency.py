@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from mixmix.runtime.storage import write_atomic
 from mixmix.runtimes.float_onnx import float_onnx_bytes
 from mixmix.runtimes.latency import compare_latency_ms
 
-__all__ = ["LatencyMeter"]
+__all__ = ["LatencyMeter", "latency_meter"]
 
 # Other load on the machine only adds time, so the fast runs measure the network.
 _QUANTILE = 0.1
@@ -23,34 +24,29 @@ _ROUNDS, _MORE_ROUNDS = 5, 15
 _NEAR = 0.15
 
 
+@contextmanager
+def latency_meter(dense: nn.Module, spec: ModelSpec, limit: float) -> Iterator[LatencyMeter]:
+    """A ``LatencyMeter`` with a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="mixmix-latency-") as folder:
+        yield LatencyMeter(dense, spec, limit, Path(folder))
+
+
 class LatencyMeter:
     """Latency relative to the dense network: ONNX Runtime on the CPU, one image, one thread.
 
-    Both networks run in turn, so that other load on the machine slows both. A context manager,
-    which removes its files on exit.
+    Both networks run in turn, so that other load on the machine slows both.
 
     Args:
         dense: network to compare with.
         spec: spec of the network.
         limit: latency budget, as a fraction in (0, 1) of that of ``dense``.
+        folder: for exported files.
     """
 
-    def __init__(self, dense: nn.Module, spec: ModelSpec, limit: float) -> None:
+    def __init__(self, dense: nn.Module, spec: ModelSpec, limit: float, folder: Path) -> None:
         self.limit = limit
-        self._spec = spec
-        self._folder = tempfile.TemporaryDirectory(prefix="mixmix-latency-")
+        self._spec, self._folder = spec, folder
         self._dense = self._exported(dense, "dense")
-
-    def __enter__(self) -> LatencyMeter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._folder.cleanup()
 
     def ratio(self, pruned: nn.Module) -> float:
         """Latency relative to the dense network, measured longer near the limit.
@@ -72,7 +68,7 @@ class LatencyMeter:
         return times[str(path)] / times[str(self._dense)]
 
     def _exported(self, model: nn.Module, name: str) -> Path:
-        path = Path(self._folder.name) / f"{name}.onnx"
+        path = self._folder / f"{name}.onnx"
         content = float_onnx_bytes(model, self._spec.input_shape, name=self._spec.name)
         write_atomic(path, content)
         return path

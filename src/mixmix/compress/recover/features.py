@@ -45,6 +45,10 @@ __all__ = ["ReconstructFeatures"]
 _SMALLEST_FRACTION = 1e-2
 # Least squares overfits with fewer positions for each weight of a row.
 _LEAST_POSITIONS = 2
+# Most positions, over all images, that least squares fits a layer to.
+_MOST_POSITIONS = 2**15
+# Regularization of least squares, relative to the mean square of a layer's inputs.
+_RIDGE = 1e-3
 _TINY = 1e-12
 _LEAST_PIXELS = 2**20
 
@@ -57,9 +61,6 @@ class ReconstructFeatures(Recovery):
         least_squares: iterations of conjugate gradients that fit the remaining weights to each
             layer's outputs; 0 skips this step. Where a row has more weights than half of the
             positions, only means and variances are fitted.
-        ridge: regularization of least squares, relative to the mean square of a layer's inputs.
-        max_fitted_positions: most positions (pixels of a layer's output, over all images) that a
-            layer is fitted to.
         iterations: steps of Adam on each unit's outputs; 0 skips this step.
         learning_rate: learning rate of Adam, relative to the scale of a parameter; decays to zero.
         batch_size: most images in a step.
@@ -82,8 +83,6 @@ class ReconstructFeatures(Recovery):
     adapts_units: ClassVar[bool] = True
 
     least_squares: int = 50
-    ridge: float = 1e-3
-    max_fitted_positions: int = 2**15
     iterations: int = 240
     learning_rate: float = 1e-2
     batch_size: int = 32
@@ -95,7 +94,6 @@ class ReconstructFeatures(Recovery):
             ("least_squares", 0),
             ("iterations", 0),
             ("views", 0),
-            ("max_fitted_positions", 1),
             ("batch_size", 1),
             ("max_positions", 1),
         ):
@@ -104,8 +102,6 @@ class ReconstructFeatures(Recovery):
                 continue
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-        if not 0 <= self.ridge < math.inf:
-            raise InputError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate must be a finite number > 0, got {self.learning_rate}")
 
@@ -144,7 +140,7 @@ class ReconstructFeatures(Recovery):
         moments = measure_moments(
             layer,
             _calls(name, unit_step, targets, batch_size),
-            positions=max(1, self.max_fitted_positions // len(unit_step.inputs)),
+            positions=max(1, _MOST_POSITIONS // len(unit_step.inputs)),
             generator=seeding.generator(context.seed, "least squares", name),
         )
         free = layer.bias is not None or norm is not None
@@ -159,7 +155,7 @@ class ReconstructFeatures(Recovery):
             support.bool().to(rows.device),
             used.gram,
             used.cross,
-            ridge=self.ridge,
+            ridge=_RIDGE,
             iterations=self.least_squares if is_determined else 0,
         )
         with torch.no_grad():

@@ -123,13 +123,9 @@ class FineTune(Recovery):
 def interpolate_(
     student: nn.Module, before: Mapping[str, Tensor], inputs: Tensor, logits: Tensor
 ) -> None:
-    """Interpolate between parameters before and after training, to the closest predictions.
+    """Interpolate a trained student's parameters in place with those before training, by name.
 
-    Args:
-        student: after training; it is changed in place.
-        before: its parameters before training, by name.
-        inputs: (N, C, H, W) normalized images.
-        logits: (N, K) target logits.
+    The fraction is the one whose predictions for ``inputs`` are closest to ``logits`` (N, K).
     """
     after = {name: p.clone() for name, p in student.named_parameters()}
 

@@ -4,48 +4,36 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
-from mixmix.compress.prune.budgets import budget_text, check_budgets, cost_ratios
-from mixmix.compress.prune.latency import LatencyMeter
-from mixmix.compress.recover.features import ReconstructFeatures
-from mixmix.compress.recover.fine_tuning import FineTune
-from mixmix.compress.recover.recover import Recovery, as_recoveries, recover
+from mixmix.compress.method import Compressed, LayerRecord, Progress
+from mixmix.compress.prune.latency import latency_meter
+from mixmix.compress.prune.structured import COST_NAMES, StructuredPruning, cost_ratios
+from mixmix.compress.recover.recover import recover
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.graph.capture import capture
-from mixmix.graph.masks import refuse_quantized
 from mixmix.graph.residual import ResidualBlock, find_residual_blocks, without_blocks
-from mixmix.models.model import normalize
-from mixmix.runtime import seeding
 
 __all__ = ["PruneBlocks"]
 
 
 @dataclass(frozen=True)
-class PruneBlocks(Method):
+class PruneBlocks(StructuredPruning):
     """Remove residual branches until the network meets its budgets, and recover.
 
     ``x + f(x)`` becomes ``x``. The branch with the smallest loss increase per saved multiplication
-    (or parameter, if they are the budget) is removed first, given those removed before. At least
-    one budget is needed. The results hold the names of the removed ``blocks``, the ``macs_ratio``
-    and ``parameters_ratio`` to the whole network, and the ``latency_ratio`` if there is a latency
-    budget.
+    (or parameter, if they are the budget) is removed first, given those removed before. The
+    results hold the names of the removed ``blocks``, the ``macs_ratio`` and ``parameters_ratio`` to
+    the whole network, and the ``latency_ratio`` if there is a latency budget.
 
-    Attributes:
-        max_macs: budget of multiplications, as a fraction in (0, 1) of the whole network's.
-        max_parameters: budget of parameters, likewise.
-        max_latency: budget of latency, likewise: one image in ONNX Runtime on one thread of this
-            machine.
-        num_images: images that predictions are compared on.
-        recovery: one recovery, several to apply in order, or ``()`` for none.
+    Give at least one of ``max_macs``, ``max_parameters`` and ``max_latency``; all settings are
+    described in ``StructuredPruning``.
 
     Raises:
         InputError: if a setting is out of range.
@@ -62,22 +50,12 @@ class PruneBlocks(Method):
 
     kind: ClassVar[str] = "prune-blocks"
 
-    max_macs: float | None = None
-    max_parameters: float | None = None
-    max_latency: float | None = None
     num_images: int = 128
-    recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
-
-    def __post_init__(self) -> None:
-        check_budgets(self)
-        if self.num_images < 2:
-            raise InputError(f"num_images must be at least 2, got {self.num_images}")
-        object.__setattr__(self, "recovery", as_recoveries(self.recovery))
 
     @property
     def setting(self) -> str:
         """The budgets, such as ``blocks, 50% of MACs``."""
-        return f"blocks, {budget_text(self)}"
+        return f"blocks, {super().setting}"
 
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
@@ -92,15 +70,8 @@ class PruneBlocks(Method):
             InputError: if it has no residual branch, is pruned or quantized already, or the budget
                 cannot be met.
         """
-        refuse_quantized(model.module, model.spec.name)
-        if model.masks:
-            raise InputError(
-                f"single weights of {model.spec.name} are pruned already; give PruneBlocks before "
-                "Prune"
-            )
-        order = torch.randperm(len(data), generator=seeding.generator(seed, "blocks"))
-        device = next(model.module.parameters()).device
-        images = normalize(data.images[order[: self.num_images]].to(device), model.spec)
+        self._check_prunable(model)
+        images = self._images(model, data, seed, "blocks")
         dense = capture(model.module, images[:4]).requires_grad_(False)
         blocks = find_residual_blocks(dense)
         if not blocks:
@@ -143,28 +114,30 @@ class PruneBlocks(Method):
             cost_ratios(dense, model.spec.input_shape),
             "macs_ratio" if by_macs else "parameters_ratio",
         )
-        with ExitStack() as stack:
-            meter = None
-            if self.max_latency is not None:
-                meter = stack.enter_context(LatencyMeter(dense, model.spec, self.max_latency))
-            measured: dict[str, float] = {}
+        budgets = {f"{cost}_ratio": self.budgets.get(cost, 1) for cost in COST_NAMES}
+        ratios: dict[str, float] = {}
+        with (
+            nullcontext()
+            if self.max_latency is None
+            else latency_meter(dense, model.spec, self.max_latency)
+        ) as meter:
             while order.left:
                 on_progress("choosing blocks", len(order.removed) / len(blocks))
                 network = order.remove_next()
-                measured = dict(order.ratios)
-                if measured["macs_ratio"] > (self.max_macs or 1):
-                    continue
-                if measured["parameters_ratio"] > (self.max_parameters or 1):
-                    continue
-                if meter is not None:
-                    measured["latency_ratio"] = meter.ratio(network)
-                if measured.get("latency_ratio", 0.0) <= (self.max_latency or 1):
-                    return order.removed, measured
-        names = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "latency_ratio": "latency"}
-        left = ", ".join(f"{ratio:.3f} of {names[key]}" for key, ratio in measured.items())
+                ratios = dict(order.ratios)
+                fits = all(ratio <= budgets[name] for name, ratio in ratios.items())
+                if fits and meter is not None:
+                    ratios["latency_ratio"] = meter.ratio(network)
+                    fits = ratios["latency_ratio"] <= budgets["latency_ratio"]
+                if fits:
+                    return order.removed, ratios
+        left = ", ".join(
+            f"{ratio:.3f} of {COST_NAMES[name.removesuffix('_ratio')]}"
+            for name, ratio in ratios.items()
+        )
         raise InputError(
             f"{model.spec.name} cannot be pruned to {self.setting}: without any of its "
-            f"{len(blocks)} residual branches, {left} is left; raise the budget, or add "
+            f"{len(blocks)} residual branches, {left} is left; raise the budget or add "
             "PruneChannels"
         )
 
@@ -175,13 +148,6 @@ class _Order:
     The loss increase is the divergence from the dense network's predictions, given the blocks
     removed before. It mostly grows with each removal, so it is measured again only while that may
     change the order.
-
-    Args:
-        dense: dense network.
-        blocks: its residual blocks.
-        images: (N, C, H, W) normalized.
-        ratios_of: returns the cost ratios of a network to the dense one.
-        counted: the ratio that savings are measured by.
 
     Attributes:
         removed: blocks removed so far, in order.

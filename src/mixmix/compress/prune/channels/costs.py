@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from mixmix.compress.prune.budgets import num_parameters
+from mixmix.compress.prune.structured import num_parameters
 from mixmix.graph.channels.groups import ChannelGroup
 from mixmix.graph.costs import count_layer_macs, count_macs
 
@@ -28,11 +28,6 @@ class ChannelCosts:
 
     The cost of a layer is proportional to inputs times outputs, except for depthwise layers. All
     other costs are constant.
-
-    Args:
-        model: dense network; it is not changed.
-        input_shape: (C, H, W) of one image.
-        groups: its channel groups.
     """
 
     def __init__(

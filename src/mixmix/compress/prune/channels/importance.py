@@ -32,16 +32,7 @@ def rank_channels(
     seed: int,
     on_progress: Progress,
 ) -> list[Ranking]:
-    """Rank the elements of each group.
-
-    Args:
-        importance: one of ``IMPORTANCES``; see ``PruneChannels``.
-        model: dense network, in eval mode.
-        groups: its channel groups.
-        images: (N, C, H, W) normalized.
-        seed: seeds the random directions.
-        on_progress: called with (what is being done, fraction done).
-    """
+    """Rank the elements of each group by one of ``IMPORTANCES``, on normalized images."""
     if importance == "magnitude":
         return [rank_by_scores(score) for score in magnitude_importance(model, groups)]
     scores = taylor_importance(

@@ -5,31 +5,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.method import Compressed, Method, Progress
-from mixmix.compress.prune.budgets import budget_text, check_budgets, cost_ratios
+from mixmix.compress.method import Compressed, Progress
 from mixmix.compress.prune.channels.costs import ChannelCosts
 from mixmix.compress.prune.channels.importance import IMPORTANCES, rank_channels
 from mixmix.compress.prune.channels.records import record_channels
 from mixmix.compress.prune.channels.search import Candidate, ChannelSearch
-from mixmix.compress.prune.latency import LatencyMeter
-from mixmix.compress.recover.features import ReconstructFeatures
-from mixmix.compress.recover.fine_tuning import FineTune
-from mixmix.compress.recover.recover import Recovery, as_recoveries, recover
+from mixmix.compress.prune.latency import latency_meter
+from mixmix.compress.prune.structured import StructuredPruning, cost_ratios
+from mixmix.compress.recover.recover import as_recoveries, recover
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import kept_output_channels
-from mixmix.graph.masks import refuse_quantized
 from mixmix.graph.widths import without_fixed_widths
-from mixmix.models.model import normalize
-from mixmix.runtime import seeding
 from mixmix.runtime.memory_layout import layout_of_model
 
 __all__ = ["PruneChannels"]
@@ -45,21 +40,20 @@ _PARTS_OF_BLOCKS = (4, 1)
 
 
 @dataclass(frozen=True)
-class PruneChannels(Method):
+class PruneChannels(StructuredPruning):
     """Remove channels until the network meets its budgets, and recover.
 
     Channels that layers share (residual sums, concatenations, depthwise convolutions, gates) are
     pruned together. Before recovery, the result computes what the network would with those
-    channels set to zero. At least one budget is needed. The results hold the ``importance``, the
-    ``macs_ratio`` and ``parameters_ratio`` to the whole network, and the ``latency_ratio`` if
-    there is a latency budget.
+    channels set to zero. The results hold the ``importance``, the ``macs_ratio`` and
+    ``parameters_ratio`` to the whole network, and the ``latency_ratio`` if there is a latency
+    budget.
+
+    Give at least one of ``max_macs``, ``max_parameters`` and ``max_latency``, but not the first two
+    together. Within a latency budget, the network keeps as many multiplications (or parameters) as
+    possible. ``num_images`` and ``recovery`` are described in ``StructuredPruning``.
 
     Attributes:
-        max_macs: budget of multiplications, as a fraction in (0, 1) of the whole network's.
-        max_parameters: budget of parameters, likewise; not together with ``max_macs``.
-        max_latency: budget of latency, likewise: one image in ONNX Runtime on one thread of this
-            machine. The network with the most multiplications (or parameters) that meets it is
-            searched for.
         importance: which channels of a group are pruned first. ``obs``: those with the smallest
             loss increase, to second order, if other channels compensate; ``taylor``: the same
             without compensation; ``magnitude``: those with the smallest weights. None is ``obs``
@@ -69,8 +63,6 @@ class PruneChannels(Method):
             smaller loss increase; 4 or 1 if the budgets cannot be met otherwise.
         min_fraction: fraction of its channels that each group keeps at least, in (0, 1]. None is
             0.25 if ``recovery`` adapts weights, and 0.1 if it does not or the budget needs it.
-        num_images: images that importance is measured on.
-        recovery: one recovery, several to apply in order, or ``()`` for none.
 
     Raises:
         InputError: if a setting is out of range.
@@ -87,17 +79,12 @@ class PruneChannels(Method):
 
     kind: ClassVar[str] = "prune-channels"
 
-    max_macs: float | None = None
-    max_parameters: float | None = None
-    max_latency: float | None = None
     importance: str | None = None
     round_to: int | None = None
     min_fraction: float | None = None
-    num_images: int = 256
-    recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
 
     def __post_init__(self) -> None:
-        check_budgets(self)
+        super().__post_init__()
         if self.max_macs is not None and self.max_parameters is not None:
             raise InputError("give max_macs or max_parameters, not both")
         if self.chosen_importance not in IMPORTANCES:
@@ -108,14 +95,6 @@ class PruneChannels(Method):
             raise InputError(f"round_to must be at least 1 or None, got {self.round_to}")
         if self.min_fraction is not None and not 0 < self.min_fraction <= 1:
             raise InputError(f"min_fraction must be above 0 and at most 1, got {self.min_fraction}")
-        if self.num_images < 2:
-            raise InputError(f"num_images must be at least 2, got {self.num_images}")
-        object.__setattr__(self, "recovery", as_recoveries(self.recovery))
-
-    @property
-    def setting(self) -> str:
-        """The budgets, such as ``50% of MACs``."""
-        return budget_text(self)
 
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
@@ -130,10 +109,13 @@ class PruneChannels(Method):
             InputError: if the network cannot be traced, has no prunable channels, or is quantized,
                 or if the budget cannot be met; the message says which budget can.
         """
-        _check_prunable(model, self.chosen_importance)
-        device = next(model.module.parameters()).device
-        order = torch.randperm(len(data), generator=seeding.generator(seed, "channels"))
-        images = normalize(data.images[order[: self.num_images]], model.spec).to(device)
+        self._check_prunable(model)
+        if self.chosen_importance != "magnitude" and model.spec.num_classes < 1:
+            raise InputError(
+                f"{model.spec.name} has no label head, which importance {self.chosen_importance!r} "
+                "needs; use importance 'magnitude'"
+            )
+        images = self._images(model, data, seed, "channels")
         dense = without_fixed_widths(model.module, images[:4])
         groups, reasons = find_groups(
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
@@ -231,7 +213,7 @@ class PruneChannels(Method):
             (search,) = searches
             return search.within(fraction)
         candidates, errors = [], []
-        with LatencyMeter(model.module, model.spec, self.max_latency) as meter:
+        with latency_meter(model.module, model.spec, self.max_latency) as meter:
             for search in searches:
                 try:
                     candidates.append(search.faster(fraction, meter, on_progress))
@@ -240,20 +222,6 @@ class PruneChannels(Method):
         if not candidates:
             raise errors[0]
         return min(candidates, key=lambda candidate: candidate.loss_increase)
-
-
-def _check_prunable(model: Compressed, importance: str) -> None:
-    refuse_quantized(model.module, model.spec.name)
-    if model.masks:
-        raise InputError(
-            f"single weights of {model.spec.name} are pruned already, by criteria that change with "
-            "its channels; give PruneChannels before Prune"
-        )
-    if importance != "magnitude" and model.spec.num_classes < 1:
-        raise InputError(
-            f"{model.spec.name} has no label head, which importance {importance!r} needs; use "
-            "importance 'magnitude'"
-        )
 
 
 def _channels_of_original(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,11 +24,7 @@ def record_channels(
 ) -> tuple[LayerRecord, ...]:
     """A record of every layer with parameters, then of layers that the original does not have.
 
-    Args:
-        original: the caller's model.
-        pruned: the network with fewer channels.
-        groups: channel groups that could be pruned.
-        reasons: why other layers could not, by name.
+    ``reasons`` says why layers outside of ``groups`` cannot be pruned, by name.
     """
     before: dict[str, nn.Module] = dict(original.named_modules())
     after: dict[str, nn.Module] = dict(pruned.named_modules())
@@ -45,17 +42,12 @@ def record_channels(
             reason = reasons.get(name) or (
                 "no channels were pruned" if name in prunable else "has no prunable channels"
             )
-        records.append(
-            LayerRecord(
-                name,
-                type(module).__name__,
-                "pruned" if changed else "skipped",
-                reason,
-                num_parameters=count,
-                in_channels=None if old is None or new is None else (old[0], new[0]),
-                out_channels=None if old is None or new is None else (old[1], new[1]),
-            )
-        )
+        action = "pruned" if changed else "skipped"
+        record = LayerRecord(name, type(module).__name__, action, reason, num_parameters=count)
+        if old is not None and new is not None:
+            inputs, outputs = zip(old, new, strict=True)
+            record = replace(record, in_channels=inputs, out_channels=outputs)
+        records.append(record)
     for name, module in after.items():
         if name not in before and next(module.parameters(recurse=False), None) is not None:
             reason = "pads channels with zeros, in place of code outside any layer"

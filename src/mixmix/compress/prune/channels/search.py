@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
-from mixmix.compress.prune.budgets import num_parameters
 from mixmix.compress.prune.channels.allocation import allocate_channels, width_options
 from mixmix.compress.prune.channels.costs import ChannelCosts
 from mixmix.compress.prune.channels.ranking import Ranking
 from mixmix.compress.prune.latency import LatencyMeter
+from mixmix.compress.prune.structured import num_parameters
 from mixmix.errors import InputError
 from mixmix.graph.channels.groups import ChannelGroup, Selection
 from mixmix.graph.channels.removal import check_removal, remove_channels
@@ -50,8 +50,8 @@ class ChannelSearch:
     """Finds candidates at any fraction of a network's cost.
 
     Attributes:
-        dense: dense network, in eval mode; it is not changed.
-        original: network that costs and latency are relative to; computes the same as ``dense``.
+        dense: network to prune, in eval mode; it is not changed.
+        original: network that costs are relative to; computes the same as ``dense``.
         spec: spec of the network.
         groups: channel groups of ``dense``.
         rankings: pruning order of each group.
@@ -114,12 +114,7 @@ class ChannelSearch:
         return self._checked(self._candidate(fraction))
 
     def faster(self, fraction: float, meter: LatencyMeter, on_progress: Progress) -> Candidate:
-        """The network of the largest fraction of the cost that meets the latency budget.
-
-        Args:
-            fraction: upper bound of the cost, in (0, 1].
-            meter: measures latency, and holds the budget.
-            on_progress: called with (what is being done, fraction done).
+        """The network of the largest cost, up to a fraction in (0, 1], within the latency budget.
 
         Raises:
             InputError: if no network is fast enough, or as for ``within``.
@@ -146,15 +141,12 @@ class ChannelSearch:
             if measured <= meter.limit:
                 on_progress("measuring latency", 1.0)
                 return replace(self._checked(candidate), latency_ratio=measured)
-        raise InputError(
-            f"{self.spec.name} cannot be pruned to {meter.limit:.2f} of its latency: round_to="
-            f"{self.round_to} and min_fraction={self.min_fraction:g} leave a network that takes "
-            f"{measured:.2f} of it; raise the budget or lower those"
-        )
+        raise self._exceeded(meter.limit, "latency", measured)
 
     def _candidate(self, fraction: float) -> Candidate:
+        what = "parameters" if self.counts_parameters else "MACs"
         if self._least > fraction:
-            raise self._exceeded(fraction)
+            raise self._exceeded(fraction, what, self._least)
         # Costs are integers; the offset absorbs rounding errors.
         limit = allowed = math.floor(fraction * self._original_cost + 1e-6)
         saved = None if self.in_nats else partial(np.sum, axis=-1)
@@ -163,7 +155,7 @@ class ChannelSearch:
                 self._options, self._increases, self._cost, limit + 0.5, saved=saved
             )
             if counts is None:
-                raise self._exceeded(fraction)
+                raise self._exceeded(fraction, what, self._least)
             selection = {
                 group.root: _lowest_channels(group, ranking, count)
                 for group, ranking, count in zip(self.groups, self.rankings, counts, strict=True)
@@ -195,11 +187,10 @@ class ChannelSearch:
             return num_parameters(network)
         return count_macs(network, self.spec.input_shape)
 
-    def _exceeded(self, fraction: float) -> InputError:
-        what = "parameters" if self.counts_parameters else "MACs"
-        least = math.ceil(1e4 * self._least) / 1e4
+    def _exceeded(self, fraction: float, what: str, least: float) -> InputError:
+        least = math.ceil(1e4 * least) / 1e4
         return InputError(
-            f"{self.spec.name} cannot be pruned to {fraction:.4f} of its {what}: round_to="
+            f"{self.spec.name} cannot be pruned to {fraction:.4g} of its {what}: round_to="
             f"{self.round_to} and min_fraction={self.min_fraction:g} leave at least {least:.4f}; "
             "raise the budget or lower those"
         )

@@ -40,14 +40,12 @@ class MaskSettings:
         pattern: positions that zeros may have.
         criterion: one of ``CRITERIA``.
         allocation: one of ``allocation.ALLOCATIONS``.
-        damping: see ``obs.prune_rows``.
     """
 
     density: float
     pattern: Pattern
     criterion: str
     allocation: str
-    damping: float
 
 
 def prunable_layers(
@@ -206,7 +204,6 @@ def _prune_sequentially(
                         moments,
                         sparsity=1 - counts[name] / rows.numel(),
                         pattern=settings.pattern,
-                        damping=settings.damping,
                         already_pruned=None if before is None else before.view_as(rows)[group],
                     )
                     for group, (part, moments) in enumerate(zip(rows, gram, strict=True))

@@ -16,6 +16,8 @@ __all__ = ["prune_rows"]
 
 # Columns whose mask is chosen together, after the weights of earlier columns were updated.
 _BLOCK = 128
+# Relative to the mean diagonal of the Hessian, as in SparseGPT.
+_DAMPING = 1e-2
 
 
 @torch.no_grad()
@@ -25,7 +27,7 @@ def prune_rows(
     *,
     sparsity: float,
     pattern: Pattern,
-    damping: float,
+    damping: float = _DAMPING,
     already_pruned: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose a mask, and adapt the remaining weights for the least squared error of the outputs.

@@ -69,7 +69,6 @@ class Prune(Method):
             to the remaining weights of their layer (Lee et al. 2021). ``sqrt-lamp``: the same for
             the geometric mean of both. None is ``global`` in several rounds, ``sqrt-lamp`` in one.
         skip: names of layers that stay dense and do not count.
-        damping: added to the diagonal of the Hessian, relative to its mean, for ``obs``.
         rounds: number of rounds in which sparsity increases, each of which prunes weights that have
             adapted to the previous one. None is one round, or, if ``recovery`` reconstructs
             features, as many as keep at least 0.6 of the remaining weights each (4 for 80%
@@ -100,7 +99,6 @@ class Prune(Method):
     criterion: str = "magnitude"
     allocation: str | None = None
     skip: tuple[str, ...] = ()
-    damping: float = 1e-2
     rounds: int | None = None
     between: Recovery | Sequence[Recovery] | None = None
     recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
@@ -112,8 +110,6 @@ class Prune(Method):
             object.__setattr__(self, "sparsity", pattern.sparsity)
         if not 0 < self.sparsity < 1:
             raise InputError(f"sparsity must be in (0, 1), got {self.sparsity!r}")
-        if not self.damping > 0:
-            raise InputError(f"damping must be positive, got {self.damping!r}")
         if self.rounds is not None and not (isinstance(self.rounds, int) and self.rounds >= 1):
             raise InputError(f"rounds must be a whole number >= 1 or None, got {self.rounds!r}")
         for name, given, known in (
@@ -215,9 +211,7 @@ class Prune(Method):
     def _mask_settings(self, pattern: Pattern, *, kept: float) -> Iterator[MaskSettings]:
         """The settings of each round; all rounds keep the same fraction of the remaining weights.
 
-        Args:
-            pattern: final pattern.
-            kept: fraction of the weights that are not pruned yet.
+        ``kept`` is the fraction of the weights that are not pruned yet.
         """
         density = 1 - self.sparsity
         ratio = min(1.0, density / kept)
@@ -237,7 +231,6 @@ class Prune(Method):
                 replace(pattern, n=n) if pattern.is_grouped else pattern,
                 self.criterion,
                 self.chosen_allocation,
-                self.damping,
             )
 
 
