@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.compress.method import Compressed, LayerRecord, Progress
+from mixmix.compress.method import Compressed, LayerRecord, Progress, skipped_layers
 from mixmix.compress.prune.latency import latency_meter
 from mixmix.compress.prune.structured import COST_NAMES, StructuredPruning, cost_ratios
 from mixmix.compress.recover.recover import recover
@@ -198,17 +198,16 @@ def _records(
     branch_of = {layer: block.name for block in removed for layer in block.layers}
     prunable = {layer for block in blocks for layer in block.layers}
     records = []
-    for name, module in model.named_modules():
-        count = sum(p.numel() for p in module.parameters(recurse=False))
-        if not count:
-            continue
-        inside = next((layer for layer in branch_of if f"{name}.".startswith(f"{layer}.")), None)
-        action, reason = "skipped", "part of no residual branch"
-        if inside is not None:
-            action, reason = "pruned", f"residual branch {branch_of[inside]} was removed"
-        elif name in prunable:
-            reason = "its residual branch was kept"
-        records.append(
-            LayerRecord(name, type(module).__name__, action, reason, num_parameters=count)
-        )
+    for _, record in skipped_layers(model):
+        inside = (layer for layer in branch_of if f"{record.name}.".startswith(f"{layer}."))
+        branch = next((branch_of[layer] for layer in inside), None)
+        if branch is not None:
+            record = replace(
+                record, action="pruned", reason=f"residual branch {branch} was removed"
+            )
+        else:
+            kept = record.name in prunable
+            reason = "its residual branch was kept" if kept else "part of no residual branch"
+            record = replace(record, reason=reason)
+        records.append(record)
     return tuple(records)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from mixmix.compress.method import LayerRecord
+from mixmix.compress.method import LayerRecord, skipped_layers
 from mixmix.compress.prune.channels.costs import layer_widths
 from mixmix.graph.channels.groups import ChannelGroup
 
@@ -30,20 +30,15 @@ def record_channels(
     after: dict[str, nn.Module] = dict(pruned.named_modules())
     prunable = {part.layer for group in groups for part in group.parts}
     records = []
-    for name, module in before.items():
-        count = sum(p.numel() for p in module.parameters(recurse=False))
-        if not count:
-            continue
-        remaining = after.get(name, module)
+    for module, record in skipped_layers(original):
+        remaining = after.get(record.name, module)
         old, new = _channels(module), _channels(remaining)
-        changed = old != new or count != sum(p.numel() for p in remaining.parameters(recurse=False))
-        reason = ""
-        if not changed:
-            reason = reasons.get(name) or (
-                "no channels were pruned" if name in prunable else "has no prunable channels"
-            )
-        action = "pruned" if changed else "skipped"
-        record = LayerRecord(name, type(module).__name__, action, reason, num_parameters=count)
+        count = sum(p.numel() for p in remaining.parameters(recurse=False))
+        if old != new or count != record.num_parameters:
+            record = replace(record, action="pruned")
+        else:
+            default = "no channels were pruned" if record.name in prunable else "not prunable"
+            record = replace(record, reason=reasons.get(record.name) or default)
         if old is not None and new is not None:
             inputs, outputs = zip(old, new, strict=True)
             record = replace(record, in_channels=inputs, out_channels=outputs)

@@ -13,7 +13,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from mixmix.compress.method import Compressed, LayerRecord, Method, Progress, with_channels
+from mixmix.compress.method import (
+    Compressed,
+    LayerRecord,
+    Method,
+    Progress,
+    skipped_layers,
+    with_channels,
+)
 from mixmix.compress.prune.checkpointed import Stage, run_stages
 from mixmix.compress.prune.weights.allocation import ALLOCATIONS
 from mixmix.compress.prune.weights.masking import (
@@ -272,13 +279,8 @@ def _records(context: RecoveryContext, reasons: dict[str, str]) -> tuple[LayerRe
     layers_of: dict[str, list[str]] = {}
     for layer, weight_name in context.student.weight_names.items():
         layers_of.setdefault(weight_name.rpartition(".")[0], []).append(layer)
-    for name, module in context.student.module.named_modules():
-        count = sum(p.numel() for p in module.parameters(recurse=False))
-        if not count:
-            continue
-        kind = type(module).__name__
-        record = LayerRecord(name, kind, "skipped", num_parameters=count)
-        layers = layers_of.get(name, [])
+    for module, record in skipped_layers(context.student.module):
+        layers = layers_of.get(record.name, [])
         weights = [context.student.weight_names[layer] for layer in layers]
         masks = [context.masks[weight] for weight in weights if weight in context.masks]
         if masks:
@@ -291,12 +293,14 @@ def _records(context: RecoveryContext, reasons: dict[str, str]) -> tuple[LayerRe
             )
         else:
             reason = next((reasons[layer] for layer in layers if layer in reasons), None)
-            record = replace(record, reason=reason or _reason(module, kind))
+            record = replace(record, reason=reason or _reason(module))
         records.append(record)
     return tuple(records)
 
 
-def _reason(module: nn.Module, kind: str) -> str:
+def _reason(module: nn.Module) -> str:
     if isinstance(module, nn.Conv2d | nn.Linear):
         return "not called as a layer in the forward pass"
-    return f"only weights of Conv2d and Linear layers are pruned, not those of {kind}"
+    return (
+        f"only weights of Conv2d and Linear layers are pruned, not those of {type(module).__name__}"
+    )
