@@ -308,7 +308,7 @@ def test_layers_by_name_stay_dense() -> None:
     name = next(iter(prunable("plain")))
     compressed = pruned("plain", Prune(0.7, skip=(name,), recovery=()))
     record = next(r for r in compressed.records if r.name == name)
-    assert record.action == "skipped" and "asked for" in record.reason
+    assert record.action == "skipped" and "requested" in record.reason
     assert f"{name}.weight" not in compressed.masks
     with pytest.raises(InputError, match="no layer that can be quantized is called 'nothing'"):
         pruned("plain", Prune(0.7, skip=("nothing",), recovery=()))

@@ -55,7 +55,7 @@ def prunable_layers(
     reasons = {}
     for name, layer in context.student.layers.items():
         if name in skipped:
-            reasons[name] = "skipped on request"
+            reasons[name] = "stays dense as requested"
         elif isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
             reasons[name] = "depthwise convolutions stay dense: each filter has few weights"
         elif not pattern.fits(layer.weight):
