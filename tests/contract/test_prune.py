@@ -190,7 +190,7 @@ def test_groups_hold_everywhere(family: str, criterion: str, pattern: str) -> No
 
 
 @families
-@pytest.mark.parametrize("allocation", ["global", "uniform", "lamp", "sqrt-lamp", "sensitivity"])
+@pytest.mark.parametrize("allocation", ["global", "lamp", "sqrt-lamp"])
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "obs"])
 def test_every_allocation_keeps_to_the_budget(family: str, criterion: str, allocation: str) -> None:
     method = Prune(0.6, criterion=criterion, allocation=allocation, recovery=())
@@ -210,7 +210,7 @@ def test_every_allocation_keeps_to_the_budget(family: str, criterion: str, alloc
         ({"rounds": 1}, "sqrt-lamp"),
         ({"recovery": ReestimateBatchNorm()}, "sqrt-lamp"),
         ({"recovery": ReestimateBatchNorm(), "rounds": 2}, "global"),
-        ({"rounds": 1, "allocation": "uniform"}, "uniform"),
+        ({"rounds": 1, "allocation": "lamp"}, "lamp"),
     ],
 )
 def test_default_allocation_follows_from_recovery(options: dict[str, Any], allocation: str) -> None:
@@ -297,7 +297,6 @@ def test_quantized_networks_are_refused(second: Method) -> None:
         ({"pattern": "block"}, "pattern must be"),
         ({"criterion": "random"}, "criterion must be one of magnitude, wanda, obs"),
         ({"allocation": "erk"}, "allocation must be one of"),
-        ({"damping": 0.0}, "damping must be positive"),
     ],
 )
 def test_refuses_settings_out_of_range(options: dict[str, object], message: str) -> None:
@@ -309,7 +308,7 @@ def test_layers_by_name_stay_dense() -> None:
     name = next(iter(prunable("plain")))
     compressed = pruned("plain", Prune(0.7, skip=(name,), recovery=()))
     record = next(r for r in compressed.records if r.name == name)
-    assert record.action == "skipped" and "asked for" in record.reason
+    assert record.action == "skipped" and "requested" in record.reason
     assert f"{name}.weight" not in compressed.masks
     with pytest.raises(InputError, match="no layer that can be quantized is called 'nothing'"):
         pruned("plain", Prune(0.7, skip=("nothing",), recovery=()))

@@ -293,7 +293,7 @@ PRUNE = "prune -m small.json --data images --json --out pruned."
         ("safetensors --sparsity 0.6 --criterion wanda --recovery bn --recovery reconstruct", None),
         ("onnx --pattern 2:4 --recovery none --then-quantize W8A8 --held-out 4", 8),
         ("onnx --pattern 2:4 --recovery none --then-quantize W8A8 --data images --held-out 4", 8),
-        ("onnx --steps 3 --checkpoints steps --skip 0 --allocation uniform", None),
+        ("onnx --steps 3 --checkpoints steps --skip 0 --allocation global", None),
         ("onnx --recovery none --then-quantize W8A8 --then-train 2 --checkpoints steps", 8),
     ],
 )

@@ -9,11 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixmix.compress.prune.channels.allocation import (
-    keep_least_increase,
-    keep_uniform,
-    kept_options,
-)
+from mixmix.compress.prune.channels.allocation import allocate_channels, width_options
 
 
 @st.composite
@@ -40,16 +36,15 @@ def test_budgets_hold_and_are_missed_only_where_nothing_fits(
         return kept @ costs  # type: ignore[no-any-return]
 
     least = float(cost(np.array([own[-1] for own in options])))
-    for keep in (keep_uniform, keep_least_increase):
-        kept = keep(options, increases, cost, limit)
-        assert (kept is None) == (least > limit)
-        if kept is not None:
-            assert float(cost(np.array(kept))) <= limit
-            # Nothing more fits.
-            for index, own in enumerate(options):
-                more = list(kept)
-                more[index] = min(own[0], more[index] + 1)
-                assert more == kept or float(cost(np.array(more))) > limit
+    kept = allocate_channels(options, increases, cost, limit)
+    assert (kept is None) == (least > limit)
+    if kept is not None:
+        assert float(cost(np.array(kept))) <= limit
+        # Nothing more fits.
+        for index, own in enumerate(options):
+            more = list(kept)
+            more[index] = min(own[0], more[index] + 1)
+            assert more == kept or float(cost(np.array(more))) > limit
 
 
 def test_the_greedy_way_finds_the_best_where_costs_are_equal_and_increases_convex() -> None:
@@ -66,7 +61,7 @@ def test_the_greedy_way_finds_the_best_where_costs_are_equal_and_increases_conve
             for kept in itertools.product(*options)
             if sum(kept) <= limit
         )
-        kept = keep_least_increase(options, increases, cost, limit)
+        kept = allocate_channels(options, increases, cost, limit)
         assert kept is not None
         found = sum(own[5 - count] for own, count in zip(increases, kept, strict=True))
         assert found == pytest.approx(best)
@@ -76,8 +71,8 @@ def test_loss_increase_is_weighed_against_what_it_saves() -> None:
     options, increases = [[2, 1], [2, 1]], [[0.0, 2.0], [0.0, 1.0]]
     prices = np.array([10.0, 1.0])
     # The first group loses twice as much, and saves ten times as much.
-    assert keep_least_increase(options, increases, lambda kept: kept @ prices, 21) == [1, 2]
-    assert keep_least_increase(
+    assert allocate_channels(options, increases, lambda kept: kept @ prices, 21) == [1, 2]
+    assert allocate_channels(
         options, increases, lambda kept: kept @ prices, 21, saved=lambda kept: kept.sum(-1)
     ) == [2, 1]
 
@@ -95,12 +90,12 @@ def test_loss_increase_is_weighed_against_what_it_saves() -> None:
 )
 def test_options(arguments: tuple[int, int, int, float], expected: list[int]) -> None:
     size, per_element, round_to, min_fraction = arguments
-    options = kept_options(size, per_element, round_to=round_to, min_fraction=min_fraction)
+    options = width_options(size, per_element, round_to=round_to, min_fraction=min_fraction)
     assert options == expected
 
 
 def test_wide_groups_have_few_options() -> None:
-    options = kept_options(4096, 1, round_to=8, min_fraction=0.1)
+    options = width_options(4096, 1, round_to=8, min_fraction=0.1)
     assert len(options) <= 33
     assert options[0] == 4096 and options[-1] == 416
     assert all(count % 8 == 0 for count in options)

@@ -8,11 +8,7 @@ from torch import Tensor, nn
 
 from mixmix.compress.divergence import mean_divergence
 from mixmix.compress.prune.channels.covariance import read_covariances, ridge_by_halves
-from mixmix.compress.prune.channels.importance import (
-    bn_scale_importance,
-    magnitude_importance,
-    taylor_importance,
-)
+from mixmix.compress.prune.channels.importance import magnitude_importance, taylor_importance
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import silence_channels_
 
@@ -143,17 +139,6 @@ def test_layers_that_make_a_channel_together_count_alike() -> None:
     (score,) = magnitude_importance(model, groups)
     sizes = [layer.weight.detach().square().sum((1, 2, 3)) for layer in (model.left, model.right)]
     torch.testing.assert_close(score, sum(size / size.mean() for size in sizes) / 2)
-
-
-def test_bn_scale_is_the_size_of_its_factors() -> None:
-    model = plain()
-    groups, _ = find_groups(model, IMAGES)
-    with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([1.0, -2.0, 3.0, 0.0, 0.0, 0.0]))
-    (score,) = bn_scale_importance(model, groups)
-    torch.testing.assert_close(score, torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0]))
-    folded = plain(norm=False)
-    assert bn_scale_importance(folded, find_groups(folded, IMAGES)[0]) == [None]
 
 
 def test_covariances_are_those_of_what_is_read() -> None:

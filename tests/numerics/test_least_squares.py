@@ -66,7 +66,7 @@ def test_batch_norm_keeps_the_distance_of_images_in_deviations() -> None:
     student = copy.deepcopy(teacher)
     mask = torch.ones_like(student[0].weight, dtype=torch.bool)
     mask[:, 2] = False
-    recovery = ReconstructFeatures(iterations=0, views=0, ridge=0.0)
+    recovery = ReconstructFeatures(iterations=0, views=0)
     found = recover(
         student, teacher, tiny_images(), tiny_spec("plain"), recovery,
         masks={"0.weight": mask}, seed=0,

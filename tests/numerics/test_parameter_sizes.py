@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixmix.compress.recover.recover import sizes_of_parameters
+from mixmix.compress.recover.recover import parameter_scales
 
 
 def filled(layer: nn.Module) -> nn.Module:
@@ -29,7 +29,7 @@ def test_sizes_follow_weights_that_are_left(scale: float) -> None:
     with torch.no_grad():
         layer.weight.mul_(scale)  # type: ignore[operator, union-attr]
         layer.weight[:, ::2] = 0  # type: ignore[index]
-    sizes = sizes_of_parameters(layer)
+    sizes = parameter_scales(layer)
     # A row has 18 weights left: with random signs they sum up to sqrt(18) of them.
     assert sizes[layer.weight] == pytest.approx(rms(layer.weight), rel=1e-5)  # type: ignore[index, arg-type]
     wanted = rms(layer.weight) * np.sqrt(2 * 9)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def test_sizes_follow_weights_that_are_left(scale: float) -> None:
 
 def test_shifts_of_a_normalization_have_the_size_of_its_factors() -> None:
     norm = filled(nn.BatchNorm2d(5))
-    sizes = sizes_of_parameters(norm)
+    sizes = parameter_scales(norm)
     assert rms(norm.weight) != pytest.approx(rms(norm.bias), rel=0.01)  # type: ignore[arg-type]
     for parameter in (norm.weight, norm.bias):
         assert sizes[parameter] == pytest.approx(rms(norm.weight), rel=1e-5)  # type: ignore[index, arg-type]
@@ -52,7 +52,7 @@ def test_every_parameter_has_a_size_and_zeros_count_as_one() -> None:
 
     model = Scaled()
     nn.init.zeros_(model.layer.weight)
-    sizes = sizes_of_parameters(model)
+    sizes = parameter_scales(model)
     assert set(sizes) == set(model.parameters())
     assert sizes[model.scale] == pytest.approx(0.25)
     assert sizes[model.layer.weight] == sizes[model.layer.bias] == 1

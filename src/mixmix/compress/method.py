@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ __all__ = [
     "LayerRecord",
     "Method",
     "Progress",
+    "skipped_layers",
     "with_channels",
 ]
 
@@ -185,6 +186,14 @@ class Method(Settings, ABC):
             seed: seed of every random draw.
             on_progress: called with (a description, fraction done in [0, 1]).
         """
+
+
+def skipped_layers(module: nn.Module) -> Iterator[tuple[nn.Module, LayerRecord]]:
+    """Every layer with parameters of its own, and a record of it as skipped, without a reason."""
+    for name, layer in module.named_modules():
+        count = sum(p.numel() for p in layer.parameters(recurse=False))
+        if count:
+            yield layer, LayerRecord(name, type(layer).__name__, "skipped", num_parameters=count)
 
 
 def with_channels(

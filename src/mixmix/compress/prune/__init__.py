@@ -1,1 +1,1 @@
-"""Fewer weights, or fewer channels."""
+"""Pruning of weights, channels and residual blocks."""

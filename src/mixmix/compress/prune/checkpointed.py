@@ -1,4 +1,4 @@
-"""Pruning stage by stage: a run that was interrupted goes on behind the last stage it finished."""
+"""Pruning in stages: an interrupted run continues after the last stage that it finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mixmix.runtime.storage import read_tensors, tensors_below, write_tensors
 
 __all__ = ["Stage", "run_stages"]
 
-# Changes the student of a context in place; gives the context with the masks that it has then.
+# Changes the student in place; returns the context with the masks after this stage.
 Stage = Callable[[RecoveryContext], RecoveryContext]
 _MASK, _STUDENT = "mask.", "student."
 
@@ -30,17 +30,10 @@ def run_stages(
     settings: Mapping[str, Any],
     out: str | Path | None,
 ) -> RecoveryContext:
-    """Run what was not run yet.
-
-    Args:
-        stages: in order; each draws its random numbers by itself.
-        context: before the first of them.
-        teacher: what the student learns from.
-        settings: in plain JSON types; a folder is for one run of them.
-        out: folder for a checkpoint after every stage, or None.
+    """Run all stages that the checkpoint in ``out`` does not contain; each seeds its own draws.
 
     Raises:
-        InputError: if the folder holds another run.
+        InputError: if the folder holds a run of other settings, data or networks.
     """
     if out is None:
         for stage in stages:
@@ -55,8 +48,8 @@ def run_stages(
         tensors, metadata = read_tensors(path)
         done = int(metadata["stages_done"])
         student.load_state_dict(tensors_below(_STUDENT, tensors))
-        device = context.device
-        masks = {name: mask.to(device) for name, mask in tensors_below(_MASK, tensors).items()}
+        masks = tensors_below(_MASK, tensors)
+        masks = {name: mask.to(context.device) for name, mask in masks.items()}
         context = replace(context, masks=masks)
     for number, stage in enumerate(stages[done:], start=done + 1):
         context = stage(context)

@@ -1,4 +1,4 @@
-"""What a network lost by pruning is recovered from the network that it was made from."""
+"""Recovery of a pruned network from the network that it was made from."""
 
 from mixmix.compress.recover.recover import Recovery, RecoveryContext, UnitStep, iterate_units
 

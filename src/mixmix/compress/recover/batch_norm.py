@@ -1,8 +1,8 @@
-"""Recovery by the statistics of BatchNorm alone, which follow from the weights."""
+"""Recovery by re-estimating the statistics of BatchNorm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
-from mixmix.compress.recover.recover import Recovery, RecoveryContext, iterate_units
+from mixmix.compress.recover.recover import Recovery, RecoveryContext, UnitStep, iterate_units
 from mixmix.graph.calls import called_modules
 from mixmix.graph.layer_moments import captured_calls
-from mixmix.graph.unit_pairs import UnitPair
 from mixmix.graph.units import Unit
 
 __all__ = ["ReestimateBatchNorm"]
@@ -25,61 +24,57 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 @dataclass(frozen=True)
 class ReestimateBatchNorm(Recovery):
-    """Set the running statistics of BatchNorm to what the pruned network gives; seconds.
+    """Re-estimate the running statistics of BatchNorm in the pruned network; takes seconds.
 
-    Those of the original are of its training data, which the images are only like. Hence what is
-    matched is not what the images give, but how far that is from the statistics: the images stand
-    as many standard deviations from the new mean as they did from the old one, and their variance
-    is the same multiple of the new one. Where nothing tells which of the original's channels are
-    those of a narrower network, it has the statistics of the images. Without BatchNorm there is
-    nothing to do.
+    The original's statistics are those of its training data, from which the images differ. This
+    difference is kept: the mean of the images stays as many standard deviations from the running
+    mean as before, and their variance the same multiple of the running variance. Where the kept
+    channels of a narrower network are unknown, the statistics of the images are used. Networks
+    without BatchNorm are not changed.
+
+    Example::
+
+        >>> import mixmix
+        >>> mixmix.Prune(0.5, recovery=mixmix.ReestimateBatchNorm()).recovery
+        (ReestimateBatchNorm(),)
     """
 
     kind: ClassVar[str] = "batch-norm"
     adapts_weights: ClassVar[bool] = False
 
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
-        """Change the student's statistics, unit by unit, each behind those that have new ones."""
+        """Change the student's statistics in place, unit by unit."""
         with context.store() as store:
             for unit_step in iterate_units(context, store):
-                _reestimate(
-                    unit_step.pair,
-                    unit_step.inputs,
-                    unit_step.teacher_inputs,
-                    kept_channels=context.kept_channels,
-                    batch_size=store.batch_size,
-                )
+                _reestimate(unit_step, context, batch_size=store.batch_size)
                 on_progress("re-estimating BatchNorm", (unit_step.index + 1) / len(context.pairs))
 
 
 @torch.no_grad()
-def _reestimate(
-    pair: UnitPair,
-    inputs: Tensor,
-    teacher_inputs: Tensor,
-    *,
-    kept_channels: Mapping[str, Tensor],
-    batch_size: int,
-) -> None:
-    """Set the statistics of every BatchNorm of the student's unit, one behind the other."""
+def _reestimate(unit_step: UnitStep, context: RecoveryContext, *, batch_size: int) -> None:
+    """Set the statistics of every BatchNorm of the student's unit, in order of execution."""
+    pair = unit_step.pair
     theirs = dict(_norms(pair.teacher))
     for name, norm in _norms(pair.student):
-        mean, variance = _moments(pair.student.module, norm, inputs, batch_size)
+        mean, variance = _moments(pair.student.module, norm, unit_step.inputs, batch_size)
         other = theirs.get(name)
         if other is not None:
-            seen = (*_moments(pair.teacher.module, other, teacher_inputs, batch_size),)
-            stored = (_given(other.running_mean), _given(other.running_var))
-            if name in kept_channels:
-                channels = kept_channels[name].to(mean.device)
-                seen = (seen[0][channels], seen[1][channels])
-                stored = (stored[0][channels], stored[1][channels])
-            if len(seen[0]) == len(mean):
-                ratio = variance / seen[1].clamp_min(_TINY)
-                mean = mean + (stored[0] - seen[0]) * ratio.sqrt()
-                # What is left of a channel that is almost gone is not to be blown up.
-                variance = stored[1] * ratio.clamp_min(_SMALLEST_RATIO)
-        _given(norm.running_mean).copy_(mean)
-        _given(norm.running_var).copy_(variance.clamp_min(_TINY))
+            old: tuple[Tensor, ...] = (
+                *_moments(pair.teacher.module, other, unit_step.teacher_inputs, batch_size),
+                *_statistics(other),
+            )
+            if name in context.kept_channels:
+                channels = context.kept_channels[name].to(mean.device)
+                old = tuple(each[channels] for each in old)
+            old_mean, old_variance, running_mean, running_variance = old
+            if len(old_mean) == len(mean):
+                ratio = variance / old_variance.clamp_min(_TINY)
+                mean = mean + (running_mean - old_mean) * ratio.sqrt()
+                # Channels that are almost constant are not amplified.
+                variance = running_variance * ratio.clamp_min(_SMALLEST_RATIO)
+        own_mean, own_variance = _statistics(norm)
+        own_mean.copy_(mean)
+        own_variance.copy_(variance.clamp_min(_TINY))
 
 
 def _norms(unit: Unit) -> Iterator[tuple[str, Norm]]:
@@ -89,23 +84,23 @@ def _norms(unit: Unit) -> Iterator[tuple[str, Norm]]:
             yield name, norm
 
 
-def _given(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None, "a BatchNorm with running statistics"
-    return tensor
+def _statistics(norm: Norm) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 def _moments(
     module: nn.Module, norm: Norm, inputs: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) of what enters a BatchNorm."""
-    origin = _given(norm.running_mean)
+    """Mean and variance (C,) of the inputs of a BatchNorm."""
+    origin, _ = _statistics(norm)
     sums = torch.zeros(2, len(origin), device=origin.device)
     count = 0
     with captured_calls(norm) as calls:
         for batch in inputs.split(batch_size):
             module(batch.to(origin.device))
             for x, _ in calls:
-                # From the stored mean, so that no digits are lost in the squares.
+                # Centered, so that squares do not lose precision.
                 values = x.transpose(0, 1).flatten(1) - origin[:, None]
                 sums += torch.stack([values.sum(1), values.square().sum(1)])
                 count += values.shape[1]

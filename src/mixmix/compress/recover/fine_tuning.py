@@ -1,4 +1,4 @@
-"""Recovery by training from end to end: the student learns its teacher's logits and features."""
+"""Recovery by fine-tuning: the student is trained on its teacher's logits and features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
 from mixmix.compress.method import Progress
-from mixmix.compress.recover.recover import Recovery, RecoveryContext, sizes_of_parameters
+from mixmix.compress.recover.recover import Recovery, RecoveryContext, parameter_scales
 from mixmix.compress.train.augmentation import WIDE_VIEWS
 from mixmix.compress.train.held_out import hold_out, mixtures_of
 from mixmix.compress.train.image_source import MoreImages, source_of
@@ -23,11 +23,10 @@ from mixmix.graph.masks import hold_masks
 from mixmix.graph.unit_pairs import chains_of
 from mixmix.runtime import distributed
 
-__all__ = ["FineTune", "go_back_"]
+__all__ = ["FineTune", "interpolate_"]
 
-# From single runs on a ResNet-44 with few channels or many zeros, judged by images of the training
-# split: features weigh more than logits, nearly all images are warped and most are mixed, a high
-# rate does better than a low one.
+# Chosen by single runs on a ResNet-44 with few channels or many zeros, evaluated on images of the
+# training split.
 _TRAINING = TrainingSettings(
     steps=1200,
     batch_size=32,
@@ -35,33 +34,40 @@ _TRAINING = TrainingSettings(
     feature_weight=300.0,
     augmentation=replace(WIDE_VIEWS, mixing=("shrink", "cutmix", "mixup"), mixing_prob=0.75),
 )
-# Shares of the way from the weights before training to those after it, the last of all first.
+# Weights of the interpolation between the parameters before and after training, largest first.
 _FRACTIONS = tuple(fraction / 8 for fraction in range(8, -1, -1))
 
 
 @dataclass(frozen=True)
 class FineTune(Recovery):
-    """Train all that is left for what the original gives: logits, and the outputs of units.
+    """Train the student on the logits and unit outputs of the original.
 
-    BatchNorm keeps its statistics, and its factors and shifts are trained.
+    BatchNorm keeps its statistics; its weights and biases are trained.
 
-    The result lies between the weights before training and those after it (WiSE-FT, Wortsman et
-    al. 2022), where predictions for mixtures of images that were held out come nearest to the
-    teacher's (in mean Kullback-Leibler divergence): training fits the images, and photographs are
-    others.
+    The result interpolates between the weights before and after training (WiSE-FT, Wortsman et al.
+    2022), where predictions for mixtures of held-out images are closest to the teacher's (in mean
+    Kullback-Leibler divergence): this limits overfitting to the images.
 
     Attributes:
-        training: steps, rates, loss and augmentation. The learning rate is relative to the size
-            of a parameter (the root mean square of a layer's weights), and means the same for
+        training: steps, learning rate, loss and augmentation. The learning rate is relative to the
+            scale of a parameter (root mean square of a layer's weights), and means the same for
             every network.
         fresh: makes more images during training, unless it is None.
-        checkpoints: a folder for checkpoints, from which the same call goes on, or None.
-        held_out: images that are not trained on, at most one of nine; 0 trains on all, and keeps
-            the weights that training ends with.
+        checkpoints: a folder for checkpoints, from which the same call continues, or None.
+        held_out: images that are not trained on, at most one of nine; 0 trains on all images and
+            uses the weights after training.
+
+    Raises:
+        InputError: if ``held_out`` is negative.
+
+    Example::
+
+        >>> import mixmix
+        >>> short = mixmix.FineTune(mixmix.TrainingSettings(steps=100))
+        >>> method = mixmix.PruneChannels(max_macs=0.5, recovery=short)
     """
 
     kind: ClassVar[str] = "fine-tune"
-    uses_checkpoints: ClassVar[bool] = True
 
     training: TrainingSettings = _TRAINING
     fresh: MoreImages | None = None
@@ -73,7 +79,7 @@ class FineTune(Recovery):
             raise InputError(f"held_out must not be negative, got {self.held_out}")
 
     def shortened(self, fraction: float) -> FineTune:
-        """In a fraction of the steps, without making images and without checkpoints."""
+        """A fraction of the steps, without making images and without checkpoints."""
         steps = max(1, round(fraction * self.training.steps))
         training = replace(self.training, steps=steps)
         return replace(self, training=training, fresh=None, checkpoints=None)
@@ -82,10 +88,10 @@ class FineTune(Recovery):
         """Train the student in place."""
         student, teacher = chains_of(context.pairs)
         module = context.student.module
-        sizes = sizes_of_parameters(module)
-        names = {name: sizes.get(p, 1.0) for name, p in student.named_parameters()}
+        scales = parameter_scales(module)
+        rates = {name: scales.get(p, 1.0) for name, p in student.named_parameters()}
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
-        trained, judged = hold_out(context.data, self.held_out)
+        trained, held_out = hold_out(context.data, self.held_out)
         source = source_of(
             self.fresh, teacher, context.spec, seed=context.seed, on_progress=on_progress
         )
@@ -100,40 +106,35 @@ class FineTune(Recovery):
                     self.training,
                     seed=context.seed,
                     out=self.checkpoints,
-                    rate_of=lambda name: names[name],
+                    rate_of=lambda name: rates[name],
                     source=source,
                     on_progress=on_progress,
                 )
         finally:
             module.requires_grad_(False)
-        if judged is not None:
-            inputs = context.prepared(
-                mixtures_of(judged, self.training.augmentation, seed=context.seed)
-            )
-            wanted = run_in_batches(nn.Sequential(*teacher.units), inputs)
-            go_back_(module, before, inputs, wanted)
+        if held_out is not None:
+            mixtures = mixtures_of(held_out, self.training.augmentation, seed=context.seed)
+            inputs = context.prepared(mixtures)
+            logits = run_in_batches(nn.Sequential(*teacher.units), inputs)
+            interpolate_(module, before, inputs, logits)
 
 
 @torch.no_grad()
-def go_back_(
-    student: nn.Module, before: Mapping[str, Tensor], inputs: Tensor, wanted: Tensor
+def interpolate_(
+    student: nn.Module, before: Mapping[str, Tensor], inputs: Tensor, logits: Tensor
 ) -> None:
-    """Go the fraction of the way of training, in place, that gives the nearest predictions.
+    """Interpolate a trained student's parameters in place with those before training, by name.
 
-    Args:
-        student: as training left it.
-        before: its parameters as they were.
-        inputs: (N, C, H, W) normalized images.
-        wanted: (N, K) logits for them.
+    The fraction is the one whose predictions for ``inputs`` are closest to ``logits`` (N, K).
     """
     after = {name: p.clone() for name, p in student.named_parameters()}
 
-    def go(fraction: float) -> None:
+    def set_fraction(fraction: float) -> None:
         for name, parameter in student.named_parameters():
             parameter.copy_(before[name].lerp(after[name], fraction))
 
     def divergence(fraction: float) -> float:
-        go(fraction)
-        return mean_divergence(wanted, run_in_batches(student, inputs))
+        set_fraction(fraction)
+        return mean_divergence(logits, run_in_batches(student, inputs))
 
-    go(distributed.from_main(lambda: min(_FRACTIONS, key=divergence)))
+    set_fraction(distributed.from_main(lambda: min(_FRACTIONS, key=divergence)))

@@ -1,4 +1,4 @@
-"""Least squares with zeros that stay: each row of weights on the support that its mask leaves."""
+"""Least squares with masks: each row of weights is fitted on its own support."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def masked_least_squares(
 ) -> Tensor:
     """Minimize, for every row w, ``mean (w x - t)**2 + lambda || w - w0 ||**2`` on its support.
 
-    All rows at once, by conjugate gradients with the diagonal as preconditioner (Hestenes &
-    Stiefel 1952), projected onto the supports: no matrix of a row's own is ever made. Stopped
-    early, it is the more like ``w0``.
+    Conjugate gradients with a diagonal preconditioner (Hestenes & Stiefel 1952), for all rows at
+    once, projected onto their supports; no row needs a matrix of its own. With few iterations the
+    solution stays closer to ``w0``.
 
     Args:
-        weight: (..., rows, d) ``w0``, where it starts.
+        weight: (..., rows, d) initial weights ``w0``.
         mask: (..., rows, d) bool, the supports.
         gram: (..., d, d) mean of ``x x^T``.
         cross: (..., rows, d) mean of ``t x^T``.
         ridge: lambda, relative to the mean of the diagonal of ``gram``.
-        iterations: of conjugate gradients.
+        iterations: iterations of conjugate gradients.
 
     Returns:
         (..., rows, d), zero where the mask is False.

@@ -1,8 +1,7 @@
-"""Recovery: what a network lost by pruning is recovered from the network that it was made from.
+"""Recovery of a pruned network from the network that it was made from.
 
-Three strengths, alone or one after another. Each knows of the student no more than that it has the
-layers of its teacher, some weights of which are held at zero, and some of which may be narrower; so
-that all serve unstructured, N:M and channel pruning alike.
+Recoveries only assume that the student has the layers of its teacher, possibly with masks or fewer
+channels. Hence they serve unstructured, N:M and channel pruning alike.
 """
 
 from __future__ import annotations
@@ -43,24 +42,24 @@ __all__ = [
     "recovery_context",
     "recover",
     "recover_",
-    "sizes_of_parameters",
+    "parameter_scales",
     "iterate_units",
 ]
 
 
 @dataclass(frozen=True)
 class RecoveryContext:
-    """A student that is to recover, beside its teacher.
+    """A student that is to recover, and its teacher.
 
     Attributes:
-        student: its module and its graph, whose shared weights are changed in place.
-        pairs: units of the student and of the teacher, in order.
+        student: its module and graph, which share weights that recovery changes in place.
+        pairs: units of the student and the teacher, in order.
         data: images in [0, 1].
-        spec: how both want them to be normalized.
-        masks: by the name of a weight of the student: what is False stays zero.
-        kept_channels: by the name of a layer or BatchNorm that is narrower than the teacher's:
-            which of the teacher's output channels it has.
-        seed: of every random draw.
+        spec: spec of the teacher.
+        masks: bool masks by the names of the student's weights; False stays zero.
+        kept_channels: for layers and BatchNorms that are narrower than the teacher's, by name: the
+            indices of the teacher's output channels that they have.
+        seed: seeds every random draw.
     """
 
     student: SharedGraph
@@ -76,12 +75,12 @@ class RecoveryContext:
         return next(self.student.module.parameters()).device
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images as the networks' own code takes them: in the order of memory of the weights."""
+        """Normalize images (N, C, H, W) in [0, 1], in the memory format of the weights."""
         images = normalize(images.to(self.device), self.spec)
         return images.contiguous(memory_format=layout_of_model(self.student.module))
 
     def store(self) -> ActivationStore:
-        """Room for what enters and leaves the units."""
+        """A store for the inputs and outputs of units."""
         example = self.prepared(self.data.images[:2])
         return ActivationStore(
             default_memory_gib(self.device),
@@ -91,17 +90,16 @@ class RecoveryContext:
 
 
 class Recovery(Settings, ABC):
-    """A way to recover: frozen settings and how to apply them.
+    """Base class of recoveries: frozen settings and how to apply them.
 
     A subclass is a frozen dataclass with a ``kind``; see ``docs/extending.md``. Any other object
-    with these attributes does as well.
+    with these attributes works as well.
 
     Attributes:
-        adapts_weights: whether weights make up for what was pruned, and not statistics alone; the
-            defaults of pruning follow from it.
-        adapts_units: whether every unit is fitted to what enters it by now, so that weights can be
+        adapts_weights: whether weights compensate for what is pruned, rather than statistics alone.
+            Defaults of pruning depend on it.
+        adapts_units: whether every unit is fitted to its current inputs, so that weights can be
             pruned in rounds.
-        uses_checkpoints: whether it has a field ``checkpoints``, a folder from which a run goes on.
     """
 
     family: ClassVar[str] = "recovery"
@@ -112,22 +110,21 @@ class Recovery(Settings, ABC):
     )
     adapts_weights: ClassVar[bool] = True
     adapts_units: ClassVar[bool] = False
-    uses_checkpoints: ClassVar[bool] = False
 
     @abstractmethod
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Change the student's weights and statistics in place."""
 
     def shortened(self, fraction: float) -> Recovery | None:
-        """The same in a fraction of its steps, for between the rounds of pruning.
+        """This recovery in a fraction of its steps, to apply between rounds of pruning.
 
-        None leaves it to the end; between the rounds, features are reconstructed anyway.
+        None skips it there; features are reconstructed between rounds in any case.
         """
         return None
 
 
 def as_recoveries(given: Recovery | Sequence[Recovery] | None) -> tuple[Recovery, ...]:
-    """One, several in order, or none."""
+    """Convert one recovery, several, or None to a tuple."""
     if given is None:
         return ()
     return tuple(given) if isinstance(given, Sequence) else (given,)
@@ -145,24 +142,25 @@ def recover(
     seed: int = 0,
     on_progress: Progress = lambda what, fraction: None,
 ) -> nn.Module:
-    """Let a copy of a student recover what its teacher computes.
+    """Recover a copy of a pruned network.
 
     Args:
-        student: takes normalized images (N, C, H, W) and gives logits (N, K); it is not changed.
-        teacher: the same, with layers of the same names, which may have more channels.
+        student: pruned network, from normalized images (N, C, H, W) to logits (N, K); it is not
+            changed.
+        teacher: network before pruning, with layers of the same names.
         data: images, as for ``compress``.
-        spec: of the teacher.
-        recovery: one, or several to apply in order.
-        masks: by the name of a weight of the student, bool of its shape: what is False is zero
-            in the result too.
-        kept_channels: by the name of a layer or BatchNorm of the student that is narrower, which
-            output channels of the teacher's it has. Where nothing tells it, only what has equal
-            shapes is compared: the ends of residual units, or the logits alone.
-        seed: of every random draw.
+        spec: spec of the teacher.
+        recovery: one recovery, or several to apply in order.
+        masks: bool masks by the names of the student's weights, of their shapes; weights are zero
+            in the result where they are False.
+        kept_channels: for layers and BatchNorms that are narrower than the teacher's, by name: the
+            indices of the teacher's output channels that they have. Without it, only features of
+            equal shapes are compared, or the logits alone.
+        seed: seeds every random draw.
         on_progress: called with (what is being done, fraction done).
 
     Returns:
-        The student's copy, in eval mode, without gradients.
+        The recovered copy, in eval mode, without gradients.
 
     Raises:
         CaptureError: if one of the networks cannot be captured as a graph.
@@ -199,9 +197,9 @@ def recovery_context(
     kept_channels: Mapping[str, Tensor] | None = None,
     seed: int,
 ) -> RecoveryContext:
-    """Cut both networks into units and put them side by side; see ``recover``.
+    """Split both networks into pairs of units; see ``recover``.
 
-    ``student`` is what recovery changes in place.
+    ``student`` itself is changed by recoveries.
     """
     device = next(student.parameters()).device
     example = normalize(data.images[:4].to(device), spec)
@@ -218,8 +216,8 @@ def recovery_context(
     for name, mask in (masks or {}).items():
         if name not in weights or weights[name].shape != mask.shape:
             raise InputError(
-                f"a mask of shape {tuple(mask.shape)} is named {name}, which is no weight of that "
-                "shape in the model; masks are named like the model's own parameters"
+                f"the model has no weight {name} of shape {tuple(mask.shape)}, as its mask has; "
+                "masks must have the names and shapes of the model's parameters"
             )
     return RecoveryContext(
         graphs[0], tuple(pairs), data, spec, dict(masks or {}), dict(kept_channels or {}), seed
@@ -240,14 +238,14 @@ def recover_(
 
 @dataclass(frozen=True)
 class UnitStep:
-    """A pair of units and what enters and leaves them, for all images.
+    """A pair of units with their inputs and outputs for all images.
 
     Attributes:
         index: of the pair, from 0.
         pair: the units.
-        inputs: (N, ...) what the student's gets from the units before it, as they are by now.
-        teacher_inputs: (N, ...) what the teacher's gets.
-        teacher_outputs: (N, ...) what it gives.
+        inputs: (N, ...) inputs of the student's unit, after changes to the units before it.
+        teacher_inputs: (N, ...) inputs of the teacher's unit.
+        teacher_outputs: (N, ...) outputs of the teacher's unit.
     """
 
     index: int
@@ -258,16 +256,16 @@ class UnitStep:
 
     @property
     def targets(self) -> Tensor:
-        """(N, ...) what the student's unit is to give."""
+        """(N, ...) targets for the outputs of the student's unit."""
         return select_channels(self.teacher_outputs, self.pair.channels)
 
 
 def iterate_units(
     context: RecoveryContext, store: ActivationStore, *, views: int = 0
 ) -> Iterator[UnitStep]:
-    """Go from unit to unit; what the visitor changes in one is seen by those behind it.
+    """Iterate over pairs of units in order; changes to a unit affect the inputs of later ones.
 
-    Mixtures join the images until they are ``views``.
+    Mixtures of the images are added until there are ``views`` images.
     """
     images = with_mixtures(context.data.images, views, seed=context.seed)
     inputs = teacher_inputs = store.run(context.prepared, images)
@@ -279,23 +277,23 @@ def iterate_units(
             teacher_inputs = teacher_outputs
 
 
-def sizes_of_parameters(module: nn.Module) -> dict[nn.Parameter, float]:
-    """What a change of each parameter is measured by, so that rates mean the same everywhere.
+def parameter_scales(module: nn.Module) -> dict[nn.Parameter, float]:
+    """Scale of each parameter, so that relative learning rates mean the same in every network.
 
-    The root mean square of the weights of a layer that are not zero; for its biases what as many
-    of them as make a sum amount to, with random signs; for the shifts of a normalization that of
-    its factors.
+    The root mean square of a layer's nonzero weights. For its biases, that times the square root
+    of the mean number of nonzero weights of an output; for BatchNorm's biases, the root mean square
+    of its weights.
     """
-    sizes: dict[nn.Parameter, float] = {}
+    scales: dict[nn.Parameter, float] = {}
     for part in module.modules():
         own = dict(part.named_parameters(recurse=False))
         for name, parameter in own.items():
             weight = own.get("weight", parameter)
-            size = _root_mean_square(weight)
+            scale = _root_mean_square(weight)
             if name == "bias" and weight.ndim > 1:
-                size *= math.sqrt(max(1, int((weight != 0).sum()) / len(weight)))
-            sizes[parameter] = size
-    return sizes
+                scale *= math.sqrt(max(1, int((weight != 0).sum()) / len(weight)))
+            scales[parameter] = scale
+    return scales
 
 
 def _root_mean_square(weight: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Which residual branches go first."""
+"""Which residual branches are removed first."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Branch(nn.Module):
         return x + self.second(torch.relu(self.first(x)))
 
 
-def test_harm_is_weighed_by_what_is_saved() -> None:
-    # The small branch does a third of the harm of the large one, which saves sixteen times as
-    # much: per multiplication, the large one does less.
+def test_loss_increase_is_relative_to_saved_cost() -> None:
+    # The large branch increases the loss three times as much as the small one, and saves sixteen
+    # times as much.
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(

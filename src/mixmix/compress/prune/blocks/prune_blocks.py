@@ -1,79 +1,61 @@
-"""Depth pruning: whole residual branches are removed, and what is left is a shallower network."""
+"""Depth pruning: residual branches are removed, which leaves a shallower network."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor, fx, nn
 
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
-from mixmix.compress.prune.budgets import check_budgets, given_budgets, in_words
-from mixmix.compress.prune.channels.latency import LatencyMeter
-from mixmix.compress.prune.channels.plan import num_parameters
-from mixmix.compress.recover.features import ReconstructFeatures
-from mixmix.compress.recover.fine_tuning import FineTune
-from mixmix.compress.recover.recover import Recovery, as_recoveries, recover
+from mixmix.compress.method import Compressed, LayerRecord, Progress, skipped_layers
+from mixmix.compress.prune.latency import latency_meter
+from mixmix.compress.prune.structured import COST_NAMES, StructuredPruning, cost_ratios
+from mixmix.compress.recover.recover import recover
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.graph.capture import capture
-from mixmix.graph.costs import count_macs
-from mixmix.graph.masks import refuse_quantized
-from mixmix.graph.residual import (
-    ResidualBlock,
-    find_residual_blocks,
-    without_blocks,
-)
-from mixmix.models.model import normalize
-from mixmix.runtime import seeding
+from mixmix.graph.residual import ResidualBlock, find_residual_blocks, without_blocks
 
 __all__ = ["PruneBlocks"]
 
 
 @dataclass(frozen=True)
-class PruneBlocks(Method):
-    """Remove residual branches until the network costs a fraction of what it did.
+class PruneBlocks(StructuredPruning):
+    """Remove residual branches until the network meets its budgets, and recover.
 
-    ``x + f(x)`` becomes ``x``. The branch goes next that moves the prediction least for the
-    multiplications that it saves (parameters, if they are the budget), given those that are gone.
-    Depth is time: a shallower network is faster by what it lacks, where one with fewer channels may
-    not be. At least one budget is given, and none is exceeded. The results hold the names of the
-    ``blocks`` that were removed, and what fraction is left of multiplications and parameters
-    (``macs_ratio``, ``parameters_ratio``), and of the time if that was a budget
-    (``latency_ratio``).
+    ``x + f(x)`` becomes ``x``. The branch with the smallest loss increase per saved multiplication
+    (or parameter, if they are the budget) is removed first, given those removed before. The
+    results hold the names of the removed ``blocks``, the ``macs_ratio`` and ``parameters_ratio`` to
+    the whole network, and the ``latency_ratio`` if there is a latency budget.
 
-    Attributes:
-        max_macs: multiplications relative to those of the whole network, in (0, 1).
-        max_parameters: parameters likewise.
-        max_latency: time of one image in ONNX Runtime on one thread likewise, measured here and
-            now.
-        num_images: images that predictions are compared on.
-        recovery: one, or several to apply in order; ``()`` for none.
+    Give at least one of ``max_macs``, ``max_parameters`` and ``max_latency``; all settings are
+    described in ``StructuredPruning``.
+
+    Raises:
+        InputError: if a setting is out of range.
+
+    Example::
+
+        >>> import mixmix, torch
+        >>> images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        >>> method = mixmix.PruneBlocks(max_macs=0.95, recovery=())
+        >>> pruned = mixmix.compress("bundled:mobilenetv2", images, method)
+        >>> pruned.applied[0].results["blocks"]
+        [...]
     """
 
     kind: ClassVar[str] = "prune-blocks"
 
-    max_macs: float | None = None
-    max_parameters: float | None = None
-    max_latency: float | None = None
     num_images: int = 128
-    recovery: Recovery | Sequence[Recovery] = field(default=(ReconstructFeatures(), FineTune()))
-
-    def __post_init__(self) -> None:
-        check_budgets(self)
-        if self.num_images < 2:
-            raise InputError(f"num_images must be at least 2, got {self.num_images}")
-        object.__setattr__(self, "recovery", as_recoveries(self.recovery))
 
     @property
     def setting(self) -> str:
-        """What is pruned, in a word."""
-        return f"blocks, {in_words(given_budgets(self))}"
+        """The budgets, such as ``blocks, 50% of MACs``."""
+        return f"blocks, {super().setting}"
 
     def apply(
         self, model: Compressed, data: ImageSet, *, seed: int, on_progress: Progress
@@ -88,31 +70,28 @@ class PruneBlocks(Method):
             InputError: if it has no residual branch, is pruned or quantized already, or the budget
                 cannot be met.
         """
-        refuse_quantized(model.module, model.spec.name)
-        if model.masks:
-            raise InputError(
-                f"single weights of {model.spec.name} are pruned already; give PruneBlocks before "
-                "Prune"
-            )
-        order = torch.randperm(len(data), generator=seeding.generator(seed, "blocks"))
-        device = next(model.module.parameters()).device
-        images = normalize(data.images[order[: self.num_images]].to(device), model.spec)
+        self._check_prunable(model)
+        images = self._images(model, data, seed, "blocks")
         dense = capture(model.module, images[:4]).requires_grad_(False)
         blocks = find_residual_blocks(dense)
         if not blocks:
             raise InputError(
-                f"{model.spec.name} has no residual branch that begins at what it is added to; use "
+                f"{model.spec.name} has no residual branch with an identity shortcut; use "
                 "PruneChannels"
             )
         removed, measured = self._chosen(model, dense, blocks, images, on_progress)
-        pruned = copy.deepcopy(without_blocks(dense, removed))
         recovered = recover(
-            pruned, dense, data, model.spec, self.recovery, seed=seed, on_progress=on_progress
+            copy.deepcopy(without_blocks(dense, removed)),
+            dense,
+            data,
+            model.spec,
+            self.recovery,
+            seed=seed,
+            on_progress=on_progress,
         )
-        names = {"blocks": [block.name for block in removed]}
         return model.with_method(
             self,
-            names | measured,
+            {"blocks": [block.name for block in removed]} | measured,
             module=recovered,
             records=_records(model.module, blocks, removed),
             original=dense if model.original is None else model.original,
@@ -126,60 +105,54 @@ class PruneBlocks(Method):
         images: Tensor,
         on_progress: Progress,
     ) -> tuple[list[ResidualBlock], dict[str, float]]:
-        """The blocks that go, and what fraction is left of each cost."""
-        shape = model.spec.input_shape
-        whole = (count_macs(dense, shape), num_parameters(dense))
-
-        def fractions(network: nn.Module) -> dict[str, float]:
-            return {
-                "macs_ratio": count_macs(network, shape) / whole[0],
-                "parameters_ratio": num_parameters(network) / whole[1],
-            }
-
+        """The blocks to remove, and the cost ratios without them."""
+        by_macs = self.max_parameters is None or self.max_macs is not None
         order = _Order(
-            dense, blocks, images, fractions, "parameters" if not self._by_macs else "macs"
+            dense,
+            blocks,
+            images,
+            cost_ratios(dense, model.spec.input_shape),
+            "macs_ratio" if by_macs else "parameters_ratio",
         )
-        with ExitStack() as stack:
-            meter = None
-            if self.max_latency is not None:
-                meter = stack.enter_context(LatencyMeter(dense, model.spec, self.max_latency))
-            measured: dict[str, float] = {}
+        budgets = {f"{cost}_ratio": self.budgets.get(cost, 1) for cost in COST_NAMES}
+        ratios: dict[str, float] = {}
+        with (
+            nullcontext()
+            if self.max_latency is None
+            else latency_meter(dense, model.spec, self.max_latency)
+        ) as meter:
             while order.left:
                 on_progress("choosing blocks", len(order.removed) / len(blocks))
                 network = order.remove_next()
-                measured = dict(order.measured)
-                if measured["macs_ratio"] > (self.max_macs or 1):
-                    continue
-                if measured["parameters_ratio"] > (self.max_parameters or 1):
-                    continue
-                if meter is not None:
-                    measured["latency_ratio"] = meter.ratio(network)
-                if measured.get("latency_ratio", 0.0) <= (self.max_latency or 1):
-                    return order.removed, measured
-        names = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "latency_ratio": "latency"}
-        left = ", ".join(f"{fraction:.3f} of {names[key]}" for key, fraction in measured.items())
+                ratios = dict(order.ratios)
+                fits = all(ratio <= budgets[name] for name, ratio in ratios.items())
+                if fits and meter is not None:
+                    ratios["latency_ratio"] = meter.ratio(network)
+                    fits = ratios["latency_ratio"] <= budgets["latency_ratio"]
+                if fits:
+                    return order.removed, ratios
+        left = ", ".join(
+            f"{ratio:.3f} of {COST_NAMES[name.removesuffix('_ratio')]}"
+            for name, ratio in ratios.items()
+        )
         raise InputError(
             f"{model.spec.name} cannot be pruned to {self.setting}: without any of its "
-            f"{len(blocks)} residual branches, {left} is left; raise the budget, or go on with "
+            f"{len(blocks)} residual branches, {left} is left; raise the budget or add "
             "PruneChannels"
         )
 
-    @property
-    def _by_macs(self) -> bool:
-        return self.max_parameters is None or self.max_macs is not None
-
 
 class _Order:
-    """Which block is removed next: the smallest loss increase for what it saves.
+    """Order in which blocks are removed: the smallest loss increase per saved cost first.
 
-    The loss increase is the divergence from the whole network's predictions, given the blocks that
-    are removed already. That of the others is measured again only as long as the order may change
-    by it, since it mostly grows with each removal.
+    The loss increase is the divergence from the dense network's predictions, given the blocks
+    removed before. It mostly grows with each removal, so it is measured again only while that may
+    change the order.
 
     Attributes:
-        removed: blocks that went, in order.
-        left: all others.
-        measured: what ``fractions`` says of the network without those that went.
+        removed: blocks removed so far, in order.
+        left: all other blocks.
+        ratios: cost ratios of the network without ``removed``.
     """
 
     def __init__(
@@ -187,19 +160,19 @@ class _Order:
         dense: fx.GraphModule,
         blocks: Sequence[ResidualBlock],
         images: Tensor,
-        fractions: Callable[[nn.Module], dict[str, float]],
+        ratios_of: Callable[[nn.Module], dict[str, float]],
         counted: str,
     ) -> None:
-        self._dense, self._images, self._fractions = dense, images, fractions
-        self._counted = f"{counted}_ratio"
+        self._dense, self._images, self._ratios_of = dense, images, ratios_of
+        self._counted = counted
         self._logits = run_in_batches(dense, images)
-        self.measured = fractions(dense)
+        self.ratios = ratios_of(dense)
         self.removed: list[ResidualBlock] = []
         self.left = list(blocks)
         self._known = {block.addition: self._increase(block) for block in blocks}
 
     def remove_next(self) -> fx.GraphModule:
-        """The network without one more block."""
+        """Remove one more block, and return the network without it."""
         fresh: set[str] = set() if self.removed else set(self._known)
         while True:
             best = min(self.left, key=lambda block: self._known[block.addition])
@@ -210,40 +183,31 @@ class _Order:
         self.left.remove(best)
         self.removed.append(best)
         network = without_blocks(self._dense, self.removed)
-        self.measured = self._fractions(network)
+        self.ratios = self._ratios_of(network)
         return network
 
     def _increase(self, block: ResidualBlock) -> float:
         after = without_blocks(self._dense, [*self.removed, block])
-        saved = self.measured[self._counted] - self._fractions(after)[self._counted]
+        saved = self.ratios[self._counted] - self._ratios_of(after)[self._counted]
         return mean_divergence(self._logits, run_in_batches(after, self._images)) / max(saved, 1e-9)
 
 
 def _records(
     model: nn.Module, blocks: Sequence[ResidualBlock], removed: Sequence[ResidualBlock]
 ) -> tuple[LayerRecord, ...]:
-    gone = {layer: block.name for block in removed for layer in block.layers}
-    free = {layer for block in blocks for layer in block.layers}
+    branch_of = {layer: block.name for block in removed for layer in block.layers}
+    prunable = {layer for block in blocks for layer in block.layers}
     records = []
-    for name, module in model.named_modules():
-        count = sum(p.numel() for p in module.parameters(recurse=False))
-        if not count:
-            continue
-        inside = next(
-            (layer for layer in gone if name == layer or f"{name}.".startswith(f"{layer}.")), None
-        )
-        reason = (
-            f"residual branch {gone[inside]} was removed"
-            if inside
-            else ("its residual branch was kept" if name in free else "part of no residual branch")
-        )
-        records.append(
-            LayerRecord(
-                name,
-                type(module).__name__,
-                "pruned" if inside else "skipped",
-                reason,
-                num_parameters=count,
+    for _, record in skipped_layers(model):
+        inside = (layer for layer in branch_of if f"{record.name}.".startswith(f"{layer}."))
+        branch = next((branch_of[layer] for layer in inside), None)
+        if branch is not None:
+            record = replace(
+                record, action="pruned", reason=f"residual branch {branch} was removed"
             )
-        )
+        else:
+            kept = record.name in prunable
+            reason = "its residual branch was kept" if kept else "part of no residual branch"
+            record = replace(record, reason=reason)
+        records.append(record)
     return tuple(records)

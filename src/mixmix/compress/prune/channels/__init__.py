@@ -1,1 +1,1 @@
-"""Pruning of channels."""
+"""Pruning of whole channels."""

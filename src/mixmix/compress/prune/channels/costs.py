@@ -1,4 +1,4 @@
-"""What a network costs with fewer channels, without making it."""
+"""Cost of a network with fewer channels, computed without building it."""
 
 from __future__ import annotations
 
@@ -6,44 +6,48 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
+from mixmix.compress.prune.structured import num_parameters
 from mixmix.graph.channels.groups import ChannelGroup
 from mixmix.graph.costs import count_layer_macs, count_macs
 
-__all__ = ["ChannelCosts"]
+__all__ = ["ChannelCosts", "layer_widths"]
+
+
+def layer_widths(layer: nn.Module) -> tuple[int, int]:
+    """Input and output channels (or features) of a convolution or linear layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    assert isinstance(layer, _ConvNd)
+    return layer.in_channels, layer.out_channels
 
 
 class ChannelCosts:
-    """Multiplications and parameters as functions of how many elements each group keeps.
+    """MACs and parameters as functions of the number of elements that each group keeps.
 
-    Those of a layer are proportional to its inputs times its outputs, except where it works on
-    each channel alone; what belongs to no layer stays as it is.
-
-    Args:
-        model: the dense network; it is not changed.
-        input_shape: (C, H, W) of one image.
-        groups: of its channels.
+    The cost of a layer is proportional to inputs times outputs, except for depthwise layers. All
+    other costs are constant.
     """
 
     def __init__(
         self, model: nn.Module, input_shape: tuple[int, int, int], groups: Sequence[ChannelGroup]
     ) -> None:
         self.sizes = np.array([len(group.elements) for group in groups])
+        modules = dict(model.named_modules())
         layers = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+            n: layer for n, layer in modules.items() if isinstance(layer, _ConvNd | nn.Linear)
         }
         position = {name: index for index, name in enumerate(layers)}
-        inputs = np.array([_inputs(layer) for layer in layers.values()], dtype=float)
-        outputs = np.array([_outputs(layer) for layer in layers.values()], dtype=float)
-        # Shares of a layer's inputs and outputs that go with one element of a group.
-        self._input_share = np.zeros((len(layers), len(groups)))
-        self._output_share = np.zeros((len(layers), len(groups)))
-        self._others = np.zeros(len(groups))  # parameters that go with one element
+        widths = np.array([layer_widths(layer) for layer in layers.values()], dtype=float)
+        inputs, outputs = widths.reshape(-1, 2).T
+        # Fractions of a layer's inputs and outputs that belong to one element of a group.
+        self._input_fraction = np.zeros((len(layers), len(groups)))
+        self._output_fraction = np.zeros((len(layers), len(groups)))
+        self._others = np.zeros(len(groups))  # parameters of other modules for one element
         own = {
             name: sum(p.numel() for p in module.parameters(recurse=False))
-            for name, module in model.named_modules()
+            for name, module in modules.items()
         } | {name: parameter.numel() for name, parameter in model.named_parameters()}
         for index, group in enumerate(groups):
             for part in group.parts:
@@ -53,52 +57,38 @@ class ChannelCosts:
                     width = _width(model, part.layer)
                     self._others[index] += own.get(part.layer, 0) * count / width
                 elif part.is_input:
-                    self._input_share[row, index] += count / inputs[row]
+                    self._input_fraction[row, index] += count / inputs[row]
                 else:
-                    self._output_share[row, index] += count / outputs[row]
+                    self._output_fraction[row, index] += count / outputs[row]
         depthwise = [i for i, layer in enumerate(layers.values()) if _is_depthwise(layer)]
-        self._input_share[depthwise] = 0
+        self._input_fraction[depthwise] = 0
         macs = count_layer_macs(model, input_shape)
         self._macs = np.array([macs.get(name, 0) for name in layers], dtype=float)
         self._weights = np.array([_numel(layer.weight) for layer in layers.values()], dtype=float)
         self._biases = np.array([_numel(layer.bias) for layer in layers.values()], dtype=float)
         self.dense_macs = count_macs(model, input_shape)
-        self.dense_parameters = sum(p.numel() for p in model.parameters())
+        self.dense_parameters = num_parameters(model)
 
-    def macs(self, kept: np.ndarray) -> np.ndarray:
-        """Multiplications for one image, of each row of ``kept`` (..., groups)."""
-        inputs, outputs, _ = self._removed(kept)
+    def macs(self, counts: np.ndarray) -> np.ndarray:
+        """MACs for one image (...,), from the elements that each group keeps (..., groups)."""
+        inputs, outputs, _ = self._removed(counts)
         saved = self._macs * (1 - (1 - inputs) * (1 - outputs))
         return self.dense_macs - saved.sum(-1)  # type: ignore[no-any-return]
 
-    def parameters(self, kept: np.ndarray) -> np.ndarray:
-        """Number of parameters, of each row of ``kept`` (..., groups)."""
-        inputs, outputs, removed = self._removed(kept)
+    def parameters(self, counts: np.ndarray) -> np.ndarray:
+        """Number of parameters (...,), from the elements that each group keeps (..., groups)."""
+        inputs, outputs, removed = self._removed(counts)
         saved = self._weights * (1 - (1 - inputs) * (1 - outputs)) + self._biases * outputs
         others = removed @ self._others
         return self.dense_parameters - saved.sum(-1) - others  # type: ignore[no-any-return]
 
-    def _removed(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        removed = self.sizes - np.asarray(kept)
-        return removed @ self._input_share.T, removed @ self._output_share.T, removed
-
-
-def _inputs(layer: nn.Module) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features
-    assert isinstance(layer, nn.modules.conv._ConvNd)
-    return layer.in_channels
-
-
-def _outputs(layer: nn.Module) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.out_features
-    assert isinstance(layer, nn.modules.conv._ConvNd)
-    return layer.out_channels
+    def _removed(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        removed = self.sizes - np.asarray(counts)
+        return removed @ self._input_fraction.T, removed @ self._output_fraction.T, removed
 
 
 def _is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.conv._ConvNd) and layer.groups == layer.out_channels > 1
+    return isinstance(layer, _ConvNd) and layer.groups == layer.out_channels > 1
 
 
 def _numel(parameter: object) -> int:
@@ -106,7 +96,7 @@ def _numel(parameter: object) -> int:
 
 
 def _width(model: nn.Module, name: str) -> int:
-    """Channels of a normalization or of a parameter without a layer."""
+    """Channels of a normalization layer, or of a parameter that belongs to no layer."""
     modules = dict(model.named_modules())
     if name not in modules:
         return max(dict(model.named_parameters())[name].shape)

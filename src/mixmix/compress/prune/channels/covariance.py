@@ -1,4 +1,4 @@
-"""How channels vary together, as far as so many images can tell."""
+"""Covariances of channels, regularized by how well they generalize between images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mixmix.graph.channels.groups import ChannelGroup
 
 __all__ = ["in_batches", "input_axis", "read_covariances", "ridge_by_halves"]
 
-# Relative to the mean variance; with the last, nothing explains anything.
+# Relative to the mean variance; with the largest, no channel predicts another.
 _RIDGES = (RIDGE, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 _TINY = 1e-30
 
@@ -22,17 +22,16 @@ _TINY = 1e-30
 def read_covariances(
     model: nn.Module, groups: Sequence[ChannelGroup], images: Tensor
 ) -> list[Tensor]:
-    """Covariances of the channels of each group, as the layers that read them see them.
+    """Covariances of each group's channels in the inputs of the layers that read them.
 
     Args:
-        model: the dense network, in eval mode.
-        groups: of its channels; where an element is several channels these are so many places.
-        images: (N, C, H, W) normalized, in no particular order.
+        model: dense network, in eval mode.
+        groups: its channel groups; the channels of an element count as further positions.
+        images: (N, C, H, W) normalized, in random order.
 
     Returns:
-        For each group, (elements, elements) on the CPU: the mean over the layers, each relative to
-        the mean variance there, so that one choice of channels serves them all; with as much
-        on the diagonal as makes one half of the images predict the other best.
+        For each group, (elements, elements) on the CPU: the mean over its layers of covariances of
+        mean variance 1, plus the ridge by which either half of the images best predicts the other.
     """
     modules = dict(model.named_modules())
     parts = [[(part, _Moments(len(part.indices))) for part in group.consumers] for group in groups]
@@ -62,25 +61,25 @@ def read_covariances(
 
 
 def ridge_by_halves(halves: Sequence[Tensor]) -> float:
-    """What is to be added to variances, so that channels are predicted best from one another.
+    """The ridge by which channels are predicted best from one another.
 
-    In fewer places than there are channels, each is a combination of the others, which says nothing
-    of other places. So coefficients of one half are tried on the other, and those are taken that
-    leave the smallest fraction of the variance there, on average over channels. (With ``P`` the
-    inverse covariance, channel j is predicted from the others by ``-P_ij / P_jj``.)
+    With fewer positions than channels, each channel is a combination of the others by chance.
+    Hence the coefficients of one half are tested on the other, and the ridge is chosen that leaves
+    the smallest fraction of variance unexplained, averaged over channels. (With ``P`` the inverse
+    covariance, channel j is predicted from the others by ``-P_ij / P_jj``.)
 
     Args:
         halves: two covariances (channels, channels) of the same channels.
 
     Returns:
-        Relative to the mean variance, at least ``RIDGE``.
+        The ridge relative to the mean variance, at least ``RIDGE``.
     """
     errors = torch.zeros(len(_RIDGES), dtype=torch.float64)
     for ours, theirs in (halves, halves[::-1]):
         scale = ours.diagonal().mean().clamp_min(_TINY)
         variance = theirs.diagonal()
         alive = variance > RIDGE * variance.mean()
-        if not bool(alive.any()):  # a single image, or nothing that varies
+        if not bool(alive.any()):  # a single image, or constant channels
             return _RIDGES[-1]
         identity = torch.eye(len(ours)).to(ours)
         for index, ridge in enumerate(_RIDGES):
@@ -91,14 +90,14 @@ def ridge_by_halves(halves: Sequence[Tensor]) -> float:
 
 
 def input_axis(module: nn.Module, x: Tensor) -> int:
-    """Which axis of a layer's input has its channels."""
+    """The channel axis of a layer's input."""
     return x.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
 def in_batches(images: Tensor, *, least: int = 1) -> Sequence[Tensor]:
-    """So many at least, each of at most as many pixels as 64 images of 32 x 32 have.
+    """Split into at least ``least`` batches, each of the pixels of at most 64 images of 32x32.
 
-    All of their activations are kept where gradients are measured.
+    Gradients keep all activations of a batch in memory.
     """
     most = max(4, min(64, 65536 // (images.shape[2] * images.shape[3])))
     batches: Sequence[Tensor] = images.split(min(most, -(-len(images) // least)))
@@ -115,7 +114,7 @@ def _with_ridge(readers: Sequence[_Moments]) -> Tensor:
 
 
 class _Moments:
-    """Sums over places of elements, less what was near their mean, and of products of these."""
+    """Sums over positions of centered elements and of their products, for each half."""
 
     def __init__(self, num_elements: int) -> None:
         self._count = [0, 0]
@@ -124,7 +123,7 @@ class _Moments:
         self._products = torch.zeros(2, num_elements, num_elements, dtype=torch.float64)
 
     def add(self, channels: Tensor, *, half: int) -> None:
-        """Go on with (elements, places)."""
+        """Add values (elements, positions); the first batch sets the center."""
         if self._center is None:
             self._center = channels.mean(1, keepdim=True)
         channels = channels - self._center

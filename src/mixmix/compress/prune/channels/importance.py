@@ -1,4 +1,4 @@
-"""How much a network would miss each of its channels."""
+"""Importance of channels, and the pruning order that follows."""
 
 from __future__ import annotations
 
@@ -9,37 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from mixmix.compress.divergence import fisher_directions
 from mixmix.compress.method import Progress
-from mixmix.compress.prune.channels.covariance import (
-    in_batches,
-    input_axis,
-    read_covariances,
-)
-from mixmix.compress.prune.channels.ranking import (
-    Ranking,
-    rank_by_scores,
-    rank_with_compensation,
-)
+from mixmix.compress.prune.channels.covariance import in_batches, input_axis, read_covariances
+from mixmix.compress.prune.channels.ranking import Ranking, rank_by_scores, rank_with_compensation
 from mixmix.graph.channels.groups import ChannelGroup, Part
 from mixmix.runtime import seeding
 
-__all__ = [
-    "IMPORTANCES",
-    "OF_THE_PREDICTION",
-    "bn_scale_importance",
-    "magnitude_importance",
-    "rank_channels",
-    "taylor_importance",
-]
+__all__ = ["IMPORTANCES", "magnitude_importance", "rank_channels", "taylor_importance"]
 
-
-IMPORTANCES = ("obs", "taylor", "magnitude", "bn-scale")
-# Those in nats of the prediction, which need one.
-OF_THE_PREDICTION = ("obs", "taylor")
+IMPORTANCES = ("obs", "taylor", "magnitude")
 
 
 def rank_channels(
@@ -50,29 +31,10 @@ def rank_channels(
     *,
     seed: int,
     on_progress: Progress,
-) -> list[Ranking | None]:
-    """In which order the elements of each group go, and what has been lost by then.
-
-    Args:
-        importance: one of ``IMPORTANCES``; see ``PruneChannels``.
-        model: the dense network, in eval mode.
-        groups: of its channels.
-        images: (N, C, H, W) normalized.
-        seed: of random directions.
-        on_progress: called with (what is being done, fraction done).
-
-    Returns:
-        For each group a ranking, or None where it cannot be ranked so.
-    """
-    if not groups:
-        return []
+) -> list[Ranking]:
+    """Rank the elements of each group by one of ``IMPORTANCES``, on normalized images."""
     if importance == "magnitude":
         return [rank_by_scores(score) for score in magnitude_importance(model, groups)]
-    if importance == "bn-scale":
-        return [
-            None if score is None else rank_by_scores(score)
-            for score in bn_scale_importance(model, groups)
-        ]
     scores = taylor_importance(
         model,
         groups,
@@ -82,22 +44,20 @@ def rank_channels(
     )
     if importance == "taylor":
         return [rank_by_scores(score) for score in scores]
-    return [
-        rank_with_compensation(score, covariance)
-        for score, covariance in zip(scores, read_covariances(model, groups, images), strict=True)
-    ]
+    covariances = read_covariances(model, groups, images)
+    return [rank_with_compensation(*pair) for pair in zip(scores, covariances, strict=True)]
 
 
 @torch.no_grad()
 def magnitude_importance(model: nn.Module, groups: Sequence[ChannelGroup]) -> list[Tensor]:
-    """Squared length of the weights that make each channel.
+    """Squared L2 norm of the weights that produce each channel.
 
-    Li et al. 2017, "Pruning Filters for Efficient ConvNets", with the squared Euclidean norm;
-    where several layers make a channel together, the sum over them (Fang et al. 2023, DepGraph,
+    Li et al. 2017, "Pruning Filters for Efficient ConvNets", with the squared Euclidean norm.
+    Where several layers produce a channel, the sum over them (Fang et al. 2023, DepGraph,
     section 3.3), each relative to the mean of its layer.
 
     Returns:
-        For each group, one score for each element, (elements,), of mean 1.
+        For each group, the scores (elements,), of mean 1.
     """
     modules = dict(model.named_modules())
     scores = []
@@ -115,30 +75,6 @@ def magnitude_importance(model: nn.Module, groups: Sequence[ChannelGroup]) -> li
     return scores
 
 
-@torch.no_grad()
-def bn_scale_importance(model: nn.Module, groups: Sequence[ChannelGroup]) -> list[Tensor | None]:
-    """Size of the factors by which BatchNorm multiplies each channel.
-
-    Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming"; where
-    several layers normalize a channel, the mean over them. Factors of networks that were trained
-    without a penalty on them say little.
-
-    Returns:
-        For each group, one score for each element, (elements,), of mean 1; None where no BatchNorm
-        has the channels.
-    """
-    modules = dict(model.named_modules())
-    scores: list[Tensor | None] = []
-    for group in groups:
-        factors = [
-            _relative(_of_elements(layer.weight.abs(), part))
-            for part in group.parts
-            if isinstance(layer := modules.get(part.layer), _BatchNorm) and layer.affine
-        ]
-        scores.append(_relative(torch.stack(factors).mean(0)) if factors else None)
-    return scores
-
-
 def taylor_importance(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
@@ -148,24 +84,24 @@ def taylor_importance(
     num_directions: int = 2,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[Tensor]:
-    """The divergence of the prediction that losing each channel costs, to second order.
+    """Divergence of the predictions if a channel is pruned, to second order.
 
-    A factor of one is put on each element, wherever it is read, for each image. The gradient of
-    the divergence from the network's own prediction by it is zero, since that is where the
-    divergence is least; its second derivative is the Fisher information (Theis et al. 2018,
-    "Faster gaze prediction with dense networks and Fisher pruning", eq. 8), which random
-    directions of the logits give without any label.
+    Each element is multiplied by a gate of value one, for each image. The divergence from the
+    network's own prediction is minimal there, so its gradient with respect to the gate is zero;
+    its second derivative is the Fisher information (Theis et al. 2018, "Faster gaze prediction
+    with dense networks and Fisher pruning", eq. 8), estimated by random directions of the logits.
+    No labels are used.
 
     Args:
-        model: the dense network, in eval mode.
-        groups: of its channels.
+        model: dense network, in eval mode.
+        groups: its channel groups.
         images: (N, C, H, W) normalized.
         generator: CPU generator for the directions.
-        num_directions: drawn for each image.
+        num_directions: directions for each image.
         on_progress: called with the fraction done.
 
     Returns:
-        For each group, one score for each element, (elements,): nats, mean over the images.
+        For each group, the scores (elements,) in nats, averaged over images.
     """
     modules = dict(model.named_modules())
     consumers = sorted({part.layer for group in groups for part in group.consumers})
@@ -217,9 +153,9 @@ def taylor_importance(
 
 
 def _per_image(gradient: Tensor, num_images: int) -> Tensor:
-    """(num_images, C) of rows (num_images * n, ...), such as the patches or windows of images.
+    """(num_images, C) from rows (num_images * n, ...), such as patches or windows of images.
 
-    Where rows are no parts of images, each image gets an equal fraction of the whole: the
+    Where rows do not belong to single images, each image gets an equal fraction of the whole: the
     directions of images are independent, so the squares have the same sum on average.
     """
     rows = gradient.flatten(1)

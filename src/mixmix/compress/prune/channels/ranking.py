@@ -1,4 +1,4 @@
-"""In which order the channels of a group go, and what has been lost after each."""
+"""Order in which the channels of a group are pruned, and the loss increase after each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 __all__ = ["RIDGE", "Ranking", "rank_by_scores", "rank_with_compensation"]
 
-# Of the mean variance, that is added to all: weights that could only tell less apart are noise.
+# Relative to the mean variance: finer differences between channels are noise.
 RIDGE = 1e-3
-# Elements, and fraction of those left, among which the next to go are looked for together.
+# Number of candidates among which the next elements are chosen: at least, and as a fraction.
 _CANDIDATES = (32, 0.25)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The order in which elements of a group go.
+    """Pruning order of the elements of a group.
 
     Attributes:
-        order: (elements,) numbers of the elements, the first to go first.
-        increases: (elements + 1,) of the loss when the first 0, 1, 2, ... of them are removed; they
-            do not fall.
+        order: (elements,) indices of the elements; the first is pruned first.
+        increases: (elements + 1,) loss increase when the first 0, 1, 2, ... elements are pruned,
+            non-decreasing.
     """
 
     order: Tensor
@@ -30,53 +30,52 @@ class Ranking:
 
 
 def rank_by_scores(scores: Tensor) -> Ranking:
-    """Elements by score (elements,), the lowest first; what several cost adds up."""
+    """Rank elements by score (elements,), the lowest first; loss increases add up."""
     order = scores.argsort(stable=True)
     return Ranking(order, torch.cat([scores.new_zeros(1), scores[order].cumsum(0)]))
 
 
 def rank_with_compensation(scores: Tensor, covariance: Tensor) -> Ranking:
-    """Elements by what their loss costs if those that are left stand in for them.
+    """Rank elements by their loss increase if the weights of the others compensate.
 
-    What each layer gives is linear in the channels that it reads, so a channel that others predict
-    can be made up for by their weights, and only the fraction of its variance that they do not
-    explain is lost. With the Hessian of a layer as a Kronecker product of what enters it and of
-    what the loss asks of its outputs, that fraction is the ratio of the costs of removing an input
-    with and without adapting the others: ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi &
-    Stork 1993, eq. 5, for a whole column; Kurtic et al. 2023, "ZipLM"). The element of least cost
-    goes, and the fractions of all others rise with it, until none is left.
+    A layer is linear in its input channels, so its other weights can make up for a channel as far
+    as the other channels predict it: only the unexplained fraction of its variance is lost. With
+    the Hessian of a layer as a Kronecker product of an input and an output factor, that fraction is
+    the ratio of the costs of removing an input with and without adapting the others,
+    ``1 / (C_jj [C^-1]_jj)`` (Optimal Brain Surgeon, Hassibi & Stork 1993, eq. 5, for a whole
+    column; Kurtic et al. 2023, "ZipLM"). The cheapest element is pruned, which raises the fractions
+    of the others, until none is left.
 
     Args:
-        scores: (elements,) the cost of losing each alone, if nothing is adapted.
-        covariance: (elements, elements) of what is read of them.
+        scores: (elements,) loss increase of pruning each alone, without compensation.
+        covariance: (elements, elements) of the channels as layers read them.
 
     Returns:
-        The order, and what is lost given those that are left by then, in units of the scores.
+        The order, and loss increases in the unit of the scores.
     """
-    wanted = scores.cpu().double()
+    scores = scores.cpu().double()
     covariance = covariance.cpu().double()
     ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
     covariance = covariance + ridge * torch.eye(len(covariance), dtype=torch.float64)
-    order = _order(wanted, covariance)
-    # Going backwards, those that are left become more: row i of the Cholesky factor holds what of
-    # the variance of element i each element before it adds to what the others explain.
+    order = _order(scores, covariance)
+    # In reverse order elements are added: row i of the Cholesky factor holds the variance of
+    # element i that each element before it explains beyond the others.
     back = order.flip(0)
     factor = torch.linalg.cholesky(covariance[back][:, back])
     explained = factor.square().cumsum(1)
     variance = covariance.diagonal()[back]
-    lost = wanted[back, None] * (1 - explained / variance[:, None]).clamp(0, 1)
-    kept_by = torch.arange(len(back))
-    gone = lost.masked_fill(kept_by[:, None] <= kept_by, 0.0).sum(0).flip(0)
-    increases = torch.cat([gone, wanted.sum()[None]])
+    lost = scores[back, None] * (1 - explained / variance[:, None]).clamp(0, 1)
+    index = torch.arange(len(back))
+    increases = lost.masked_fill(index[:, None] <= index, 0.0).sum(0).flip(0)
+    increases = torch.cat([increases, scores.sum()[None]])
     return Ranking(order, increases.cummax(0).values.float())
 
 
 def _order(scores: Tensor, covariance: Tensor) -> Tensor:
-    """Elements in the order in which the cheapest goes, given those that went before.
+    """The pruning order: always the cheapest element, given those pruned before.
 
-    Costs only rise as others go. So the cheapest of a few candidates is the cheapest of all until
-    it costs more than the cheapest of the rest did, and the inverse of what is left is brought up
-    to date only then.
+    Costs only rise as elements are pruned. Hence the cheapest of a few candidates is the cheapest
+    of all until its cost exceeds the lowest cost of the rest; only then is the inverse updated.
     """
     precision = torch.linalg.inv(covariance)
     variance = covariance.diagonal()
@@ -89,26 +88,25 @@ def _order(scores: Tensor, covariance: Tensor) -> Tensor:
     while len(left):
         ranked = cost(precision, left).sort(stable=True)
         count = max(_CANDIDATES[0], int(_CANDIDATES[1] * len(left)))
-        places, limit = ranked.indices[:count], ranked.values[count : count + 1]
-        inverse = precision[places][:, places]
-        going: list[int] = []
-        while len(going) < len(places):
-            costs = cost(inverse, left[places])
-            costs[going] = torch.inf
+        candidates, limit = ranked.indices[:count], ranked.values[count : count + 1]
+        inverse = precision[candidates][:, candidates]
+        chosen: list[int] = []
+        while len(chosen) < len(candidates):
+            costs = cost(inverse, left[candidates])
+            costs[chosen] = torch.inf
             cheapest = int(costs.argmin())
-            if going and len(limit) and costs[cheapest] > limit:
+            if chosen and len(limit) and costs[cheapest] > limit:
                 break
-            going.append(cheapest)
+            chosen.append(cheapest)
             row = inverse[cheapest] / inverse[cheapest, cheapest]
             inverse = inverse - torch.outer(inverse[:, cheapest], row)
-            # What is gone is not looked at again, and must not divide by zero.
-            inverse[cheapest, cheapest] = 1.0
-        gone = places[going]
-        order += left[gone].tolist()
-        stays = torch.ones(len(left), dtype=torch.bool)
-        stays[gone] = False
-        across = precision[stays][:, gone]
-        inner = torch.linalg.solve(precision[gone][:, gone], across.T)
-        precision = precision[stays][:, stays] - across @ inner
-        left = left[stays]
+            inverse[cheapest, cheapest] = 1.0  # avoids division by zero; not read otherwise
+        pruned = candidates[chosen]
+        order += left[pruned].tolist()
+        remains = torch.ones(len(left), dtype=torch.bool)
+        remains[pruned] = False
+        across = precision[remains][:, pruned]
+        inner = torch.linalg.solve(precision[pruned][:, pruned], across.T)
+        precision = precision[remains][:, remains] - across @ inner
+        left = left[remains]
     return torch.tensor(order)

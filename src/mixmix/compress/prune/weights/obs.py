@@ -1,4 +1,4 @@
-"""Second-order pruning of a layer: what is removed is made up for by the weights behind it.
+"""Second-order pruning of a layer: the remaining weights compensate for the pruned ones.
 
 Frantar & Alistarh 2023, SparseGPT (algorithm 1), which goes over the columns once for all rows and
 so needs one inverse; the criterion is that of OBS (Hassibi & Stork 1993), as in OBC (Frantar &
@@ -14,8 +14,10 @@ from mixmix.graph.masks import Pattern, keep_largest, keep_n_of_m
 
 __all__ = ["prune_rows"]
 
-# Columns whose mask is chosen together; later ones see what earlier ones left.
+# Columns whose mask is chosen together, after the weights of earlier columns were updated.
 _BLOCK = 128
+# Relative to the mean diagonal of the Hessian, as in SparseGPT.
+_DAMPING = 1e-2
 
 
 @torch.no_grad()
@@ -25,31 +27,30 @@ def prune_rows(
     *,
     sparsity: float,
     pattern: Pattern,
-    damping: float,
+    damping: float = _DAMPING,
     already_pruned: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Choose what to keep, and change it for the least squared error of the layer's outputs.
+    """Choose a mask, and adapt the remaining weights for the least squared error of the outputs.
 
     Args:
         weight: (rows, d).
-        gram: (d, d) mean of ``x x^T`` of what enters the layer; half of the Hessian of a row.
-        sparsity: fraction of zeros, where the pattern has no groups.
-        pattern: where zeros may be.
+        gram: (d, d) mean of ``x x^T`` over the layer's inputs; half of the Hessian of a row.
+        sparsity: fraction of zeros, unless the pattern has groups.
+        pattern: positions that zeros may have.
         damping: added to the diagonal of the Hessian, relative to its mean.
-        already_pruned: (rows, d) bool, weights that are removed in any case.
+        already_pruned: (rows, d) bool, weights that stay pruned.
 
     Returns:
-        The weights (rows, d), and a mask (rows, d), True where they are kept.
+        The weights (rows, d), and the mask (rows, d), False where they are pruned.
     """
     rows, width = weight.shape
     device, dtype = weight.device, weight.dtype
-    # The inverse needs the digits, and not every device has them.
+    # The inverse needs double precision, which not every device has.
     weight, gram = weight.double().cpu(), gram.double().cpu()
-    no_mask = torch.zeros(rows, width, dtype=torch.bool)
-    pruned = no_mask if already_pruned is None else already_pruned.cpu()
+    full_mask = torch.zeros(rows, width, dtype=torch.bool)
+    pruned = torch.zeros_like(full_mask) if already_pruned is None else already_pruned.cpu()
     inverse = _inverse_factor(gram, damping)
     block = _BLOCK if not pattern.is_grouped else -(-_BLOCK // pattern.m) * pattern.m
-    kept_mask = torch.zeros(rows, width, dtype=torch.bool)
     for start in range(0, width, block):
         end = min(start + block, width)
         part, factor = weight[:, start:end].clone(), inverse[start:end, start:end]
@@ -61,8 +62,9 @@ def prune_rows(
         for column in range(end - start):
             if pattern.is_grouped and column % pattern.m == 0:
                 group = slice(column, column + pattern.m)
-                pruned_of_group = pruned[:, start + column : start + column + pattern.m]
-                scores = _scores(part[:, group], factor.diagonal()[group], pruned_of_group)
+                scores = _scores(
+                    part[:, group], factor.diagonal()[group], pruned[:, start:end][:, group]
+                )
                 mask[:, group] = keep_n_of_m(scores, pattern.n, pattern.m)
             values = part[:, column]
             mask[:, column] &= ~pruned[:, start + column]
@@ -71,15 +73,15 @@ def prune_rows(
             errors[:, column] = error
         weight[:, start:end] = part * mask
         weight[:, end:] -= errors @ inverse[start:end, end:]
-        kept_mask[:, start:end] = mask
-    return weight.to(dtype).to(device), kept_mask.to(device)
+        full_mask[:, start:end] = mask
+    return weight.to(dtype).to(device), full_mask.to(device)
 
 
 def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
     """The upper Cholesky factor of the inverse of the damped Hessian."""
     diagonal = gram.diagonal()
     size = diagonal.mean().clamp_min(1e-12)
-    # What never gets an input has no say, and any curvature will do.
+    # Inputs that are always zero have no curvature: any positive value does.
     extra = torch.where(diagonal > 0, damping * size, size)
     factor = torch.linalg.cholesky(gram + extra.diag())
     upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)

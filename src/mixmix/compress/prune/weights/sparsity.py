@@ -1,4 +1,4 @@
-"""Zeros among the weights of a network: checked against its masks, and counted."""
+"""Zeros among the weights of a network: counted, and checked against its masks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Sparsity", "check_zeros", "sparsity_of"]
 
 
 def check_zeros(compressed: Compressed) -> None:
-    """Refuse a model whose zeros are not where its masks and patterns say.
+    """Check that pruned weights are zero and that N:M patterns hold.
 
     Raises:
-        ExportError: naming the layer.
+        ExportError: naming the layer that fails.
     """
     weights, own = _weights(compressed.module), dict(compressed.module.named_parameters())
     patterns = {
@@ -29,7 +29,7 @@ def check_zeros(compressed: Compressed) -> None:
         for name in method.results.get("layer_sparsity", ())
     }
     for weight_name, mask in compressed.masks.items():
-        # A weight in the original module may belong to no layer of its own there.
+        # A weight of the original module may belong to a layer of the graph only.
         name = weight_name.removesuffix(".weight")
         weight: Tensor | None = own.get(weight_name)
         if weight is None:
@@ -37,7 +37,7 @@ def check_zeros(compressed: Compressed) -> None:
             weight = weights[name]
         used = weight.detach().cpu() != 0
         if bool((used & ~mask.cpu()).any()):
-            raise ExportError(f"weights of {name} that were pruned are not zero")
+            raise ExportError(f"pruned weights of {name} are not zero")
         pattern = patterns.get(name, Pattern())
         if not pattern.holds(used):
             raise ExportError(
@@ -47,11 +47,11 @@ def check_zeros(compressed: Compressed) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Sparsity:
-    """Shares of zeros among the weights of convolutions and linear layers, in [0, 1].
+    """Fractions of zeros among the weights of convolutions and linear layers, in [0, 1].
 
     Attributes:
-        total: of all of them.
-        layers: of each layer, by its name.
+        total: fraction over all layers.
+        layers: fraction in each layer, by name.
     """
 
     total: float
@@ -72,7 +72,7 @@ class Sparsity:
 
 
 def sparsity_of(module: nn.Module) -> Sparsity:
-    """Count the zeros in a network, in floats or quantized.
+    """Count the zeros among the weights of a network, float or quantized.
 
     Examples:
         >>> import torch
