@@ -158,45 +158,6 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
 
-    def _require(self, valid: bool, name: str, expected: str) -> None:
-        """Raise an ``InputError`` about a field unless its value is valid."""
-        if not valid:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
-
-    def _require_int(self, *names: str, least: int, optional: bool = False) -> None:
-        """Fields must hold a whole number >= ``least``, or None if they are optional."""
-        for name in names:
-            value = getattr(self, name)
-            valid = (optional and value is None) or (_fits(value, int) and value >= least)
-            self._require(valid, name, f"a whole number >= {least}" + " or None" * optional)
-
-    def _require_range(
-        self,
-        *names: str,
-        low: float,
-        high: float = math.inf,
-        ends: str = "[]",
-        optional: bool = False,
-    ) -> None:
-        """Fields must hold a finite number from ``low`` to ``high``, or None if optional.
-
-        Round brackets in ``ends`` exclude an end: "()", "(]" or "[)".
-        """
-        above, below = (operator.gt if end in "()" else operator.ge for end in ends)
-        expected = f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
-        if high == math.inf:
-            expected = f"a finite number {'>' if ends[0] == '(' else '>='} {low:g}"
-        for name in names:
-            value = getattr(self, name)
-            valid = optional and value is None
-            if _fits(value, float) and math.isfinite(value):
-                valid = above(value, low) and below(high, value)
-            self._require(valid, name, expected + " or None" * optional)
-
-    def _require_one_of(self, name: str, known: Collection[str]) -> None:
-        """A field must hold one of the known values."""
-        self._require(getattr(self, name) in known, name, f"one of {', '.join(known)}")
-
 
 def to_plain(value: Any) -> Any:
     """Convert the value of a field to plain JSON types."""
