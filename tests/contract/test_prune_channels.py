@@ -41,7 +41,7 @@ def pruned(family: str, **options: object) -> Compressed:
     return compress((tiny_network(family), tiny_spec(family)), tiny_images(), method, seed=0)
 
 
-def num_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -66,7 +66,7 @@ def test_the_result_is_within_the_budget(family: str, importance: str) -> None:
 @families
 def test_parameters_are_a_budget_too(family: str) -> None:
     compressed = pruned(family, max_macs=None, max_parameters=0.5)
-    ratio = num_parameters(compressed.module) / num_parameters(tiny_network(family))
+    ratio = count_parameters(compressed.module) / count_parameters(tiny_network(family))
     assert 0.35 < ratio <= 0.5
     assert compressed.applied[0].results["parameters_ratio"] == ratio
 

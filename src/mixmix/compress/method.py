@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mixmix._display import html_table, summary
 from mixmix._settings import Settings, to_plain
 from mixmix.data.image_set import ImageSet
+from mixmix.graph.costs import count_parameters
 from mixmix.models.spec import ModelSpec
 
 __all__ = [
@@ -117,7 +118,7 @@ class Compressed:
         facts = {
             "model": self.spec.name,
             "methods": tuple(str(one.get("method", "?")) for one in self.settings),
-            "parameters": sum(each.numel() for each in self.module.parameters()),
+            "parameters": count_parameters(self.module),
             "layers": ", ".join(f"{count} {action}" for action, count in actions.items()),
         }
         return summary("Compressed", facts)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_layer_macs", "count_macs", "largest_activation"]
+from mixmix.graph.quantized import QuantizedLayer
+
+__all__ = ["count_layer_macs", "count_macs", "count_parameters", "largest_activation"]
 
 
 def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
@@ -58,3 +60,12 @@ def _count_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> FlopCo
     with counter:
         copied(image)
     return counter
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Weights and biases, in floats or as integers of quantized layers; shared ones count once."""
+    count = sum(parameter.numel() for parameter in module.parameters())
+    for layer in module.modules():
+        if isinstance(layer, QuantizedLayer):
+            count += layer.integers.numel() + (0 if layer.bias is None else layer.bias.numel())
+    return count

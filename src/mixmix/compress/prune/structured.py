@@ -15,7 +15,7 @@ from mixmix.compress.recover.fine_tuning import FineTune
 from mixmix.compress.recover.recover import Recovery, as_recoveries
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
-from mixmix.graph.costs import count_macs
+from mixmix.graph.costs import count_macs, count_parameters
 from mixmix.graph.masks import refuse_quantized
 from mixmix.models.model import normalize
 from mixmix.runtime import seeding
@@ -92,13 +92,8 @@ def cost_ratios(
     dense: nn.Module, input_shape: tuple[int, int, int]
 ) -> Callable[[nn.Module], dict[str, float]]:
     """A function that returns ``macs_ratio`` and ``parameters_ratio`` of a network to ``dense``."""
-    macs, parameters = count_macs(dense, input_shape), num_parameters(dense)
+    macs, parameters = count_macs(dense, input_shape), count_parameters(dense)
     return lambda pruned: {
         "macs_ratio": count_macs(pruned, input_shape) / macs,
-        "parameters_ratio": num_parameters(pruned) / parameters,
+        "parameters_ratio": count_parameters(pruned) / parameters,
     }
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Number of parameters; shared ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())

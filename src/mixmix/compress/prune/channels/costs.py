@@ -8,9 +8,8 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from mixmix.compress.prune.structured import num_parameters
 from mixmix.graph.channels.groups import ChannelGroup
-from mixmix.graph.costs import count_layer_macs, count_macs
+from mixmix.graph.costs import count_layer_macs, count_macs, count_parameters
 
 __all__ = ["ChannelCosts", "layer_widths"]
 
@@ -67,7 +66,7 @@ class ChannelCosts:
         self._weights = np.array([_numel(layer.weight) for layer in layers.values()], dtype=float)
         self._biases = np.array([_numel(layer.bias) for layer in layers.values()], dtype=float)
         self.dense_macs = count_macs(model, input_shape)
-        self.dense_parameters = num_parameters(model)
+        self.dense_parameters = count_parameters(model)
 
     def macs(self, counts: np.ndarray) -> np.ndarray:
         """MACs for one image (...,), from the elements that each group keeps (..., groups)."""

@@ -16,11 +16,10 @@ from mixmix.compress.prune.channels.allocation import allocate_channels, width_o
 from mixmix.compress.prune.channels.costs import ChannelCosts
 from mixmix.compress.prune.channels.ranking import Ranking
 from mixmix.compress.prune.latency import LatencyMeter
-from mixmix.compress.prune.structured import num_parameters
 from mixmix.errors import InputError
 from mixmix.graph.channels.groups import ChannelGroup, Selection
 from mixmix.graph.channels.removal import check_removal, remove_channels
-from mixmix.graph.costs import count_macs
+from mixmix.graph.costs import count_macs, count_parameters
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["Candidate", "ChannelSearch"]
@@ -184,7 +183,7 @@ class ChannelSearch:
 
     def _measured_cost(self, network: nn.Module) -> int:
         if self.counts_parameters:
-            return num_parameters(network)
+            return count_parameters(network)
         return count_macs(network, self.spec.input_shape)
 
     def _exceeded(self, fraction: float, what: str, least: float) -> InputError:
