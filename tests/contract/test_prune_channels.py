@@ -25,7 +25,7 @@ from mixmix import (
 from mixmix.compress.prune import latency as pruned_latency
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.errors import InputError
-from mixmix.graph.costs import count_macs
+from mixmix.graph.costs import count_macs, count_parameters
 from mixmix.graph.quantized import QuantizedLayer
 from mixmix.models.model import normalize
 from mixmix.runtimes.session import OnnxSession
@@ -39,10 +39,6 @@ families = pytest.mark.parametrize("family", PRUNABLE)
 def pruned(family: str, **options: object) -> Compressed:
     method = PruneChannels(**{"max_macs": 0.6, "round_to": 1, "recovery": (), **options})  # type: ignore[arg-type]
     return compress((tiny_network(family), tiny_spec(family)), tiny_images(), method, seed=0)
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def logits(model: nn.Module, family: str) -> Tensor:

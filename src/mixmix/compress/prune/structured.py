@@ -20,7 +20,7 @@ from mixmix.graph.masks import refuse_quantized
 from mixmix.models.model import normalize
 from mixmix.runtime import seeding
 
-__all__ = ["COST_NAMES", "StructuredPruning", "cost_ratios", "num_parameters"]
+__all__ = ["COST_NAMES", "StructuredPruning", "cost_ratios"]
 
 COST_NAMES = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
 
