@@ -14,13 +14,13 @@ _INTRODUCTION = """\
 
 <!-- Written by `python docs/write_operations.py`. -->
 
-What mixmix knows about PyTorch's operations: the contents of `mixmix.graph.ops`, which all graph passes
-read. An operation that is not listed runs in float, and mixmix assumes nothing about it.
+What mixmix knows about PyTorch's operations: the contents of `mixmix.graph.ops`, which all graph
+passes read. An operation that is not listed runs in float, and mixmix assumes nothing about it.
 
 ## Names
 
-Functions are in `torch`, `torch.nn.functional` and, for exported graphs, `torch.ops.aten`; methods are
-tensor methods.
+Functions are in `torch`, `torch.nn.functional` and, for exported graphs, `torch.ops.aten`; methods
+are tensor methods.
 """
 _PASSES = """\
 ## Passes

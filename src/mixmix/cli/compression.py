@@ -111,7 +111,7 @@ def _prune(given: Given) -> None:
     else:
         if "sparsity" in weights and weights.get("pattern", "unstructured") != "unstructured":
             raise InputError(
-                f"--pattern {weights['pattern']} has a sparsity of its own; leave out --sparsity"
+                f"--pattern {weights['pattern']} determines the sparsity; leave out --sparsity"
             )
         method = {"method": "prune", **weights, **_within(checkpoints, "")}
     methods = [method | {"recovery": recovery}]

@@ -129,7 +129,7 @@ def _image_settings(run: Run) -> Any:
         return None
     if run.synthesis.start is not None and "num_images" in run.synthesis.settings:
         raise InputError(
-            "with a start, as many images are made as it holds; leave out --num-images (num_images)"
+            "the start determines the number of images; leave out --num-images (num_images)"
         )
     default = "mixmix" if run.synthesis.start is None else "refine"
     return recipe(run.synthesis.recipe or default).updated(run.synthesis.settings)

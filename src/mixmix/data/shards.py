@@ -57,7 +57,7 @@ class Shard:
         tensors, _ = read_tensors(path)
         if set(tensors) != {"images", "labels", "soft_labels"}:
             raise DataError(
-                f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
+                f"shard {path.name} contains {', '.join(sorted(tensors))}, expected images, labels "
                 "and soft_labels"
             )
         return cls(**tensors)

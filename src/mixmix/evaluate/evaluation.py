@@ -44,7 +44,7 @@ class Evaluation:
         num_images: number of images.
         agreement: images with the same class from the reference, or None without one.
         agreement_interval: 95% Wilson interval of the agreement, or None.
-        predictions: classes (num_images,) int64, in the order of the data.
+        predictions: predicted classes (num_images,) int64, in the order of the data.
     """
 
     top1: float
@@ -207,12 +207,13 @@ class Predictor:
         expected = (len(images), self.spec.num_classes)
         if tuple(logits.shape) != expected:
             raise InputError(
-                f"{self.spec.name} gives logits of shape {tuple(logits.shape)}, expected "
+                f"{self.spec.name} returns logits of shape {tuple(logits.shape)}, expected "
                 f"{expected}; check num_classes of the spec"
             )
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
-                f"{self.spec.name} gives NaN or infinite logits; its weights or scales are damaged"
+                f"{self.spec.name} returns NaN or infinite logits; its weights or scales are "
+                "damaged"
             )
         return logits
 

@@ -52,7 +52,9 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
             if path.suffix.lower() in _SUFFIXES
         ]
         if not self._items:
-            raise DataError(f"{self._folder} holds no images; expected {self._folder}/CLASS/*.png")
+            raise DataError(
+                f"{self._folder} contains no images; expected {self._folder}/CLASS/*.png"
+            )
 
     def _labels(self, names: list[str], spec: ModelSpec) -> list[int]:
         if spec.classes and set(names) <= set(spec.classes):

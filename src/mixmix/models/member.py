@@ -68,7 +68,7 @@ def members_of(models: Sequence[Model], weights: Sequence[float] | None) -> tupl
         labels, why = label_map(first, model.spec)
         if labels is None and not model.batch_norms:
             raise InputError(
-                f"{model.spec.name} can take no part in a zoo with {first.name}: it has no "
+                f"{model.spec.name} cannot be in a zoo with {first.name}: it has no "
                 f"BatchNorm, and {why}; give its label_map, or leave it out"
             )
         members.append(Member(model, weight, labels, why))
@@ -110,7 +110,7 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
         return None, f"its label set is {own.label_set}, that of {zoo.name} is {zoo.label_set}"
     if zoo.num_classes != own.num_classes and zoo.label_set and own.label_set:
         raise InputError(
-            f"{zoo.name} and {own.name} are said to have the label set {zoo.label_set}, but have "
+            f"{zoo.name} and {own.name} have the label set {zoo.label_set}, but "
             f"{zoo.num_classes} and {own.num_classes} classes; correct label_set or num_classes, "
             "or give a label_map"
         )

@@ -128,7 +128,7 @@ class ShardStore:
         else:
             return
         raise InputError(
-            f"{self.path} holds a data set {how}; choose another folder, or remove that one"
+            f"{self.path} contains a data set {how}; choose another folder, or remove that one"
         )
 
 

@@ -32,10 +32,10 @@ class StructuredPruning(Method, ABC):
     At least one budget is needed.
 
     Attributes:
-        max_macs: budget of multiplications, as a fraction in (0, 1) of the whole network's.
-        max_parameters: budget of parameters, likewise.
-        max_latency: budget of latency, likewise: one image in ONNX Runtime on one thread of this
-            machine.
+        max_macs: budget of MACs, as a fraction in (0, 1) of the whole network's.
+        max_parameters: budget of parameters, as a fraction of the whole network's.
+        max_latency: budget of latency, as a fraction of the whole network's: one image in ONNX
+            Runtime on one thread of this machine.
         num_images: images that importance is measured on.
         recovery: one recovery, several to apply in order, or ``()`` for none.
 

@@ -41,8 +41,8 @@ def measure_sensitivity(
 ) -> SensitivityTable:
     """Quantize one layer at a time, rounding to nearest, and compare the network's outputs.
 
-    Only the layer and what follows it is run again, so that the cost is about half a forward pass
-    of ``num_images`` images for each layer and choice.
+    Only the layer and those after it run again, so the cost is about half a forward pass of
+    ``num_images`` images for each layer and choice.
 
     Args:
         model: anything that ``compress`` takes; it is not changed.
