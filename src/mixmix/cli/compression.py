@@ -23,7 +23,7 @@ def _quantize(given: Given) -> None:
     if given["all_layers"]:
         quantize["first_last_bits"] = NO_VALUE
     if training and not steps:
-        raise InputError("--checkpoints is for training; give its steps with --train")
+        raise InputError("--checkpoints is for training; set its steps with --train")
     if budget.keys() - {"choices"}:
         if steps:
             raise InputError(
@@ -33,7 +33,7 @@ def _quantize(given: Given) -> None:
         method = {"method": "mixed-precision", **budget, "quantize": quantize}
     elif budget or given["sensitivity"]:
         name = "choices" if budget else "sensitivity"
-        raise InputError(f"--{name} needs a budget; give --max-size or --max-bitops")
+        raise InputError(f"--{name} needs a budget; add --max-size or --max-bitops")
     else:
         method = _quantization(quantize, steps, training)
     outcome = do(given, methods=[method])
@@ -120,7 +120,9 @@ def _prune(given: Given) -> None:
         folder = _within(checkpoints, "quantization-aware")
         methods.append(_quantization({"bits": bits}, steps, folder))
     elif steps:
-        raise InputError("--then-train needs a quantized network; give its bits by --then-quantize")
+        raise InputError(
+            "--then-train needs a quantized network; set its bits with --then-quantize"
+        )
     do(given, methods=methods)
 
 
@@ -200,7 +202,7 @@ def _distill(given: Given) -> None:
         if given["ensemble"]:
             method["ensemble"] = zoo
     elif not given.fields("images"):
-        raise InputError("there are no images to learn from; give --zoo, --data, or both")
+        raise InputError("no images to learn from; add --zoo, --data, or both")
     elif given["ensemble"] or fresh or weight is not None:
         raise InputError(
             "--ensemble, --every-steps and --adversarial-weight are for the networks of --zoo; "

@@ -59,7 +59,7 @@ def load_cifar10(path: str | Path, *, split: str = "test") -> tuple[Tensor, Tens
         raise InputError(f"split must be 'train' or 'test', got {split!r}")
     root = Path(path)
     if not root.is_dir():
-        raise InputError(f"no CIFAR-10 folder at {root}; give the folder that contains the data")
+        raise InputError(f"no CIFAR-10 folder at {root}; pass the folder that contains the data")
     for folder in (root, root / "cifar-10-batches-py", root / "package"):
         if (folder / "test_batch.png").exists():
             return _load_png_rows(folder, split)

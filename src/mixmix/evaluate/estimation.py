@@ -1,4 +1,4 @@
-"""Estimates the loss of accuracy by compression without real images."""
+"""Estimates the accuracy loss from compression, without real images."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def evaluate(
             others.append(compare(images))
         on_progress("evaluate", (index + 1) / num_batches if num_batches else 0.0)
     if not predictions:
-        raise DataError("there are no images to evaluate on; the data set is empty")
+        raise DataError("no images to evaluate on; the data set is empty")
     predicted, n = torch.cat(predictions), sum(map(len, predictions))
     correct = int((predicted == torch.cat(labels)).sum())
     same = int((predicted == torch.cat(others)).sum()) if others else None
@@ -249,7 +249,7 @@ def _open(
     found = model.spec if isinstance(model, Artifact) else own or spec
     if found is None:
         raise InputError(
-            f"{path} was not written by mixmix and does not say how to normalize images; give "
+            f"{path} was not written by mixmix and does not say how to normalize images; pass "
             "spec=ModelSpec(...) with its input_shape, mean, std and num_classes"
         )
     return found, lambda images: session.run(normalize(images, found))

@@ -106,7 +106,7 @@ def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, Mo
     if len(reference) != 2 or not isinstance(reference[1], ModelSpec):
         raise InputError(
             "a tuple must be a pair (module, ModelSpec(...)), got "
-            f"({', '.join(type(each).__name__ for each in reference)}); give several networks as a "
+            f"({', '.join(type(each).__name__ for each in reference)}); pass several networks as a "
             "list: Zoo.load([...])"
         )
     return reference

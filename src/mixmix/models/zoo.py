@@ -210,7 +210,7 @@ class Zoo(Sequence[Model]):
                 "classes": spec.num_classes,
                 "BatchNorm layers": len(member.model.batch_norms),
                 "weight": member.weight,
-                "takes part with": member.role,
+                "contributes": member.role,
             }
             for member in self.members
         ]

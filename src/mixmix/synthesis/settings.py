@@ -110,7 +110,7 @@ class ObjectiveSettings(Settings):
             if count > 1:
                 raise InputError(
                     f"terms has {count} terms of the kind {kind!r}, expected one of each; raise "
-                    "the weight of one, or give your own term another kind"
+                    "the weight of one, or use another kind for your own term"
                 )
         return tuple(sorted(self.terms, key=lambda term: (term.order, term.kind)))
 

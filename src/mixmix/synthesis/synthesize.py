@@ -97,7 +97,7 @@ def synthesize(
     if out is None and distributed.world_size() > 1:
         raise InputError(
             f"{distributed.world_size()} processes need a folder that all of them can access; "
-            "give out"
+            "pass out"
         )
     if start is not None:
         _check_start(start, zoo)

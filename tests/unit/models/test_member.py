@@ -59,7 +59,7 @@ class TestLabelMap:
             ({"num_classes": 7, "label_set": ""}, "it has 7 classes, plain has 4"),
             (
                 {"label_set": "", "classes": ["cat", "dog", "ship", "sun"]},
-                "it does not know Fire_Truck, frog",
+                "it lacks Fire_Truck, frog",
             ),
         ],
     )
@@ -128,7 +128,7 @@ def test_other_label_sets_take_part_by_their_statistics_alone() -> None:
     zoo = Zoo.load([first, other])
     assert [member.role for member in zoo.members] == [
         "labels and BatchNorm statistics",
-        "BatchNorm statistics alone (its label set is other, that of plain is tiny)",
+        "only BatchNorm statistics (its label set is other, that of plain is tiny)",
     ]
     images = torch.rand(4, *INPUT_SHAPE)
     torch.testing.assert_close(zoo.soft_labels(images), zoo[0](images).softmax(1))

@@ -128,7 +128,7 @@ class Distill(Method):
             )
         if not len(data) and self.needs_images:
             raise InputError(
-                "there are no images to train on; make some with synthesize, or pass "
+                "no images to train on; make some with synthesize, or pass "
                 "fresh=GeneratedImages(zoo)"
             )
         device = next(model.module.parameters()).device

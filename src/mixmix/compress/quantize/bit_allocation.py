@@ -43,7 +43,7 @@ class Budget:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise InputError(
-                f"give exactly one of {', '.join(vars(self))}; got {', '.join(given) or 'none'}"
+                f"set exactly one of {', '.join(vars(self))}; got {', '.join(given) or 'none'}"
             )
         ((name, value),) = given.items()
         largest = 1 if name.endswith("ratio") else math.inf

@@ -97,7 +97,7 @@ def _reason(module: nn.Module, parts: list[str], *, used: bool) -> str:
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return f"the weights of this {kind} are computed in the forward pass, and stay in float"
     if isinstance(module, _BatchNorm):
-        return f"{kind} that follows no layer of its own stays in float: {_QUANTIZED_KINDS}"
+        return f"{kind} that cannot be folded into a layer stays in float: {_QUANTIZED_KINDS}"
     if next(module.children(), None) is not None:
         return f"parameters that {kind} uses outside of its layers stay in float"
     return f"{kind} stays in float: {_QUANTIZED_KINDS}"

@@ -79,7 +79,7 @@ def measure_sensitivity(
     given = {name: parse_bits(bits) for name, bits in (quantize.layer_bits or {}).items()}
     allowed = list(dict.fromkeys(map(parse_bits, choices)))
     if not allowed:
-        raise InputError("choices is empty; give the bits a layer may have, such as W4A8")
+        raise InputError("choices is empty; list the bits that a layer may have, such as W4A8")
     if num_images < 2:
         raise InputError(f"num_images must be at least 2, got {num_images}")
     original = model

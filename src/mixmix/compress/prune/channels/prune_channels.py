@@ -86,7 +86,7 @@ class PruneChannels(StructuredPruning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_macs is not None and self.max_parameters is not None:
-            raise InputError("give max_macs or max_parameters, not both")
+            raise InputError("set max_macs or max_parameters, not both")
         if self.chosen_importance not in IMPORTANCES:
             raise InputError(
                 f"importance must be one of {', '.join(IMPORTANCES)}; got {self.importance!r}"
