@@ -170,7 +170,7 @@ PRUNE = Command(
         Option(
             "recovery",
             list[str],
-            "none, or bn, reconstruct, fine-tune; repeat, in order.",
+            "bn, reconstruct or fine-tune; repeat to apply several in order. none for no recovery.",
             ["reconstruct", "fine-tune"],
             panel="Recovery",
         ),
@@ -206,7 +206,7 @@ def _distill(given: Given) -> None:
     elif given["ensemble"] or fresh or weight is not None:
         raise InputError(
             "--ensemble, --every-steps and --adversarial-weight are for the networks of --zoo; "
-            "give some"
+            "add --zoo"
         )
     do(given, methods=[method])
 
@@ -223,7 +223,7 @@ def _terms(adversarial_weight: float) -> list[dict[str, Any]]:
 
 DISTILL = Command(
     "distill",
-    "Train another network, from scratch and without data, to predict what a network does.",
+    "Train another network from scratch, without data, to match a network's predictions.",
     "mixmix distill -m bundled:resnet --student bundled:mobilenetv2 --zoo bundled:resnet "
     "--zoo bundled:vgg --out student.onnx --checkpoints run",
     (

@@ -34,7 +34,7 @@ class ModelSection(_Section):
     """The network to compress.
 
     Attributes:
-        reference: ``bundled:NAME``, timm:NAME, torchvision:NAME, hf:REPOSITORY or imagenet:NAME
+        reference: bundled:NAME, timm:NAME, torchvision:NAME, hf:REPOSITORY or imagenet:NAME
             (followed by @FILE for your own weights), an .onnx or .pt2 file, or a model spec (.toml
             or .json).
     """
@@ -205,7 +205,7 @@ class Run(_Section):
 
     @property
     def path(self) -> Path:
-        """Path of the run's file: beside its only file, or in its folder."""
+        """Path of the run's file: next to its only file, or in its folder."""
         file = None if self.export is None else self.export.file
         if file is None or not file.suffix or self.image_section:
             return self.out / "run.toml"

@@ -114,7 +114,7 @@ def _pack_folder() -> Path:
 
 
 def _read_pack(picture: Path) -> TensorDataset:
-    """Read PNG rows and, beside them, the JSON with their labels and the hash of their pixels."""
+    """Read PNG rows and, next to them, the JSON with their labels and the hash of their pixels."""
     description = read_json(picture.with_suffix(".json"))
     rows = _read_png_rows(picture)
     if hashlib.sha256(rows.tobytes()).hexdigest() != description.get("sha256"):

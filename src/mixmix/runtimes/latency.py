@@ -41,7 +41,7 @@ def compare_latency_ms(
 ) -> dict[str, float]:
     """Latency of ONNX files in ONNX Runtime on the CPU, in milliseconds.
 
-    Runs of the files alternate, so that other load on the machine affects all of them alike.
+    Runs of the files alternate, so that other load on the machine affects all of them equally.
 
     Args:
         paths: of files whose first axis is the batch.

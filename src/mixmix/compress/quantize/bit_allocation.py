@@ -1,6 +1,6 @@
 """Choose the bits of each layer by integer programming over a table of sensitivities.
 
-Yao et al. 2021, HAWQ-V3, section 3.4, with measured divergences in place of the trace of the
+Yao et al. 2021, HAWQ-V3, section 3.4, with measured divergences instead of the trace of the
 Hessian.
 """
 

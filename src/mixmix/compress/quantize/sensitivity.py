@@ -1,4 +1,4 @@
-"""Sensitivity of each layer: how far the predictions move if it alone is quantized."""
+"""Sensitivity of each layer: how much the predictions change if only it is quantized."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class FineTune(Recovery):
             raise InputError(f"held_out must not be negative, got {self.held_out}")
 
     def shortened(self, fraction: float) -> FineTune:
-        """A fraction of the steps, without making images and without checkpoints."""
+        """A fraction of the steps, without generating images and without checkpoints."""
         steps = max(1, round(fraction * self.training.steps))
         training = replace(self.training, steps=steps)
         return replace(self, training=training, fresh=None, checkpoints=None)

@@ -1,7 +1,7 @@
 """Recovery of a pruned network from the network that it was made from.
 
 Recoveries only assume that the student has the layers of its teacher, possibly with masks or fewer
-channels. Hence they serve unstructured, N:M and channel pruning alike.
+channels. Hence they work after unstructured, N:M and channel pruning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints of training: an interrupted run resumes and ends with the same bits."""
+"""Checkpoints of training: an interrupted run resumes with bitwise identical results."""
 
 from __future__ import annotations
 

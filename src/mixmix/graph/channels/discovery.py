@@ -1,8 +1,8 @@
 """Discovery of the groups of channels that can only be removed together.
 
 The dependencies come from Torch-Pruning (Fang et al. 2023, DepGraph), which traces the backward
-graph of one forward pass. It takes unknown operations for elementwise ones; removing channels on
-trial shows whether that is right.
+graph of one forward pass. It treats unknown operations as elementwise; trial removals of channels
+check whether that is right.
 """
 
 from __future__ import annotations

@@ -67,14 +67,14 @@ class Prune(Method):
         pattern: ``unstructured``, or ``N:M``: of every M input channels at one position of a kernel
             (M inputs of a linear layer) at most N have nonzero weights, for each output. Layers
             whose input channels cannot be divided into groups of M stay dense.
-        criterion: saliency of a weight. ``magnitude``: its absolute value. ``wanda``: that times
-            the norm of its input, compared within each output's weights (Sun et al. 2023).
-            ``obs``: the loss increase of pruning it; the other weights are updated to compensate
+        criterion: saliency of a weight. ``magnitude`` is its absolute value. ``wanda`` is that
+            times the norm of its input, compared within each output's weights (Sun et al. 2023).
+            ``obs`` is the loss increase of pruning it, and updates the other weights to compensate
             (SparseGPT, Frantar & Alistarh 2023).
-        allocation: how many weights each layer keeps, for unstructured zeros. ``global``: one
-            threshold for the saliencies of all layers. ``lamp``: the same for saliencies relative
-            to the remaining weights of their layer (Lee et al. 2021). ``sqrt-lamp``: the same for
-            the geometric mean of both. None is ``global`` in several rounds, ``sqrt-lamp`` in one.
+        allocation: how many weights each layer keeps, for unstructured zeros. ``global`` applies
+            one threshold to the saliencies of all layers, ``lamp`` to saliencies relative to the
+            remaining weights of their layer (Lee et al. 2021), ``sqrt-lamp`` to the geometric mean
+            of both. None is ``global`` in several rounds, ``sqrt-lamp`` in one.
         skip: names of layers that stay dense and do not count.
         rounds: number of rounds in which sparsity increases; each prunes weights that have adapted
             to the previous round. None is one round, or, if ``recovery`` reconstructs features, as
