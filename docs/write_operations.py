@@ -14,21 +14,21 @@ _INTRODUCTION = """\
 
 <!-- Written by `python docs/write_operations.py`. -->
 
-What mixmix knows about the operations of PyTorch: the table `mixmix.graph.ops`, which all passes
-over graphs read. An operation that is not in it runs in floats, and nothing is assumed about it.
+What mixmix knows about PyTorch's operations: the contents of `mixmix.graph.ops`, which all graph
+passes read. An operation that is not listed runs in float, and mixmix assumes nothing about it.
 
 ## Names
 
-Functions are those of `torch` and `torch.nn.functional` with these names, and the operators of
-`torch.ops.aten` in exported graphs; methods are those of tensors.
+Functions are in `torch`, `torch.nn.functional` and, for exported graphs, `torch.ops.aten`; methods
+are tensor methods.
 """
 _PASSES = """\
 ## Passes
 
-*Quantization*: where quantizers of activations are inserted (`mixmix.graph.placement`).
-*Equalization* moves scales of channels across positively homogeneous operations
-(`mixmix.graph.equalize`). *Fused BatchNorm*: synthesis on CPUs does the operation in the pass that
-normalizes (`mixmix.models.fused`). *Removable*: branches that `PruneBlocks` may remove end in it.
+*Quantization*: where activation quantizers are inserted (`mixmix.graph.placement`).
+*Equalization*: whether channel scales pass through the operation (`mixmix.graph.equalize`).
+*Fused BatchNorm*: whether synthesis on CPUs fuses the operation with BatchNorm
+(`mixmix.models.fused`). *Removable*: whether `PruneBlocks` can remove branches that end in it.
 *ONNX* and *PT2E*: what the exporters write.
 """
 _JOINS = {
@@ -49,7 +49,7 @@ def operations_page() -> str:
             _equalization(kind),
             "yes" if kind.bounds is not None or kind.name in ("add", "batch_norm") else "",
             "yes" if kind.name == "add" else "",
-            _code(*kind.onnx) + ("; quantized again behind it" if kind.moves and kind.onnx else ""),
+            _code(*kind.onnx) + ("; quantized again after it" if kind.moves and kind.onnx else ""),
             _pt2e(kind),
         )
         for kind in kinds
@@ -91,7 +91,7 @@ def _quantization(kind: Kind) -> str:
     if kind.name == "batch_norm":
         return "folded into the preceding layer"
     if kind.product:
-        return "stays in floats, and is recorded"
+        return "stays in float, and is recorded"
     if kind.name == "silu":
         return "written as `x * sigmoid(x)`"
     if kind.sizes:
@@ -99,13 +99,13 @@ def _quantization(kind: Kind) -> str:
     if kind.moves:
         condition = {
             "pad": " if it adds zeros",
-            "index": " if it takes slices or a part of a split",
+            "index": " if it takes slices or one output of a split",
         }
         return f"quantized once, before it{condition.get(kind.name, '')}"
     if kind.narrows:
         return "quantized once, after it"
     only = ", over height and width" if kind.name == "mean" else ""
-    return _JOINS[kind.joins] + only if kind.joins else "stays in floats"
+    return _JOINS[kind.joins] + only if kind.joins else "stays in float"
 
 
 def _equalization(kind: Kind) -> str:

@@ -340,7 +340,7 @@ def test_rounds_resume_from_their_checkpoints(tmp_path: Path, ends_in: str) -> N
     assert all(torch.equal(expected.masks[n], kept) for n, kept in resumed.masks.items())
     for name, tensor in expected.module.state_dict().items():
         assert torch.equal(tensor, resumed.module.state_dict()[name])
-    with pytest.raises(InputError, match="holds a pruning run with other settings"):
+    with pytest.raises(InputError, match="contains a pruning run with other settings"):
         compress(pair, images(), replace(method, sparsity=0.8), seed=0)
 
 

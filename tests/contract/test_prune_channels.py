@@ -201,7 +201,7 @@ def test_single_weights_come_after_channels() -> None:
     both = compress(pair, tiny_images(), [channels, prune], seed=0)
     assert sparsity_of(both.module).total > 0.3
     assert any(r.sparsity and r.out_channels and len(set(r.out_channels)) > 1 for r in both.records)
-    with pytest.raises(InputError, match="give PruneChannels before Prune"):
+    with pytest.raises(InputError, match="apply PruneChannels before Prune"):
         compress(pair, tiny_images(), [prune, channels], seed=0)
 
 
@@ -282,7 +282,7 @@ def test_latency_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_are_checked_and_hash() -> None:
     assert hash(PruneChannels(max_macs=0.5)) == hash(PruneChannels(max_macs=0.5))
     for options, message in (
-        ({}, "give one of max_macs, max_parameters, max_latency; got none"),
+        ({}, "set at least one of max_macs, max_parameters, max_latency; got none"),
         ({"max_macs": 0.5, "max_parameters": 0.5}, "max_macs or max_parameters, not both"),
         ({"max_macs": 0.5, "max_latency": 1.5}, "max_latency must be between 0 and 1"),
         ({"max_macs": 1.5}, "max_macs must be between 0 and 1"),

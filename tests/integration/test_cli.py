@@ -266,7 +266,7 @@ def test_bits_within_a_budget_and_an_estimate(
     command = QUANTIZE + "--max-size 0.25 --choices W2A8,W8A8 --held-out 20 --iterations 2"
     assert mixmix(*command.split(), "--sensitivity", "s.json", "--out", "q.onnx") == 0
     printed = capsys.readouterr().out
-    assert "estimated loss of accuracy" in printed
+    assert "estimated accuracy loss" in printed
     assert "W2A8" in printed
     assert len(json.loads((folder / "s.json").read_text())["layers"]) == 3
 
@@ -319,7 +319,7 @@ def test_pruning(
         ("onnx --pattern 2:4 --sparsity 0.5", "leave out --sparsity"),
         ("onnx --recovery bn --steps 3", "is for fine-tuning"),
         ("onnx --recovery bn --max-macs 0.5 --checkpoints c", "add --recovery fine-tune"),
-        ("onnx --then-train 3", "give its bits by --then-quantize"),
+        ("onnx --then-train 3", "set its bits with --then-quantize"),
         ("onnx --recovery rest", "--recovery must be none or bn, reconstruct, fine-tune"),
     ],
 )
@@ -517,8 +517,8 @@ def test_commands_leave_a_file_that_reproduces_them(
         ("[export]\nfolder = 'x'", "ExportSection has no 'folder'; it has file, optimize_for"),
         ("seed = 'x'", "Run.seed must be a whole number, got 'x'"),
         ("[model]", "ModelSection: "),
-        ("[synthesis]", "give [zoo]"),
-        ("[[methods]]\nmethod = 'quantize'", "give [model]"),
+        ("[synthesis]", "add [zoo]"),
+        ("[[methods]]\nmethod = 'quantize'", "add [model]"),
         ("[evaluation]", "nothing to evaluate"),
         ("[export]", "nothing to export"),
         ("[zoo]\nmodels = ['small.json']\n[synthesis]\nspeed = 3", "SynthesisSettings has no 's"),
@@ -584,7 +584,7 @@ def test_distilling_goes_on_from_its_checkpoints(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("onnx", "give --zoo, --data, or both"),
+        ("onnx", "add --zoo, --data, or both"),
         ("onnx --data images --ensemble", "are for the networks of --zoo"),
         ("bin --data images", "must name a file that ends in .onnx, .pt2, .safetensors"),
     ],

@@ -85,7 +85,7 @@ class MeanOverPlaces(nn.Module):
         return out
 
 
-# The operators that run in floats beside conversions, where there are any.
+# The operators that run in float beside conversions, where there are any.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], frozenset[str]]] = {
     "residual": (lambda: network(Block("residual", nn.ReLU())), frozenset()),
     "pooled-residual": (lambda: network(Block("pooled-residual", nn.ReLU6())), frozenset()),

@@ -96,6 +96,6 @@ def test_training_and_messages(tmp_path: Path) -> None:
     for one in seen:
         assert one["gathered"] == [10, 11]
         assert one["from_main"] == 5
-        assert one["in_memory"][0] == "InputError" and "give out" in one["in_memory"][1]
+        assert one["in_memory"][0] == "InputError" and "pass out" in one["in_memory"][1]
     assert seen[0]["error_of_main"] == ["InputError", "no such folder"]
     assert seen[1]["error_of_main"] == ["RankError", "the main process stopped: no such folder"]

@@ -25,7 +25,7 @@ def _run(given: Given) -> None:
 RUN = Command(
     "run",
     "Execute a run that a TOML file describes: synthesis, compression, export, evaluation.\n\n"
-    "Other commands write such a file beside their results.",
+    "Other commands write such a file next to their results.",
     "mixmix run results/run.toml --out again",
     (
         Option("file", Path, "TOML file of a run.", ..., "argument"),
@@ -47,8 +47,8 @@ def _synthesize(given: Given) -> None:
 SYNTHESIZE = Command(
     "synthesize",
     "Synthesize labeled images from pretrained networks.\n\n"
-    "An interrupted run continues when the command is repeated. Processes started by torchrun "
-    "share the work.",
+    "To resume an interrupted run, repeat the command. Processes started by torchrun split the "
+    "work.",
     "mixmix synthesize --zoo bundled:vgg --zoo bundled:vovnet --out images",
     (
         ZOO,
@@ -67,8 +67,8 @@ SYNTHESIZE = Command(
 GENERATE = Command(
     "generate",
     "Generate thousands of images, with a few optimizer steps for each batch.\n\n"
-    "They suit training; synthesize makes fewer and better ones. An interrupted run continues when "
-    "the command is repeated.",
+    "Use them for training; synthesize makes fewer but better images. To resume an interrupted "
+    "run, repeat the command.",
     "mixmix generate --zoo bundled:vgg --zoo bundled:vovnet -n 10000 --out many",
     (
         ZOO,

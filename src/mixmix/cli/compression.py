@@ -23,7 +23,7 @@ def _quantize(given: Given) -> None:
     if given["all_layers"]:
         quantize["first_last_bits"] = NO_VALUE
     if training and not steps:
-        raise InputError("--checkpoints is for training; give its steps with --train")
+        raise InputError("--checkpoints is for training; set its steps with --train")
     if budget.keys() - {"choices"}:
         if steps:
             raise InputError(
@@ -33,7 +33,7 @@ def _quantize(given: Given) -> None:
         method = {"method": "mixed-precision", **budget, "quantize": quantize}
     elif budget or given["sensitivity"]:
         name = "choices" if budget else "sensitivity"
-        raise InputError(f"--{name} needs a budget; give --max-size or --max-bitops")
+        raise InputError(f"--{name} needs a budget; add --max-size or --max-bitops")
     else:
         method = _quantization(quantize, steps, training)
     outcome = do(given, methods=[method])
@@ -111,7 +111,7 @@ def _prune(given: Given) -> None:
     else:
         if "sparsity" in weights and weights.get("pattern", "unstructured") != "unstructured":
             raise InputError(
-                f"--pattern {weights['pattern']} has a sparsity of its own; leave out --sparsity"
+                f"--pattern {weights['pattern']} determines the sparsity; leave out --sparsity"
             )
         method = {"method": "prune", **weights, **_within(checkpoints, "")}
     methods = [method | {"recovery": recovery}]
@@ -120,7 +120,9 @@ def _prune(given: Given) -> None:
         folder = _within(checkpoints, "quantization-aware")
         methods.append(_quantization({"bits": bits}, steps, folder))
     elif steps:
-        raise InputError("--then-train needs a quantized network; give its bits by --then-quantize")
+        raise InputError(
+            "--then-train needs a quantized network; set its bits with --then-quantize"
+        )
     do(given, methods=methods)
 
 
@@ -168,7 +170,7 @@ PRUNE = Command(
         Option(
             "recovery",
             list[str],
-            "none, or bn, reconstruct, fine-tune; repeat, in order.",
+            "bn, reconstruct or fine-tune; repeat to apply several in order. none for no recovery.",
             ["reconstruct", "fine-tune"],
             panel="Recovery",
         ),
@@ -200,11 +202,11 @@ def _distill(given: Given) -> None:
         if given["ensemble"]:
             method["ensemble"] = zoo
     elif not given.fields("images"):
-        raise InputError("there are no images to learn from; give --zoo, --data, or both")
+        raise InputError("no images to learn from; add --zoo, --data, or both")
     elif given["ensemble"] or fresh or weight is not None:
         raise InputError(
             "--ensemble, --every-steps and --adversarial-weight are for the networks of --zoo; "
-            "give some"
+            "add --zoo"
         )
     do(given, methods=[method])
 
@@ -221,7 +223,7 @@ def _terms(adversarial_weight: float) -> list[dict[str, Any]]:
 
 DISTILL = Command(
     "distill",
-    "Train another network, from scratch and without data, to predict what a network does.",
+    "Train another network from scratch, without data, to match a network's predictions.",
     "mixmix distill -m bundled:resnet --student bundled:mobilenetv2 --zoo bundled:resnet "
     "--zoo bundled:vgg --out student.onnx --checkpoints run",
     (

@@ -96,7 +96,7 @@ def execute(run: Run) -> Outcome:
         _compress(outcome.model, outcome)
     elif run.export is not None:
         if outcome.images is None:
-            raise InputError("there is nothing to export; give [model], [images] or [synthesis]")
+            raise InputError("nothing to export; add [model], [images] or [synthesis]")
         outcome.image_folder = outcome.images.export_image_folder(run.out / run.export.file)
     if run.evaluation is not None:
         outcome.evaluation = _evaluate(run.evaluation, outcome, device)
@@ -129,7 +129,7 @@ def _image_settings(run: Run) -> Any:
         return None
     if run.synthesis.start is not None and "num_images" in run.synthesis.settings:
         raise InputError(
-            "with a start, as many images are made as it holds; leave out --num-images (num_images)"
+            "the start determines the number of images; leave out --num-images (num_images)"
         )
     default = "mixmix" if run.synthesis.start is None else "refine"
     return recipe(run.synthesis.recipe or default).updated(run.synthesis.settings)
@@ -180,7 +180,7 @@ def _make_images(
 
 
 def _compress(model: Model, outcome: Outcome) -> None:
-    """Compress a model, export it, and estimate the loss of accuracy."""
+    """Compress a model, export it, and estimate the accuracy loss."""
     from mixmix import Compressed, compress, estimate_accuracy, export
     from mixmix.export.verify import MIN_PROBE_IMAGES
 
@@ -235,7 +235,7 @@ def _evaluate(section: EvaluationSection, outcome: Outcome, device: str) -> Eval
 
     model = _executable(outcome) if section.model is None else loaded(section.model)
     if model is None:
-        raise InputError("there is nothing to evaluate; give [model], or a model in [evaluation]")
+        raise InputError("nothing to evaluate; add [model], or a model in [evaluation]")
     reference = loaded(section.reference)
     data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
     with progress_bar("evaluating") as advance:

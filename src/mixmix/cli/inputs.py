@@ -34,7 +34,7 @@ def load_zoo(references: Sequence[str], device: str, weights: Sequence[float] | 
     zoo = Zoo.load(references, weights=weights, device=device)
     for member in zoo.members:
         if member.why:
-            print(f"note: {member.model.spec.name} takes part by {member.role}", file=sys.stderr)
+            print(f"note: {member.model.spec.name} contributes {member.role}", file=sys.stderr)
     return zoo
 
 

@@ -127,7 +127,7 @@ def _print_compressed(outcome: Outcome) -> None:
     if estimate is not None:
         low, high = estimate.predicted_drop_interval
         parts.append(
-            f"estimated loss of accuracy {estimate.predicted_drop:.1f} points ({low:.1f} to "
+            f"estimated accuracy loss {estimate.predicted_drop:.1f} points ({low:.1f} to "
             f"{high:.1f}), agreement {estimate.agreement:.1f}%"
         )
     Console().print("; ".join(parts), highlight=False)

@@ -34,7 +34,7 @@ class ModelSection(_Section):
     """The network to compress.
 
     Attributes:
-        reference: ``bundled:NAME``, timm:NAME, torchvision:NAME, hf:REPOSITORY or imagenet:NAME
+        reference: bundled:NAME, timm:NAME, torchvision:NAME, hf:REPOSITORY or imagenet:NAME
             (followed by @FILE for your own weights), an .onnx or .pt2 file, or a model spec (.toml
             or .json).
     """
@@ -59,7 +59,7 @@ class ZooSection(_Section):
 
 @dataclass(frozen=True)
 class _WithSettings(_Section):
-    """A section whose further keys are fields of a settings class."""
+    """A section whose other keys are fields of a settings class."""
 
     settings: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
@@ -79,7 +79,7 @@ class _WithSettings(_Section):
 
 @dataclass(frozen=True)
 class SynthesisSection(_WithSettings):
-    """Images by optimization; further keys are fields of ``SynthesisSettings``.
+    """Images by optimization; other keys are fields of ``SynthesisSettings``.
 
     Attributes:
         recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, psaq-vit, noise, or
@@ -97,7 +97,7 @@ class SynthesisSection(_WithSettings):
 
 @dataclass(frozen=True)
 class GenerationSection(_WithSettings):
-    """Images from a generator; further keys are fields of ``AmortizedSettings``.
+    """Images from a generator; other keys are fields of ``AmortizedSettings``.
 
     Attributes:
         num_images: number of images.
@@ -116,7 +116,7 @@ class ImagesSection(_Section):
 
     Attributes:
         folders: folder written by 'mixmix synthesize' or 'mixmix generate'; repeat to combine.
-        held_out: number of images held out to estimate the loss of accuracy.
+        held_out: number of images held out to estimate the accuracy loss.
     """
 
     folders: tuple[Path, ...] = ()
@@ -157,7 +157,7 @@ class EvaluationSection(_Section):
 class Run(_Section):
     """A run: images, compression, the exported file, its accuracy.
 
-    All sections are optional. Relative paths start at the current folder; those of files that the
+    All sections are optional. Paths are relative to the current folder; paths of files that the
     run writes, at ``out``.
 
     Attributes:
@@ -188,11 +188,11 @@ class Run(_Section):
         if self.seed < 0:
             raise InputError(f"seed must be >= 0, got {self.seed}")
         if self.synthesis and self.generation:
-            raise InputError("give [synthesis] or [generation], not both")
+            raise InputError("use either [synthesis] or [generation], not both")
         if self.image_section and self.zoo is None:
-            raise InputError("images are synthesized from networks; give [zoo] with its models")
+            raise InputError("images are synthesized from networks; add [zoo] with its models")
         if self.methods and self.model is None:
-            raise InputError("[[methods]] need a network; give [model] with its reference")
+            raise InputError("[[methods]] need a network; add [model] with its reference")
 
     @property
     def image_section(self) -> SynthesisSection | GenerationSection | None:
@@ -205,7 +205,7 @@ class Run(_Section):
 
     @property
     def path(self) -> Path:
-        """Path of the run's file: beside its only file, or in its folder."""
+        """Path of the run's file: next to its only file, or in its folder."""
         file = None if self.export is None else self.export.file
         if file is None or not file.suffix or self.image_section:
             return self.out / "run.toml"

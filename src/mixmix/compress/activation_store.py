@@ -122,7 +122,7 @@ class ActivationStore:
                 f"{num_bytes / 2**30:.2f} GiB of activations fit neither into memory (memory_gib "
                 f"is {self.memory_gib:g}, for {_FRACTIONS} such tensors) nor into {folder}: "
                 f"{error.strerror or error}. Set TMPDIR to a folder with more room, raise "
-                "memory_gib, or take fewer images"
+                "memory_gib, or use fewer images"
             ) from error
         # The mapping outlives the file's name, except on Windows: there, it is removed later.
         with contextlib.suppress(OSError):

@@ -35,9 +35,9 @@ def compress(
             changed.
         images: an ``ImageSet``, a folder, a tensor (N, C, H, W) in [0, 1], a ``Dataset`` or a
             ``DataLoader``; images of another size are resized. None is allowed for methods that
-            make their own, such as ``Distill`` with ``GeneratedImages``.
+            generate their own, such as ``Distill`` with ``GeneratedImages``.
         methods: one or several methods, applied in order, such as ``Quantize("W4A4")``; bits such
-            as ``"W4A4"`` stand for ``Quantize("W4A4")``.
+            as ``"W4A4"`` mean ``Quantize("W4A4")``.
         seed: seed of every random draw.
         on_progress: called with (a description, fraction done in [0, 1]).
 

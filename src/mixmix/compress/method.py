@@ -39,10 +39,10 @@ class LayerRecord:
         kind: class name of the layer.
         action: ``quantized``, ``pruned``, ``trained``, ``folded``, ``skipped``, or ``added`` if
             the original has no such layer.
-        reason: why it was skipped or added, or the layer it was folded into; else empty.
+        reason: why it was skipped or added, or the layer it was folded into; otherwise empty.
         num_parameters: parameters of the original layer.
-        weight_bits: bits of the weights, or None for floats.
-        activation_bits: bits of the input, or None for floats.
+        weight_bits: bits of the weights, or None for float.
+        activation_bits: bits of the input, or None for float.
         error: relative squared error of the layer's unit on the images, or None.
         sparsity: fraction of pruned weights, or None without pruning.
         in_channels: input channels before and after pruning, or None.
@@ -89,14 +89,14 @@ class Compressed:
         records: one for each layer with parameters, in execution order.
         applied: the methods in the order they were applied. Exported files contain their settings,
             not their results.
-        masks: masks of pruned weights by parameter name, True where a weight is kept. Later methods
-            keep the other weights at zero.
-        original: the model before pruning, which later methods use as a teacher; None stands for
+        masks: masks of pruned weights by parameter name, True for weights that remain. Later
+            methods keep the other weights at zero.
+        original: the model before pruning, which later methods use as a teacher; None means
             ``module``.
         kept_channels: for layers and BatchNorms with pruned channels, by name: indices (kept,) of
-            the output channels of the original, in ascending order.
+            the original output channels that remain, in ascending order.
         dense: the model before weights were pruned, with the channels and blocks of ``module``;
-            None stands for ``module``.
+            None means ``module``.
     """
 
     module: nn.Module

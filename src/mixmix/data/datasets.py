@@ -58,7 +58,7 @@ def read_dataset(
             images.append(image.detach().cpu())
             labels.append(None if label is None else _to_tensor(label))
     if not images:
-        raise DataError(f"a {type(source).__name__} holds no images")
+        raise DataError(f"a {type(source).__name__} contains no images")
     known = [label for label in labels if label is not None]
     return _stack(images, spec), torch.stack(known) if len(known) == len(images) else None
 

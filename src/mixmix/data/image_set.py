@@ -106,7 +106,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         folder = Path(path)
         if not (folder / MANIFEST_NAME).exists():
             raise DataError(
-                f"{folder} holds no synthetic data set (no {MANIFEST_NAME}); create one with "
+                f"{folder} contains no synthetic data set (no {MANIFEST_NAME}); create one with "
                 "'mixmix synthesize', or load image files with mixmix.as_image_set"
             )
         manifest = read_manifest(folder)
@@ -237,7 +237,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         """Save as one shard and a manifest, in a folder without a data set."""
         folder = Path(path)
         if (folder / MANIFEST_NAME).exists():
-            raise InputError(f"{folder} already holds a data set; choose another folder")
+            raise InputError(f"{folder} already contains a data set; choose another folder")
         pixels = (self.images * 255).round().to(torch.uint8)
         name = shard_name(0)
         digest = Shard(pixels, self.labels, self.soft_labels).save(folder / name)

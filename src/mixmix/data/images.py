@@ -143,7 +143,7 @@ def _read(images: Any, spec: ModelSpec) -> _Source:
         )
     _check_shape(source.images, spec)
     if len(source.images) == 0:
-        raise DataError(f"{source.origin} holds no images")
+        raise DataError(f"{source.origin} contains no images")
     return source._replace(images=to_unit_range(source.images.detach().cpu()))
 
 
@@ -159,7 +159,8 @@ def _read_folder(folder: Path, spec: ModelSpec) -> Tensor:
     paths = sorted(path for path in folder.rglob("*") if is_image_file(path))
     if not paths:
         raise DataError(
-            f"{folder} holds no image files (.png, .jpg, .webp ...), and was not written by mixmix"
+            f"{folder} contains no image files (.png, .jpg, .webp ...), and was not written by "
+            "mixmix"
         )
     return torch.stack([read_image(path, spec.input_shape) for path in paths])
 

@@ -57,7 +57,7 @@ class Shard:
         tensors, _ = read_tensors(path)
         if set(tensors) != {"images", "labels", "soft_labels"}:
             raise DataError(
-                f"shard {path.name} holds {', '.join(sorted(tensors))}, expected images, labels "
+                f"shard {path.name} contains {', '.join(sorted(tensors))}, expected images, labels "
                 "and soft_labels"
             )
         return cls(**tensors)
@@ -79,7 +79,7 @@ def sidecars(folder: Path) -> list[Path]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, with the entries of files beside shards added to ``shards``.
+    """The manifest of a folder, with the entries of files next to shards added to ``shards``.
 
     Raises:
         DataError: if it cannot be read, has another format, or ``shards`` is malformed.
@@ -94,7 +94,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} lists no shards with file and sha256; it is damaged: remove the folder, and "
             "run 'mixmix synthesize' again"
         )
-    # Entries beside shards are newer.
+    # Entries next to shards are newer.
     entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
     return manifest | {"shards": [entries[name] for name in sorted(entries)]}
 

@@ -14,7 +14,7 @@ __all__ = ["jitter_and_flip", "with_mixtures"]
 # As in synthesis, where statistics are matched on such views.
 _JITTER = 2
 _BOX_AREA = (0.1, 0.5)
-# Images that are shifted and flipped alike.
+# Images that get the same shift and flip.
 _GROUP_SIZE = 8
 
 
@@ -23,8 +23,8 @@ def jitter_and_flip(
 ) -> Tensor:
     """Roll a batch (N, C, H, W) by up to ``jitter`` pixels, and flip it with probability 1/2.
 
-    Differentiable; all images are transformed alike (DeepInversion, Yin et al. 2020). ``generator``
-    is a CPU generator.
+    Differentiable; all images get the same shift and flip (DeepInversion, Yin et al. 2020).
+    ``generator`` is a CPU generator.
     """
     if jitter:
         shift = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
@@ -35,7 +35,7 @@ def jitter_and_flip(
 
 
 def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
-    """Images followed by mixtures of their views, ``count`` in all, to fit units to.
+    """Images followed by mixtures of their views, ``count`` in total, to fit units to.
 
     Views are shifted, flipped and mostly warped (see ``warping``); a mixture is a view with another
     one shrunk into a box, as in synthesis (see ``mixing``). Outputs of units are thus matched for

@@ -59,7 +59,7 @@ def load_cifar10(path: str | Path, *, split: str = "test") -> tuple[Tensor, Tens
         raise InputError(f"split must be 'train' or 'test', got {split!r}")
     root = Path(path)
     if not root.is_dir():
-        raise InputError(f"no CIFAR-10 folder at {root}; give the folder that holds the data")
+        raise InputError(f"no CIFAR-10 folder at {root}; pass the folder that contains the data")
     for folder in (root, root / "cifar-10-batches-py", root / "package"):
         if (folder / "test_batch.png").exists():
             return _load_png_rows(folder, split)
@@ -68,7 +68,7 @@ def load_cifar10(path: str | Path, *, split: str = "test") -> tuple[Tensor, Tens
     if (root / split).is_dir():
         return _load_image_folder(root / split)
     raise InputError(
-        f"{root} holds no CIFAR-10: expected python batches (test_batch), PNG batches "
+        f"{root} contains no CIFAR-10: expected python batches (test_batch), PNG batches "
         f"(test_batch.png) or image folders ({split}/<class>/*.png)"
     )
 
@@ -114,7 +114,7 @@ def _pack_folder() -> Path:
 
 
 def _read_pack(picture: Path) -> TensorDataset:
-    """Read PNG rows and, beside them, the JSON with their labels and the hash of their pixels."""
+    """Read PNG rows and, next to them, the JSON with their labels and the hash of their pixels."""
     description = read_json(picture.with_suffix(".json"))
     rows = _read_png_rows(picture)
     if hashlib.sha256(rows.tobytes()).hexdigest() != description.get("sha256"):
@@ -173,8 +173,8 @@ def _load_image_folder(folder: Path) -> tuple[Tensor, Tensor]:
             labels.append(label)
     if not images:
         raise DataError(
-            f"{folder} holds no images: expected {folder.name}/<class>/*.png, where <class> is a "
-            f"name ({', '.join(CIFAR10_CLASSES)}), an index 0..9 or both, as in 3_cat"
+            f"{folder} contains no images: expected {folder.name}/<class>/*.png, where <class> is "
+            f"a name ({', '.join(CIFAR10_CLASSES)}), an index 0..9 or both, as in 3_cat"
         )
     return torch.stack(images), torch.tensor(labels, dtype=torch.int64)
 
@@ -228,12 +228,12 @@ def _read_python_batch(path: Path) -> tuple[Tensor, Tensor]:
             "unpack the archive of its authors again"
         ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, expected a dict")
+        raise DataError(f"{path} contains a {type(content).__name__}, expected a dict")
     # Keys are bytes in the authors' files, which Python 2 wrote, and str in newer files.
     entries = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}
     data = entries.get("data")
     if not isinstance(data, _PickledArray):
-        raise DataError(f"{path} holds no array 'data' with the pixels of the images")
+        raise DataError(f"{path} contains no array 'data' with the pixels of the images")
     try:
         pixels = data.to_numpy()
     except ValueError as error:

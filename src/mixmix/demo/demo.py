@@ -51,7 +51,7 @@ def run_demo(
 
     Args:
         out: folder for ``images/``, ``models/``, ``contact-sheet.png``, ``result.json`` and
-            ``index.html``. An interrupted run continues when it is started again.
+            ``index.html``. To resume an interrupted run, repeat the call.
         seed: seed of all random draws.
         device: device for synthesis and reconstruction.
         compare: add rows for other images of equal cost (number of images and iterations): noise,

@@ -1,4 +1,4 @@
-"""Estimates the loss of accuracy by compression without real images."""
+"""Estimates the accuracy loss from compression, without real images."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """Agreement and predicted loss of accuracy of a compressed network, in percent.
+    """Agreement and predicted accuracy loss of a compressed network, in percent.
 
     Attributes:
         agreement: images with the same class from both networks.
         agreement_interval: 95% Wilson interval of the agreement.
         predicted_drop: top-1 accuracy of the reference minus that of the compressed network, in
             percentage points, >= 0; see ``estimate_accuracy``.
-        predicted_drop_interval: 95% interval over draws of synthetic images, and over nothing else.
+        predicted_drop_interval: 95% interval over draws of synthetic images only.
         num_images: number of images.
     """
 
@@ -93,9 +93,9 @@ def estimate_accuracy(
     lower than on these. The drop is affected less, since ``p_a`` and ``p_b`` are similar there. Use
     images that the model was not compressed with (see ``ImageSet.split``).
 
-    The estimate tells compressions that work from those that fail, and ranks several. It is neither
-    a bound nor a substitute for evaluation on real images. It is too low if rounding to very few
-    bits was learned on similar images, and too high if few bits were rounded to nearest.
+    The estimate separates compression that works from compression that fails, and ranks several. It
+    is neither a bound nor a substitute for evaluation on real images. It is too low if rounding to
+    very few bits was learned on similar images, and too high if few bits were rounded to nearest.
 
     >>> import mixmix, torch
     >>> images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -130,7 +130,7 @@ def estimate_accuracy(
     if soft_labels.shape[1] != compare.spec.num_classes:
         raise InputError(
             f"the images have soft labels of {soft_labels.shape[1]} classes, "
-            f"{compare.spec.name} has {compare.spec.num_classes}; take images of its own label set"
+            f"{compare.spec.name} has {compare.spec.num_classes}; use images of its own label set"
         )
     logits, classes = [], []
     for index, images in enumerate(data.images.split(batch_size)):

@@ -44,7 +44,7 @@ class Evaluation:
         num_images: number of images.
         agreement: images with the same class from the reference, or None without one.
         agreement_interval: 95% Wilson interval of the agreement, or None.
-        predictions: classes (num_images,) int64, in the order of the data.
+        predictions: predicted classes (num_images,) int64, in the order of the data.
     """
 
     top1: float
@@ -134,7 +134,7 @@ def evaluate(
             others.append(compare(images))
         on_progress("evaluate", (index + 1) / num_batches if num_batches else 0.0)
     if not predictions:
-        raise DataError("there are no images to evaluate on; the data set is empty")
+        raise DataError("no images to evaluate on; the data set is empty")
     predicted, n = torch.cat(predictions), sum(map(len, predictions))
     correct = int((predicted == torch.cat(labels)).sum())
     same = int((predicted == torch.cat(others)).sum()) if others else None
@@ -207,12 +207,13 @@ class Predictor:
         expected = (len(images), self.spec.num_classes)
         if tuple(logits.shape) != expected:
             raise InputError(
-                f"{self.spec.name} gives logits of shape {tuple(logits.shape)}, expected "
+                f"{self.spec.name} returns logits of shape {tuple(logits.shape)}, expected "
                 f"{expected}; check num_classes of the spec"
             )
         if not bool(torch.isfinite(logits).all()):
             raise InputError(
-                f"{self.spec.name} gives NaN or infinite logits; its weights or scales are damaged"
+                f"{self.spec.name} returns NaN or infinite logits; its weights or scales are "
+                "damaged"
             )
         return logits
 
@@ -248,7 +249,7 @@ def _open(
     found = model.spec if isinstance(model, Artifact) else own or spec
     if found is None:
         raise InputError(
-            f"{path} was not written by mixmix and does not say how to normalize images; give "
+            f"{path} was not written by mixmix and does not say how to normalize images; pass "
             "spec=ModelSpec(...) with its input_shape, mean, std and num_classes"
         )
     return found, lambda images: session.run(normalize(images, found))

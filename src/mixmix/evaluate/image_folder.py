@@ -38,7 +38,7 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
         if self._shape[0] not in _MODES:
             raise DataError(f"{spec.name} takes {self._shape[0]} channels; image files have 1 or 3")
         if not self._folder.is_dir():
-            raise DataError(f"{self._folder} is not a folder; give one with a subfolder per class")
+            raise DataError(f"{self._folder} is not a folder; pass one with a subfolder per class")
         names = sorted(
             each.name
             for each in self._folder.iterdir()
@@ -52,7 +52,9 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
             if path.suffix.lower() in _SUFFIXES
         ]
         if not self._items:
-            raise DataError(f"{self._folder} holds no images; expected {self._folder}/CLASS/*.png")
+            raise DataError(
+                f"{self._folder} contains no images; expected {self._folder}/CLASS/*.png"
+            )
 
     def _labels(self, names: list[str], spec: ModelSpec) -> list[int]:
         if spec.classes and set(names) <= set(spec.classes):
@@ -60,7 +62,7 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
         if len(names) != spec.num_classes:
             raise DataError(
                 f"{self._folder} has {len(names)} subfolders, {spec.name} has {spec.num_classes} "
-                "classes; name the subfolders like the classes, or give one for each class"
+                "classes; name the subfolders after the classes, or create one for each class"
             )
         return list(range(len(names)))
 

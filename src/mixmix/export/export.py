@@ -71,7 +71,7 @@ def export(
     min_agreement: float = 98.0,
     max_logit_error: float = 0.05,
 ) -> Artifact:
-    """Write a compressed or float model to a file, and check that their outputs agree.
+    """Export a compressed or float model to a file, and check that their outputs agree.
 
     The file takes normalized images ``images`` (N, C, H, W) and returns ``logits`` (N, K), for any
     N. Its metadata contain spec, settings and version.
@@ -91,7 +91,7 @@ def export(
         format: ``onnx``, ``pt2e`` or ``sparse``; None infers it from the suffix of the path.
         optimize_for: for activations or weights of 4 bits or fewer, in ``onnx``. ``size`` stores
             such weights in 4 bits; they run in float kernels, slower than a float model. ``speed``
-            stores them in 8 bits and writes activations such that integer kernels are used.
+            stores them in 8 bits and writes activations so that integer kernels are used.
         probe: at least 32 images on which file and model are compared, as for ``compress``; None
             uses smooth noise.
         min_agreement: minimum percentage of probe images with the same top-1 class, not counting

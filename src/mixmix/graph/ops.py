@@ -59,8 +59,8 @@ class Kind:
         bounds: of a clamp, unless the call overrides them.
         bounds_names: arguments of functions, and attributes of modules, that override ``bounds``.
         lifted: torch.export separates its weights from their module; ``graph.lift`` rejoins them.
-        product: it multiplies activations or weights, and stays in floats unless it is a layer.
-        swapped: ONNX Runtime moves a preceding DequantizeLinear behind it.
+        product: it multiplies activations or weights, and stays in float unless it is a layer.
+        swapped: ONNX Runtime moves a preceding DequantizeLinear past it.
         sizes: it reads shapes, not values.
     """
 
@@ -119,7 +119,7 @@ _MATMULS = ("matmul", "mm", "addmm", "bmm", "baddbmm", "einsum", "bilinear")
 
 # fmt: off
 _TABLE = (
-    # Activation functions; without further flags, they run in floats between two quantizers.
+    # Activation functions; without further flags, they run in float between two quantizers.
     Kind("relu", _inplace("relu"), (nn.ReLU,), onnx=("Relu",), narrows=True,
          bounds=(0.0, math.inf)),
     Kind("relu6", _inplace("relu6"), (nn.ReLU6,), onnx=("Clip",), narrows=True, bounds=(0.0, 6.0)),

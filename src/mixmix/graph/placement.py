@@ -4,7 +4,7 @@ Runtimes have integer kernels for layers, for additions, concatenations and pool
 operations that move values. A kernel takes quantized inputs and is fused with the quantizer of its
 output; a ReLU or clamp in between is absorbed. Hence quantizers go before every layer, before and
 after every addition, concatenation and pooling, and after every convolution (kernels of linear
-layers can also return floats). Other functions, such as SiLU, run in floats between two quantizers.
+layers can also return floats). Other functions, such as SiLU, run in float between two quantizers.
 """
 
 from __future__ import annotations

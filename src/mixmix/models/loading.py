@@ -42,17 +42,17 @@ def load(
     Args:
         reference: a name such as ``bundled:NAME`` or ``timm:NAME``, an ``.onnx`` or ``.pt2`` file,
             or a spec or its file (see ``load_spec``); your own module, alone or as a pair
-            ``(module, ModelSpec(...))``; or a ``Model``, which is returned unless something
-            changes. The module maps normalized images (N, C, H, W) to logits (N, K).
+            ``(module, ModelSpec(...))``; or a ``Model``, which is returned unchanged unless an
+            argument overrides it. The module maps normalized images (N, C, H, W) to logits (N, K).
         name: in tables and records; by default the reference, or the class of the module.
         input_shape: (C, H, W) of one image; required for a module.
         mean: subtracted from images in [0, 1], per channel or for all; required for a module.
-        std: images are divided by it afterwards, likewise.
+        std: then divides the images, per channel or for all; required for a module.
         num_classes: K; by default, a module is run to find it. 0 is a backbone without a head.
         classes: names of the classes.
         label_set: name of the label set.
         label_map: for each class of the zoo, the name or index of this network's class.
-        weights: file of a state dict, in place of the pretrained weights.
+        weights: file of a state dict, instead of the pretrained weights.
         device: to run on; by default, a ``Model`` keeps its own, others use the CPU.
 
     Raises:
@@ -106,7 +106,7 @@ def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, Mo
     if len(reference) != 2 or not isinstance(reference[1], ModelSpec):
         raise InputError(
             "a tuple must be a pair (module, ModelSpec(...)), got "
-            f"({', '.join(type(each).__name__ for each in reference)}); give several networks as a "
+            f"({', '.join(type(each).__name__ for each in reference)}); pass several networks as a "
             "list: Zoo.load([...])"
         )
     return reference

@@ -24,7 +24,7 @@ class Member:
         weight: its relative probability of being drawn at a step, or, if all networks take part in
             every step, the weight of its losses.
         labels: for each class of the zoo, the index of this network's logit, (K,); None if it has
-            other classes and takes part by BatchNorm statistics alone.
+            other classes and contributes only BatchNorm statistics.
         why: why it has no labels, or empty.
     """
 
@@ -35,11 +35,11 @@ class Member:
 
     @property
     def role(self) -> str:
-        """What the network takes part with, in words."""
+        """What the network contributes, in words."""
         parts = ["labels"] * (self.labels is not None)
         parts += ["BatchNorm statistics"] * bool(self.model.batch_norms)
         text = " and ".join(parts) or "nothing"
-        return f"{text} alone ({self.why})" if self.why else text
+        return f"only {text} ({self.why})" if self.why else text
 
     def logits_of_zoo(self, logits: Tensor) -> Tensor:
         """This network's logits (N, own K) in the classes and order of the zoo (N, K)."""
@@ -57,7 +57,7 @@ def members_of(models: Sequence[Model], weights: Sequence[float] | None) -> tupl
         weights: one for each, > 0; None for equal weights.
 
     Raises:
-        InputError: if a network has neither labels nor BatchNorm statistics to take part with.
+        InputError: if a network has neither labels nor BatchNorm statistics to contribute.
     """
     first = next((each.spec for each in models if each.has_label_head), None)
     members = []
@@ -68,8 +68,8 @@ def members_of(models: Sequence[Model], weights: Sequence[float] | None) -> tupl
         labels, why = label_map(first, model.spec)
         if labels is None and not model.batch_norms:
             raise InputError(
-                f"{model.spec.name} can take no part in a zoo with {first.name}: it has no "
-                f"BatchNorm, and {why}; give its label_map, or leave it out"
+                f"{model.spec.name} cannot be in a zoo with {first.name}: it has no "
+                f"BatchNorm, and {why}; set its label_map, or leave it out"
             )
         members.append(Member(model, weight, labels, why))
     return tuple(members)
@@ -105,14 +105,14 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
         if known is not None and zoo.label_set != own.label_set:
             unknown = [name for name in zoo.classes if _key(name) not in known]
             if unknown:
-                return None, f"it does not know {_some(unknown)}"
+                return None, f"it lacks {_some(unknown)}"
     if zoo.label_set and own.label_set and zoo.label_set != own.label_set:
         return None, f"its label set is {own.label_set}, that of {zoo.name} is {zoo.label_set}"
     if zoo.num_classes != own.num_classes and zoo.label_set and own.label_set:
         raise InputError(
-            f"{zoo.name} and {own.name} are said to have the label set {zoo.label_set}, but have "
+            f"{zoo.name} and {own.name} have the label set {zoo.label_set}, but "
             f"{zoo.num_classes} and {own.num_classes} classes; correct label_set or num_classes, "
-            "or give a label_map"
+            "or set a label_map"
         )
     if zoo.num_classes != own.num_classes:
         return None, f"it has {own.num_classes} classes, {zoo.name} has {zoo.num_classes}"

@@ -62,7 +62,7 @@ class Model:
 
     Args:
         model: maps normalized images (N, C, H, W) to logits (N, K). It is copied, without wrappers
-            for data parallelism, averaging of weights or ``torch.compile``.
+            for data parallelism, weight averaging or ``torch.compile``.
         spec: its input shape, normalization and classes.
         device: to run on.
 
@@ -78,8 +78,8 @@ class Model:
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InputError(
-                    f"{spec.name}: {name} holds NaN or infinite values; the checkpoint is damaged "
-                    "or the training diverged"
+                    f"{spec.name}: {name} contains NaN or infinite values; the checkpoint is "
+                    "damaged or the training diverged"
                 )
         # Images are float32, and half precision is too coarse to optimize them through.
         self.module = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
@@ -229,17 +229,17 @@ class Model:
     def _check_output(self, logits: object) -> None:
         if not isinstance(logits, Tensor):
             raise InputError(
-                f"{self.spec.name} gives a {type(logits).__name__}, expected a tensor of logits; "
+                f"{self.spec.name} returns a {type(logits).__name__}, expected a tensor of logits; "
                 "wrap it in a module that returns the logits alone"
             )
         if self.has_label_head and tuple(logits.shape) != (2, self.spec.num_classes):
             raise InputError(
-                f"{self.spec.name} gives outputs of shape {tuple(logits.shape)} for 2 images, "
+                f"{self.spec.name} returns outputs of shape {tuple(logits.shape)} for 2 images, "
                 f"expected (2, {self.spec.num_classes}); check num_classes"
             )
         if self.has_label_head and _are_probabilities(logits):
             raise InputError(
-                f"{self.spec.name} gives probabilities, whose sum is 1 for each image, expected "
+                f"{self.spec.name} returns probabilities, whose sum is 1 for each image, expected "
                 "logits; leave out its softmax, or wrap it in a module that returns their logarithm"
             )
 

@@ -42,8 +42,8 @@ def plain_copy(model: nn.Module, name: str) -> nn.Module:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            f"{name} is a TorchScript module, expected an ordinary one; give the module it was "
-            "made from, or export it to ONNX and give the path of that file"
+            f"{name} is a TorchScript module, expected an ordinary one; pass the module it was "
+            "made from, or export it to ONNX and pass the path of that file"
         )
     for module in model.modules():
         for hook in _norms_by_hook(module):

@@ -123,7 +123,7 @@ def load_model(spec: ModelSpec) -> nn.Module:
     if spec.sha256 and loaded != spec.sha256:
         raise InputError(
             f"{spec.name}: the weights of {spec.weights or spec.source} have SHA-256 "
-            f"{loaded[:12]}..., the spec says {spec.sha256[:12]}...; take the right file, or leave "
+            f"{loaded[:12]}..., the spec says {spec.sha256[:12]}...; use the right file, or leave "
             "sha256 out of the spec"
         )
     return model.eval()
@@ -133,7 +133,7 @@ def _source_of(spec: ModelSpec) -> tuple[Source, str]:
     found = find_source(spec.source)
     if found is None:
         raise InputError(
-            f"{spec.name}: source {spec.source!r} is not known; expected {describe_references()}"
+            f"{spec.name}: unknown source {spec.source!r}; expected {describe_references()}"
         )
     return found
 

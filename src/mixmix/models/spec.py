@@ -17,7 +17,7 @@ __all__ = ["ModelSpec"]
 
 @dataclass(frozen=True, repr=False)
 class ModelSpec(Settings):
-    """What is known about a pretrained classifier beside its weights.
+    """Everything known about a pretrained classifier except its weights.
 
     >>> import mixmix
     >>> spec = mixmix.ModelSpec("mine", "module", (3, 32, 32), mean=0.5, std=0.25, num_classes=10)
@@ -31,12 +31,13 @@ class ModelSpec(Settings):
             caller built.
         input_shape: (C, H, W) of one image.
         mean: subtracted from images in [0, 1], per channel; one number applies to all channels.
-        std: images are divided by it afterwards, likewise.
+        std: then divides the images, per channel; one number applies to all channels.
         num_classes: K, the number of logits; 0 for a backbone without a label head.
         weights: path of a safetensors or PyTorch state dict, or None for the source's weights.
-        label_set: name of the label set; networks with the same one order their classes alike.
-        classes: names of the classes, or empty. They map networks with other orders or further
-            classes to each other.
+        label_set: name of the label set; networks with the same one have the same classes in the
+            same order.
+        classes: names of the classes, or empty. By names, classes are matched between networks that
+            have them in another order or have additional ones.
         label_map: for each class of the zoo, the name or index of this network's class; empty to
             map by names.
         license: SPDX identifier or a short note.
@@ -93,7 +94,7 @@ class ModelSpec(Settings):
                 f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
                 "wrap the network in a module that returns two, "
                 "torch.cat([torch.zeros_like(z), z], 1), whose softmax has the sigmoid of z, and "
-                "give num_classes = 2"
+                "set num_classes = 2"
             )
         if self.classes and len(self.classes) != self.num_classes:
             raise InputError(
@@ -149,7 +150,7 @@ class ModelSpec(Settings):
         try:
             return cls.from_dict(json.loads(text))
         except (TypeError, ValueError) as error:
-            raise DataError(f"{origin} holds a malformed spec: {error}") from error
+            raise DataError(f"{origin} contains a malformed spec: {error}") from error
 
 
 def _is_finite(value: object) -> bool:

@@ -40,7 +40,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     if len(found) != 1:
         several = f"several state dicts ({', '.join(found)})"
         raise DataError(
-            f"{path} holds {several if found else 'no state dict (names to tensors)'}; save "
+            f"{path} contains {several if found else 'no state dict (names to tensors)'}; save "
             "model.state_dict(), on its own or under the key 'state_dict' or 'model'"
         )
     return next(iter(found.values()))

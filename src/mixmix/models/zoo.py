@@ -25,11 +25,11 @@ __all__ = ["Zoo"]
 class Zoo(Sequence[Model]):
     """Frozen pretrained networks with the same number of channels.
 
-    The classes of the zoo are those of its first network with a label head. Networks with another
-    order or further classes are mapped by names or by ``ModelSpec.label_map``; networks with other
-    classes take part by their BatchNorm statistics alone (see ``members``). Each network resizes
-    and normalizes images for itself. Zoos are equal if they have the same networks, in the same
-    order, with the same weights.
+    The first network with a label head defines the classes of the zoo. Classes of networks that
+    have them in another order, or have additional ones, are matched by name or by
+    ``ModelSpec.label_map``; networks with other classes contribute only their BatchNorm statistics
+    (see ``members``). Images are resized and normalized for each network. Zoos are equal if they
+    have the same networks, in the same order, with the same weights.
 
     >>> import mixmix
     >>> zoo = mixmix.Zoo.load(["bundled:resnet", "bundled:vgg"])
@@ -42,7 +42,7 @@ class Zoo(Sequence[Model]):
 
     Raises:
         InputError: if there is no network, numbers of channels differ, or a network has neither
-            labels nor BatchNorm statistics to take part with.
+            labels nor BatchNorm statistics to contribute.
     """
 
     def __init__(self, models: Iterable[Model], *, weights: Sequence[float] | None = None) -> None:
@@ -210,7 +210,7 @@ class Zoo(Sequence[Model]):
                 "classes": spec.num_classes,
                 "BatchNorm layers": len(member.model.batch_norms),
                 "weight": member.weight,
-                "takes part with": member.role,
+                "contributes": member.role,
             }
             for member in self.members
         ]

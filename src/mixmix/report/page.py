@@ -142,7 +142,7 @@ def _synthesis_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if agreed:
         hits = sum(shard["label_agreement"] * shard["num_images"] for shard in agreed)
         fraction = hits / max(1, sum(shard["num_images"] for shard in agreed))
-        facts["labels that the zoo predicts"] = f"{100 * fraction:.1f}%"
+        facts["images predicted as labeled"] = f"{100 * fraction:.1f}%"
     made = {**manifest.get("versions", {}), **manifest.get("machine", {})}
     return facts | {f"made with {key.replace('_', ' ')}": value for key, value in made.items()}
 

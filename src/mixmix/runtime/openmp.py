@@ -1,7 +1,7 @@
 """Waiting of OpenMP threads.
 
 By default, waiting threads spin. On a busy machine, they take the cores of the threads that they
-wait for: reconstruction took five times as long beside one busy process. On an idle machine there
+wait for: reconstruction took five times as long next to one busy process. On an idle machine there
 is no difference between spinning and sleeping.
 """
 

@@ -41,7 +41,7 @@ def compare_latency_ms(
 ) -> dict[str, float]:
     """Latency of ONNX files in ONNX Runtime on the CPU, in milliseconds.
 
-    Runs of the files alternate, so that other load on the machine affects all of them alike.
+    Runs of the files alternate, so that other load on the machine affects all of them equally.
 
     Args:
         paths: of files whose first axis is the batch.
@@ -60,7 +60,7 @@ def compare_latency_ms(
             size of its images is not fixed.
     """
     if not paths:
-        raise InputError("there is no ONNX file to time; give at least one path")
+        raise InputError("no ONNX file to time; pass at least one path")
     if min(batch_size, repeats, rounds, threads) < 1:
         raise InputError(
             "batch_size, repeats, rounds and threads must be at least 1, got "

@@ -66,7 +66,7 @@ def check_program(path: Path, *, quantized: bool = False) -> None:
         with PT2ArchiveReader(str(path)) as reader:
             for problem in _problems(reader, _QUANTIZED if quantized else _OPERATIONS):
                 raise DataError(
-                    f"{path} holds {problem}; only graphs of PyTorch's own operations and plain "
+                    f"{path} contains {problem}; only graphs of PyTorch's own operations and plain "
                     "tensors are loaded: export the float network itself with torch.export.save"
                 )
     except DataError:

@@ -1,7 +1,7 @@
 """Amortized synthesis: batches share a generator, so that each takes about ten steps.
 
 After FastDFKD (Fang et al. 2022): for every batch, a copy of the generator and the latents of the
-batch are optimized for a few steps. Then the generator is moved towards its copies (Reptile, Nichol
+batch are optimized for a few steps. Then the generator is moved toward its copies (Reptile, Nichol
 et al. 2018), so that the next batch starts closer to its optimum. The objective is that of pixel
 optimization: statistics and labels of a zoo, mixed images, and optionally disagreement with a
 student.
@@ -59,12 +59,12 @@ class _Result(NamedTuple):
 
 
 class AmortizedSynthesizer:
-    """Makes rounds of batches; each round continues from the generator of the last one.
+    """Makes rounds of batches; each round starts from the generator of the previous one.
 
     Args:
         zoo: the networks to invert.
         settings: of the generator and its losses.
-        seed: the same seed and students give the same bits, whatever the number of threads.
+        seed: the same seed and students give the same bits with any number of threads.
 
     Raises:
         InputError: if no term of the loss applies to the zoo.
@@ -162,7 +162,7 @@ class AmortizedSynthesizer:
 
     @torch.no_grad()
     def _update(self, results: list[_Result], batches: tuple[Tensor, ...]) -> None:
-        """Move the latents and the generator towards the results of a round."""
+        """Move the latents and the generator toward the results of a round."""
         rate = self._settings.meta_rate
         for result, chosen in zip(results, batches, strict=True):
             self._latents.move(chosen, result.latents, rate)

@@ -24,9 +24,9 @@ _TERMS = (
 
 @dataclass(frozen=True)
 class AmortizedSettings(ObjectiveSettings):
-    """How batches are generated, beside the objective; see ``generate``.
+    """How batches are generated, in addition to the objective; see ``generate``.
 
-    Without the term ``Similarity``, images of one class become alike.
+    Without the term ``Similarity``, images of one class become similar.
 
     Attributes:
         steps: optimizer steps per batch.
@@ -37,7 +37,7 @@ class AmortizedSettings(ObjectiveSettings):
         width: channels of the last stage of the generator.
         latent_rate: Adam's learning rate for latents.
         generator_rate: Adam's learning rate for the weights of the generator.
-        meta_rate: step size in (0, 1] of the generator and latents towards the results of a round.
+        meta_rate: step size in (0, 1] of the generator and latents toward the results of a round.
 
     >>> settings = mixmix.AmortizedSettings(steps=5, batch_size=64)
     >>> settings.images_per_round

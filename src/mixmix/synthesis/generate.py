@@ -37,15 +37,15 @@ def generate(
 ) -> ImageSet:
     """Synthesize many images, with a few optimizer steps per batch (FastDFKD, Fang et al. 2022).
 
-    Images match their zoo less exactly than those of ``synthesize``. Use them for training, which
-    needs many; calibration and reconstruction need few but good ones.
+    The images match their zoo less exactly than those of ``synthesize``. Use them for training,
+    which needs many images; calibration and reconstruction need fewer but better ones.
 
     Args:
         zoo: the networks to invert: a ``Zoo``, or references as for ``Zoo.load``, such as
             ``["bundled:vgg", "bundled:vovnet"]``.
         settings: of the generator and its losses.
         num_images: number of images to keep.
-        seed: the same seed, zoo, settings and machine give the same bits.
+        seed: the same seed, zoo, settings and machine give bitwise identical images.
         warmup_rounds: rounds that train the generator before any image is kept.
         out: folder for the images. An interrupted run resumes after its last round. None keeps the
             images in memory.
@@ -55,8 +55,8 @@ def generate(
         The images; the manifest records how they were made.
 
     Raises:
-        InputError: if ``out`` holds the data set of another run or cannot be written; if there are
-            several processes; if a number is out of range; if a term needs a student.
+        InputError: if ``out`` contains the data set of another run or cannot be written; if there
+            are several processes; if a number is out of range; if a term needs a student.
 
     >>> settings = mixmix.AmortizedSettings(steps=2, batch_size=8)
     >>> mixmix.generate("bundled:vgg", settings, num_images=16, warmup_rounds=0)

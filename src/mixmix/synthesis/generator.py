@@ -96,6 +96,6 @@ class LatentBank:
 
     @torch.no_grad()
     def move(self, chosen: Tensor, targets: Tensor, rate: float) -> None:
-        """Interpolate the latents ``chosen`` (N,) towards targets (N, size) by ``rate``."""
+        """Interpolate the latents ``chosen`` (N,) toward targets (N, size) by ``rate``."""
         index = chosen.to(self.values.device)
         self.values[index] = self.values[index].lerp(targets, rate)

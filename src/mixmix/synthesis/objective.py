@@ -48,7 +48,7 @@ def check_student(settings: ObjectiveSettings, *, given: bool) -> None:
         )
     if settings.needs_student and not given:
         kinds = ", ".join(term.kind for term in settings.active_terms if term.needs_student)
-        raise InputError(f"the term {kinds} needs a student; give one, or remove the term")
+        raise InputError(f"the term {kinds} needs a student; pass one, or remove the term")
 
 
 def is_mixed(iteration: int, fraction: float) -> bool:

@@ -3,7 +3,7 @@
 BatchNorm statistics are of the whole batch, so that gradients cannot be accumulated over chunks.
 But in eval mode images are independent, and the moments of a batch follow from those of its chunks.
 With checkpointing per chunk (Chen et al. 2016; ``torch.utils.checkpoint``), the gradient is the
-same at the price of a second forward pass.
+same at the cost of a second forward pass.
 """
 
 from __future__ import annotations

@@ -110,23 +110,23 @@ class ObjectiveSettings(Settings):
             if count > 1:
                 raise InputError(
                     f"terms has {count} terms of the kind {kind!r}, expected one of each; raise "
-                    "the weight of one, or give your own term another kind"
+                    "the weight of one, or use another kind for your own term"
                 )
         return tuple(sorted(self.terms, key=lambda term: (term.order, term.kind)))
 
 
 @dataclass(frozen=True)
 class SynthesisSettings(ObjectiveSettings):
-    """How pixels are optimized (MixMix, Li et al. 2021, section 3), beside the objective.
+    """How pixels are optimized (MixMix, Li et al. 2021, section 3), in addition to the objective.
 
     Attributes:
         num_images: number of images; labels are balanced over the classes.
         initial: noise to start from: ``pink``, with the spectrum of photographs, or ``white``.
         iterations: optimizer steps per batch; 0 returns the noise.
         learning_rate: initial learning rate of Adam on pixels in [0, 1], with cosine decay to 0.
-        scales: increasing fractions of the full resolution, of which the last is 1. The iterations
-            are divided equally among them, and images are enlarged from one to the next. Networks
-            run at the same fraction of their own resolution where they can.
+        scales: increasing fractions of the full resolution, ending with 1. The iterations are
+            divided equally among them, and images are enlarged from one to the next. Networks run
+            at the same fraction of their own resolution if they can.
 
     >>> settings = mixmix.SynthesisSettings(num_images=64, iterations=200, scales=(0.5, 1.0))
     >>> [term.kind for term in settings.without_term("tv").terms]

@@ -23,7 +23,7 @@ __all__ = ["ShardStore"]
 class ShardStore:
     """Stores finished shards, and collects them in a data set at the end; thread-safe.
 
-    Until the end of a run, the manifest's entry of each shard is a file beside the shard, so that
+    Until the end of a run, the manifest's entry of each shard is a file next to the shard, so that
     threads and processes need not wait for each other.
 
     Args:
@@ -128,7 +128,7 @@ class ShardStore:
         else:
             return
         raise InputError(
-            f"{self.path} holds a data set {how}; choose another folder, or remove that one"
+            f"{self.path} contains a data set {how}; choose another folder, or remove that one"
         )
 
 

@@ -52,22 +52,22 @@ def synthesize(
     images up to rounding. The process keeps freed memory until the call ends (see
     ``runtime.allocator``).
 
-    Under ``torchrun``, every process calls this function; the batches are divided among them, and
-    each returns the whole data set. If a process stops, the run stops; the same call, with any
-    number of processes, makes the missing batches.
+    Under ``torchrun``, every process calls this function; batches are split across processes, and
+    each process returns the whole data set. If a process stops, the run stops; repeat the call,
+    with any number of processes, to make the missing batches.
 
     Args:
         zoo: the networks to invert: a ``Zoo``, or references as for ``Zoo.load``, such as
             ``["bundled:vgg", "bundled:vovnet"]``.
-        settings: of the loss and its optimization; ``recipe(name)`` returns those of published
-            methods.
-        seed: the same seed, zoo, settings, machine and number of threads give the same bits, for
-            any number of processes (except for nondeterministic GPU kernels).
-        out: folder for the images. An interrupted run resumes and ends with the same bits; a
+        settings: of the loss and its optimization; ``recipe(name)`` returns the settings of a
+            published method.
+        seed: the same seed, zoo, settings, machine and number of threads give bitwise identical
+            images, for any number of processes (except with nondeterministic GPU kernels).
+        out: folder for the images. An interrupted run resumes with bitwise identical results; a
             finished one is only read. None keeps the images in memory. Several processes need a
             folder that all of them can access.
-        start: initial images in place of noise, from any zoo. Their number and labels are kept. A
-            few iterations (``recipe("refine")``) adapt them to a network outside their zoo.
+        start: initial images instead of noise, from any zoo. Their number and labels do not change.
+            A few iterations (``recipe("refine")``) adapt them to a network outside their zoo.
         student: a network on which to disagree with the zoo (Adaptive DeepInversion, Yin et al.
             2020); needs the term ``Adversarial``.
         threads: CPU threads on this machine, for all processes; by default
@@ -82,9 +82,10 @@ def synthesize(
         The images; the manifest records how they were made.
 
     Raises:
-        InputError: if ``out`` holds the data set of another run, cannot be written, or is None with
-            several processes; if no term applies to the networks; if a student is missing or not
-            used; if ``memory_gib`` is too little for one image; if ``start`` does not fit the zoo.
+        InputError: if ``out`` contains the data set of another run, cannot be written, or is None
+            with several processes; if no term applies to the networks; if a student is missing or
+            not used; if ``memory_gib`` is too little for one image; if ``start`` does not fit the
+            zoo.
         RankError: if another process of the run stopped.
 
     >>> settings = mixmix.recipe("mixmix", num_images=8, batch_size=8, iterations=2)
@@ -96,7 +97,7 @@ def synthesize(
     if out is None and distributed.world_size() > 1:
         raise InputError(
             f"{distributed.world_size()} processes need a folder that all of them can access; "
-            "give out"
+            "pass out"
         )
     if start is not None:
         _check_start(start, zoo)

@@ -150,11 +150,11 @@ class TestLoad:
         name = "shard-00000.safetensors"
         digest = write_tensors(folder / name, {"pixels": torch.zeros(1)})
         edit_manifest(folder, shards=[{"file": name, "sha256": digest}])
-        with pytest.raises(DataError, match="holds pixels, expected images, labels"):
+        with pytest.raises(DataError, match="contains pixels, expected images, labels"):
             ImageSet.load(folder)
 
     def test_folder_without_data_set(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="holds no synthetic data set"):
+        with pytest.raises(DataError, match="contains no synthetic data set"):
             ImageSet.load(tmp_path)
 
     @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ class TestSave:
         assert copy.classes == data.classes
 
     def test_refuses_to_overwrite(self, folder: Path) -> None:
-        with pytest.raises(InputError, match="already holds a data set"):
+        with pytest.raises(InputError, match="already contains a data set"):
             ImageSet.load(folder).save(folder)
 
 

@@ -170,7 +170,7 @@ class TestFolders:
     def test_what_is_in_vain(self, model: Model, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="there is no folder of images at"):
             as_image_set(tmp_path / "absent", model)
-        with pytest.raises(DataError, match="holds no image files"):
+        with pytest.raises(DataError, match="contains no image files"):
             as_image_set(tmp_path, model)
         (tmp_path / "broken.png").write_bytes(b"\x89PNG")
         with pytest.raises(DataError, match=r"cannot read the image .*broken.png"):
@@ -200,7 +200,7 @@ def test_images_of_several_sizes_are_brought_to_one(model: Model) -> None:
         (torch.zeros(2, *INPUT_SHAPE, dtype=torch.int64), DataError, "uint8 or floats"),
         (torch.zeros(INPUT_SHAPE), InputError, r"expected images \(N, 3, H, W\).*images\[None\]"),
         (torch.zeros(2, 1, 16, 16), InputError, "have 1 channels, plain takes 3"),
-        (torch.zeros(0, *INPUT_SHAPE), DataError, "holds no images"),
+        (torch.zeros(0, *INPUT_SHAPE), DataError, "contains no images"),
         (
             (torch.zeros(2, *INPUT_SHAPE), torch.tensor([0, 9])),
             DataError,
@@ -212,7 +212,7 @@ def test_images_of_several_sizes_are_brought_to_one(model: Model) -> None:
         (3, InputError, "cannot use a int as images"),
         ({"image": 1}, InputError, "cannot use a dict as images"),
         (Items([(torch.zeros(INPUT_SHAPE), "cat")]), DataError, "must be class indices, got str"),
-        (Items([]), DataError, "holds no images"),
+        (Items([]), DataError, "contains no images"),
         (Items(["x.png"]), InputError, r"must have an image \(C, H, W\), got str"),
         (Items([{"pixels": 1}]), InputError, "need the key 'image' or"),
         (DataLoader(Items([1, 2])), InputError, r"must have images \(N, C, H, W\), got tensor"),

@@ -130,7 +130,7 @@ class TestPythonBatches:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ([1, 2], "holds a list, expected a dict"),
+            ([1, 2], "contains a list, expected a dict"),
             ({b"labels": [0]}, "no array 'data'"),
             ({b"data": [[0] * 3072], b"labels": [0]}, "no array 'data'"),
             ({b"data": np.zeros((1, 3072), np.float32), b"labels": [0]}, "uint8"),
@@ -263,7 +263,7 @@ class TestImageFolder:
 
     def test_no_images(self, tmp_path: Path) -> None:
         (tmp_path / "test" / "cat").mkdir(parents=True)
-        with pytest.raises(DataError, match="holds no images"):
+        with pytest.raises(DataError, match="contains no images"):
             load_cifar10(tmp_path)
 
 

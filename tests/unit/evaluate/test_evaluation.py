@@ -189,7 +189,7 @@ class Overflowing(Brightest):
 
 
 def test_nan_logits() -> None:
-    with pytest.raises(InputError, match="brightest gives NaN or infinite logits"):
+    with pytest.raises(InputError, match="brightest returns NaN or infinite logits"):
         evaluate(Model(Overflowing(), SPEC), (IMAGES, LABELS))
 
 

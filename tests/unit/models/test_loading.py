@@ -194,15 +194,15 @@ class TestBadSources:
         [
             (
                 "module",
-                "source 'module' is not known; expected timm:NAME, .*python:MODULE:CALLABLE",
+                "unknown source 'module'; expected timm:NAME, .*python:MODULE:CALLABLE",
             ),
-            ("hub:resnet18", "is not known"),
+            ("hub:resnet18", "unknown source"),
             ("python:no_such_module:f", "cannot build .*No module named 'no_such_module'"),
             ("python:user_networks:absent", "cannot build .*no attribute 'absent'"),
             ("python:user_networks", "cannot build"),
             ("python::", "cannot build"),
             ("python:user_networks:nothing", "cannot build .*out of luck"),
-            ("python:user_networks:number", "gave int, not a module"),
+            ("python:user_networks:number", "returned int, not a module"),
         ],
     )
     def test_source(self, source: str, message: str) -> None:
@@ -255,7 +255,7 @@ class TestBadWeights:
     def test_non_finite(self, value: float, tmp_path: Path, state: dict[str, Tensor]) -> None:
         state["0.1.running_var"][2] = value
         write_tensors(tmp_path / "w.safetensors", state)
-        with pytest.raises(InputError, match="plain: 0.1.running_var holds NaN or infinite"):
+        with pytest.raises(InputError, match="plain: 0.1.running_var contains NaN or infinite"):
             Zoo.load([spec_for(tmp_path / "w.safetensors")])
 
     def test_wrong_hash(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -313,5 +313,5 @@ class TestBadWeights:
     @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {0: torch.zeros(1)}, torch.zeros(2)])
     def test_checkpoint_without_state_dict(self, content: object, tmp_path: Path) -> None:
         torch.save(content, tmp_path / "w.pth")
-        with pytest.raises(DataError, match="holds no state dict"):
+        with pytest.raises(DataError, match="contains no state dict"):
             load_state_dict(tmp_path / "w.pth")

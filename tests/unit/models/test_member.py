@@ -59,7 +59,7 @@ class TestLabelMap:
             ({"num_classes": 7, "label_set": ""}, "it has 7 classes, plain has 4"),
             (
                 {"label_set": "", "classes": ["cat", "dog", "ship", "sun"]},
-                "it does not know Fire_Truck, frog",
+                "it lacks Fire_Truck, frog",
             ),
         ],
     )
@@ -67,7 +67,7 @@ class TestLabelMap:
         assert label_map(spec(classes=CLASSES), spec(**changes)) == (None, why)
 
     def test_one_label_set_with_two_numbers_of_classes(self) -> None:
-        message = "plain and residual are said to have the label set tiny, but have 4 and 7"
+        message = "plain and residual have the label set tiny, but 4 and 7"
         with pytest.raises(InputError, match=message):
             label_map(spec(), spec("residual", num_classes=7))
 
@@ -128,7 +128,7 @@ def test_other_label_sets_take_part_by_their_statistics_alone() -> None:
     zoo = Zoo.load([first, other])
     assert [member.role for member in zoo.members] == [
         "labels and BatchNorm statistics",
-        "BatchNorm statistics alone (its label set is other, that of plain is tiny)",
+        "only BatchNorm statistics (its label set is other, that of plain is tiny)",
     ]
     images = torch.rand(4, *INPUT_SHAPE)
     torch.testing.assert_close(zoo.soft_labels(images), zoo[0](images).softmax(1))
@@ -139,7 +139,7 @@ def test_other_label_sets_take_part_by_their_statistics_alone() -> None:
 def test_a_network_that_has_nothing_to_say_is_refused() -> None:
     first = (tiny_network("plain"), spec())
     other = (tiny_network("no-batch-norm"), spec("no-batch-norm", label_set="other"))
-    with pytest.raises(InputError, match="can take no part in a zoo with plain: it has no Batch"):
+    with pytest.raises(InputError, match="cannot be in a zoo with plain: it has no Batch"):
         Zoo.load([first, other])
 
 

@@ -128,10 +128,14 @@ def test_other_precisions_are_run_in_float32(dtype: torch.dtype) -> None:
             r"cannot take images of \(1, 16, 16\).*check input_shape",
         ),
         (None, {"input_shape": [3, 2, 2]}, r"cannot take images of \(3, 2, 2\)"),
-        (Pair(), {}, "gives a tuple, expected a tensor of logits"),
+        (Pair(), {}, "returns a tuple, expected a tensor of logits"),
         (nn.Conv2d(3, 4, 1), {}, r"outputs of shape \(2, 4, 16, 16\)"),
         (nn.Embedding(3, 4), {}, "cannot take images"),
-        (nn.Sequential(tiny_network("plain"), nn.Softmax(1)), {}, "gives probabilities, .* logits"),
+        (
+            nn.Sequential(tiny_network("plain"), nn.Softmax(1)),
+            {},
+            "returns probabilities, .* logits",
+        ),
     ],
 )
 def test_model_that_does_not_fit_its_spec(

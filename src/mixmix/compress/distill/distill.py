@@ -49,25 +49,25 @@ _MODULE = "module:"
 
 @dataclass(frozen=True)
 class Distill(Method):
-    """Train another, smaller network to predict what the model predicts (Hinton et al. 2015).
+    """Train another network to match the predictions of the model (Hinton et al. 2015).
 
-    The student takes images with the normalization of the model. The statistics of its BatchNorm
-    are those of the training images.
+    The student uses the model's normalization. Its BatchNorm statistics are computed from the
+    training images.
 
     Attributes:
         student: ``bundled:NAME``, the path of a model spec, or a spec, whose architecture is built
-            with new weights; or a module, whose weights training starts from. Settings with a
-            module can be written (as ``module:CLASS``), but not read.
+            with new weights; or a module, which is trained from its current weights. Settings with
+            a module can be written (as ``module:CLASS``), but not read.
         training: steps, rates, loss and augmentation. With a ``feature_weight``, the last feature
             maps at each resolution are compared too, through a trainable linear projection if the
             numbers of channels differ.
-        fresh: makes more images during training; None trains on the given ones alone.
+        fresh: generates more images during training; None trains only on the given images.
         ensemble: use the mean prediction of these networks as the teacher; None uses the model.
         checkpoints: folder for checkpoints, from which an interrupted run resumes, or None. Its
             ``student.safetensors`` is the state dict of the current student.
 
     Raises:
-        InputError: if the student is the text that stands for a module.
+        InputError: if the student is ``module:CLASS``, the text written for a module.
 
     Examples:
         >>> mixmix.Distill("bundled:mobilenetv2").setting
@@ -128,7 +128,7 @@ class Distill(Method):
             )
         if not len(data) and self.needs_images:
             raise InputError(
-                "there are no images to train on; make some with synthesize, or pass "
+                "no images to train on; make some with synthesize, or pass "
                 "fresh=GeneratedImages(zoo)"
             )
         device = next(model.module.parameters()).device

@@ -32,10 +32,10 @@ class StructuredPruning(Method, ABC):
     At least one budget is needed.
 
     Attributes:
-        max_macs: budget of multiplications, as a fraction in (0, 1) of the whole network's.
-        max_parameters: budget of parameters, likewise.
-        max_latency: budget of latency, likewise: one image in ONNX Runtime on one thread of this
-            machine.
+        max_macs: budget of MACs, as a fraction in (0, 1) of the whole network's.
+        max_parameters: budget of parameters, as a fraction of the whole network's.
+        max_latency: budget of latency, as a fraction of the whole network's: one image in ONNX
+            Runtime on one thread of this machine.
         num_images: images that importance is measured on.
         recovery: one recovery, several to apply in order, or ``()`` for none.
 
@@ -52,7 +52,7 @@ class StructuredPruning(Method, ABC):
     def __post_init__(self) -> None:
         if not self.budgets:
             known = ", ".join(f"max_{cost}" for cost in COST_NAMES)
-            raise InputError(f"give one of {known}; got none")
+            raise InputError(f"set at least one of {known}; got none")
         for cost, budget in self.budgets.items():
             if not 0 < budget < 1:
                 raise InputError(f"max_{cost} must be between 0 and 1, got {budget}")
@@ -78,7 +78,7 @@ class StructuredPruning(Method, ABC):
         if model.masks:
             raise InputError(
                 f"single weights of {model.spec.name} are pruned already, by criteria that change "
-                f"with its structure; give {type(self).__name__} before Prune"
+                f"with its structure; apply {type(self).__name__} before Prune"
             )
 
     def _images(self, model: Compressed, data: ImageSet, seed: int, stream: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Choose the bits of each layer by integer programming over a table of sensitivities.
 
-Yao et al. 2021, HAWQ-V3, section 3.4, with measured divergences in place of the trace of the
+Yao et al. 2021, HAWQ-V3, section 3.4, with measured divergences instead of the trace of the
 Hessian.
 """
 
@@ -43,7 +43,7 @@ class Budget:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise InputError(
-                f"give exactly one of {', '.join(vars(self))}; got {', '.join(given) or 'none'}"
+                f"set exactly one of {', '.join(vars(self))}; got {', '.join(given) or 'none'}"
             )
         ((name, value),) = given.items()
         largest = 1 if name.endswith("ratio") else math.inf

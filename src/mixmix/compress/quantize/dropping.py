@@ -1,4 +1,4 @@
-"""Random dropping of quantization (QDrop, Wei et al. 2022): some values stay in floats."""
+"""Random dropping of quantization (QDrop, Wei et al. 2022): some values stay in float."""
 
 from __future__ import annotations
 

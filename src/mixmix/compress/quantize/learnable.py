@@ -118,7 +118,7 @@ class LearnableActivation(nn.Module):
     Args:
         bits: bit width.
         quantize_prob: probability that a value is quantized in the ``LEARN`` phase; the others
-            stay in floats (QDrop, Wei et al. 2022).
+            stay in float (QDrop, Wei et al. 2022).
         symmetric: zero is the middle level, or the lowest if no value is negative.
     """
 

@@ -57,7 +57,7 @@ class MixedPrecision(Method):
         assert self.budget is not None  # raises unless exactly one is given
         object.__setattr__(self, "choices", tuple(bits.upper() for bits in self.choices))
         if not self.choices:
-            raise InputError("choices is empty; give the bits a layer may have, such as W4A8")
+            raise InputError("choices is empty; list the bits that a layer may have, such as W4A8")
         for bits in self.choices:
             parse_bits(bits)
         self._require_int("num_images", least=2)

@@ -54,21 +54,22 @@ class Quantize(Method):
         first_last_bits: bits of the first and last layer and of their inputs; None treats them like
             the other layers.
         input_bits: bits of the images, whose pixels have 8 bits. With ``first_last_bits=None``, 8
-            is what the literature on data-free training (ZeroQ, GDFQ) calls all layers quantized.
+            is what papers on data-free training (ZeroQ, GDFQ) call quantizing all layers.
             None treats images like the input of any other layer.
-        per_channel: one weight scale per output channel, else one per layer.
-        symmetric_weights: use weight levels around zero. Otherwise each scale also considers
-            affine levels with a zero point, and keeps those of smaller error.
+        per_channel: one weight scale per output channel; otherwise one per layer.
+        symmetric_weights: use weight levels around zero. Otherwise affine levels with a zero point
+            are also tried for each scale, and those with the smaller error are used.
         symmetric_activations: zero is the middle level, or the lowest if activations are not
             negative. Otherwise the zero point minimizes the error.
         equalize: equalize the weights of neighboring layers (see ``equalize``). None does so around
             depthwise convolutions if ``per_channel`` is False.
-        correct_bias: preserve the mean of each channel by its bias (see ``bias_correction``), in
-            units whose error decreases. None considers only units with a depthwise convolution.
-        views: number of images to reconstruct units on: mixtures of the images, most of them
-            warped, are added if there are fewer (see ``views``). 0 adds none.
-        memory_gib: memory for activations; None allows half of the machine's. The rest is mapped
-            from temporary files, with the same result.
+        correct_bias: correct each bias so that the mean of its channel does not change (see
+            ``bias_correction``), in units where this reduces the error. None considers only units
+            with a depthwise convolution.
+        views: number of images to reconstruct units on: if there are fewer, mixtures of the images,
+            most of them warped, are added (see ``views``). 0 adds none.
+        memory_gib: memory for activations, in GiB; None allows half of the machine's memory. The
+            rest is stored in temporary files, with the same result.
         reconstruction: settings of the reconstruction.
         layer_bits: bits such as ``W4A8`` by layer name, which override ``bits`` and
             ``first_last_bits``.

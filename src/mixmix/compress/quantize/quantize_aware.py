@@ -57,16 +57,16 @@ class QuantizeAware(Method):
     network, unless layers are equalized, which changes the scale of units' outputs; pruned weights
     stay zero.
 
-    Training can overfit to the images. So the result is compared with that of ``base``, by the mean
-    Kullback-Leibler divergence from the teacher on mixtures of held-out images, and ``base`` is
-    returned if it is better. Both divergences are in the results:
+    Training can overfit to the images. Therefore the trained network is compared with that of
+    ``base``, by the mean Kullback-Leibler divergence from the teacher on mixtures of held-out
+    images, and the better one is returned. Both divergences are in the results:
     ``{"divergence": {"base": ..., "trained": ...}}``.
 
     Attributes:
         base: how the network is quantized before training.
         training: steps, rates, loss and augmentation. With AdamW, the learning rate is in steps of
             the grid, and has the same effect for every network.
-        fresh: makes more images during training; None trains on the given ones alone.
+        fresh: generates more images during training; None trains only on the given images.
         checkpoints: folder for checkpoints, from which an interrupted run resumes, or None.
         held_out: number of images that are held out, at most one in nine; 0 trains on all images,
             and always returns the trained network.
@@ -102,7 +102,7 @@ class QuantizeAware(Method):
         Raises:
             CaptureError: if the model cannot be captured as a graph.
             InputError: if it has no layer to quantize, if training diverges, or if the folder of
-                checkpoints holds another run.
+                checkpoints contains another run.
         """
         data, held_out = hold_out(data, self.held_out)
         calibrated = self.base.calibrate(model, data, seed=seed, on_progress=on_progress)

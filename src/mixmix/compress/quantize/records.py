@@ -1,4 +1,4 @@
-"""Records of a quantized network: the bits of each layer, or why it stayed in floats."""
+"""Records of a quantized network: the bits of each layer, or why it stayed in float."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def record_layers(
                 quantized(name, layer, LayerRecord(name, kind, "", num_parameters=count))
             )
     for name, kind in product_calls(graph_module).items():
-        reason = f"{kind} of activations stays in floats: {_QUANTIZED_KINDS}"
+        reason = f"{kind} of activations stays in float: {_QUANTIZED_KINDS}"
         records.append(LayerRecord(name, kind, "skipped", reason))
     return tuple(records)
 
@@ -93,11 +93,11 @@ def _reason(module: nn.Module, parts: list[str], *, used: bool) -> str:
     if not used:
         return "not called in the forward pass"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        return f"Conv2d with padding_mode={module.padding_mode!r} stays in floats: 'zeros' does not"
+        return f"Conv2d with padding_mode={module.padding_mode!r} stays in float: 'zeros' does not"
     if isinstance(module, (nn.Conv2d, nn.Linear)):
-        return f"the weights of this {kind} are computed in the forward pass, and stay in floats"
+        return f"the weights of this {kind} are computed in the forward pass, and stay in float"
     if isinstance(module, _BatchNorm):
-        return f"{kind} that follows no layer of its own stays in floats: {_QUANTIZED_KINDS}"
+        return f"{kind} that cannot be folded into a layer stays in float: {_QUANTIZED_KINDS}"
     if next(module.children(), None) is not None:
-        return f"parameters that {kind} uses outside of its layers stay in floats"
-    return f"{kind} stays in floats: {_QUANTIZED_KINDS}"
+        return f"parameters that {kind} uses outside of its layers stay in float"
+    return f"{kind} stays in float: {_QUANTIZED_KINDS}"

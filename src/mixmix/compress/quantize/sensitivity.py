@@ -1,4 +1,4 @@
-"""Sensitivity of each layer: how far the predictions move if it alone is quantized."""
+"""Sensitivity of each layer: how much the predictions change if only it is quantized."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def measure_sensitivity(
 ) -> SensitivityTable:
     """Quantize one layer at a time, rounding to nearest, and compare the network's outputs.
 
-    Only the layer and what follows it is run again, so that the cost is about half a forward pass
-    of ``num_images`` images for each layer and choice.
+    Only the layer and those after it run again, so the cost is about half a forward pass of
+    ``num_images`` images for each layer and choice.
 
     Args:
         model: anything that ``compress`` takes; it is not changed.
@@ -79,7 +79,7 @@ def measure_sensitivity(
     given = {name: parse_bits(bits) for name, bits in (quantize.layer_bits or {}).items()}
     allowed = list(dict.fromkeys(map(parse_bits, choices)))
     if not allowed:
-        raise InputError("choices is empty; give the bits a layer may have, such as W4A8")
+        raise InputError("choices is empty; list the bits that a layer may have, such as W4A8")
     if num_images < 2:
         raise InputError(f"num_images must be at least 2, got {num_images}")
     original = model

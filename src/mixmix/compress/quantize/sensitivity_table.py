@@ -20,7 +20,7 @@ _FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer, quantized with its input while the rest of the network stays in floats.
+    """One layer, quantized with its input while the rest of the network stays in float.
 
     Attributes:
         name: name of the layer.
@@ -62,7 +62,7 @@ class SensitivityTable:
         num_parameters: parameters of the float network.
         num_floats: values that stay in float32: biases with BatchNorm folded into them, scales of
             weights, and layers that are not quantized.
-        num_images: number of images that were measured on.
+        num_images: number of images that sensitivity was measured on.
         seed: seed of the choice of images.
     """
 
@@ -99,12 +99,12 @@ class SensitivityTable:
 
     @property
     def float_size_bytes(self) -> int:
-        """Size of the network in floats: all parameters at 32 bits."""
+        """Size of the float network: all parameters at 32 bits."""
         return self.num_parameters * _FLOAT_BITS // 8
 
     @property
     def float_bitops(self) -> int:
-        """Bit operations of the network in floats: 32 x 32 for each of its MACs."""
+        """Bit operations of the float network: 32 x 32 for each of its MACs."""
         return sum(layer.macs for layer in self.layers) * _FLOAT_BITS**2
 
     def size_bytes(self, bits: Mapping[str, str]) -> int:

@@ -26,11 +26,11 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d
 class ReestimateBatchNorm(Recovery):
     """Re-estimate the running statistics of BatchNorm in the pruned network; takes seconds.
 
-    The original's statistics are those of its training data, from which the images differ. This
-    difference is kept: the mean of the images stays as many standard deviations from the running
-    mean as before, and their variance the same multiple of the running variance. Where the kept
-    channels of a narrower network are unknown, the statistics of the images are used. Networks
-    without BatchNorm are not changed.
+    The original statistics describe the training data, from which the images differ. This
+    difference is preserved: the mean of the images stays as many standard deviations from the
+    running mean as before, and their variance the same multiple of the running variance. If it is
+    unknown which channels of a narrower network remain, the statistics of the images are used.
+    Networks without BatchNorm are not changed.
 
     Example::
 

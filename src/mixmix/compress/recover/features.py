@@ -59,16 +59,16 @@ class ReconstructFeatures(Recovery):
 
     Attributes:
         least_squares: iterations of conjugate gradients that fit the remaining weights to each
-            layer's outputs; 0 skips this step. Where a row has more weights than half of the
+            layer's outputs; 0 skips this step. If a row has more weights than half the number of
             positions, only means and variances are fitted.
         iterations: steps of Adam on each unit's outputs; 0 skips this step.
         learning_rate: learning rate of Adam, relative to the scale of a parameter; decays to zero.
-        batch_size: most images in a step.
-        max_positions: most positions (pixels of the larger of a unit's input and output, over the
-            images) in a step, which has at least eight images in any case.
-        views: images that units are fitted to; mixtures of the images, most of them warped, are
-            added until there are as many. None is twice the number of images, and at least 2^20
-            pixels (1,024 images of 32x32); 0 uses the images alone.
+        batch_size: largest number of images in a step.
+        max_positions: largest number of positions in a step, summed over images: pixels of the
+            unit's input or output, whichever has more. A step has at least eight images.
+        views: number of images to fit units to: if there are fewer, mixtures of the images, most of
+            them warped, are added. None is twice the number of images, and at least 2^20 pixels
+            (1,024 images of 32x32); 0 adds none.
 
     Raises:
         InputError: if a setting is out of range.

@@ -44,16 +44,16 @@ class FineTune(Recovery):
 
     BatchNorm keeps its statistics; its weights and biases are trained.
 
-    The result interpolates between the weights before and after training (WiSE-FT, Wortsman et al.
-    2022), where predictions for mixtures of held-out images are closest to the teacher's (in mean
-    Kullback-Leibler divergence): this limits overfitting to the images.
+    The result is the interpolation between the weights before and after training (WiSE-FT, Wortsman
+    et al. 2022) whose predictions for mixtures of held-out images are closest to the teacher's (in
+    mean Kullback-Leibler divergence). This limits overfitting to the images.
 
     Attributes:
         training: steps, learning rate, loss and augmentation. The learning rate is relative to the
             scale of a parameter (root mean square of a layer's weights), and means the same for
             every network.
-        fresh: makes more images during training, unless it is None.
-        checkpoints: a folder for checkpoints, from which the same call continues, or None.
+        fresh: generates more images during training; None trains only on the given images.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None.
         held_out: images that are not trained on, at most one of nine; 0 trains on all images and
             uses the weights after training.
 
@@ -79,7 +79,7 @@ class FineTune(Recovery):
             raise InputError(f"held_out must not be negative, got {self.held_out}")
 
     def shortened(self, fraction: float) -> FineTune:
-        """A fraction of the steps, without making images and without checkpoints."""
+        """A fraction of the steps, without generating images and without checkpoints."""
         steps = max(1, round(fraction * self.training.steps))
         training = replace(self.training, steps=steps)
         return replace(self, training=training, fresh=None, checkpoints=None)

@@ -1,7 +1,7 @@
 """Recovery of a pruned network from the network that it was made from.
 
 Recoveries only assume that the student has the layers of its teacher, possibly with masks or fewer
-channels. Hence they serve unstructured, N:M and channel pruning alike.
+channels. Hence they work after unstructured, N:M and channel pruning.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Recovery(Settings, ABC):
     with these attributes works as well.
 
     Attributes:
-        adapts_weights: whether weights compensate for what is pruned, rather than statistics alone.
+        adapts_weights: whether weights change to compensate for pruning, not only statistics.
             Defaults of pruning depend on it.
         adapts_units: whether every unit is fitted to its current inputs, so that weights can be
             pruned in rounds.
@@ -154,10 +154,10 @@ def recover(
         masks: bool masks by the names of the student's weights, of their shapes; weights are zero
             in the result where they are False.
         kept_channels: for layers and BatchNorms that are narrower than the teacher's, by name: the
-            indices of the teacher's output channels that they have. Without it, only features of
-            equal shapes are compared, or the logits alone.
-        seed: seeds every random draw.
-        on_progress: called with (what is being done, fraction done).
+            indices of the teacher's output channels that remain. Without it, only features of equal
+            shapes are compared, or only the logits.
+        seed: seed of every random draw.
+        on_progress: called with (a description, fraction done in [0, 1]).
 
     Returns:
         The recovered copy, in eval mode, without gradients.

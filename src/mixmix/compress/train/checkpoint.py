@@ -1,4 +1,4 @@
-"""Checkpoints of training: an interrupted run resumes and ends with the same bits."""
+"""Checkpoints of training: an interrupted run resumes with bitwise identical results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def claim_folder(
     other = [key for key in wanted if found.get(key) != wanted[key]]
     if other:
         raise InputError(
-            f"{path.parent} holds a {path.stem} run with other {', '.join(other)}; choose "
+            f"{path.parent} contains a {path.stem} run with other {', '.join(other)}; choose "
             "another folder, or remove that one"
         )
 

@@ -28,9 +28,9 @@ __all__ = ["GeneratedImages"]
 class GeneratedImages(MoreImages):
     """Generate images during training (see ``generate``), and collect them in a bank.
 
-    Before the first step, the generator is warmed up, and the first rounds of images are made. Then
-    ``rounds`` more are made every ``every_steps`` steps. The initial images of training stay in the
-    bank; the oldest generated ones are dropped.
+    Before the first step, the generator is warmed up, and ``first_rounds`` rounds of images are
+    generated; then ``rounds`` more every ``every_steps`` steps. The initial images of training stay
+    in the bank; the oldest generated images are dropped.
 
     Attributes:
         zoo: networks that images are generated from.
@@ -39,7 +39,7 @@ class GeneratedImages(MoreImages):
         warmup_rounds: rounds whose images are discarded.
         first_rounds: rounds before the first step.
         every_steps: training steps between rounds.
-        rounds: rounds at each of these times.
+        rounds: rounds every ``every_steps`` steps.
         capacity: largest number of generated images in the bank.
 
     Raises:

@@ -53,7 +53,7 @@ class SameImages:
 
 
 class MoreImages(Settings, ABC):
-    """Settings of a source that makes images during training.
+    """Settings of a source that generates images during training.
 
     Attributes:
         needs_images: whether training needs initial images.

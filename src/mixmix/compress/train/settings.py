@@ -28,11 +28,11 @@ class TrainingSettings(Settings):
         weight_decay: weight decay of all parameters.
         temperature: temperature of the KL divergence.
         kl_weight: weight of the KL divergence of the logits.
-        feature_weight: weight of the distance of features, for networks that return some.
+        feature_weight: weight of the distance between features, for networks that return them.
         augmentation: augmentation of the images.
-        ema_decay: decay of the running mean of the weights, which the student ends with; None
-            keeps the last weights.
-        max_gradient_norm: norm that gradients are clipped to; None clips none.
+        ema_decay: decay of the exponential moving average of the weights, which the student
+            returns with; None uses the last weights.
+        max_gradient_norm: norm that gradients are clipped to; None disables clipping.
         checkpoint_steps: steps between checkpoints, if there is a folder for them.
 
     Raises:

@@ -14,7 +14,7 @@ __all__ = ["TrainingState"]
 
 
 class TrainingState:
-    """Weights of a student, their running mean, the optimizer's state, and the steps done.
+    """Weights of a student, their moving average, the optimizer's state, and the steps done.
 
     Args:
         student: the network that is trained.

@@ -188,7 +188,7 @@ class _Trainer:
         if not len(data) or data.images.shape[1:] != self.data.images.shape[1:]:
             raise InputError(
                 f"new images have shape {tuple(data.images.shape)}, the current ones "
-                f"{tuple(self.data.images.shape)}; give images of the same size"
+                f"{tuple(self.data.images.shape)}; use images of the same size"
             )
         self._take(data)
 

@@ -31,7 +31,7 @@ def pool_globally(graph: ir.Graph) -> None:
         if not mean.attributes.get_int("keepdims", 1):
             users = mean.outputs[0].consumers()
             if [user.op_type for user in users] == ["QuantizeLinear"]:
-                # The integer kernel needs the quantizer right behind it.
+                # The integer kernel needs the quantizer right after it.
                 pooled = _quantized(tape, pooled, users[0].inputs[1:])
             pooled = tape.op("Flatten", [pooled])
         replace_node(mean, tape, pooled)
@@ -78,7 +78,7 @@ def _is_constant(dequantizer: ir.Node) -> bool:
 
 
 def join_quantizers(graph: ir.Graph) -> None:
-    """Insert an identity between a dequantizer and a different quantizer right behind it.
+    """Insert an identity between a dequantizer and a different quantizer right after it.
 
     ONNX Runtime replaces the three, with ``LeakyRelu`` as the identity, by a lookup table.
     """

@@ -85,7 +85,7 @@ class _HiddenShapes(TorchFunctionMode):
     """Hides reshapes from four dimensions to five and back, as in channel shuffles.
 
     Torch-Pruning guesses the number of channels after them, and fails for the whole network if the
-    guess is wrong. It takes hidden operations for elementwise ones, which is checked later.
+    guess is wrong. It treats hidden operations as elementwise, which is checked later.
     """
 
     def __torch_function__(

@@ -1,8 +1,8 @@
 """Discovery of the groups of channels that can only be removed together.
 
 The dependencies come from Torch-Pruning (Fang et al. 2023, DepGraph), which traces the backward
-graph of one forward pass. It takes unknown operations for elementwise ones; removing channels on
-trial shows whether that is right.
+graph of one forward pass. It treats unknown operations as elementwise; trial removals of channels
+check whether that is right.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) ->
         if module not in names:
             continue  # an operation without parameters
         if not is_input and not node.outputs:
-            return "its outputs are the network's"
+            return "its outputs are the outputs of the network"
         if any(index is None for index in item.root_idxs):
             return f"its channels are repeated before {names[module]}"
         if is_input and not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -99,7 +99,7 @@ def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) ->
         return "no layer reads its outputs"
     channels = sorted(set(sides[0][2]))
     if len(channels) % num_blocks or len(channels) // num_blocks < 2:
-        return f"its {len(channels)} channels leave nothing to remove"
+        return f"its {len(channels)} channels leave nothing to prune"
     size = len(channels) // num_blocks
     elements = tuple(
         tuple(channels[block * size + i] for block in range(num_blocks)) for i in range(size)

@@ -79,7 +79,7 @@ def check_any_batch(model: nn.Module, spec: ModelSpec) -> None:
     with translate_errors(
         f"{spec.name}: {spec.source} does not run on batches of any size of images of "
         f"{spec.input_shape}",
-        "export it with a dynamic first axis, and give the input_shape that it was exported for",
+        "export it with a dynamic first axis, and pass the input_shape that it was exported for",
     ):
         together = model(images)
         alone = torch.cat([model(image) for image in images.split(1)])

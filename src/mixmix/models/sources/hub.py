@@ -87,7 +87,7 @@ def hub_weights(repository: str) -> tuple[Path, ...]:
     if index is None:
         raise InputError(
             f"{repository} has no {_WEIGHTS}; other formats can hold code and are not read: "
-            "convert it, or give a local weights file"
+            "convert it, or use a local weights file"
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

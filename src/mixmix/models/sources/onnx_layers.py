@@ -1,4 +1,4 @@
-"""Linear layers in place of ONNX's products with constant matrices."""
+"""Linear layers instead of ONNX's products with constant matrices."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class PythonSource(Source):
             model = getattr(importlib.import_module(module), function)()
         if not isinstance(model, nn.Module):
             raise InputError(
-                f"{spec.name}: {spec.source!r} gave {type(model).__name__}, not a module"
+                f"{spec.name}: {spec.source!r} returned {type(model).__name__}, not a module"
             )
         return model
 

@@ -103,7 +103,7 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
         if not isinstance(weights, str):
             raise InputError(f"{source}: weights must be the path of a file, got {weights!r}")
         if found[0].has_own_weights:
-            raise InputError(f"{source} holds its own weights; leave out {weights}")
+            raise InputError(f"{source} contains its own weights; leave out {weights}")
         dropped |= {"license", "top1"}
     number = given.get("num_classes")
     if number is not None and number != known.get("num_classes", number):

@@ -104,5 +104,5 @@ def check_pretrained(spec: ModelSpec, known: Mapping[str, Any]) -> None:
         if asked != trained:
             raise InputError(
                 f"{spec.name}: the pretrained weights of {spec.source} have {trained} {what}, the "
-                f"spec says {asked}; give your own checkpoint as weights, or leave {key} out"
+                f"spec says {asked}; pass your own checkpoint as weights, or leave {key} out"
             )

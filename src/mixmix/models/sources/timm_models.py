@@ -74,10 +74,10 @@ class TimmModel:
             config |= {"file": str(paths[0]), "custom_load": False}
         elif not any(config.get(key) for key in ("url", "file", "hf_hub_id")):
             raise InputError(
-                f"{spec.name}: timm has no pretrained weights for {self.architecture}; give a "
+                f"{spec.name}: timm has no pretrained weights for {self.architecture}; use a "
                 f"checkpoint: {spec.source}@FILE, or weights in a spec file"
             )
-        advice = f"give a local file: {spec.source}@FILE, or weights in a spec file"
+        advice = f"use a local file: {spec.source}@FILE, or weights in a spec file"
         return self._create(spec, advice, pretrained=True, pretrained_cfg=config)
 
     def _create(self, spec: ModelSpec, advice: str, **options: Any) -> nn.Module:

@@ -43,13 +43,13 @@ class TorchvisionSource(Source):
         weights = _weights(name)
         if weights is None:
             raise InputError(
-                f"{spec.name}: torchvision has no weights for {name}; give torchvision:{name}@FILE"
+                f"{spec.name}: torchvision has no weights for {name}; use torchvision:{name}@FILE"
             )
         check_pretrained(spec, self.describe(name))
         with translate_errors(
             f"{spec.name}: the weights of {spec.source} are not in the cache and cannot be "
             "downloaded",
-            f"connect to the internet once, or give a local file: {spec.source}@FILE, or weights "
+            f"connect to the internet once, or use a local file: {spec.source}@FILE, or weights "
             "in a spec file",
         ):
             # The names of the files include their hashes.

@@ -21,7 +21,7 @@ _TINY = 1e-12
 # Added to the variance of each channel, as a fraction of the layer's mean: some hardly vary.
 _VARIANCE_FLOOR, _SMALLEST_VARIANCE = 1e-2, 1e-8
 # Networks on CIFAR-10 have 4 to 15 and a MobileNetV2 on ImageNet has 2; the absolute distance is
-# better for them. EfficientNet-Lite has 400: beside its absolute distance, labels have no effect.
+# better for them. EfficientNet-Lite has 400: next to its absolute distance, labels have no effect.
 _LARGEST_VARIANCE_NORM = 100.0
 # Factor of the relative distance at a weight of 1.
 _RELATIVE_FACTOR = 60.0

@@ -1,4 +1,4 @@
-"""Every layer is in the record, and whatever stays in floats says why."""
+"""Every layer is in the record, and whatever stays in float says why."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_attention_is_quantized_but_for_its_products() -> None:
         assert found[name].error == 0.5
     assert found["attention.in_proj"].num_parameters == 8 * 24 + 24
     assert found["attention"].reason == "its weights are quantized as attention.in_proj"
-    assert "LayerNorm stays in floats" in found["norm"].reason
+    assert "LayerNorm stays in float" in found["norm"].reason
     assert "parameters that Attention uses outside of its layers" in found[""].reason
     products = [r for name, r in found.items() if "scaled_dot_product_attention" in name]
-    assert products and all("stays in floats" in record.reason for record in products)
+    assert products and all("stays in float" in record.reason for record in products)
 
 
 class Odd(nn.Module):
-    """Layers of kinds that stay in floats, each with the reason."""
+    """Layers of kinds that stay in float, each with the reason."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ def test_every_other_layer_has_its_reason() -> None:
     assert found["head"].action == "quantized"
     reasons = {name: record.reason for name, record in found.items() if record.reason}
     assert found["reflected"].action == "quantized"  # torch.export takes the padding out of it
-    assert "ConvTranspose2d stays in floats" in reasons["up"]
-    assert "Conv1d stays in floats" in reasons["along"]
+    assert "ConvTranspose2d stays in float" in reasons["up"]
+    assert "Conv1d stays in float" in reasons["along"]
     assert "computed in the forward pass" in reasons["standardized"]
     assert reasons["unused"] == "not called in the forward pass"
-    assert any("conv2d of activations stays in floats" in reason for reason in reasons.values())
+    assert any("conv2d of activations stays in float" in reason for reason in reasons.values())
 
 
 def test_reflected_padding_is_recorded_where_torch_fx_follows() -> None:

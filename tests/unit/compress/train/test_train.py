@@ -217,7 +217,7 @@ def test_replaced_images_keep_their_size() -> None:
             data = tiny_images(7)
             return ImageSet(data.images[:, :, 1:], data.labels, data.soft_labels, {})
 
-    with pytest.raises(InputError, match="give images of the same size"):
+    with pytest.raises(InputError, match="use images of the same size"):
         train(SETTINGS, source=Smaller())
 
 

@@ -220,7 +220,7 @@ def test_channels_that_cannot_go_are_named_with_the_reason(
 
 def test_the_classifier_keeps_its_outputs() -> None:
     _, reasons = find_groups(tiny_network("plain"), EXAMPLE)
-    assert list(reasons.values()) == ["its outputs are the network's"]
+    assert list(reasons.values()) == ["its outputs are the outputs of the network"]
 
 
 def test_networks_that_cannot_be_traced_are_refused() -> None:

@@ -121,7 +121,7 @@ def test_fresh_or_other_weights_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", tiny_network("plain"), exporter="one-image")
     with pytest.raises(InputError, match="fresh weights need an architecture"):
         build_model(load_spec(spec_file(tmp_path / "x.json", path)))
-    with pytest.raises(InputError, match="holds its own weights; leave out"):
+    with pytest.raises(InputError, match="contains its own weights; leave out"):
         load_spec(spec_file(tmp_path / "y.json", path, weights="w.safetensors"))
 
 

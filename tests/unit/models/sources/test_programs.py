@@ -93,7 +93,7 @@ def test_fresh_or_other_weights_are_refused(tmp_path: Path) -> None:
     program(tmp_path / "net.pt2", tiny_network("plain"))
     with pytest.raises(InputError, match="fresh weights need an architecture"):
         build_model(load_spec(spec_file(tmp_path / "x.json")))
-    with pytest.raises(InputError, match="holds its own weights; leave out"):
+    with pytest.raises(InputError, match="contains its own weights; leave out"):
         load_spec(spec_file(tmp_path / "y.json", weights="w.safetensors"))
 
 
@@ -164,7 +164,7 @@ class TestSafety:
             return content
 
         changed(path, change)
-        self.refused(path, "holds the pickled object")
+        self.refused(path, "contains the pickled object")
 
     @pytest.mark.parametrize(
         "expression",
@@ -188,7 +188,7 @@ class TestSafety:
         start = graph.index(old)
         symbol = graph[start : graph.index(b")", start) + 1]
         changed(path, in_graph(symbol, expression.encode()))
-        self.refused(path, "holds the expression")
+        self.refused(path, "contains the expression")
 
     @pytest.mark.parametrize(
         "operation",
@@ -196,7 +196,7 @@ class TestSafety:
     )
     def test_operations_that_are_no_networks(self, operation: str, path: Path) -> None:
         changed(path, in_graph(b"torch.ops.aten.relu_.default", operation.encode()))
-        self.refused(path, f"holds the operation '{operation}'")
+        self.refused(path, f"contains the operation '{operation}'")
 
     def test_compiled_code(self, path: Path) -> None:
         changed(path, lambda name, content: content, added={"data/aotinductor/m/x.so": b"x"})

@@ -27,10 +27,10 @@ __all__ = ["PruneBlocks"]
 class PruneBlocks(StructuredPruning):
     """Remove residual branches until the network meets its budgets, and recover.
 
-    ``x + f(x)`` becomes ``x``. The branch with the smallest loss increase per saved multiplication
-    (or parameter, if they are the budget) is removed first, given those removed before. The
-    results hold the names of the removed ``blocks``, the ``macs_ratio`` and ``parameters_ratio`` to
-    the whole network, and the ``latency_ratio`` if there is a latency budget.
+    ``x + f(x)`` becomes ``x``. Each step removes the branch with the smallest loss increase per
+    saved MAC (or parameter, if the budget is in parameters), given the branches removed before. The
+    results contain the names of the removed ``blocks``, the ``macs_ratio`` and ``parameters_ratio``
+    to the whole network, and the ``latency_ratio`` if there is a latency budget.
 
     Give at least one of ``max_macs``, ``max_parameters`` and ``max_latency``; all settings are
     described in ``StructuredPruning``.

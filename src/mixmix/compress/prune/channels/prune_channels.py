@@ -45,24 +45,24 @@ class PruneChannels(StructuredPruning):
 
     Channels that layers share (residual sums, concatenations, depthwise convolutions, gates) are
     pruned together. Before recovery, the result computes what the network would with those
-    channels set to zero. The results hold the ``importance``, the ``macs_ratio`` and
+    channels set to zero. The results contain the ``importance``, the ``macs_ratio`` and
     ``parameters_ratio`` to the whole network, and the ``latency_ratio`` if there is a latency
     budget.
 
     Give at least one of ``max_macs``, ``max_parameters`` and ``max_latency``, but not the first two
-    together. Within a latency budget, the network keeps as many multiplications (or parameters) as
-    possible. ``num_images`` and ``recovery`` are described in ``StructuredPruning``.
+    together. Within a latency budget, the network keeps as many MACs (or parameters) as possible.
+    ``num_images`` and ``recovery`` are described in ``StructuredPruning``.
 
     Attributes:
-        importance: which channels of a group are pruned first. ``obs``: those with the smallest
-            loss increase, to second order, if other channels compensate; ``taylor``: the same
-            without compensation; ``magnitude``: those with the smallest weights. None is ``obs``
-            if ``recovery`` adapts weights, else ``taylor``.
-        round_to: widths are multiples of it, except where all channels are kept. None is 8, as CPUs
-            compute 8 or 16 channels at a time; with ``max_latency``, that of the two with the
-            smaller loss increase; 4 or 1 if the budgets cannot be met otherwise.
-        min_fraction: fraction of its channels that each group keeps at least, in (0, 1]. None is
-            0.25 if ``recovery`` adapts weights, and 0.1 if it does not or the budget needs it.
+        importance: which channels of a group are pruned first. ``obs`` prunes those with the
+            smallest loss increase, to second order, if other channels compensate; ``taylor`` does
+            the same without compensation; ``magnitude`` prunes those with the smallest weights.
+            None is ``obs`` if ``recovery`` adapts weights, ``taylor`` otherwise.
+        round_to: widths are multiples of it, except where no channel is pruned. None is 8, since
+            CPUs compute 8 or 16 channels at a time; with ``max_latency``, 8 or 16, whichever
+            increases the loss less; 4 or 1 if the budgets cannot be met otherwise.
+        min_fraction: minimum fraction of channels that each group keeps, in (0, 1]. None is 0.25 if
+            ``recovery`` adapts weights, and 0.1 if it does not or the budget requires it.
 
     Raises:
         InputError: if a setting is out of range.
@@ -86,7 +86,7 @@ class PruneChannels(StructuredPruning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_macs is not None and self.max_parameters is not None:
-            raise InputError("give max_macs or max_parameters, not both")
+            raise InputError("set max_macs or max_parameters, not both")
         if self.chosen_importance not in IMPORTANCES:
             raise InputError(
                 f"importance must be one of {', '.join(IMPORTANCES)}; got {self.importance!r}"

@@ -45,7 +45,7 @@ def record_channels(
         records.append(record)
     for name, module in after.items():
         if name not in before and next(module.parameters(recurse=False), None) is not None:
-            reason = "pads channels with zeros, in place of code outside any layer"
+            reason = "pads channels with zeros; replaces code outside of layers"
             records.append(LayerRecord(name, type(module).__name__, "added", reason))
     return tuple(records)
 

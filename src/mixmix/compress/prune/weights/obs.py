@@ -1,6 +1,6 @@
 """Second-order pruning of a layer: the remaining weights compensate for the pruned ones.
 
-Frantar & Alistarh 2023, SparseGPT (algorithm 1), which goes over the columns once for all rows and
+Frantar & Alistarh 2023, SparseGPT (algorithm 1), which processes the columns once for all rows and
 so needs one inverse; the criterion is that of OBS (Hassibi & Stork 1993), as in OBC (Frantar &
 Alistarh 2022).
 """

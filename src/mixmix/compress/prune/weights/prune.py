@@ -58,7 +58,7 @@ class Prune(Method):
     """Set weights of convolutions and linear layers to zero, and recover.
 
     The result is a copy of the model with the same parameter names. Depthwise convolutions stay
-    dense. The results hold the ``allocation`` and the sparsity of every pruned layer
+    dense. The results contain the ``allocation`` and the sparsity of every pruned layer
     (``layer_sparsity``).
 
     Attributes:
@@ -67,24 +67,24 @@ class Prune(Method):
         pattern: ``unstructured``, or ``N:M``: of every M input channels at one position of a kernel
             (M inputs of a linear layer) at most N have nonzero weights, for each output. Layers
             whose input channels cannot be divided into groups of M stay dense.
-        criterion: saliency of a weight. ``magnitude``: its absolute value. ``wanda``: that times
-            the norm of its input, compared within each output's weights (Sun et al. 2023).
-            ``obs``: the loss increase of pruning it if the other weights compensate, which they do
+        criterion: saliency of a weight. ``magnitude`` is its absolute value. ``wanda`` is that
+            times the norm of its input, compared within each output's weights (Sun et al. 2023).
+            ``obs`` is the loss increase of pruning it, and updates the other weights to compensate
             (SparseGPT, Frantar & Alistarh 2023).
-        allocation: how many weights each layer keeps, for unstructured zeros. ``global``: one
-            threshold for the saliencies of all layers. ``lamp``: the same for saliencies relative
-            to the remaining weights of their layer (Lee et al. 2021). ``sqrt-lamp``: the same for
-            the geometric mean of both. None is ``global`` in several rounds, ``sqrt-lamp`` in one.
+        allocation: how many weights each layer keeps, for unstructured zeros. ``global`` applies
+            one threshold to the saliencies of all layers, ``lamp`` to saliencies relative to the
+            remaining weights of their layer (Lee et al. 2021), ``sqrt-lamp`` to the geometric mean
+            of both. None is ``global`` in several rounds, ``sqrt-lamp`` in one.
         skip: names of layers that stay dense and do not count.
-        rounds: number of rounds in which sparsity increases, each of which prunes weights that have
-            adapted to the previous one. None is one round, or, if ``recovery`` reconstructs
-            features, as many as keep at least 0.6 of the remaining weights each (4 for 80%
-            sparsity, 5 for 90%).
+        rounds: number of rounds in which sparsity increases; each prunes weights that have adapted
+            to the previous round. None is one round, or, if ``recovery`` reconstructs features, as
+            many rounds as keep at least 0.6 of the remaining weights each (4 for 80% sparsity, 5
+            for 90%).
         between: one recovery, or several to apply in order, after every round but the last. None
             reconstructs features in fewer iterations, and fine-tunes in a quarter of the steps if
             ``recovery`` does, without making images.
         recovery: one recovery, several to apply in order, or ``()`` for none, after the last round.
-        checkpoints: a folder for checkpoints, from which the same call continues, or None.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None.
 
     Raises:
         InputError: if a setting is out of range.
