@@ -123,8 +123,7 @@ def _as_help(text: str) -> str:
     if re.match(r"[a-z]+(?![\w:.`])", text):
         text = text[0].upper() + text[1:]
     # Quotes keep rich from reading ":M:" as an emoji.
-    text = re.sub(r"``([^`]*:[^`]*)``", r"'\1'", text)
-    return text.replace("``", "")
+    return re.sub(r"``(.*?)``", lambda code: f"'{code[1]}'" if ":" in code[1] else code[1], text)
 
 
 @dataclass(frozen=True)

@@ -150,3 +150,18 @@ finally:
     assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_code_of_docstrings_is_quoted_where_it_has_a_colon() -> None:
+    @dataclass(frozen=True)
+    class Pattern:
+        """A pattern.
+
+        Attributes:
+            pattern: ``unstructured``: anywhere, or ``N:M``; and ``M``: a number.
+        """
+
+        pattern: str = "2:4"
+
+    expected = "unstructured: anywhere, or 'N:M'; and M: a number."
+    assert attribute_docs(Pattern)["pattern"] == expected
