@@ -117,7 +117,10 @@ class Compressed:
         facts = {
             "model": self.spec.name,
             "methods": tuple(str(one.get("method", "?")) for one in self.settings),
-            "parameters": sum(each.numel() for each in self.module.parameters()),
+            # Quantized weights are integers in buffers.
+            "parameters": None
+            if actions["quantized"]
+            else sum(each.numel() for each in self.module.parameters()),
             "layers": ", ".join(f"{count} {action}" for action, count in actions.items()),
         }
         return summary("Compressed", facts)
