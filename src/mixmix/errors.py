@@ -40,7 +40,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message (two if it ends in a colon), or the error's type."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return " ".join(text.split())[:200]
+    text = " ".join(text.split())
+    if len(text) <= 200:
+        return text
+    sentences, end, _ = text[:200].rpartition(". ")
+    return sentences if end else f"{text[:197]}..."
 
 
 @contextmanager

@@ -13,6 +13,13 @@ from mixmix.synthesis import terms
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
+READ_TERMS = """
+from mixmix.models.references import tomllib
+
+content = tomllib.loads(Path("terms.toml").read_text(encoding="utf-8"))["synthesis"]
+assert SynthesisSettings.from_dict(content) == recipe("mixmix").with_term(GrayWorld(weight=0.5))
+"""
+
 
 def blocks(language: str) -> list[str]:
     text = PAGE.read_text(encoding="utf-8")
@@ -31,7 +38,9 @@ def install(folder: Path) -> str:
             (folder / named[1]).write_text(block, encoding="utf-8")
         else:
             program.append(block)
-    (project,) = blocks("toml")
+    project, run = blocks("toml")
+    (folder / "terms.toml").write_text(run, encoding="utf-8")
+    program.append(READ_TERMS)
     notes = folder / "my_mixmix-0.1.dist-info"
     notes.mkdir()
     (notes / "METADATA").write_text("Metadata-Version: 2.1\nName: my-mixmix\nVersion: 0.1\n")

@@ -73,6 +73,12 @@ class TestTexts:
         spec = ModelSpec("net", "timm:net", (3, 8, 8), 0.5, 0.25, 1000, classes=classes)  # type: ignore[arg-type]
         assert "(class 0, class 1, class 2, class 3, ... 996 more)" in repr(spec)
 
+    def test_parameters_are_left_out_once_they_are_integers(self) -> None:
+        network, spec = tiny_network("plain"), tiny_spec("plain")
+        for action, shown in (("skipped", True), ("quantized", False)):
+            record = LayerRecord("0", "Conv2d", action)
+            assert ("parameters=" in repr(Compressed(network, spec, (record,)))) is shown
+
     def test_zoo(self, zoo: Zoo) -> None:
         assert repr(zoo) == (
             "Zoo(networks=(plain, residual, depthwise), input_shape=(3, 16, 16), classes=4, "

@@ -16,7 +16,8 @@ from mixmix.errors import CaptureError, DataError, InputError, first_line, trans
             "Error(s) in loading state_dict: missing a",
         ),
         ("", "RuntimeError"),
-        ("x" * 300, "x" * 200),
+        ("x" * 300, "x" * 197 + "..."),
+        ("One fault. " + "y" * 300, "One fault"),
     ],
 )
 def test_first_line(text: str, expected: str) -> None:

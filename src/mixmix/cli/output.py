@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["print_facts", "print_json", "print_outcome", "print_table"]
 
+_WIDE = 1000  # characters
+
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object on standard output."""
@@ -21,7 +24,7 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Print names and values as a table."""
-    print_table([{"field": name, "value": str(value)} for name, value in facts.items()])
+    print_table([{"field": name, "value": value} for name, value in facts.items()])
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -37,10 +40,14 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*("–" if value is None else _text(value) for value in row.values()))
-    Console().print(table)
+    # Lines for programs, and for files, are not folded.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
+    Console(width=width).print(table)
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -130,7 +137,7 @@ def _print_compressed(outcome: Outcome) -> None:
             f"estimated accuracy loss {estimate.predicted_drop:.1f} points ({low:.1f} to "
             f"{high:.1f}), agreement {estimate.agreement:.1f}%"
         )
-    Console().print("; ".join(parts), highlight=False)
+    print("; ".join(parts))
     if outcome.sensitivity is not None:
         table, layer_bits = outcome.sensitivity
         print_sensitivity(table, Console(), layer_bits=layer_bits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -66,6 +67,8 @@ def read_dataset(
 def _items(source: Dataset[Any]) -> Iterator[Any]:
     if isinstance(source, IterableDataset):
         return iter(source)
+    if isinstance(source, np.ndarray):
+        raise InputError("got a NumPy array; pass images as torch.from_numpy(array), (N, C, H, W)")
     try:
         count = len(source)  # type: ignore[arg-type]
     except TypeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,8 @@ def to_unit_range(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise DataError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
     low, high = float(images.min()), float(images.max())
+    if math.isnan(low):
+        raise DataError("images must be in [0, 1], got NaN values")
     if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
         raise DataError(
             f"images must be in [0, 1], got values from {low:.3g} to {high:.3g}; pass them "

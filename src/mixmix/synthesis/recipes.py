@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from mixmix.errors import InputError
@@ -60,7 +60,10 @@ def recipe(name: str, **changes: Any) -> SynthesisSettings:
     """
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
-    try:
-        return replace(RECIPES[name], **changes)
-    except TypeError as error:
-        raise InputError(f"recipe {name!r}: {error}") from error
+    known = [field.name for field in fields(SynthesisSettings)]
+    if unknown := sorted(set(changes) - set(known)):
+        raise InputError(
+            f"recipe {name!r} has no {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(sorted(known))}"
+        )
+    return replace(RECIPES[name], **changes)

@@ -66,7 +66,13 @@ class ObjectiveSettings(Settings):
         object.__setattr__(self, "terms", self._sorted_terms())
 
     def with_term(self: _S, term: Term) -> _S:
-        """Copy with a term added; it replaces the term of its kind, if there is one."""
+        """Copy with a term added; it replaces the term of its kind, if there is one.
+
+        Raises:
+            InputError: if it is not a term.
+        """
+        if not isinstance(term, Term):
+            raise InputError(f"expected a term, such as TotalVariation(weight=0.1), got {term!r}")
         others = (each for each in self.terms if each.kind != term.kind)
         return replace(self, terms=(*others, term))
 

@@ -140,7 +140,7 @@ class Pictures(Dataset):
         ((IMAGES, LABELS.float()), "labels must be class numbers"),
         ((IMAGES[:5], LABELS), "5 images and 30 labels"),
         ((IMAGES * 4 - 2, LABELS), r"must be in \[0, 1\], got values from"),
-        ((IMAGES * float("nan"), LABELS), r"must be in \[0, 1\], got values from nan"),
+        ((IMAGES * float("nan"), LABELS), r"must be in \[0, 1\], got NaN"),
         ((IMAGES.long(), LABELS), "uint8 or floats"),
         ((IMAGES, [0] * 30), "two tensors"),
         ([IMAGES, LABELS], "cannot evaluate on a list"),

@@ -66,5 +66,10 @@ def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None
 def test_unknown_recipe_and_unknown_setting() -> None:
     with pytest.raises(InputError, match="unknown recipe 'mix'; known: mixmix, refine"):
         recipe("mix")
-    with pytest.raises(InputError, match="recipe 'mixmix': .*color"):
+    with pytest.raises(InputError, match="recipe 'mixmix' has no 'color'; it has"):
         recipe("mixmix", color="red")
+
+
+def test_with_term_refuses_what_is_no_term() -> None:
+    with pytest.raises(InputError, match="expected a term, .* got 'tv'"):
+        recipe("mixmix").with_term("tv")  # type: ignore[arg-type]

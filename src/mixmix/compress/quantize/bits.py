@@ -17,8 +17,5 @@ def parse_bits(bits: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"[Ww]([2-8])[Aa]([2-8])", bits)
     if match is None:
-        raise InputError(
-            f"bits must look like W4A8 with 2 to 8 bits each, got {bits!r}; 32-bit floats "
-            "are what the model has already"
-        )
+        raise InputError(f"bits must look like W4A8 with 2 to 8 bits each, got {bits!r}")
     return int(match[1]), int(match[2])
