@@ -29,6 +29,7 @@ from mixmix import (
 from mixmix._display import format_value, html_table, percent, shorten, summary
 from mixmix.compress.method import AppliedMethod
 from mixmix.compress.quantize.sensitivity_table import LayerSensitivity
+from mixmix.graph.quantized import QuantizedLayer
 
 
 def images(channels: int = 3) -> ImageSet:
@@ -73,11 +74,11 @@ class TestTexts:
         spec = ModelSpec("net", "timm:net", (3, 8, 8), 0.5, 0.25, 1000, classes=classes)  # type: ignore[arg-type]
         assert "(class 0, class 1, class 2, class 3, ... 996 more)" in repr(spec)
 
-    def test_parameters_are_left_out_once_they_are_integers(self) -> None:
-        network, spec = tiny_network("plain"), tiny_spec("plain")
-        for action, shown in (("skipped", True), ("quantized", False)):
-            record = LayerRecord("0", "Conv2d", action)
-            assert ("parameters=" in repr(Compressed(network, spec, (record,)))) is shown
+    def test_integers_of_quantized_layers_are_parameters(self) -> None:
+        layer = nn.Linear(6, 4)
+        quantized = QuantizedLayer(layer, torch.ones_like(layer.weight), torch.ones(4), 8)
+        shown = [repr(Compressed(each, tiny_spec("plain"))) for each in (layer, quantized)]
+        assert all("parameters=28" in text for text in shown)
 
     def test_zoo(self, zoo: Zoo) -> None:
         assert repr(zoo) == (
