@@ -37,6 +37,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).parent / "mutation_parts"
+QUESTION = "Which faults would the tests miss?"
 COPIED = ("src", "tests", "benchmarks", "docs", "pyproject.toml", "README.md")
 SURVIVED, KILLED, TIMED_OUT = "survived", "killed", "timed out"
 STALE, NOT_RUN = "text not found", "tests cannot be run"
@@ -273,30 +274,27 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
     rows = []
+    record = None
+    if arguments.out is not None:
+        # Not above: processes of tests import this file, and nothing of mixmix.
+        from harness.record import Record
+
+        record = Record(arguments.out / "result.json", QUESTION, ("package", "mutation"))
     with tempfile.TemporaryDirectory(prefix="mixmix-mutations-") as folder:
         trees = [Tree(Path(folder, str(number))) for number in range(max(1, arguments.jobs))]
         if not arguments.unchecked:
             check_tree(trees[0], chosen, timeout=20 * arguments.timeout)
         for mutation, verdict in judge_all(trees, chosen, timeout=arguments.timeout):
             rows.append(row_of(mutation, verdict))
+            if record is not None:
+                record.add(rows[-1])
             by = f" by {verdict.killed_by}" if verdict.killed_by else ""
             took = f"{verdict.seconds:.0f} s"
             print(f"{mutation.full_name}: {verdict.outcome}{by} ({took})", flush=True)
     counts = Counter(row["outcome"] for row in rows)
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
     print(f"{len(rows)} mutations: {told}")
-    if arguments.out is not None:
-        write(arguments.out, rows)
     sys.exit(bool(set(counts) - {KILLED, TIMED_OUT}))
-
-
-def write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    from mixmix.report.record import benchmark_record
-    from mixmix.runtime.storage import write_json
-
-    question = "Which faults would the tests let pass?"
-    command = f"python {shlex.join(sys.argv)}"
-    write_json(folder / "result.json", benchmark_record(question, command, rows))
 
 
 if __name__ == "__main__":
