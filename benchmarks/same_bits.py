@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shlex
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import onnx
 import torch
+from harness.record import Record
 from onnx import numpy_helper
 from torch import Tensor
 
@@ -44,7 +44,10 @@ from mixmix import (
     synthesize,
     terms,
 )
+from mixmix.runtime.storage import read_json
 
+_QUESTION = "Does a change of the code change any result?"
+_KEY = ("model", "setting", "seed")
 _ZOO = ["bundled:vgg", "bundled:mobilenetv2", "bundled:vovnet"]
 _SHORT = TrainingSettings(steps=4, batch_size=16)
 
@@ -148,41 +151,39 @@ def _amortized(zoo: Zoo) -> mixmix.ImageSet:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--out", type=Path, help="folder of the record to write")
-    group.add_argument("--check", type=Path, help="folder of the record to compare with")
+    parser.add_argument("--out", type=Path, help="folder of the record to write")
+    parser.add_argument("--check", type=Path, help="folder of the record to compare with")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="SETTING", help="a setting; repeatable"
+    )
     arguments = parser.parse_args()
+    if arguments.out is None and arguments.check is None:
+        parser.error("give --out, --check or both")
+    record = arguments.out and Record(arguments.out / "result.json", _QUESTION, _KEY)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for model, setting, digest in cases(Path(folder)):
+            if arguments.only and setting not in arguments.only:
+                continue
             started = time.process_time()
-            row = {"model": model, "setting": setting, "seed": 0, "sha256": digest()}
-            rows.append(row | {"cpu_seconds": round(time.process_time() - started, 1)})
+            row: dict[str, Any] = {"model": model, "setting": setting, "seed": 0}
+            row |= {"sha256": digest(), "cpu_seconds": round(time.process_time() - started, 1)}
             print(model, setting, row["sha256"][:16], flush=True)
-    if arguments.out is not None:
-        write(arguments.out, rows)
-    else:
+            rows.append(row)
+            if record is not None:
+                record.add(row)
+    if arguments.check is not None:
         sys.exit(compare(arguments.check, rows))
 
 
-def write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    from mixmix.report.record import benchmark_record
-    from mixmix.runtime.storage import write_json
-
-    command = f"python {shlex.join(sys.argv)}"
-    question = "Does a change of the code's structure change its results?"
-    write_json(folder / "result.json", benchmark_record(question, command, rows))
-
-
 def compare(folder: Path, rows: list[dict[str, Any]]) -> int:
-    from mixmix.runtime.storage import read_json
-
+    """Print rows that differ from those of a record; 1 if any does."""
     earlier = {(r["model"], r["setting"]): r for r in read_json(folder / "result.json")["rows"]}
     differing = [r for r in rows if earlier[r["model"], r["setting"]]["sha256"] != r["sha256"]]
     for row in differing:
         print(f"differs: {row['model']}, {row['setting']}")
     print(f"{len(rows) - len(differing)} of {len(rows)} the same")
-    return bool(differing)
+    return int(bool(differing))
 
 
 if __name__ == "__main__":
