@@ -117,9 +117,11 @@ def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
     name = str(fields.get("name", type(unwrapped(module)).__name__))
     missing = [key for key in ("input_shape", "mean", "std") if key not in fields]
     if missing:
+        examples = {"input_shape": "(3, 224, 224)", "mean": "...", "std": "..."}
+        arguments = ", ".join(f"{key}={fields.get(key, value)}" for key, value in examples.items())
         raise InputError(
             f"{name}: a module does not say its {', '.join(missing)}; write load(module, "
-            "input_shape=(3, 224, 224), mean=..., std=...) with the numbers of its training"
+            f"{arguments}) with the numbers of its training"
         )
     content = {"name": name, "source": "module", **fields}
     if "num_classes" not in fields:
