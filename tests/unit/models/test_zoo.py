@@ -49,7 +49,7 @@ def test_members_that_do_not_go_together(members: list[Any], message: str) -> No
 
 def test_other_classes_or_channels_are_refused() -> None:
     small = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(3, 2))
-    with pytest.raises(InputError, match="the label set tiny, but have 4 and 2 classes"):
+    with pytest.raises(InputError, match="the label set tiny, but 4 and 2 classes"):
         Zoo.load([member("plain"), (small, tiny_spec("residual", num_classes=2))])
     gray = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(1, NUM_CLASSES))
     spec = tiny_spec("residual", input_shape=[1, 16, 16], mean=[0.5], std=[0.5])
