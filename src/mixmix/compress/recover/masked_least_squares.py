@@ -41,7 +41,7 @@ def masked_least_squares(
     start = weight * support
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     penalty = ridge * diagonal.mean(-1, keepdim=True).unsqueeze(-1)
-    inverse = support / (diagonal.unsqueeze(-2) + penalty).clamp_min(_TINY)
+    inverse = 1 / (diagonal.unsqueeze(-2) + penalty).clamp_min(_TINY)
 
     solution = start.clone()
     residual = (cross - start @ gram) * support
