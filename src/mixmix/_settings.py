@@ -90,7 +90,12 @@ class Settings:
     def _require(self, valid: bool, name: str, expected: str) -> None:
         """Raise an ``InputError`` about a field unless its value is valid."""
         if not valid:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+            got = getattr(self, name)
+            raise InputError(f"{self._field_label(name)} must be {expected}, got {got!r}")
+
+    def _field_label(self, name: str) -> str:
+        """What messages call a field."""
+        return name
 
     def _require_int(self, *names: str, least: int, optional: bool = False) -> None:
         """Fields must hold a whole number >= ``least``, or None if they are optional."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mixmix.errors import InputError, RankError
+from mixmix.errors import InputError, RankError, first_line
 
 if TYPE_CHECKING:
     from mixmix.synthesis.schedule import Schedule
@@ -42,8 +42,9 @@ def prepare(device: str, threads: int | None, *, distributed: bool) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device!r} cannot be used: {reason}; use --device cpu") from error
+        raise InputError(
+            f"device {device!r} cannot be used: {first_line(error)}; use --device cpu"
+        ) from error
 
 
 def print_schedule(schedule: Schedule) -> None:

@@ -106,9 +106,8 @@ class ModelSpec(Settings):
             "names or indices of classes",
         )
 
-    def _require(self, valid: bool, name: str, expected: str) -> None:
-        if not valid:
-            raise InputError(f"{self.name}: {name} must be {expected}, got {getattr(self, name)!r}")
+    def _field_label(self, name: str) -> str:
+        return f"{self.name}: {name}"
 
     def __repr__(self) -> str:
         said = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -71,11 +71,8 @@ class Term(Settings, ABC):
             )
         self._require_range("weight", low=0)
 
-    def _require(self, valid: bool, name: str, expected: str) -> None:
-        if not valid:
-            raise InputError(
-                f"{type(self).__name__}.{name} must be {expected}, got {getattr(self, name)!r}"
-            )
+    def _field_label(self, name: str) -> str:
+        return f"{type(self).__name__}.{name}"
 
     def applies_to(self, zoo: Zoo) -> bool:
         """Whether the term alone can invert this zoo; False for priors."""
