@@ -138,7 +138,7 @@ def shard_bytes(zoo: Zoo, settings: SynthesisSettings) -> int:
     """Estimated memory of one shard, in bytes, without the images.
 
     What autograd saves for the networks of a step (the largest of those that may be drawn) and for
-    the terms of the loss, times a margin. A student is not counted.
+    the terms of the loss, times a margin.
     """
     sizes = sorted((_saved_bytes(zoo, member, settings) for member in zoo.members), reverse=True)
     return settings.batch_size * _BYTES_PER_SAVED_BYTE * sum(sizes[: settings.members_per_step])

@@ -41,14 +41,12 @@ class Term(Settings, ABC):
         kind: name of the term in settings, manifests and curves.
         order: position in the sum, which affects the last bits of results.
         needs_tokens: whether the term uses the inputs of LayerNorm layers; see ``of_tokens``.
-        needs_student: whether the term uses ``BatchObservation.student``.
         weight: factor of the term, >= 0; 0 disables it.
     """
 
     family: ClassVar[str] = "term"
     order: ClassVar[int] = 100
     needs_tokens: ClassVar[bool] = False
-    needs_student: ClassVar[bool] = False
 
     weight: float = 1.0
 

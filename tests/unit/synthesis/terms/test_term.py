@@ -20,7 +20,6 @@ from mixmix.report.curves import loss_curves_svg
 from mixmix.synthesis.schedule import plan, shard_bytes
 from mixmix.synthesis.terms import (
     L2,
-    Adversarial,
     BatchNormDistance,
     BatchObservation,
     CrossEntropy,
@@ -37,7 +36,6 @@ BUILT_IN = {
     "bn": BatchNormDistance,
     "ce": CrossEntropy,
     "patch": PatchEntropy,
-    "adversarial": Adversarial,
     "tv": TotalVariation,
     "l2": L2,
     "similarity": Similarity,
