@@ -585,7 +585,7 @@ def test_distilling_goes_on_from_its_checkpoints(
     ("options", "message"),
     [
         ("onnx", "add --zoo, --data, or both"),
-        ("onnx --data images --ensemble", "are for the networks of --zoo"),
+        ("onnx --data images --every-steps 5", "is for the networks of --zoo"),
         ("bin --data images", "must name a file that ends in .onnx, .pt2, .safetensors"),
     ],
 )

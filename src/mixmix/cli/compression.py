@@ -197,12 +197,10 @@ def _distill(given: Given) -> None:
     method |= given.fields("distill")
     if zoo:
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
-        if given["ensemble"]:
-            method["ensemble"] = zoo
     elif not given.fields("images"):
         raise InputError("no images to learn from; add --zoo, --data, or both")
-    elif given["ensemble"] or fresh:
-        raise InputError("--ensemble and --every-steps are for the networks of --zoo; add --zoo")
+    elif fresh:
+        raise InputError("--every-steps is for the networks of --zoo; add --zoo")
     do(given, methods=[method])
 
 
@@ -231,7 +229,6 @@ DISTILL = Command(
             "training.steps, training.batch_size, training.learning_rate, training.feature_weight",
             "Training",
         ),
-        Option("ensemble", bool, "Learn the mean prediction of the zoo.", False, "", "Training"),
         Fields("distill", "Distill", "checkpoints", "Training"),
         *COMMON,
     ),

@@ -32,7 +32,6 @@ from mixmix import (
     load_sparse,
     sparsity_of,
 )
-from mixmix.compress.distill.ensemble import Ensemble
 from mixmix.compress.distill.feature_taps import with_feature_taps
 from mixmix.errors import CaptureError, InputError
 from mixmix.models.model import normalize
@@ -201,18 +200,6 @@ def test_what_is_compared_is_what_is_given_last_at_a_size() -> None:
 
 
 class TestTeachers:
-    def test_ensemble_predicts_the_mean(self, zoo: Zoo) -> None:
-        images = tiny_images(6).images
-        inputs = normalize(images, tiny_spec("plain"))
-        found = Ensemble(zoo, tiny_spec("plain"))(inputs).softmax(1)
-        assert torch.allclose(found, zoo.soft_labels(images), atol=1e-5)
-
-    def test_is_learned_from(self, student: TinyStudent, zoo: Zoo) -> None:
-        data = tiny_images(8)
-        assert not torch.equal(
-            distilled(student, data)["8.weight"], distilled(student, data, ensemble=zoo)["8.weight"]
-        )
-
     def test_stages_share_weights_and_give_the_same_logits(self, student: TinyStudent) -> None:
         teacher = tiny_network("residual").eval()
         inputs = normalize(tiny_images(3).images, tiny_spec("residual"))
