@@ -75,7 +75,6 @@ def losses_of(
         observe_member(
             member,
             views,
-            settings.active_terms,
             weight=weight,
             chunk_size=chunk_size,
             precision=settings.precision,

@@ -21,7 +21,6 @@ from mixmix.synthesis.terms import (
     L2,
     BatchNormDistance,
     CrossEntropy,
-    PatchEntropy,
     Similarity,
     Term,
     TotalVariation,
@@ -130,23 +129,6 @@ class TestWeights:
         (once, losses), (other, doubled) = found.values()
         assert doubled[0][term.kind] == pytest.approx(2 * losses[0][term.kind], rel=1e-5)
         assert not torch.equal(once, other)
-
-    def test_of_patches(self) -> None:
-        import torch.nn as nn
-
-        from mixmix import Model
-
-        torch.manual_seed(0)
-        body = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2))
-        model = nn.Sequential(body, nn.LayerNorm(16), nn.Flatten(1), nn.Linear(128, 4))
-        zoo = Zoo([Model(model, tiny_teacher("plain").spec)])
-        once, twice = (
-            synthesize(zoo, replace(SETTINGS, terms=(CrossEntropy(), PatchEntropy(w))), seed=0)
-            for w in (1.0, 2.0)
-        )
-        assert not torch.equal(once.images, twice.images)
-        first = [data.manifest["shards"][0]["losses"][0]["patch"] for data in (once, twice)]
-        assert first[1] == pytest.approx(2 * first[0], rel=1e-5)
 
     def test_a_weight_of_zero_is_no_term(self, zoo: Zoo) -> None:
         without = images_of(zoo, SETTINGS.without_term("tv"))

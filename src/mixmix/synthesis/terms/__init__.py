@@ -3,7 +3,6 @@
 from mixmix.synthesis.terms.bn import BatchNormDistance
 from mixmix.synthesis.terms.labels import CrossEntropy
 from mixmix.synthesis.terms.observation import BatchObservation, MemberObservation
-from mixmix.synthesis.terms.patches import PatchEntropy
 from mixmix.synthesis.terms.prior import L2, TotalVariation
 from mixmix.synthesis.terms.similarity import Similarity
 from mixmix.synthesis.terms.term import MemberTerm, PriorTerm, Term
@@ -15,7 +14,6 @@ __all__ = [
     "L2",
     "MemberObservation",
     "MemberTerm",
-    "PatchEntropy",
     "PriorTerm",
     "Similarity",
     "Term",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,14 +22,12 @@ class MemberObservation:
         weight: factor of its losses in this step.
         logits: (N, K) in the classes of the zoo; None if the network does not have them.
         statistics: of every BatchNorm layer, in order of execution.
-        of_tokens: results of ``Term.of_tokens``, by kind of term; empty without LayerNorm.
     """
 
     member: Member
     weight: float
     logits: Tensor | None
     statistics: tuple[BatchNormStatistics, ...] = ()
-    of_tokens: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
