@@ -143,8 +143,8 @@ class EvaluationSection(_Section):
 
     Attributes:
         model: a model, or an .onnx or .pt2 file (default: the exported file).
-        data: CIFAR-10 folder, or for other label sets a folder with one subfolder of images per
-            class (default: the 1,000 bundled CIFAR-10 test images).
+        data: folder with one subfolder of images per class, or with the cifar-10-batches-py of
+            CIFAR-10 (default: the 1,000 bundled CIFAR-10 test images).
         reference: a model to measure agreement with.
     """
 
