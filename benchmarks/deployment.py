@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from harness.cifar10 import load_cifar10
 from harness.networks import load_network
 from harness.threads import limit_threads
 
@@ -29,7 +30,6 @@ from mixmix import (
     evaluate,
     export,
 )
-from mixmix.demo.cifar10 import load_cifar10
 from mixmix.export.profile import kernel_profile
 from mixmix.report.record import benchmark_record
 from mixmix.runtime.storage import write_json

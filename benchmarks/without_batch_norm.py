@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from harness.cifar10 import load_cifar10
 from harness.record import Record
 from harness.threads import limit_threads
 
 from mixmix import ImageSet, Quantize, Zoo, compress, evaluate, export, load, recipe, synthesize
 from mixmix.demo.bundled import bundled_members
-from mixmix.demo.cifar10 import load_cifar10
 
 QUESTION = "How well do images of networks with BatchNorm serve networks that have none?"
 KEY = ("model", "setting", "images", "seed")

@@ -1,4 +1,6 @@
-"""Make the bundled excerpts of CIFAR-10: ``python training/make_image_packs.py --data DIR``.
+"""Make the bundled excerpts of CIFAR-10.
+
+    PYTHONPATH=benchmarks python training/make_image_packs.py --data DIR
 
 The evaluation pack is the first 100 test images of every class; the calibration pack, for the rows
 named ``real``, the first 256 images of the training split. Both are in the order of their split,
@@ -13,10 +15,10 @@ import io
 import json
 from pathlib import Path
 
+from harness.cifar10 import CIFAR10_CLASSES, load_cifar10
 from PIL import Image
 from torch import Tensor
 
-from mixmix.demo.cifar10 import CIFAR10_CLASSES, load_cifar10
 from mixmix.runtime.storage import write_atomic
 
 NUM_PER_CLASS = 100

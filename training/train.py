@@ -1,4 +1,4 @@
-"""Train one bundled network on CIFAR-10: ``python training/train.py resnet --data DIR``.
+"""Train one bundled network on CIFAR-10; README.md has the command.
 
 Stops and resumes at any epoch (``--out`` holds the last checkpoint); a resumed run takes the same
 path as an uninterrupted one, since every epoch draws from a generator seeded by its own number.
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from harness.cifar10 import CIFAR10_CLASSES, load_cifar10
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix.demo.architectures import build_architecture
 from mixmix.demo.bundled import load_bundled
-from mixmix.demo.cifar10 import CIFAR10_CLASSES, load_cifar10
 from mixmix.runtime.allocator import keep_freed_memory
 
 MEAN = (0.4914, 0.4822, 0.4465)

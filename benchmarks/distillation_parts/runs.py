@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness.cifar10 import load_cifar10
 from harness.clocks import Cost, in_fresh_process
 from harness.networks import fresh_network, load_network
 from harness.sources import ZOOS, Budget, images_of
@@ -22,7 +23,6 @@ from mixmix import (
     compress,
     evaluate,
 )
-from mixmix.demo.cifar10 import load_cifar10
 from mixmix.runtime.storage import read_json, read_tensors, write_json
 
 __all__ = ["SOURCES", "Run", "rows_of"]

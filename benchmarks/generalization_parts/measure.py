@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from harness.cifar10 import load_cifar10
 from harness.clocks import in_fresh_process, stopwatch
 from harness.floats import agreement_with_floats, float_row
 from harness.networks import load_network
@@ -24,7 +25,6 @@ from mixmix import (
     recipe,
     synthesize,
 )
-from mixmix.demo.cifar10 import load_cifar10
 from mixmix.runtime.storage import read_json, write_json
 from mixmix.synthesis.terms import BatchNormDistance
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from harness.cifar10 import load_cifar10
 from harness.clocks import in_fresh_process
 from harness.networks import load_network
 from harness.sources import Budget
 from mixmix import Model, evaluate
-from mixmix.demo.cifar10 import load_cifar10
 from mixmix.runtime.storage import read_json, read_tensors, write_json, write_tensors
 
 __all__ = ["agreement_with_floats", "float_row"]

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from harness import mct
+from harness.cifar10 import load_cifar10
 from harness.clocks import Cost, in_fresh_process, stopwatch
 from harness.networks import load_network
 from mixmix import ImageSet, Zoo, generate, recipe, synthesize
-from mixmix.demo.cifar10 import load_calibration_pack, load_cifar10
+from mixmix.demo.cifar10 import load_calibration_pack
 from mixmix.runtime.seeding import generator
 from mixmix.runtime.storage import read_json, write_json
 

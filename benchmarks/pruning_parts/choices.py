@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from harness.cells import budget_of, budget_parser, numbers
+from harness.cifar10 import load_cifar10
 from harness.clocks import in_fresh_process, stopwatch
 from harness.networks import load_network
 from harness.record import Record
@@ -22,7 +23,6 @@ from harness.sources import ZOOS, Budget, images_of
 
 from mixmix import ImageSet, Method, Model, compress
 from mixmix.compress.divergence import mean_divergence, run_in_batches
-from mixmix.demo.cifar10 import load_cifar10
 from mixmix.models.model import normalize
 from mixmix.runtime import seeding
 

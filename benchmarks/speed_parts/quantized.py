@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from harness.cifar10 import load_cifar10
 from harness.clocks import in_fresh_process, stopwatch
 from harness.networks import load_target
 
 from mixmix import Quantize, compress, evaluate, export
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
-from mixmix.demo.cifar10 import load_cifar10
 from mixmix.runtime.storage import read_json, sha256_of_file, write_json
 from speed_parts.images import as_dataset
 from speed_parts.options import Options

@@ -201,7 +201,7 @@ def test_masks_that_fit_no_weight_are_refused() -> None:
     [
         ({"iterations": -1}, "iterations must be a whole number >= 0"),
         ({"learning_rate": 0.0}, "learning_rate must be"),
-        ({"views": 0.5}, "views must be a whole number >= 0, got 0.5"),
+        ({"views": 0.5}, "views must be a whole number >= 0 or None, got 0.5"),
     ],
 )
 def test_refuses_settings_out_of_range(options: dict[str, float], message: str) -> None:

@@ -60,9 +60,9 @@ EXAMPLES: list[Any] = [
     Prune(pattern="2:4", recovery=[ReconstructFeatures(iterations=3), FineTune(TRAINING)]),
     PruneChannels(max_macs=0.5, recovery=FineTune(TRAINING, GENERATED)),
     PruneBlocks(max_latency=0.5, recovery=()),
-    Distill("bundled:vgg", TRAINING, GENERATED, ZOO),
+    Distill("bundled:vgg", TRAINING, GENERATED),
     Distill(Path("student.toml")),
-    Distill(STUDENT, ensemble=WEIGHTED),
+    Distill(STUDENT),
     GENERATED,
 ]
 

@@ -253,7 +253,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "onnx-corrupt": (write("bad.onnx", "not a model"), "evaluate bad.onnx", "bad.onnx"),
     "onnx-absent": (nothing, "evaluate absent.onnx", "absent.onnx"),
-    "no-cifar10": (nothing, "evaluate small.json --data .", "CIFAR-10"),
+    "no-labeled-images": (nothing, "evaluate small.json --data .", "subfolder"),
     "no-command": (nothing, "compress", "compress"),
     "out-is-a-file": (write("x", ""), ONE + "small.json", "x"),
 }
@@ -585,7 +585,7 @@ def test_distilling_goes_on_from_its_checkpoints(
     ("options", "message"),
     [
         ("onnx", "add --zoo, --data, or both"),
-        ("onnx --data images --ensemble", "are for the networks of --zoo"),
+        ("onnx --data images --every-steps 5", "is for the networks of --zoo"),
         ("bin --data images", "must name a file that ends in .onnx, .pt2, .safetensors"),
     ],
 )

@@ -3,13 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NETWORKS, tiny_teacher
-from torch import nn
 
-from mixmix import Model, SynthesisSettings, Zoo
+from mixmix import SynthesisSettings, Zoo
 from mixmix.models.observation import BatchNormStatistics
 from mixmix.synthesis.objective import losses_of
-from mixmix.synthesis.observing import combine_statistics, observe
-from mixmix.synthesis.terms import PatchEntropy
+from mixmix.synthesis.observing import combine_statistics
 
 
 def test_statistics_of_chunks_combine_to_those_of_the_batch() -> None:
@@ -53,30 +51,3 @@ def test_losses_and_gradients_are_those_of_the_whole_batch(family: str, chunk_si
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
     torch.testing.assert_close(gradients, wanted, rtol=1e-3, atol=1e-6)
-
-
-class Tokens(nn.Module):
-    """Patches, a LayerNorm over them, and their mean."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(3, 8, 4, 4)
-        self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = self.embed(x).flatten(2).transpose(1, 2)
-        logits: torch.Tensor = self.head(self.norm(tokens).mean(1))
-        return logits
-
-
-def test_entropies_of_patches_are_those_of_the_whole_batch() -> None:
-    torch.manual_seed(0)
-    teacher = Model(Tokens(), tiny_teacher("plain").spec)
-    images = torch.rand(5, *INPUT_SHAPE)
-    whole = observe(teacher, images, [PatchEntropy()])
-    pieces = observe(teacher, images.requires_grad_(), [PatchEntropy()], chunk_size=2)
-    torch.testing.assert_close(pieces.of_tokens["patch"], whole.of_tokens["patch"])
-    pieces.of_tokens["patch"].sum().backward()
-    assert images.grad is not None and images.grad.abs().sum() > 0
-    assert not observe(teacher, images).of_tokens

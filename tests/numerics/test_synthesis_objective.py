@@ -16,12 +16,10 @@ from mixmix.models import Model
 from mixmix.synthesis.objective import is_mixed, losses_of
 from mixmix.synthesis.terms import (
     L2,
-    Adversarial,
     BatchNormDistance,
     CrossEntropy,
     TotalVariation,
 )
-from mixmix.synthesis.terms.adversarial import agreement_loss
 from mixmix.synthesis.terms.bn import relative_bn_loss
 
 NUM_IMAGES = 6
@@ -169,22 +167,3 @@ def test_members_are_drawn_anew_at_every_step() -> None:
 )
 def test_mixing_is_spread_over_the_steps(fraction: float, mixed: list[int]) -> None:
     assert [step for step in range(8) if is_mixed(step, fraction)] == mixed
-
-
-def test_disagreement_is_with_the_mean_of_the_members_drawn() -> None:
-    zoo, student = (
-        Zoo([tiny_teacher(name) for name in ("plain", "residual")]),
-        tiny_teacher("plain"),
-    )
-    images, labels = batch()
-    settings = SynthesisSettings(
-        terms=(Adversarial(weight=3.0),), members_per_step=None, jitter=0, flip=False
-    )
-    found = losses_of(
-        zoo, images, labels, settings, generator=generator(), mixing=False, student=student
-    )
-    wanted = torch.stack([teacher(images).softmax(1) for teacher in zoo]).mean(0)
-    expected = 3.0 * agreement_loss(wanted, student(images).softmax(1))
-    torch.testing.assert_close(found["adversarial"], expected, rtol=1e-4, atol=1e-4)
-    alone = losses_of(zoo, images, labels, settings, generator=generator(), mixing=False)
-    assert "adversarial" not in alone

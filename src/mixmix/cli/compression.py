@@ -192,33 +192,16 @@ PRUNE = Command(
 
 
 def _distill(given: Given) -> None:
-    zoo, fresh, weight = given["networks"], given.fields("fresh"), given["adversarial_weight"]
+    zoo, fresh = given["networks"], given.fields("fresh")
     method: dict[str, Any] = {"method": "distill", "student": given["student"]}
     method |= given.fields("distill")
     if zoo:
-        if weight is not None:
-            fresh["synthesis"] = {"terms": _terms(weight)}
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
-        if given["ensemble"]:
-            method["ensemble"] = zoo
     elif not given.fields("images"):
         raise InputError("no images to learn from; add --zoo, --data, or both")
-    elif given["ensemble"] or fresh or weight is not None:
-        raise InputError(
-            "--ensemble, --every-steps and --adversarial-weight are for the networks of --zoo; "
-            "add --zoo"
-        )
+    elif fresh:
+        raise InputError("--every-steps is for the networks of --zoo; add --zoo")
     do(given, methods=[method])
-
-
-def _terms(adversarial_weight: float) -> list[dict[str, Any]]:
-    """The default terms of a generator's loss, and the adversarial one."""
-    from mixmix import AmortizedSettings
-    from mixmix.synthesis.terms import Adversarial
-
-    settings = AmortizedSettings().with_term(Adversarial(weight=adversarial_weight))
-    terms: list[dict[str, Any]] = settings.to_dict()["terms"]
-    return terms
 
 
 DISTILL = Command(
@@ -240,20 +223,12 @@ DISTILL = Command(
         ),
         Fields("images", ImagesSection, "folders --data", "Images"),
         Fields("fresh", "GeneratedImages", "every_steps", "Images"),
-        Option(
-            "adversarial_weight",
-            float | None,
-            "Weight of the adversarial loss: images on which student and zoo disagree (default: "
-            "no such loss).",
-            panel="Images",
-        ),
         Fields(
             "distill",
             "Distill",
             "training.steps, training.batch_size, training.learning_rate, training.feature_weight",
             "Training",
         ),
-        Option("ensemble", bool, "Learn the mean prediction of the zoo.", False, "", "Training"),
         Fields("distill", "Distill", "checkpoints", "Training"),
         *COMMON,
     ),

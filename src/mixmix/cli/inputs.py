@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixmix.errors import translate_errors
+
 if TYPE_CHECKING:
     from mixmix import ImageSet, Zoo
     from mixmix.models.spec import ModelSpec
 
 __all__ = ["labeled_images", "load_images", "load_zoo"]
-
-_CIFAR10_FILES = ("test_batch", "test_batch.png", "cifar-10-batches-py")
 
 
 def load_images(folders: Sequence[Path]) -> ImageSet:
@@ -42,18 +42,29 @@ def labeled_images(folder: Path | None, spec: Callable[[], ModelSpec]) -> Any:
     """Images and labels as ``evaluate`` takes them.
 
     Args:
-        folder: CIFAR-10, or a folder with a subfolder of images for each class; None is the bundled
-            test images of CIFAR-10.
+        folder: with a subfolder of images for each class, or with the ``cifar-10-batches-py`` of
+            CIFAR-10; None is the bundled test images of CIFAR-10.
         spec: returns the spec of the evaluated model.
 
     Raises:
         DataError: if the folder holds neither.
     """
-    from mixmix.demo.cifar10 import load_cifar10, load_evaluation_pack
+    from mixmix.demo.cifar10 import load_evaluation_pack
     from mixmix.evaluate.image_folder import ImageFolder
 
     if folder is None:
         return load_evaluation_pack()
-    if any((folder / name).exists() for name in _CIFAR10_FILES) or spec().label_set == "cifar10":
-        return load_cifar10(folder, split="test")
+    if (folder / "cifar-10-batches-py").is_dir():
+        return _test_split_of_cifar10(folder)
     return ImageFolder(folder, spec())
+
+
+def _test_split_of_cifar10(folder: Path) -> Any:
+    import torch
+
+    from mixmix.models.sources.source import require
+
+    datasets = require("torchvision.datasets", "CIFAR-10", "torchvision")
+    with translate_errors(f"cannot read CIFAR-10 in {folder}", "unpack its archive again"):
+        data = datasets.CIFAR10(folder, train=False)
+    return torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)

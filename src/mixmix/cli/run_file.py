@@ -82,8 +82,8 @@ class SynthesisSection(_WithSettings):
     """Images by optimization; other keys are fields of ``SynthesisSettings``.
 
     Attributes:
-        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, psaq-vit, noise, or
-            refine (default: mixmix; with --start: refine). The defaults shown are those of mixmix.
+        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, noise, or refine
+            (default: mixmix; with --start: refine). The defaults shown are those of mixmix.
         start: folder of images to start from, to adapt them to another network.
         memory_gib: limit on memory, in GiB (default: half of the memory).
         folder: folder of the images, relative to that of the run.
@@ -143,8 +143,8 @@ class EvaluationSection(_Section):
 
     Attributes:
         model: a model, or an .onnx or .pt2 file (default: the exported file).
-        data: CIFAR-10 folder, or for other label sets a folder with one subfolder of images per
-            class (default: the 1,000 bundled CIFAR-10 test images).
+        data: folder with one subfolder of images per class, or with the cifar-10-batches-py of
+            CIFAR-10 (default: the 1,000 bundled CIFAR-10 test images).
         reference: a model to measure agreement with.
     """
 

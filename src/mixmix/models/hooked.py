@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +15,12 @@ from mixmix.models.observation import BatchNormStatistics, Observation, has_stat
 __all__ = ["HookedNetwork"]
 
 
-@dataclass
-class _Seen:
-    statistics: list[BatchNormStatistics] = field(default_factory=list)
-    tokens: list[Tensor] | None = None
-
-
 # What the hooks of the current thread record.
-_SEEN: ContextVar[_Seen] = ContextVar("seen")
+_SEEN: ContextVar[list[BatchNormStatistics]] = ContextVar("seen")
 
 
 class HookedNetwork:
-    """A network with a hook before every BatchNorm and every LayerNorm layer.
+    """A network with a hook before every BatchNorm layer.
 
     Args:
         model: in eval mode; the hooks are on a copy that shares its tensors.
@@ -39,42 +32,23 @@ class HookedNetwork:
         for module in self._model.modules():
             if has_statistics(module):
                 module.register_forward_pre_hook(_record)
-            elif isinstance(module, nn.LayerNorm):
-                module.register_forward_pre_hook(_record_tokens)
 
-    def observe(self, inputs: Tensor, *, tokens: bool = False) -> Observation:
+    def observe(self, inputs: Tensor) -> Observation:
         """Observe normalized images (N, C, H, W), differentiably, in any thread."""
-        seen = _Seen(tokens=[] if tokens else None)
+        seen: list[BatchNormStatistics] = []
         token = _SEEN.set(seen)
         try:
             logits = self._model(inputs)
         finally:
             _SEEN.reset(token)
-        return Observation(
-            _at_least_single(logits), tuple(seen.statistics), tuple(seen.tokens or ())
-        )
-
-
-def _record_tokens(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    tokens = _SEEN.get().tokens
-    if tokens is None:
-        return
-    assert isinstance(module, nn.LayerNorm)
-    values = _at_least_single(inputs[0])
-    # Subclasses for (N, C, H, W) normalize the second dimension.
-    if values.ndim == 4 and values.shape[-1] != module.normalized_shape[-1]:
-        values = values.movedim(1, -1)
-    if values.ndim >= 3:
-        tokens.append(values.flatten(1, -2))
+        return Observation(_at_least_single(logits), tuple(seen))
 
 
 def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     assert isinstance(module, _BatchNorm)
     assert module.running_mean is not None and module.running_var is not None
     mean, var = channel_moments(_at_least_single(inputs[0]))
-    _SEEN.get().statistics.append(
-        BatchNormStatistics(mean, var, module.running_mean, module.running_var)
-    )
+    _SEEN.get().append(BatchNormStatistics(mean, var, module.running_mean, module.running_var))
 
 
 def _at_least_single(values: Tensor) -> Tensor:

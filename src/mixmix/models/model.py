@@ -138,7 +138,6 @@ class Model:
         *,
         precision: str = "float32",
         scale: float = 1.0,
-        tokens: bool = False,
     ) -> Observation:
         """Run the network and return statistics of its layers, differentiable in ``images``.
 
@@ -150,15 +149,12 @@ class Model:
                 that support it. Results are in float32.
             scale: resolution as a fraction of the network's own, in (0, 1]; ignored if the network
                 supports no other resolution (``takes``).
-            tokens: whether to return the inputs of LayerNorm layers.
         """
         scale = scale if scale == 1 or self.takes(scale) else 1.0
         inputs = self._prepared(images, scale=scale)
         if precision == "bfloat16" or (precision == "auto" and _is_built_for_bfloat16(self.device)):
             with torch.autocast(self.device.type, torch.bfloat16):
-                return self._hooked.observe(inputs, tokens=tokens)
-        if tokens:
-            return self._hooked.observe(inputs, tokens=True)
+                return self._hooked.observe(inputs)
         return self._network_at(scale).observe(inputs)
 
     def prepare(self, *, scale: float = 1.0, precision: str = "float32") -> None:

@@ -22,17 +22,15 @@ class BatchNormStatistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """Outputs and layer inputs of a network for a batch.
+    """Outputs of a network for a batch, and statistics of its layers.
 
     Attributes:
         logits: (N, K).
         statistics: of every BatchNorm layer, in order of execution.
-        tokens: inputs (N, positions, features) of the LayerNorm layers, if requested.
     """
 
     logits: Tensor
     statistics: tuple[BatchNormStatistics, ...]
-    tokens: tuple[Tensor, ...] = ()
 
 
 def has_statistics(module: nn.Module) -> bool:

@@ -13,8 +13,6 @@ __all__ = ["loss_curves_svg"]
 _TITLES = {
     "bn": "BatchNorm statistics",
     "ce": "Cross-entropy",
-    "adversarial": "Agreement with the student",
-    "patch": "Patch similarity",
     "tv": "Total variation",
     "l2": "Squared pixels",
     "similarity": "Similarity within a class",

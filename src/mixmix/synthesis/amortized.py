@@ -3,8 +3,7 @@
 After FastDFKD (Fang et al. 2022): for every batch, a copy of the generator and the latents of the
 batch are optimized for a few steps. Then the generator is moved toward its copies (Reptile, Nichol
 et al. 2018), so that the next batch starts closer to its optimum. The objective is that of pixel
-optimization: statistics and labels of a zoo, mixed images, and optionally disagreement with a
-student.
+optimization: statistics and labels of a zoo, and mixed images.
 
 To prevent collapse to one image per class, each image starts from one of many stored latents, which
 belong to a class and are optimized like the generator, and similar images of a class are penalized.
@@ -33,7 +32,6 @@ from mixmix.synthesis.objective import (
     losses_of,
     total_loss,
 )
-from mixmix.synthesis.terms.observation import Student
 from mixmix.synthesis.workers import run_side_by_side
 
 __all__ = ["AmortizedSynthesizer", "ImageBatch"]
@@ -64,7 +62,7 @@ class AmortizedSynthesizer:
     Args:
         zoo: the networks to invert.
         settings: of the generator and its losses.
-        seed: the same seed and students give the same bits with any number of threads.
+        seed: the same seed gives the same bits with any number of threads.
 
     Raises:
         InputError: if no term of the loss applies to the zoo.
@@ -84,11 +82,8 @@ class AmortizedSynthesizer:
         for teacher in zoo:
             teacher.prepare(precision=settings.precision)
 
-    def make(self, student: Student | None = None) -> list[ImageBatch]:
+    def make(self) -> list[ImageBatch]:
         """Make the batches of the next round.
-
-        Args:
-            student: a network under training, for terms that need one; called from several threads.
 
         Raises:
             InputError: if a loss becomes infinite or NaN.
@@ -101,7 +96,7 @@ class AmortizedSynthesizer:
         threads = torch.get_num_threads()
         at_once = min(len(batches), threads) if self._zoo.device.type == "cpu" else 1
         results = run_side_by_side(
-            [partial(self._make_batch, *each, student) for each in enumerate(batches)],
+            [partial(self._make_batch, *each) for each in enumerate(batches)],
             at_once=at_once,
             threads_per_job=max(1, threads // at_once),
         )
@@ -123,9 +118,7 @@ class AmortizedSynthesizer:
         self._latents.values.copy_(tensors["latents"])
         self._generator.load_state_dict(tensors_below("generator.", tensors))
 
-    def _make_batch(
-        self, index: int, chosen: Tensor, student: Student | None, check: Callable[[], None]
-    ) -> _Result:
+    def _make_batch(self, index: int, chosen: Tensor, check: Callable[[], None]) -> _Result:
         settings, zoo = self._settings, self._zoo
         draws = seeding.generator(self._seed, "batch", self.rounds_done, index)
         latents = self._latents.near(chosen, draws)
@@ -149,7 +142,6 @@ class AmortizedSynthesizer:
                 settings,
                 generator=draws,
                 mixing=is_mixed(step, settings.mixing_fraction),
-                student=student,
             )
             optimizer.zero_grad()
             total_loss(losses, images).backward()

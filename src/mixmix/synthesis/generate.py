@@ -15,7 +15,6 @@ from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.storage import read_tensors, write_tensors
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.amortized_settings import AmortizedSettings
-from mixmix.synthesis.objective import check_student
 from mixmix.synthesis.shard_store import ShardStore
 from mixmix.synthesis.synthesize import provenance
 
@@ -56,14 +55,13 @@ def generate(
 
     Raises:
         InputError: if ``out`` contains the data set of another run or cannot be written; if there
-            are several processes; if a number is out of range; if a term needs a student.
+            are several processes; if a number is out of range.
 
     >>> settings = mixmix.AmortizedSettings(steps=2, batch_size=8)
     >>> mixmix.generate("bundled:vgg", settings, num_images=16, warmup_rounds=0)
     ImageSet(images=16, shape=(3, 32, 32), classes=10, from=..., label_agreement=...)
     """
     zoo, settings = Zoo.load(zoo), settings or AmortizedSettings()
-    check_student(settings, given=False)
     for name, value, least in (("num_images", num_images, 1), ("warmup_rounds", warmup_rounds, 0)):
         if not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")

@@ -20,7 +20,6 @@ from mixmix.synthesis.objective import (
     total_loss,
 )
 from mixmix.synthesis.settings import SynthesisSettings
-from mixmix.synthesis.terms.observation import Student
 
 __all__ = ["optimize_batch", "stage_at"]
 
@@ -35,7 +34,6 @@ def optimize_batch(
     *,
     generator: torch.Generator,
     start: Tensor | None = None,
-    student: Student | None = None,
     chunk_size: int | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, list[dict[str, float]]]:
@@ -47,7 +45,6 @@ def optimize_batch(
         settings: of the loss and its optimization.
         generator: CPU generator, the only source of randomness.
         start: initial images (N, C, H, W) in [0, 1]; None: noise.
-        student: a network under training, for terms that need one.
         chunk_size: images per forward pass; None: all.
         on_step: called after every iteration.
 
@@ -75,7 +72,6 @@ def optimize_batch(
             settings,
             generator=generator,
             mixing=is_mixed(iteration, settings.mixing_fraction),
-            student=student,
             scale=pixels.scale,
             chunk_size=chunk_size,
         )

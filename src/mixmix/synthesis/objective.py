@@ -15,11 +15,10 @@ from mixmix.models.member import Member
 from mixmix.models.zoo import Zoo
 from mixmix.synthesis.observing import observe_member
 from mixmix.synthesis.settings import ObjectiveSettings
-from mixmix.synthesis.terms.observation import BatchObservation, Student
+from mixmix.synthesis.terms.observation import BatchObservation
 from mixmix.synthesis.terms.term import Term
 
 __all__ = [
-    "check_student",
     "check_terms",
     "losses_of",
     "finite_values",
@@ -39,18 +38,6 @@ def check_terms(zoo: Zoo, settings: ObjectiveSettings) -> None:
     )
 
 
-def check_student(settings: ObjectiveSettings, *, given: bool) -> None:
-    """Raise an ``InputError`` if a student is needed and not given, or given and not needed."""
-    if given and not settings.needs_student:
-        raise InputError(
-            "a student is given, but no term of the settings uses it; add one, such as "
-            "settings.with_term(Adversarial())"
-        )
-    if settings.needs_student and not given:
-        kinds = ", ".join(term.kind for term in settings.active_terms if term.needs_student)
-        raise InputError(f"the term {kinds} needs a student; pass one, or remove the term")
-
-
 def is_mixed(iteration: int, fraction: float) -> bool:
     """Whether images are mixed at an iteration, if they are at a fraction of all iterations."""
     return math.floor((iteration + 1) * fraction) > math.floor(iteration * fraction)
@@ -64,7 +51,6 @@ def losses_of(
     *,
     generator: torch.Generator,
     mixing: bool,
-    student: Student | None = None,
     scale: float = 1.0,
     chunk_size: int | None = None,
 ) -> dict[str, Tensor]:
@@ -75,7 +61,6 @@ def losses_of(
         images: (N, C, H, W) in [0, 1].
         labels: (N,) classes, on the device of the images.
         generator: CPU generator, the only source of randomness.
-        student: a network under training, for terms that need one.
         scale: fraction of their own resolution at which the networks run.
         chunk_size: images per forward pass; None: all.
 
@@ -90,7 +75,6 @@ def losses_of(
         observe_member(
             member,
             views,
-            settings.active_terms,
             weight=weight,
             chunk_size=chunk_size,
             precision=settings.precision,
@@ -98,9 +82,7 @@ def losses_of(
         )
         for member, weight in zip(members, weights, strict=True)
     )
-    batch = BatchObservation(
-        zoo, images, views, labels, partner_labels, box_fraction, observations, student
-    )
+    batch = BatchObservation(zoo, images, views, labels, partner_labels, box_fraction, observations)
     losses = {term.kind: _checked(term, term.weighted(batch)) for term in settings.active_terms}
     return {kind: loss for kind, loss in losses.items() if loss is not None}
 

@@ -9,7 +9,6 @@ same at the cost of a second forward pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,42 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 from mixmix.models.member import Member
 from mixmix.models.model import Model
-from mixmix.models.observation import BatchNormStatistics
+from mixmix.models.observation import BatchNormStatistics, Observation
 from mixmix.synthesis.terms.observation import MemberObservation
-from mixmix.synthesis.terms.term import Term
 
 __all__ = ["combine_statistics", "observe", "observe_member"]
-
-
-@dataclass(frozen=True)
-class _Observation:
-    """Logits (N, own K), BatchNorm statistics, and results of ``Term.of_tokens``, by kind."""
-
-    logits: Tensor
-    statistics: tuple[BatchNormStatistics, ...]
-    of_tokens: dict[str, Tensor]
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors that depend on the images."""
-        moments = [value for each in self.statistics for value in (each.mean, each.var)]
-        return (self.logits, *moments, *self.of_tokens.values())
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> _Observation:
-        """Copy with other tensors, in the order of ``tensors()``."""
-        count = 2 * len(self.statistics)
-        moments = zip(tensors[1 : 1 + count : 2], tensors[2 : 1 + count : 2], strict=True)
-        statistics = tuple(
-            BatchNormStatistics(mean, var, each.running_mean, each.running_var)
-            for (mean, var), each in zip(moments, self.statistics, strict=True)
-        )
-        rest = dict(zip(self.of_tokens, tensors[1 + count :], strict=True))
-        return _Observation(tensors[0], statistics, rest)
 
 
 def observe_member(
     member: Member,
     images: Tensor,
-    terms: Sequence[Term],
     *,
     weight: float = 1.0,
     chunk_size: int | None = None,
@@ -60,55 +32,48 @@ def observe_member(
     scale: float = 1.0,
 ) -> MemberObservation:
     """Observe a batch by a network of a zoo, as input of the terms; see ``observe``."""
-    seen = observe(
-        member.model, images, terms, chunk_size=chunk_size, precision=precision, scale=scale
-    )
+    seen = observe(member.model, images, chunk_size=chunk_size, precision=precision, scale=scale)
     logits = None if member.labels is None else member.logits_of_zoo(seen.logits)
-    return MemberObservation(member, weight, logits, seen.statistics, seen.of_tokens)
+    return MemberObservation(member, weight, logits, seen.statistics)
 
 
 def observe(
     model: Model,
     images: Tensor,
-    terms: Sequence[Term] = (),
     *,
     chunk_size: int | None = None,
     precision: str = "float32",
     scale: float = 1.0,
-) -> _Observation:
+) -> Observation:
     """Observe a batch, differentiably with respect to the images; see ``Model.observe``.
 
     Args:
-        terms: ``of_tokens`` of those with ``needs_tokens`` is evaluated.
         chunk_size: images per forward pass; None: all, without checkpointing.
     """
-    token_terms = [term for term in terms if term.needs_tokens]
-
-    def forward(chunk: Tensor) -> _Observation:
-        seen = model.observe(chunk, precision=precision, scale=scale, tokens=bool(token_terms))
-        of_tokens = {term.kind: term.of_tokens(seen.tokens) for term in token_terms if seen.tokens}
-        return _Observation(seen.logits, seen.statistics, of_tokens)
-
     if chunk_size is None or chunk_size >= len(images):
-        return forward(images)
-    first: list[_Observation] = []
+        return model.observe(images, precision=precision, scale=scale)
+    stored: list[tuple[Tensor, Tensor]] = []
 
-    def forward_tensors(chunk: Tensor) -> tuple[Tensor, ...]:
-        seen = forward(chunk)
-        if not first:
-            first.append(seen)
-        return seen.tensors()
+    def forward(chunk: Tensor) -> tuple[Tensor, ...]:
+        """Logits, then mean and variance of each layer."""
+        seen = model.observe(chunk, precision=precision, scale=scale)
+        stored[:] = [(each.running_mean, each.running_var) for each in seen.statistics]
+        return (seen.logits, *(moment for each in seen.statistics for moment in each[:2]))
 
     chunks = images.split(chunk_size)
     outputs = [
-        checkpoint(forward_tensors, chunk, use_reentrant=True, preserve_rng_state=False)
-        for chunk in chunks
+        checkpoint(forward, chunk, use_reentrant=True, preserve_rng_state=False) for chunk in chunks
     ]
-    found = [first[0].with_tensors(output) for output in outputs]
-    return _Observation(
-        torch.cat([each.logits for each in found]),
-        combine_statistics([each.statistics for each in found], [len(chunk) for chunk in chunks]),
-        {kind: torch.cat([each.of_tokens[kind] for each in found]) for kind in found[0].of_tokens},
+    statistics = [
+        [
+            BatchNormStatistics(mean, var, *running)
+            for mean, var, running in zip(moments[::2], moments[1::2], stored, strict=True)
+        ]
+        for _, *moments in outputs
+    ]
+    return Observation(
+        torch.cat([logits for logits, *_ in outputs]),
+        combine_statistics(statistics, [len(chunk) for chunk in chunks]),
     )
 
 

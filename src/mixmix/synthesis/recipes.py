@@ -9,7 +9,6 @@ from mixmix.errors import InputError
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms.bn import BatchNormDistance
 from mixmix.synthesis.terms.labels import CrossEntropy
-from mixmix.synthesis.terms.patches import PatchEntropy
 from mixmix.synthesis.terms.prior import TotalVariation
 
 __all__ = ["RECIPES", "recipe"]
@@ -33,9 +32,6 @@ RECIPES: dict[str, SynthesisSettings] = {
         ),
     ),
     "zeroq": replace(_WHITE, terms=(BatchNormDistance(distance="absolute"),), jitter=0, flip=False),
-    "psaq-vit": replace(
-        _WHITE, terms=(CrossEntropy(), PatchEntropy(), _PRIOR), jitter=0, flip=False
-    ),
     "noise": replace(_WHITE, iterations=0),
 }
 
@@ -44,9 +40,8 @@ def recipe(name: str, **changes: Any) -> SynthesisSettings:
     """Settings of a published method.
 
     ``mixmix`` and ``feature-mixing`` are for a zoo of several networks; ``data-mixing`` (which is
-    ``mixmix`` with one network), ``deepinversion`` and ``zeroq`` for one network, ``psaq-vit`` for
-    one transformer. ``refine`` adapts images to a network outside their zoo; ``noise`` does not
-    optimize.
+    ``mixmix`` with one network), ``deepinversion`` and ``zeroq`` for one network. ``refine`` adapts
+    images to a network outside their zoo; ``noise`` does not optimize.
 
     Args:
         name: of the recipe.

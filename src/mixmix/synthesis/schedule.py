@@ -138,7 +138,7 @@ def shard_bytes(zoo: Zoo, settings: SynthesisSettings) -> int:
     """Estimated memory of one shard, in bytes, without the images.
 
     What autograd saves for the networks of a step (the largest of those that may be drawn) and for
-    the terms of the loss, times a margin. A student is not counted.
+    the terms of the loss, times a margin.
     """
     sizes = sorted((_saved_bytes(zoo, member, settings) for member in zoo.members), reverse=True)
     return settings.batch_size * _BYTES_PER_SAVED_BYTE * sum(sizes[: settings.members_per_step])
@@ -151,7 +151,7 @@ def _saved_bytes(zoo: Zoo, member: Member, settings: SynthesisSettings) -> int:
     images = torch.full((2, *shape), 0.5, device=zoo.device, requires_grad=True)
     with torch.enable_grad():
         with _SavedBytes(weights) as network:
-            seen = observe_member(member, images, terms, precision=settings.precision)
+            seen = observe_member(member, images, precision=settings.precision)
         sizes = []
         for count in (1, 2):
             batch = _first_images(zoo, seen, images, count)
@@ -167,10 +167,9 @@ def _first_images(
     zoo: Zoo, seen: MemberObservation, images: Tensor, count: int
 ) -> BatchObservation:
     logits = None if seen.logits is None else seen.logits[:count]
-    of_tokens = {kind: value[:count] for kind, value in seen.of_tokens.items()}
     some, labels = images[:count], torch.zeros(count, dtype=torch.long, device=images.device)
     box_fraction = torch.zeros(count, device=images.device)
-    members = (replace(seen, logits=logits, of_tokens=of_tokens),)
+    members = (replace(seen, logits=logits),)
     return BatchObservation(zoo, some, some, labels, labels, box_fraction, members)
 
 

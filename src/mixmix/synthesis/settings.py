@@ -92,11 +92,6 @@ class ObjectiveSettings(Settings):
         """The terms with nonzero weight, in the order of the sum."""
         return tuple(term for term in self.terms if term.weight)
 
-    @property
-    def needs_student(self) -> bool:
-        """Whether a term needs a student."""
-        return any(term.needs_student for term in self.active_terms)
-
     def _numbers(self, name: str) -> tuple[float, ...]:
         """The value of a field if it is a sequence of numbers; else empty."""
         value = getattr(self, name)

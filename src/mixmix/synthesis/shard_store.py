@@ -121,8 +121,6 @@ class ShardStore:
             how = f"made with another seed ({earlier.get('seed')}, now {now['seed']})"
         elif earlier.get("start") != now.get("start"):
             how = "started from other images"
-        elif earlier.get("student") != now.get("student"):
-            how = "made for another student"
         elif _model_facts(earlier, "sha256") != _model_facts(now, "sha256"):
             how = f"made from other networks ({', '.join(_model_facts(earlier, 'name'))})"
         else:

@@ -16,13 +16,11 @@ from mixmix.data.image_set import ImageSet
 from mixmix.data.shards import FORMAT
 from mixmix.errors import InputError
 from mixmix.models.loading import Reference
-from mixmix.models.model import Model
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.loop import optimize_batch
-from mixmix.synthesis.objective import check_student
 from mixmix.synthesis.schedule import Schedule, plan
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.shard_store import ShardStore
@@ -39,7 +37,6 @@ def synthesize(
     seed: int = 0,
     out: str | Path | None = None,
     start: ImageSet | None = None,
-    student: Model | None = None,
     threads: int | None = None,
     memory_gib: float | None = None,
     on_plan: Callable[[Schedule], None] = lambda schedule: None,
@@ -68,8 +65,6 @@ def synthesize(
             folder that all of them can access.
         start: initial images instead of noise, from any zoo. Their number and labels do not change.
             A few iterations (``recipe("refine")``) adapt them to a network outside their zoo.
-        student: a network on which to disagree with the zoo (Adaptive DeepInversion, Yin et al.
-            2020); needs the term ``Adversarial``.
         threads: CPU threads on this machine, for all processes; by default
             ``torch.get_num_threads()``, or the number of processors under ``torchrun``.
         memory_gib: memory limit in GiB, in addition to the networks' weights; by default half of
@@ -83,9 +78,8 @@ def synthesize(
 
     Raises:
         InputError: if ``out`` contains the data set of another run, cannot be written, or is None
-            with several processes; if no term applies to the networks; if a student is missing or
-            not used; if ``memory_gib`` is too little for one image; if ``start`` does not fit the
-            zoo.
+            with several processes; if no term applies to the networks; if ``memory_gib`` is
+            too little for one image; if ``start`` does not fit the zoo.
         RankError: if another process of the run stopped.
 
     >>> settings = mixmix.recipe("mixmix", num_images=8, batch_size=8, iterations=2)
@@ -93,7 +87,6 @@ def synthesize(
     ImageSet(images=8, shape=(3, 32, 32), classes=10, from=..., label_agreement=...)
     """
     zoo, settings = Zoo.load(zoo), settings or SynthesisSettings()
-    check_student(settings, given=student is not None)
     if out is None and distributed.world_size() > 1:
         raise InputError(
             f"{distributed.world_size()} processes need a folder that all of them can access; "
@@ -105,7 +98,7 @@ def synthesize(
     distributed.join(zoo.device)
     schedule = plan(zoo, settings, threads=threads, memory_gib=memory_gib)
     on_plan(schedule)
-    store = ShardStore(zoo, _manifest(zoo, settings, seed, schedule, start, student), out)
+    store = ShardStore(zoo, _manifest(zoo, settings, seed, schedule, start), out)
     balanced = balanced_labels(settings.num_images, zoo.num_classes)
     labels = (balanced if start is None else start.labels).split(settings.batch_size)
     missing = distributed.from_main(lambda: store.missing(len(labels)))
@@ -127,7 +120,6 @@ def synthesize(
             settings,
             generator=seeding.generator(seed, "shard", index),
             start=None if initial is None else initial[index],
-            student=student,
             chunk_size=schedule.chunk_size,
             on_step=on_step,
         )
@@ -161,7 +153,6 @@ def _manifest(
     seed: int,
     schedule: Schedule,
     start: ImageSet | None,
-    student: Model | None,
 ) -> dict[str, Any]:
     """How a run is made, the same in all of its processes."""
     content: dict[str, Any] = {"format": FORMAT, "settings": settings.to_dict(), "seed": seed}
@@ -173,8 +164,6 @@ def _manifest(
     if start is not None:
         models = [model["name"] for model in start.manifest.get("models", [])]
         content["start"] = {"sha256": start.sha256, "models": models}
-    if student is not None:
-        content["student"] = {"sha256": student.spec.sha256, "name": student.spec.name}
     return content
 
 

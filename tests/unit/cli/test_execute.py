@@ -12,7 +12,7 @@ from mixmix.cli.execute import _on_device
 
 def test_zoos_of_methods_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     zoo = Zoo(list(Zoo.load(["bundled:vgg", "bundled:resnet"])), weights=(1.0, 2.0))
-    method = Distill("bundled:vgg", fresh=GeneratedImages(zoo), ensemble=zoo)
+    method = Distill("bundled:vgg", fresh=GeneratedImages(zoo))
     moves: list[tuple[list[Any], dict[str, Any]]] = []
     moved = Zoo.load(["bundled:vovnet"])
 
@@ -23,7 +23,7 @@ def test_zoos_of_methods_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Zoo, "load", load)
     assert _on_device(method, "cpu") is method and not moves
     found = _on_device(method, "cuda:1")
-    assert moves == [(list(zoo), {"weights": (1.0, 2.0), "device": "cuda:1"})] * 2
-    assert found.ensemble is moved and found.fresh.zoo is moved
+    assert moves == [(list(zoo), {"weights": (1.0, 2.0), "device": "cuda:1"})]
+    assert found.fresh.zoo is moved
     assert found.training == method.training
     assert _on_device(QuantizeAware(), "cuda") == QuantizeAware()

@@ -19,10 +19,8 @@ from mixmix.synthesis.generator import LatentBank
 from mixmix.synthesis.loop import stage_at
 from mixmix.synthesis.terms import (
     L2,
-    Adversarial,
     BatchNormDistance,
     CrossEntropy,
-    PatchEntropy,
     Similarity,
     Term,
     TotalVariation,
@@ -116,40 +114,21 @@ class TestWeights:
             TotalVariation(weight=0.1),
             L2(),
             Similarity(),
-            Adversarial(),
         ],
         ids=lambda term: term.kind,
     )
     def test_twice_the_weight_gives_twice_the_loss_and_other_images(
         self, term: Term, zoo: Zoo
     ) -> None:
-        student = tiny_teacher("no-batch-norm") if term.needs_student else None
         twice = replace(term, weight=2 * term.weight)
         found = {}
         for each in (term, twice):
             settings = recipe("mixmix", num_images=8, batch_size=8, iterations=4).with_term(each)
-            data = synthesize(zoo, settings, seed=0, student=student)
+            data = synthesize(zoo, settings, seed=0)
             found[each.weight] = data.images, data.manifest["shards"][0]["losses"]
         (once, losses), (other, doubled) = found.values()
         assert doubled[0][term.kind] == pytest.approx(2 * losses[0][term.kind], rel=1e-5)
         assert not torch.equal(once, other)
-
-    def test_of_patches(self) -> None:
-        import torch.nn as nn
-
-        from mixmix import Model
-
-        torch.manual_seed(0)
-        body = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2))
-        model = nn.Sequential(body, nn.LayerNorm(16), nn.Flatten(1), nn.Linear(128, 4))
-        zoo = Zoo([Model(model, tiny_teacher("plain").spec)])
-        once, twice = (
-            synthesize(zoo, replace(SETTINGS, terms=(CrossEntropy(), PatchEntropy(w))), seed=0)
-            for w in (1.0, 2.0)
-        )
-        assert not torch.equal(once.images, twice.images)
-        first = [data.manifest["shards"][0]["losses"][0]["patch"] for data in (once, twice)]
-        assert first[1] == pytest.approx(2 * first[0], rel=1e-5)
 
     def test_a_weight_of_zero_is_no_term(self, zoo: Zoo) -> None:
         without = images_of(zoo, SETTINGS.without_term("tv"))

@@ -8,7 +8,6 @@ from tiny_networks import INPUT_SHAPE, NUM_CLASSES
 
 from mixmix import AmortizedSettings, ImageSet, Zoo, generate
 from mixmix.errors import InputError
-from mixmix.synthesis.terms import Adversarial
 
 SETTINGS = AmortizedSettings(steps=2, batch_size=4, num_latents=16, latent_size=8, width=4)
 OPTIONS = {"num_images": 10, "warmup_rounds": 2, "seed": 0}
@@ -72,8 +71,3 @@ def test_a_finished_run_is_only_read_and_a_lost_shard_made_again(zoo: Zoo, tmp_p
 def test_numbers_out_of_range(zoo: Zoo, changes: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(changes))} must be a whole number"):
         made(zoo, **changes)
-
-
-def test_a_term_that_needs_a_student_is_refused(zoo: Zoo) -> None:
-    with pytest.raises(InputError, match="the term adversarial needs a student"):
-        generate(zoo, SETTINGS.with_term(Adversarial()), num_images=4)

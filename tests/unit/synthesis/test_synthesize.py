@@ -14,7 +14,7 @@ from mixmix import ImageSet, Model, SynthesisSettings, Zoo, recipe, synthesize
 from mixmix.data.shards import Shard
 from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import sha256_of_tensors
-from mixmix.synthesis.terms import Adversarial, BatchNormDistance, CrossEntropy, TotalVariation
+from mixmix.synthesis.terms import BatchNormDistance, CrossEntropy
 
 # Three shards, the last one smaller.
 SETTINGS = SynthesisSettings(num_images=10, batch_size=4, iterations=3)
@@ -413,30 +413,3 @@ class TestStart:
         fewer = ImageSet(start.images, start.labels, start.soft_labels[:, :3], {})
         with pytest.raises(InputError, match="have 3 classes, this zoo has 4"):
             synthesize(zoo, SETTINGS, seed=0, start=fewer)
-
-
-def test_a_student_is_made_for(zoo: Zoo, tmp_path: Path) -> None:
-    settings = recipe(
-        "feature-mixing",
-        num_images=16,
-        batch_size=16,
-        iterations=30,
-        members_per_step=None,
-        terms=(CrossEntropy(weight=0.01), Adversarial(weight=5.0), TotalVariation(weight=0.1)),
-    )
-    student = tiny_teacher("plain")
-    data = synthesize(zoo, settings, seed=0, student=student, out=tmp_path)
-    losses = data.manifest["shards"][0]["losses"]
-    assert losses[-1]["adversarial"] < losses[0]["adversarial"]
-    assert data.manifest["student"]["sha256"] == student.spec.sha256
-    with pytest.raises(InputError, match="made for another student"):
-        other = tiny_teacher("residual")
-        synthesize(zoo, settings, seed=0, student=other, out=tmp_path)
-
-
-def test_a_student_and_its_term_need_each_other(zoo: Zoo) -> None:
-    settings = recipe("mixmix", **_small())
-    with pytest.raises(InputError, match="a student is given, but no term of the settings uses it"):
-        synthesize(zoo, settings, student=tiny_teacher("plain"))
-    with pytest.raises(InputError, match="the term adversarial needs a student"):
-        synthesize(zoo, settings.with_term(Adversarial()))

@@ -1,1 +1,1 @@
-"""Distillation of a network, or of a zoo, into a student of any architecture."""
+"""Distillation of a network into a student of any architecture."""

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixmix.compress.distill.ensemble import Ensemble
 from mixmix.compress.distill.feature_taps import with_feature_taps
 from mixmix.compress.method import Compressed, LayerRecord, Method, Progress
 from mixmix.compress.train.augmentation import Augmentation
@@ -22,7 +21,6 @@ from mixmix.errors import CaptureError, InputError
 from mixmix.models.model import normalize
 from mixmix.models.references import build_model, load_spec
 from mixmix.models.spec import ModelSpec
-from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.storage import write_tensors
 
@@ -62,7 +60,6 @@ class Distill(Method):
             maps at each resolution are compared too, through a trainable linear projection if the
             numbers of channels differ.
         fresh: generates more images during training; None trains only on the given images.
-        ensemble: use the mean prediction of these networks as the teacher; None uses the model.
         checkpoints: folder for checkpoints, from which an interrupted run resumes, or None. Its
             ``student.safetensors`` is the state dict of the current student.
 
@@ -79,7 +76,6 @@ class Distill(Method):
     student: nn.Module | str | Path | ModelSpec
     training: TrainingSettings = _TRAINING
     fresh: MoreImages | None = None
-    ensemble: Zoo | None = None
     checkpoints: str | Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -137,8 +133,6 @@ class Distill(Method):
         example = normalize(example, model.spec)
         _check_outputs(student.eval(), model.module, example, self._student_name)
         teacher: nn.Module = model.original or model.module
-        if self.ensemble is not None:
-            teacher = Ensemble(self.ensemble, model.spec)
         pair = (student, teacher.eval())
         if self.training.feature_weight:
             try:

@@ -26,7 +26,6 @@ from mixmix.compress.recover.recover import (
     parameter_scales,
 )
 from mixmix.compress.unit_batches import draw_batches, images_in_step
-from mixmix.errors import InputError
 from mixmix.graph.layer_moments import (
     captured_calls,
     from_grouped_rows,
@@ -90,20 +89,10 @@ class ReconstructFeatures(Recovery):
     views: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("least_squares", 0),
-            ("iterations", 0),
-            ("views", 0),
-            ("batch_size", 1),
-            ("max_positions", 1),
-        ):
-            value = getattr(self, name)
-            if name == "views" and value is None:
-                continue
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"learning_rate must be a finite number > 0, got {self.learning_rate}")
+        self._require_int("least_squares", "iterations", least=0)
+        self._require_int("views", least=0, optional=True)
+        self._require_int("batch_size", "max_positions", least=1)
+        self._require_range("learning_rate", low=0, ends="(]")
 
     def recover_(self, context: RecoveryContext, *, on_progress: Progress) -> None:
         """Change the student's weights, biases and BatchNorm in place."""

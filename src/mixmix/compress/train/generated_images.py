@@ -12,14 +12,12 @@ from torch.nn import functional as F
 
 from mixmix.compress.method import Progress
 from mixmix.compress.train.image_source import ImageSource, MoreImages
-from mixmix.compress.train.train import opponent_of
 from mixmix.data.image_set import ImageSet
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.amortized_settings import AmortizedSettings
-from mixmix.synthesis.terms.observation import Student
 
 __all__ = ["GeneratedImages"]
 
@@ -34,8 +32,7 @@ class GeneratedImages(MoreImages):
 
     Attributes:
         zoo: networks that images are generated from.
-        synthesis: settings of the generator. With the term ``Adversarial`` in it,
-            images are made for the current student.
+        synthesis: settings of the generator.
         warmup_rounds: rounds whose images are discarded.
         first_rounds: rounds before the first step.
         every_steps: training steps between rounds.
@@ -75,14 +72,12 @@ class GeneratedImages(MoreImages):
         on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
         """Build the source that ``train_`` calls; it reports progress while it warms up."""
-        return _GeneratedImageSource(self, spec, seed, on_progress)
+        return _GeneratedImageSource(self, seed, on_progress)
 
 
 class _GeneratedImageSource:
-    def __init__(
-        self, settings: GeneratedImages, spec: ModelSpec, seed: int, on_progress: Progress
-    ) -> None:
-        self._settings, self._spec, self._on_progress = settings, spec, on_progress
+    def __init__(self, settings: GeneratedImages, seed: int, on_progress: Progress) -> None:
+        self._settings, self._on_progress = settings, on_progress
         self._synthesizer = AmortizedSynthesizer(
             settings.zoo, settings.synthesis, seed=seeding.child_seed(seed, "generated images")
         )
@@ -96,9 +91,8 @@ class _GeneratedImageSource:
             for done in range(settings.warmup_rounds):
                 self._on_progress(f"warming up, round {done + 1} of {settings.warmup_rounds}", 0.0)
                 self._synthesizer.make()
-            return self._extended(data, settings.first_rounds, None)
-        opponent = opponent_of(student, self._spec, settings.synthesis, settings.zoo.device)
-        return self._extended(data, settings.rounds, opponent)
+            return self._extended(data, settings.first_rounds)
+        return self._extended(data, settings.rounds)
 
     def to_dict(self) -> dict[str, Any]:
         return self._settings.to_dict()
@@ -110,9 +104,9 @@ class _GeneratedImageSource:
         self._synthesizer.load(tensors)
         self._generated = int(tensors["generated"])
 
-    def _extended(self, data: ImageSet, rounds: int, opponent: Student | None) -> ImageSet:
+    def _extended(self, data: ImageSet, rounds: int) -> ImageSet:
         """Add the images of new rounds to the bank, and drop the oldest beyond its capacity."""
-        batches = [batch for _ in range(rounds) for batch in self._synthesizer.make(opponent)]
+        batches = [batch for _ in range(rounds) for batch in self._synthesizer.make()]
         images = torch.cat([batch.images for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
         # Training does not use soft labels, so that the zoo is not evaluated for them.

@@ -25,15 +25,14 @@ from mixmix.compress.train.state import TrainingState
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.graph.pointwise import safe_gradients
-from mixmix.models.model import Model, normalize
+from mixmix.models.model import normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.memory_layout import in_faster_layout
 from mixmix.runtime.rates import cosine_decay
-from mixmix.synthesis.settings import ObjectiveSettings
 
-__all__ = ["Outputs", "Step", "learning_rate_at", "opponent_of", "outputs_of", "train_"]
+__all__ = ["Outputs", "Step", "learning_rate_at", "outputs_of", "train_"]
 
 # Logits (N, K) and features (N, ...).
 Outputs = tuple[Tensor, tuple[Tensor, ...]]
@@ -221,26 +220,6 @@ class _Trainer:
         self._state.step(learning_rate_at(number, settings))
         same = found[0].argmax(1) == wanted[0].argmax(1)
         return Step(number, value, 100 * same.float().mean().item())
-
-
-def opponent_of(
-    student: nn.Module, spec: ModelSpec, objective: ObjectiveSettings, device: torch.device
-) -> Model | None:
-    """The student as a ``Model``, if a term of the synthesis needs one."""
-    if not objective.needs_student:
-        return None
-    return Model(_LogitsAlone(student), spec, device=device)
-
-
-class _LogitsAlone(nn.Module):
-    """A network that returns its logits without the features."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return outputs_of(self.network, inputs)[0]
 
 
 def outputs_of(network: nn.Module, inputs: Tensor) -> Outputs:

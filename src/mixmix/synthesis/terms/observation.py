@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -11,10 +10,7 @@ from mixmix.models.member import Member
 from mixmix.models.observation import BatchNormStatistics
 from mixmix.models.zoo import Zoo
 
-__all__ = ["BatchObservation", "MemberObservation", "Student"]
-
-# Maps images (N, C, H, W) in [0, 1] to logits (N, K), differentiably.
-Student = Callable[[Tensor], Tensor]
+__all__ = ["BatchObservation", "MemberObservation"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +22,12 @@ class MemberObservation:
         weight: factor of its losses in this step.
         logits: (N, K) in the classes of the zoo; None if the network does not have them.
         statistics: of every BatchNorm layer, in order of execution.
-        of_tokens: results of ``Term.of_tokens``, by kind of term; empty without LayerNorm.
     """
 
     member: Member
     weight: float
     logits: Tensor | None
     statistics: tuple[BatchNormStatistics, ...] = ()
-    of_tokens: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,6 @@ class BatchObservation:
         partner_labels: (N,) classes of the images in the boxes; ``labels`` without mixing.
         box_fraction: (N,) fraction of the view that the box covers; 0 without mixing.
         members: the networks drawn, with their outputs.
-        student: a network under training, or None.
     """
 
     zoo: Zoo
@@ -58,4 +51,3 @@ class BatchObservation:
     partner_labels: Tensor
     box_fraction: Tensor
     members: tuple[MemberObservation, ...]
-    student: Student | None = None

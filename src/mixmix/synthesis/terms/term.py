@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,15 +39,11 @@ class Term(Settings, ABC):
     Attributes:
         kind: name of the term in settings, manifests and curves.
         order: position in the sum, which affects the last bits of results.
-        needs_tokens: whether the term uses the inputs of LayerNorm layers; see ``of_tokens``.
-        needs_student: whether the term uses ``BatchObservation.student``.
         weight: factor of the term, >= 0; 0 disables it.
     """
 
     family: ClassVar[str] = "term"
     order: ClassVar[int] = 100
-    needs_tokens: ClassVar[bool] = False
-    needs_student: ClassVar[bool] = False
 
     weight: float = 1.0
 
@@ -77,20 +72,6 @@ class Term(Settings, ABC):
     def applies_to(self, zoo: Zoo) -> bool:
         """Whether the term alone can invert this zoo; False for priors."""
         return True
-
-    def of_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Reduce the tokens of some images, for terms with ``needs_tokens``.
-
-        Called per chunk of the batch, so that tokens need not be stored. The results are in
-        ``MemberObservation.of_tokens``, by kind of term.
-
-        Args:
-            tokens: input of each LayerNorm layer (N, positions, features); not empty.
-
-        Returns:
-            (N, ...), one row per image.
-        """
-        raise NotImplementedError(f"{type(self).__name__} needs tokens, but has no of_tokens")
 
     @abstractmethod
     def __call__(self, batch: BatchObservation) -> Tensor | None:

@@ -32,11 +32,9 @@ from mixmix import (
     load_sparse,
     sparsity_of,
 )
-from mixmix.compress.distill.ensemble import Ensemble
 from mixmix.compress.distill.feature_taps import with_feature_taps
 from mixmix.errors import CaptureError, InputError
 from mixmix.models.model import normalize
-from mixmix.synthesis.terms import Adversarial
 
 TRAINING = TrainingSettings(
     steps=6, batch_size=4, optimizer="sgd", learning_rate=0.02, ema_decay=0.9, checkpoint_steps=2
@@ -129,17 +127,14 @@ class TestImagesMadeOnTheWay:
         assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
 
     @pytest.mark.parametrize("stopped_at", [1, 3, 5])
-    @pytest.mark.parametrize("adversarial_weight", [0.0, 1.0])
     def test_run_resumes(
         self,
         stopped_at: int,
-        adversarial_weight: float,
         student: TinyStudent,
         zoo: Zoo,
         tmp_path: Path,
     ) -> None:
-        synthesis = SYNTHESIS.with_term(Adversarial(weight=adversarial_weight))
-        fresh = generated(zoo, synthesis=synthesis)
+        fresh = generated(zoo)
         whole = distilled(student, None, fresh=fresh)
 
         def stop(what: str, share: float) -> None:
@@ -187,20 +182,6 @@ class TestImagesMadeOnTheWay:
         found = few.images_for(0, student, given)
         assert found is not None and len(found) == 13
 
-    def test_a_student_changes_what_is_made(self, student: TinyStudent, zoo: Zoo) -> None:
-        def made(weight: float) -> torch.Tensor:
-            synthesis = SYNTHESIS.with_term(Adversarial(weight=weight))
-            fresh = generated(zoo, every_steps=1, synthesis=synthesis)
-            source = fresh.source(student, tiny_spec("plain"), seed=0)
-            data = source.images_for(0, student, tiny_images(2))
-            assert data is not None
-            later = source.images_for(1, student, data)
-            assert later is not None
-            return later.images
-
-        assert torch.equal(made(0.0)[:10], made(5.0)[:10])
-        assert not torch.equal(made(0.0)[10:], made(5.0)[10:])
-
 
 def test_what_is_compared_is_what_is_given_last_at_a_size() -> None:
     def network() -> nn.Sequential:
@@ -219,18 +200,6 @@ def test_what_is_compared_is_what_is_given_last_at_a_size() -> None:
 
 
 class TestTeachers:
-    def test_ensemble_predicts_the_mean(self, zoo: Zoo) -> None:
-        images = tiny_images(6).images
-        inputs = normalize(images, tiny_spec("plain"))
-        found = Ensemble(zoo, tiny_spec("plain"))(inputs).softmax(1)
-        assert torch.allclose(found, zoo.soft_labels(images), atol=1e-5)
-
-    def test_is_learned_from(self, student: TinyStudent, zoo: Zoo) -> None:
-        data = tiny_images(8)
-        assert not torch.equal(
-            distilled(student, data)["8.weight"], distilled(student, data, ensemble=zoo)["8.weight"]
-        )
-
     def test_stages_share_weights_and_give_the_same_logits(self, student: TinyStudent) -> None:
         teacher = tiny_network("residual").eval()
         inputs = normalize(tiny_images(3).images, tiny_spec("residual"))

@@ -11,22 +11,18 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from tiny_networks import tiny_teacher
-from torch import Tensor, nn
+from torch import Tensor
 
-from mixmix import AmortizedSettings, Model, SynthesisSettings, Zoo, generate, recipe, synthesize
+from mixmix import AmortizedSettings, SynthesisSettings, Zoo, generate, recipe, synthesize
 from mixmix import _settings as settings_module
 from mixmix.errors import InputError
 from mixmix.report.curves import loss_curves_svg
 from mixmix.synthesis.schedule import plan, shard_bytes
 from mixmix.synthesis.terms import (
     L2,
-    Adversarial,
     BatchNormDistance,
     BatchObservation,
     CrossEntropy,
-    MemberObservation,
-    MemberTerm,
-    PatchEntropy,
     Similarity,
     Term,
     TotalVariation,
@@ -36,8 +32,6 @@ SMALL: dict[str, Any] = {"num_images": 6, "batch_size": 4, "iterations": 3}
 BUILT_IN = {
     "bn": BatchNormDistance,
     "ce": CrossEntropy,
-    "patch": PatchEntropy,
-    "adversarial": Adversarial,
     "tv": TotalVariation,
     "l2": L2,
     "similarity": Similarity,
@@ -53,19 +47,6 @@ class Contrast(Term):
 
     def __call__(self, batch: BatchObservation) -> Tensor:
         return (batch.images.std() - self.target).square()
-
-
-@dataclass(frozen=True)
-class MeanToken(MemberTerm):
-    kind: ClassVar[str] = "test-mean-token"
-    needs_tokens: ClassVar[bool] = True
-
-    def of_tokens(self, tokens: Any) -> Tensor:
-        return torch.stack([each.square().mean((1, 2)) for each in tokens]).mean(0)
-
-    def of_member(self, seen: MemberObservation, batch: BatchObservation) -> Tensor | None:
-        found = seen.of_tokens.get(self.kind)
-        return None if found is None else found.mean()
 
 
 @dataclass(frozen=True)
@@ -89,23 +70,6 @@ class Given(Term):
         if self.what == "none":
             return None
         return batch.images.mean((1, 2, 3)) if self.what == "rows" else 1.0  # type: ignore[return-value]
-
-
-class Tokens(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x).flatten(2).transpose(1, 2)
-        logits: Tensor = self.head(self.norm(tokens).mean(1))
-        return logits
-
-
-def token_zoo() -> Zoo:
-    torch.manual_seed(0)
-    return Zoo([Model(Tokens(), tiny_teacher("plain").spec)])
 
 
 class TestSettings:
@@ -253,26 +217,11 @@ class TestTermFromOutside:
         data = generate(zoo, settings, num_images=4, warmup_rounds=0, seed=0)
         assert "test-contrast" in data.manifest["shards"][0]["losses"][0]
 
-    def test_tokens_are_processed_in_chunks_too(self) -> None:
-        zoo, plans = token_zoo(), []
-        settings = SynthesisSettings(**SMALL, terms=(MeanToken(),))
-        whole = synthesize(zoo, settings, seed=0, on_plan=plans.append)
-        budget = plans[0].peak_bytes * 0.99 / 2**30
-        chunks = synthesize(zoo, settings, seed=0, memory_gib=budget, on_plan=plans.append)
-        assert plans[1].chunk_size is not None
-        assert (chunks.images - whole.images).abs().mean() < 1e-2
-        losses = whole.manifest["shards"][0]["losses"]
-        assert losses[-1]["test-mean-token"] < losses[0]["test-mean-token"]
-
     def test_its_memory_is_planned_for(self, zoo: Zoo) -> None:
         plain, heavy = recipe("mixmix", **SMALL), recipe("mixmix", **SMALL).with_term(Heavy())
         copies = 100 * 3 * 16 * 16 * 4 * SMALL["batch_size"]
         assert shard_bytes(zoo, heavy) - shard_bytes(zoo, plain) > copies
         assert plan(zoo, heavy).peak_bytes > plan(zoo, plain).peak_bytes
-
-    def test_memory_of_tokens_is_planned_for(self) -> None:
-        zoo, plain = token_zoo(), SynthesisSettings(**SMALL)
-        assert shard_bytes(zoo, plain.with_term(PatchEntropy())) > shard_bytes(zoo, plain)
 
     def test_one_that_does_not_apply_is_left_out(self, zoo: Zoo) -> None:
         settings = recipe("mixmix", **SMALL)
@@ -297,11 +246,6 @@ class TestWhatApplies:
     def test_to_a_network(self, network: str, kinds: set[str]) -> None:
         zoo = Zoo([tiny_teacher(network)])
         assert {kind for kind, cls in BUILT_IN.items() if cls().applies_to(zoo)} == kinds
-
-    def test_to_a_transformer(self) -> None:
-        zoo = token_zoo()
-        assert PatchEntropy().applies_to(zoo) and not BatchNormDistance().applies_to(zoo)
-        synthesize(zoo, SynthesisSettings(**SMALL, terms=(PatchEntropy(),)), seed=0)
 
     @pytest.mark.parametrize("terms", [(), (TotalVariation(), L2()), (CrossEntropy(weight=0.0),)])
     def test_nothing(self, terms: tuple[Term, ...], zoo: Zoo) -> None:
