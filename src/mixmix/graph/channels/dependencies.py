@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +21,9 @@ __all__ = [
     "trainable_copy",
     "untraceable",
 ]
+
+# More features than any layer flattens its channels into.
+_MAX_INDICES = 2**18
 
 
 def trainable_copy(model: nn.Module) -> nn.Module:
@@ -61,12 +65,33 @@ def dependent_channels(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
         pruner = graph.get_pruner_of_module(layer)
         channels = list(range(pruner.get_out_channels(layer)))
         try:
-            group = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
+            with _limited_indices():
+                group = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
         except Exception as failure:  # Torch-Pruning raises many kinds
             yield layer, failure
             continue
         seen |= {d.target.module for d, _ in group if graph.is_out_channel_pruning_fn(d.handler)}
         yield layer, group
+
+
+@contextmanager
+def _limited_indices() -> Iterator[None]:
+    """Raises where Torch-Pruning multiplies channels without end, as it does through windows."""
+    from torch_pruning.dependency import index_mapping
+
+    flatten = index_mapping._FlattenIndexMapping
+    unlimited = flatten.__call__
+
+    def limited(self: Any, indices: list[Any]) -> Any:
+        if not self.reverse and len(indices) * self._stride > _MAX_INDICES:
+            raise RuntimeError("reshapes spread them over more features than there are")
+        return unlimited(self, indices)
+
+    flatten.__call__ = limited
+    try:
+        yield
+    finally:
+        flatten.__call__ = unlimited
 
 
 class _Hidden(torch.autograd.Function):

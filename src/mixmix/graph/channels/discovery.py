@@ -110,6 +110,8 @@ def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) ->
         own: list[list[int]] = [[] for _ in elements]
         for index, channel in zip(indices, roots, strict=True):
             own[element_of[channel]].append(index)
+        if len(set(map(len, own))) > 1:
+            return f"only some of its channels reach {name}"
         parts.append(Part(name, is_input, tuple(map(tuple, own))))
     return ChannelGroup(root, elements, tuple(parts))
 
