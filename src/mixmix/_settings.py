@@ -18,6 +18,7 @@ from mixmix.errors import InputError, translate_errors
 __all__ = ["Settings", "default_of", "load_entry_points", "subclasses", "to_plain"]
 
 _S = TypeVar("_S", bound="Settings")
+_SCALARS = (bool, int, float, str, types.NoneType)
 
 
 class Settings:
@@ -37,6 +38,19 @@ class Settings:
     family: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     modules: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check the types of numbers, text and settings before a class checks its values."""
+        super().__init_subclass__(**options)
+        check_values = getattr(cls, "__post_init__", None)
+
+        def check(self: Settings) -> None:
+            if type(self) is cls:
+                self._check_types()
+            if check_values is not None:
+                check_values(self)
+
+        cls.__post_init__ = check  # type: ignore[attr-defined]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` reads them back."""
@@ -86,6 +100,14 @@ class Settings:
         found = {each.kind: each for each in subclasses(cls) if each.kind}
         others = load_entry_points(cls.family).items()
         return found | {kind: each for kind, each in others if kind not in found}
+
+    def _check_types(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+            if all(each in _SCALARS or _is_settings(each) for each in options):
+                expected = " or ".join(map(_named, options))
+                self._require(any(_fits(value, each) for each in options), name, expected)
 
     def _require(self, valid: bool, name: str, expected: str) -> None:
         """Raise an ``InputError`` about a field unless its value is valid."""
@@ -272,6 +294,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(hint, type) and isinstance(value, hint)
 
 
+def _is_settings(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Settings)
+
+
 def _named(hint: Any) -> str:
-    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+    names = {types.NoneType: "None", float: "a number", int: "a whole number", str: "text", bool: "true or false"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
