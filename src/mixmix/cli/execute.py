@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixmix._settings import Settings
+from mixmix.cli.inputs import labeled_images, load_images, load_zoo
 from mixmix.cli.process import prepare, print_schedule, progress_bar
 from mixmix.cli.run_file import GenerationSection, Run
 from mixmix.errors import InputError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "execute"]
 
 _SUFFIXES = (".onnx", ".pt2", ".safetensors")
-_CIFAR10_FILES = ("test_batch", "test_batch.png", "cifar-10-batches-py")
 _SHEET = "contact-sheet.png"
 _PROBE_IMAGES = 256
 
@@ -69,11 +68,11 @@ def execute(run: Run) -> Outcome:
         )
     methods = tuple(_on_device(Method.from_dict(table), device) for table in run.methods)
     settings = _image_settings(run)
-    images = _load_images(run.images.folders) if run.images and run.images.folders else None
-    model = _load_zoo((run.model.reference,), device)[0] if run.model else None
+    images = load_images(run.images.folders) if run.images and run.images.folders else None
+    model = load_zoo((run.model.reference,), device)[0] if run.model else None
     outcome, artifact = Outcome(), None
     if run.image_section and run.zoo:
-        zoo = _load_zoo(run.zoo.models, device, run.zoo.weights)
+        zoo = load_zoo(run.zoo.models, device, run.zoo.weights)
         made = _make_images(run, zoo, settings)
         images = made if images is None else made.join([made, images])
     if images is not None and (run.image_section or model is None):
@@ -104,30 +103,6 @@ def _on_device(settings: Any, device: str) -> Any:
     names = [each.name for each in fields(settings) if each.init]  # type: ignore[arg-type]
     values = {name: _on_device(getattr(settings, name), device) for name in names}
     return replace(settings, **values)  # type: ignore[type-var]
-
-
-def _load_images(folders: Sequence[Path]) -> ImageSet:
-    """Images of all folders; shards that cannot be read are left out with a warning."""
-    from mixmix import ImageSet
-
-    loaded = [ImageSet.load(folder) for folder in folders]
-    images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)
-    for reason in images.refused.values():
-        print(f"warning: left out: {reason}", file=sys.stderr)
-    return images
-
-
-def _load_zoo(
-    references: Sequence[str], device: str, weights: Sequence[float] | None = None
-) -> Zoo:
-    """Load networks; prints which of them are used without their labels."""
-    from mixmix import Zoo
-
-    zoo = Zoo.load(references, weights=weights, device=device)
-    for member in zoo.members:
-        if member.why:
-            print(f"note: {member.model.spec.name} contributes {member.role}", file=sys.stderr)
-    return zoo
 
 
 def _image_settings(run: Run) -> Any:
@@ -175,7 +150,7 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
                 settings,
                 seed=run.seed,
                 out=folder,
-                start=None if section.start is None else _load_images([section.start]),
+                start=None if section.start is None else load_images([section.start]),
                 threads=run.threads,
                 memory_gib=section.memory_gib,
                 on_plan=print_schedule,
@@ -250,34 +225,21 @@ def _executable(artifact: Artifact | None, compressed: Compressed | None) -> Any
 
 def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
     from mixmix import evaluate
+    from mixmix.evaluate.evaluation import Predictor
 
     section = run.evaluation
     assert section is not None
 
     def loaded(reference: str) -> Any:
         is_file = reference.endswith((".onnx", ".pt2"))  # evaluated as it is
-        return Path(reference) if is_file else _load_zoo((reference,), device)[0]
+        return Path(reference) if is_file else load_zoo((reference,), device)[0]
 
     if section.model is not None:
         model = loaded(section.model)
     if model is None:
         raise InputError("nothing to evaluate; add [model], or a model in [evaluation]")
     reference = None if section.reference is None else loaded(section.reference)
-    data = _labeled_images(section.data, model, device)
+    data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
     with progress_bar("evaluating") as advance:
         result = evaluate(model, data, reference=reference, device=device, on_progress=advance)
     return ({"model": section.model} if section.model else {}) | result.to_dict()
-
-
-def _labeled_images(folder: Path | None, model: Any, device: str) -> Any:
-    """CIFAR-10, a folder with a subfolder of images for each class, or the bundled images."""
-    from mixmix.demo.cifar10 import load_cifar10, load_evaluation_pack
-    from mixmix.evaluate.evaluation import Predictor
-    from mixmix.evaluate.image_folder import ImageFolder
-
-    if folder is None:
-        return load_evaluation_pack()
-    if any((folder / name).exists() for name in _CIFAR10_FILES):
-        return load_cifar10(folder)
-    spec = Predictor(model, device=device).spec
-    return load_cifar10(folder) if spec.label_set == "cifar10" else ImageFolder(folder, spec)
