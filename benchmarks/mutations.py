@@ -44,7 +44,15 @@ STALE, NOT_RUN = "text not found", "tests cannot be run"
 # Imported once, for all mutations: most of the time of a test would go by with it.
 PRELOADED = (
     *("torch", "torch.export", "torch.fx", "torch.nn.utils.fusion", "numba", "scipy.stats", "onnx"),
-    *("onnxscript", "onnxruntime", "torch_pruning", "PIL.Image", "typer", "jinja2", "matplotlib"),
+    *(
+        "onnxscript",
+        "onnxruntime",
+        "torch_pruning",
+        "PIL.Image",
+        "rich_click",
+        "jinja2",
+        "matplotlib",
+    ),
     *("hypothesis", "pytest"),
 )
 # Exit codes of pytest.

@@ -299,5 +299,11 @@ def _is_settings(hint: Any) -> bool:
 
 
 def _named(hint: Any) -> str:
-    names = {types.NoneType: "None", float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+    names = {
+        types.NoneType: "None",
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "true or false",
+    }
     return names.get(hint, getattr(hint, "__name__", str(hint)))

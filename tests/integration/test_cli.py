@@ -137,7 +137,7 @@ def test_whole_flow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [command.name for command in COMMANDS],
+    [command.path for command in COMMANDS],
 )
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert mixmix(*command.split(), "--help") == 0

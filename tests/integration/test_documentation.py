@@ -15,10 +15,9 @@ from typing import Any
 
 import click
 import pytest
-import typer
 
 import mixmix
-from mixmix.cli.main import _app
+from mixmix.cli.main import app
 from mixmix.cli.run_file import Run
 
 ROOT = Path(__file__).parents[2]
@@ -101,14 +100,15 @@ def commands(block: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("block", cases("bash"))
 def test_commands_and_options_exist(block: str) -> None:
     for words in commands(block):
-        command: Any = typer.main.get_command(_app(words))
+        command: Any = app()
         while hasattr(command, "commands"):
             name = words.pop(0)
             assert name in command.commands, f"no command {name!r}"
             command = command.commands[name]
-        known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
-        assert {word for word in words if re.match("--?[a-z]", word)} <= known
         with click.Context(command) as context:
+            options = command.get_params(context)
+            known = {name for each in options for name in (*each.opts, *each.secondary_opts)}
+            assert {word for word in words if re.match("--?[a-z]", word)} <= known
             command.parse_args(context, words)  # values of the right types, nothing missing
 
 

@@ -22,7 +22,7 @@ def test_importing_loads_nothing_that_only_some_tasks_need() -> None:
         "matplotlib",
         "jinja2",
         "rich",
-        "typer",
+        "rich_click",
     ]
     code = f"import sys, mixmix; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

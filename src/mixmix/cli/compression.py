@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from mixmix.cli.command import COMMON, DATA, HELD_OUT, MODEL, Command, do, out
-from mixmix.cli.options import NO_VALUE, Fields, Given, Option
-from mixmix.cli.run_file import ExportSection, ImagesSection
+from mixmix.cli.options import Given, command
+from mixmix.cli.results import do
+from mixmix.cli.run_file import NO_VALUE
 from mixmix.errors import InputError
 
-__all__ = ["COMPRESSION_COMMANDS"]
+__all__ = ["distill", "prune", "quantize"]
 
 # Kinds of recovery by their values of --recovery.
 _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "fine-tune"}
 
 
-def _quantize(given: Given) -> None:
-    quantize, budget = given.fields("quantize"), given.fields("mixed")
-    steps, training = given["train"], given.fields("training")
-    if given["all_layers"]:
-        quantize["first_last_bits"] = NO_VALUE
+@command(
+    "quantize",
+    """
+    model.reference! --model -m
+    images.folders! --data
+    file! --out: File to write: .onnx, or .pt2 for PyTorch.
+    export.optimize_for
+    quantize.bits
+    images.held_out
+    COMMON
+    [Grid]
+    all_layers
+    quantize.per_channel --per-channel/--per-tensor
+    quantize.symmetric_weights --symmetric-weights/--affine-weights
+    quantize.symmetric_activations --symmetric-activations/--affine-activations
+    quantize.equalize
+    quantize.correct_bias
+    [Reconstruction]
+    quantize.reconstruction.iterations
+    quantize.views
+    quantize.memory_gib
+    [Mixed precision]
+    mixed.max_size_ratio --max-size
+    mixed.max_bitops_ratio --max-bitops
+    mixed.choices
+    export.sensitivity
+    [Training]
+    train
+    training.checkpoints
+    """,
+)
+def quantize(given: Given) -> None:
+    """Quantize a network on synthetic images and export it to ONNX or PyTorch's .pt2.
+
+    Example: mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx
+    """
+    settings, budget = given.pop("quantize", {}), given.pop("mixed", {})
+    training, steps = given.pop("training", {}), given.pop("train")
+    if given.pop("all_layers"):
+        settings["first_last_bits"] = NO_VALUE
     if training and not steps:
         raise InputError("--checkpoints is for training; set its steps with --train")
     if budget.keys() - {"choices"}:
@@ -30,84 +63,67 @@ def _quantize(given: Given) -> None:
                 "--train needs the same bits for all layers; leave out --max-size and "
                 "--max-bitops, or --train"
             )
-        method = {"method": "mixed-precision", **budget, "quantize": quantize}
-    elif budget or given["sensitivity"]:
+        method = {"method": "mixed-precision", **budget, "quantize": settings}
+    elif budget or "sensitivity" in given.get("export", {}):
         name = "choices" if budget else "sensitivity"
         raise InputError(f"--{name} needs a budget; add --max-size or --max-bitops")
     else:
-        method = _quantization(quantize, steps, training)
-    outcome = do(given, methods=[method])
-    if given["sensitivity"] and outcome.sensitivity is not None:
-        outcome.sensitivity[0].save(given["sensitivity"])
+        method = _quantization(settings, steps, training)
+    do(given | {"methods": [method]})
 
 
-def _quantization(
-    quantize: Mapping[str, Any], steps: int, training: Mapping[str, Any]
-) -> dict[str, Any]:
+def _quantization(settings: Given, steps: int, training: Given) -> Given:
     """The method that quantizes, and trains if there are steps for it."""
-    base = {"method": "quantize", **quantize}
+    base = {"method": "quantize", **settings}
     if not steps:
         return base
     return {"method": "quantize-aware", "base": base, "training": {"steps": steps}, **training}
 
 
-QUANTIZE = Command(
-    "quantize",
-    "Quantize a network on synthetic images and export it to ONNX or PyTorch's .pt2.",
-    "mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx",
-    (
-        MODEL,
-        DATA,
-        out("File to write: .onnx, or .pt2 for PyTorch."),
-        Fields("export", ExportSection, "optimize_for"),
-        Fields("quantize", "Quantize", "bits"),
-        HELD_OUT,
-        Option(
-            "all_layers", bool, "Quantize first and last layer like the others.", False, "", "Grid"
-        ),
-        Fields(
-            "quantize",
-            "Quantize",
-            "per_channel --per-channel/--per-tensor, "
-            "symmetric_weights --symmetric-weights/--affine-weights, "
-            "symmetric_activations --symmetric-activations/--affine-activations, "
-            "equalize, correct_bias",
-            "Grid",
-        ),
-        Fields(
-            "quantize",
-            "Quantize",
-            "reconstruction.iterations, views, memory_gib",
-            "Reconstruction",
-        ),
-        Fields(
-            "mixed",
-            "MixedPrecision",
-            "max_size_ratio --max-size, max_bitops_ratio --max-bitops, choices",
-            "Mixed precision",
-        ),
-        Option("sensitivity", Path | None, "JSON file for sensitivities.", panel="Mixed precision"),
-        Option(
-            "train", int, "Steps of quantization-aware training; 0 for none.", 0, "", "Training"
-        ),
-        Fields("training", "QuantizeAware", "checkpoints", "Training"),
-        *COMMON,
-    ),
-    _quantize,
+@command(
+    "prune",
+    """
+    model.reference! --model -m
+    images.folders! --data
+    file! --out: File to write: .onnx, .pt2, or .safetensors (weights without zeros).
+    then_quantize
+    then_train
+    images.held_out
+    COMMON
+    [Single weights]
+    prune.sparsity
+    prune.pattern
+    prune.criterion
+    prune.allocation
+    prune.skip
+    prune.rounds
+    [Channels]
+    channels.max_macs
+    channels.max_parameters
+    channels.max_latency
+    channels.importance
+    blocks
+    [Recovery]
+    recovery
+    [Fine-tuning]
+    tuning.training.steps
+    prune.checkpoints
+    """,
 )
+def prune(given: Given) -> None:
+    """Prune a network on synthetic images, recover its accuracy, and export it.
 
-
-def _prune(given: Given) -> None:
-    weights, channels = given.fields("prune"), given.fields("channels")
-    checkpoints = weights.pop("checkpoints", None)
-    recovery = _recovery(given, checkpoints)
-    if channels or given["blocks"]:
+    Example: mixmix prune -m bundled:resnet --data images --sparsity 0.9 --out resnet.safetensors
+    """
+    weights, channels = given.pop("prune", {}), given.pop("channels", {})
+    checkpoints, blocks = weights.pop("checkpoints", None), given.pop("blocks")
+    recovery = _recovery(given.pop("recovery"), given.pop("tuning", {}), checkpoints)
+    if channels or blocks:
         if checkpoints is not None and all(each["recovery"] != "fine-tune" for each in recovery):
             raise InputError(
                 "--checkpoints with channels is for fine-tuning; add --recovery fine-tune"
             )
-        kind = "prune-blocks" if given["blocks"] else "prune-channels"
-        method = {"method": kind, **channels, **weights}
+        method = {"method": "prune-blocks" if blocks else "prune-channels", **channels, **weights}
     else:
         if "sparsity" in weights and weights.get("pattern", "unstructured") != "unstructured":
             raise InputError(
@@ -115,7 +131,7 @@ def _prune(given: Given) -> None:
             )
         method = {"method": "prune", **weights, **_within(checkpoints, "")}
     methods = [method | {"recovery": recovery}]
-    bits, steps = given["then_quantize"], given["then_train"]
+    bits, steps = given.pop("then_quantize"), given.pop("then_train")
     if bits is not None:
         folder = _within(checkpoints, "quantization-aware")
         methods.append(_quantization({"bits": bits}, steps, folder))
@@ -123,13 +139,11 @@ def _prune(given: Given) -> None:
         raise InputError(
             "--then-train needs a quantized network; set its bits with --then-quantize"
         )
-    do(given, methods=methods)
+    do(given | {"methods": methods})
 
 
-def _recovery(given: Given, checkpoints: str | None) -> list[dict[str, Any]]:
-    chosen, tuning = given["recovery"], given.fields("fine-tune")
-    if chosen == ["none"]:
-        chosen = []
+def _recovery(chosen: list[str], tuning: Given, checkpoints: str | None) -> list[Given]:
+    chosen = [] if chosen == [NO_VALUE] else chosen
     for name in chosen:
         if name not in _RECOVERIES:
             raise InputError(f"--recovery must be none or {', '.join(_RECOVERIES)}, got {name!r}")
@@ -141,98 +155,42 @@ def _recovery(given: Given, checkpoints: str | None) -> list[dict[str, Any]]:
     ]
 
 
-def _within(checkpoints: str | None, folder: str) -> dict[str, str]:
+def _within(checkpoints: str | None, folder: str) -> Given:
     """The field of a method for its checkpoints."""
     return {} if checkpoints is None else {"checkpoints": str(Path(checkpoints) / folder)}
 
 
-PRUNE = Command(
-    "prune",
-    "Prune a network on synthetic images, recover its accuracy, and export it.",
-    "mixmix prune -m bundled:resnet --data images --sparsity 0.9 --out resnet.safetensors",
-    (
-        MODEL,
-        DATA,
-        out("File to write: .onnx, .pt2, or .safetensors (weights without zeros)."),
-        Fields(
-            "prune",
-            "Prune",
-            "sparsity, pattern, criterion, allocation, skip, rounds",
-            "Single weights",
-        ),
-        Fields(
-            "channels",
-            "PruneChannels",
-            "max_macs, max_parameters, max_latency, importance",
-            "Channels",
-        ),
-        Option("blocks", bool, "Prune residual blocks instead of channels.", False, "", "Channels"),
-        Option(
-            "recovery",
-            list[str],
-            "bn, reconstruct or fine-tune; repeat to apply several in order. none for no recovery.",
-            ["reconstruct", "fine-tune"],
-            panel="Recovery",
-        ),
-        Fields("fine-tune", "FineTune", "training.steps", "Fine-tuning"),
-        Fields("prune", "Prune", "checkpoints", "Fine-tuning"),
-        Option("then_quantize", str | None, "Bits to quantize to after pruning, such as W8A8."),
-        Option(
-            "then_train",
-            int,
-            "Steps of quantization-aware training after --then-quantize; the teacher is the "
-            "network before pruning.",
-            0,
-        ),
-        HELD_OUT,
-        *COMMON,
-    ),
-    _prune,
+@command(
+    "distill",
+    """
+    model.reference! --model -m
+    student!
+    file! --out: File to write: .onnx, .pt2 or .safetensors.
+    COMMON
+    [Images]
+    networks --zoo
+    images.folders --data
+    fresh.every_steps
+    [Training]
+    distill.training.steps
+    distill.training.batch_size
+    distill.training.learning_rate
+    distill.training.feature_weight
+    distill.checkpoints
+    """,
 )
+def distill(given: Given) -> None:
+    """Train another network from scratch, without data, to match a network's predictions.
 
-
-def _distill(given: Given) -> None:
-    zoo, fresh = given["networks"], given.fields("fresh")
-    method: dict[str, Any] = {"method": "distill", "student": given["student"]}
-    method |= given.fields("distill")
+    Example: mixmix distill -m bundled:resnet --student bundled:mobilenetv2 --zoo bundled:resnet
+    --zoo bundled:vgg --out student.onnx --checkpoints run
+    """
+    method = {"method": "distill", "student": given.pop("student"), **given.pop("distill", {})}
+    fresh, zoo = given.pop("fresh", {}), given.pop("networks")
     if zoo:
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
-    elif not given.fields("images"):
+    elif not given.get("images"):
         raise InputError("no images to learn from; add --zoo, --data, or both")
     elif fresh:
         raise InputError("--every-steps is for the networks of --zoo; add --zoo")
-    do(given, methods=[method])
-
-
-DISTILL = Command(
-    "distill",
-    "Train another network from scratch, without data, to match a network's predictions.",
-    "mixmix distill -m bundled:resnet --student bundled:mobilenetv2 --zoo bundled:resnet "
-    "--zoo bundled:vgg --out student.onnx --checkpoints run",
-    (
-        MODEL,
-        Option("student", str, "A model as in --model; its architecture gets fresh weights.", ...),
-        out("File to write: .onnx, .pt2 or .safetensors."),
-        Option(
-            "networks",
-            list[str] | None,
-            "A network to synthesize images from during training; repeat for several. Without any, "
-            "only the images of --data are used.",
-            declarations="--zoo",
-            panel="Images",
-        ),
-        Fields("images", ImagesSection, "folders --data", "Images"),
-        Fields("fresh", "GeneratedImages", "every_steps", "Images"),
-        Fields(
-            "distill",
-            "Distill",
-            "training.steps, training.batch_size, training.learning_rate, training.feature_weight",
-            "Training",
-        ),
-        Fields("distill", "Distill", "checkpoints", "Training"),
-        *COMMON,
-    ),
-    _distill,
-)
-
-COMPRESSION_COMMANDS = (QUANTIZE, PRUNE, DISTILL)
+    do(given | {"methods": [method]})

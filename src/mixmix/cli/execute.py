@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixmix._settings import Settings
 from mixmix.cli.inputs import labeled_images, load_images, load_zoo
 from mixmix.cli.process import prepare, print_schedule, progress_bar
-from mixmix.cli.run_file import EvaluationSection, GenerationSection, Run, SynthesisSection
+from mixmix.cli.run_file import GenerationSection, Run
 from mixmix.errors import InputError
 
 if TYPE_CHECKING:
-    from mixmix import (
-        Artifact,
-        Compressed,
-        Estimate,
-        Evaluation,
-        ImageSet,
-        Method,
-        Model,
-        SensitivityTable,
-        Zoo,
-    )
-    from mixmix.evaluate.evaluation import Evaluated
+    from mixmix import Artifact, Compressed, ImageSet, Method, Model, SensitivityTable, Zoo
 
 __all__ = ["Outcome", "execute"]
 
-_FORMATS = {".onnx": "onnx", ".pt2": "pt2e", ".safetensors": "sparse"}
+_SUFFIXES = (".onnx", ".pt2", ".safetensors")
+_SHEET = "contact-sheet.png"
 _PROBE_IMAGES = 256
 
 
 @dataclass
 class Outcome:
-    """The results of a run; None for what it does not do.
+    """The results of a run.
 
-    ``model`` is the model before compression, ``image_folder`` the exported folder of PNG files;
-    ``is_main`` says whether this process prints and writes the results.
+    Attributes:
+        facts: by section of the run, in plain JSON types.
+        compressed: the compressed model, if there is one.
     """
 
-    run: Run
-    images: ImageSet | None = None
-    contact_sheet: Path | None = None
-    model: Model | None = None
-    methods: tuple[Method, ...] = ()
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     compressed: Compressed | None = None
-    artifact: Artifact | None = None
-    image_folder: Path | None = None
-    estimate: Estimate | None = None
-    evaluation: Evaluation | None = None
-    is_main: bool = True
 
     @property
     def sensitivity(self) -> tuple[SensitivityTable, dict[str, str]] | None:
@@ -74,32 +57,36 @@ def execute(run: Run) -> Outcome:
         ExportError: if the exported file does not agree with the model.
     """
     from mixmix import Method
-    from mixmix.runtime.distributed import is_main, local_device
+    from mixmix.runtime.distributed import local_device
 
     shared = run.synthesis is not None and not (run.methods or run.export or run.evaluation)
     device = local_device(run.device) if shared else run.device
     prepare(device, run.threads, distributed=shared)
-    outcome = Outcome(run, is_main=is_main())
-    if run.model is not None and run.export is not None:
-        _format(run.export.file)
-    outcome.methods = tuple(_on_device(Method.from_dict(table), device) for table in run.methods)
+    if run.model and run.export and run.export.file.suffix not in _SUFFIXES:
+        raise InputError(
+            f"--out must name a file that ends in {', '.join(_SUFFIXES)}, got {run.export.file}"
+        )
+    methods = tuple(_on_device(Method.from_dict(table), device) for table in run.methods)
     settings = _image_settings(run)
-    if run.images is not None and run.images.folders:
-        outcome.images = load_images(run.images.folders)
-    if run.model is not None:
-        outcome.model = load_zoo((run.model.reference,), device)[0]
-    if run.image_section is not None and run.zoo is not None:
+    images = load_images(run.images.folders) if run.images and run.images.folders else None
+    model = load_zoo((run.model.reference,), device)[0] if run.model else None
+    outcome, artifact = Outcome(), None
+    if run.image_section and run.zoo:
         zoo = load_zoo(run.zoo.models, device, run.zoo.weights)
-        made = _make_images(run, run.image_section, zoo, settings, outcome)
-        outcome.images = made if outcome.images is None else made.join([made, outcome.images])
-    if outcome.model is not None:
-        _compress(outcome.model, outcome)
+        made = _make_images(run, zoo, settings)
+        images = made if images is None else made.join([made, images])
+    if images is not None and (run.image_section or model is None):
+        outcome.facts["images"] = _image_facts(run, images)
+    if model is not None:
+        artifact = _compress(run, model, methods, images, outcome)
     elif run.export is not None:
-        if outcome.images is None:
+        if images is None:
             raise InputError("nothing to export; add [model], [images] or [synthesis]")
-        outcome.image_folder = outcome.images.export_image_folder(run.out / run.export.file)
+        folder = images.export_image_folder(run.out / run.export.file)
+        outcome.facts["export"] = {"out": str(folder)}
     if run.evaluation is not None:
-        outcome.evaluation = _evaluate(run.evaluation, outcome, device)
+        executable = _executable(artifact, outcome.compressed)
+        outcome.facts["evaluation"] = _evaluate(run, executable, device)
     return outcome
 
 
@@ -107,17 +94,15 @@ def _on_device(settings: Any, device: str) -> Any:
     """Settings whose zoos, which are read to the CPU, are on another device."""
     from mixmix import Zoo
 
-    if device == "cpu":
-        return settings
-    if isinstance(settings, Zoo):
+    if isinstance(settings, Zoo) and device != "cpu":
         return Zoo.load(list(settings), weights=settings.weights, device=device)
     if isinstance(settings, tuple):
         return tuple(_on_device(each, device) for each in settings)
-    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+    if device == "cpu" or not isinstance(settings, Settings):
         return settings
-    fields = [field.name for field in dataclasses.fields(settings) if field.init]
-    values = {name: _on_device(getattr(settings, name), device) for name in fields}
-    return dataclasses.replace(settings, **values)
+    names = [each.name for each in fields(settings) if each.init]  # type: ignore[arg-type]
+    values = {name: _on_device(getattr(settings, name), device) for name in names}
+    return replace(settings, **values)  # type: ignore[type-var]
 
 
 def _image_settings(run: Run) -> Any:
@@ -135,19 +120,21 @@ def _image_settings(run: Run) -> Any:
     return recipe(run.synthesis.recipe or default).updated(run.synthesis.settings)
 
 
-def _make_images(
-    run: Run,
-    section: SynthesisSection | GenerationSection,
-    zoo: Zoo,
-    settings: Any,
-    outcome: Outcome,
-) -> ImageSet:
+def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
+    """Synthesize or generate images into a folder, with a contact sheet of them."""
     from mixmix import generate, synthesize
-    from mixmix.runtime.distributed import process_group
+    from mixmix.runtime.distributed import is_main, process_group
 
+    section = run.image_section
+    assert section is not None
     folder = run.out / section.folder
-    if isinstance(section, GenerationSection):
-        with progress_bar("generating") as advance:
+    title = "generating" if isinstance(section, GenerationSection) else "synthesizing"
+    with process_group(str(zoo.device)), progress_bar(title, shown=is_main()) as advance:
+
+        def on_progress(done: int, total: int) -> None:
+            advance(title, done / max(total, 1))
+
+        if isinstance(section, GenerationSection):
             images = generate(
                 zoo,
                 settings,
@@ -155,88 +142,104 @@ def _make_images(
                 seed=run.seed,
                 warmup_rounds=section.warmup_rounds,
                 out=folder,
-                on_progress=lambda done, total: advance("generating", done / total),
+                on_progress=on_progress,
             )
-    else:
-        start = None if section.start is None else load_images([section.start])
-        with (
-            process_group(str(zoo.device)),
-            progress_bar("synthesizing", shown=outcome.is_main) as advance,
-        ):
+        else:
             images = synthesize(
                 zoo,
                 settings,
                 seed=run.seed,
                 out=folder,
-                start=start,
+                start=None if section.start is None else load_images([section.start]),
                 threads=run.threads,
                 memory_gib=section.memory_gib,
                 on_plan=print_schedule,
-                on_progress=lambda done, total: advance("synthesizing", done / max(total, 1)),
+                on_progress=on_progress,
             )
-    if outcome.is_main and images.images.shape[1] in (1, 3):
-        outcome.contact_sheet = images.contact_sheet(folder / "contact-sheet.png")
+    if is_main() and images.images.shape[1] in (1, 3):
+        images.contact_sheet(folder / _SHEET)
     return images
 
 
-def _compress(model: Model, outcome: Outcome) -> None:
+def _image_facts(run: Run, images: ImageSet) -> dict[str, Any]:
+    from mixmix.data.image_set import label_agreement
+
+    facts: dict[str, Any] = {
+        "num_images": len(images),
+        "label_agreement": label_agreement(images.soft_labels, images.labels),
+    }
+    if run.image_section is None:
+        return facts
+    folder = run.out / run.image_section.folder
+    if (folder / _SHEET).exists():
+        facts["contact_sheet"] = str(folder / _SHEET)
+    return {"out": str(folder), **facts}
+
+
+def _compress(
+    run: Run,
+    model: Model,
+    methods: Sequence[Method],
+    images: ImageSet | None,
+    outcome: Outcome,
+) -> Artifact | None:
     """Compress a model, export it, and estimate the accuracy loss."""
-    from mixmix import Compressed, compress, estimate_accuracy, export
+    from mixmix import Compressed, compress, estimate_accuracy, export, sparsity_of
     from mixmix.export.verify import MIN_PROBE_IMAGES
 
-    run, images = outcome.run, outcome.images
-    compressed, held_out, probe = Compressed(model.module, model.spec), None, None
-    if run.methods:
+    compressed, held_out, probe, artifact = Compressed(model.module, model.spec), None, None, None
+    facts: dict[str, Any] = {"model": compressed.spec.name, "teacher": model.spec.name}
+    if methods:
         # The outputs of fewer images are too noisy to verify the file with.
         if images is not None and len(images) >= MIN_PROBE_IMAGES:
             probe = images.images[:_PROBE_IMAGES]
         if images is not None and run.images is not None and run.images.held_out:
             images, held_out = images.split(len(images) - run.images.held_out)
         with progress_bar("compressing") as advance:
-            compressed = compress(
-                model, images, outcome.methods, seed=run.seed, on_progress=advance
-            )
-    outcome.compressed = compressed
+            compressed = compress(model, images, methods, seed=run.seed, on_progress=advance)
+        facts["model"] = compressed.spec.name
+        facts["setting"] = " + ".join(method.setting for method in methods)
+        facts["sparsity"] = sparsity_of(compressed.module).total
+    outcome.compressed, outcome.facts["export"] = compressed, facts
     if run.export is not None:
-        outcome.artifact = export(
-            compressed,
-            run.out / run.export.file,
-            format=_format(run.export.file),
-            optimize_for=run.export.optimize_for,
-            probe=probe,
-        )
+        goal = run.export.optimize_for
+        artifact = export(compressed, run.out / run.export.file, optimize_for=goal, probe=probe)
+        facts["out"] = str(artifact.path)
+        facts["size_bytes"] = artifact.size_bytes
+        facts["agreement_with_pytorch"] = artifact.agreement
+        if run.export.sensitivity is not None and outcome.sensitivity is not None:
+            outcome.sensitivity[0].save(run.export.sensitivity)
+    facts["estimate"] = None
     if held_out is not None:
-        outcome.estimate = estimate_accuracy(_executable(outcome), model, held_out)
+        small = _executable(artifact, compressed)
+        facts["estimate"] = estimate_accuracy(small, model, held_out).to_dict()
+    facts["layers"] = [record.to_dict() for record in compressed.records]
+    return artifact
 
 
-def _executable(outcome: Outcome) -> Any:
+def _executable(artifact: Artifact | None, compressed: Compressed | None) -> Any:
     """The exported file, or the model if the file holds weights alone or there is none."""
-    artifact = outcome.artifact
     is_graph = artifact is not None and artifact.format != "sparse"
-    return artifact if is_graph else outcome.compressed
+    return artifact if is_graph else compressed
 
 
-def _format(file: Path) -> str:
-    if file.suffix not in _FORMATS:
-        raise InputError(f"--out must name a file that ends in {', '.join(_FORMATS)}, got {file}")
-    return _FORMATS[file.suffix]
-
-
-def _evaluate(section: EvaluationSection, outcome: Outcome, device: str) -> Evaluation:
+def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
     from mixmix import evaluate
     from mixmix.evaluate.evaluation import Predictor
 
-    def loaded(reference: str | None) -> Evaluated | None:
-        if reference is None:
-            return None
-        if reference.endswith((".onnx", ".pt2")):
-            return Path(reference)  # evaluated as it is
-        return load_zoo((reference,), device)[0]
+    section = run.evaluation
+    assert section is not None
 
-    model = _executable(outcome) if section.model is None else loaded(section.model)
+    def loaded(reference: str) -> Any:
+        is_file = reference.endswith((".onnx", ".pt2"))  # evaluated as it is
+        return Path(reference) if is_file else load_zoo((reference,), device)[0]
+
+    if section.model is not None:
+        model = loaded(section.model)
     if model is None:
         raise InputError("nothing to evaluate; add [model], or a model in [evaluation]")
-    reference = loaded(section.reference)
+    reference = None if section.reference is None else loaded(section.reference)
     data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
     with progress_bar("evaluating") as advance:
-        return evaluate(model, data, reference=reference, device=device, on_progress=advance)
+        result = evaluate(model, data, reference=reference, device=device, on_progress=advance)
+    return ({"model": section.model} if section.model else {}) | result.to_dict()

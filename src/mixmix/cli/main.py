@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
 
-import typer
+import click
+from rich_click import RichGroup
 
-from mixmix.cli.command import Command
-from mixmix.cli.commands import IMAGE_COMMANDS, OTHER_COMMANDS
-from mixmix.cli.compression import COMPRESSION_COMMANDS
+from mixmix.cli.compression import distill, prune, quantize
+from mixmix.cli.files import demo, evaluate, export, zoo_list, zoo_show
+from mixmix.cli.images import generate, synthesize
+from mixmix.cli.images import run as run_file
 from mixmix.errors import ExportError, InputError, RankError
 from mixmix.runtime.openmp import sleep_while_waiting
 
-_TyperError: Any
-try:
-    from typer.exceptions import TyperException as _TyperError
-except ImportError:  # older versions of typer are built on click
-    from click import ClickException as _TyperError
+__all__ = ["COMMANDS", "app", "run"]
 
-__all__ = ["COMMANDS", "run"]
-
-COMMANDS: tuple[Command, ...] = (*IMAGE_COMMANDS, *COMPRESSION_COMMANDS, *OTHER_COMMANDS)
+# In the order of the help.
+COMMANDS = (
+    *(run_file, synthesize, generate, quantize, prune, distill),
+    *(export, evaluate, demo, zoo_list, zoo_show),
+)
+_HELP = {
+    "text_markup": None,
+    "text_emojis": False,
+    "text_paragraph_linebreaks": "\n\n",
+}
 _GROUPS = {"zoo": "List and show pretrained networks."}
 
 
@@ -30,8 +33,8 @@ def run() -> None:
     """Run the command line and exit."""
     sleep_while_waiting()
     try:
-        code = _app(sys.argv[1:])(standalone_mode=False)
-    except _TyperError as error:
+        code = app().main(standalone_mode=False)
+    except click.ClickException as error:
         _fail(error.format_message())
     except (InputError, ExportError, KeyError) as error:
         _fail(str(error.args[0] if error.args else error))
@@ -42,34 +45,31 @@ def run() -> None:
         _fail(str(error) if is_main() else "")
     except MemoryError:
         _fail("out of memory; use fewer images, a smaller batch size or a smaller model")
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, click.Abort):
         print("interrupted; repeat the command to continue", file=sys.stderr)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _app(arguments: Sequence[str]) -> typer.Typer:
-    """All commands; only the one that is chosen has its options, which import their settings."""
-    app = _group("Compress pretrained vision models without their data.")
-    groups = {name: _group(help) for name, help in _GROUPS.items()}
-    words = [each for each in arguments if not each.startswith("-")]
+class _Group(RichGroup):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def app() -> RichGroup:
+    """The group of all commands; they read their options when they are chosen."""
+    top = _group("mixmix", "Compress pretrained vision models without their data.")
+    groups = {name: _group(name, help) for name, help in _GROUPS.items()}
     for command in COMMANDS:
-        path = command.name.split()
-        target = groups[path[0]] if len(path) > 1 else app
-        command.add_to(target, chosen=words[: len(path)] == path)
-    for name, group in groups.items():
-        app.add_typer(group, name=name)
-    return app
+        (groups[command.path.split()[0]] if " " in command.path else top).add_command(command)
+    for group in groups.values():
+        top.add_command(group)
+    return top
 
 
-def _group(help: str) -> typer.Typer:
-    return typer.Typer(
-        help=help,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+def _group(name: str, help: str) -> RichGroup:
+    settings = {"help_option_names": ["-h", "--help"], "rich_help_config": _HELP}
+    return _Group(name=name, help=help, no_args_is_help=True, context_settings=settings)
 
 
 def _fail(message: str) -> None:

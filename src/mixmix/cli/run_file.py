@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 
 from mixmix._settings import Settings
 from mixmix._version import __version__
-from mixmix.cli.options import NO_VALUE
 from mixmix.errors import InputError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# None on the command line and in TOML, which has no null.
+NO_VALUE = "none"
 
 _S = TypeVar("_S", bound="_WithSettings")
 
@@ -131,10 +133,12 @@ class ExportSection(_Section):
         file: .onnx, .pt2 (PyTorch) or .safetensors (weights without zeros), relative to the folder
             of the run; without a model, a folder for the images as PNG files.
         optimize_for: size or speed, for .onnx files with 4 bits or fewer.
+        sensitivity: JSON file for sensitivities.
     """
 
     file: Path = Path("model.onnx")
     optimize_for: str = "size"
+    sensitivity: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,18 @@ class Compressed:
         return summary("Compressed", facts)
 
     def _repr_html_(self) -> str:
+        return html_table(self.rows, caption=repr(self))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The records as rows of a table, without columns that are empty."""
         rows = [record.to_dict() for record in self.records]
+        for row in rows:
+            for name in ("in_channels", "out_channels"):
+                if row[name] is not None:
+                    row[name] = "→".join(map(str, dict.fromkeys(row[name])))
         used = [key for key in rows[0] if any(row[key] for row in rows)] if rows else []
-        return html_table([{key: row[key] for key in used} for row in rows], caption=repr(self))
+        return [{key: row[key] for key in used} for row in rows]
 
     def with_method(
         self, method: Method, results: Mapping[str, Any] | None = None, **changes: Any

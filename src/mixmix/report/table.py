@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mixmix.report.rows import ABSENT, format_rows
 
-__all__ = ["print_results", "print_uncut"]
+__all__ = ["print_results", "print_rows", "print_uncut"]
 
 
 def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -42,6 +42,24 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         cells = [Text(text) for text in texts]
         table.add_row(*names, top1, *cells, style="bold" if row.is_float else "")
     print_uncut(table, console)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows, whose keys are the titles of the columns; None is a dash."""
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(ABSENT if value is None else _text(value) for value in row.values()))
+    print_uncut(table, Console())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_uncut(table: Table, console: Console) -> None:

@@ -116,7 +116,7 @@ class ShardStore:
         now = self._manifest
         if earlier.get("settings") != now["settings"]:
             changes = _differences(earlier.get("settings"), now["settings"])
-            how = f"made with other settings ({changes})"
+            how = f"made with other settings ({'; '.join(changes)})"
         elif earlier.get("seed") != now["seed"]:
             how = f"made with another seed ({earlier.get('seed')}, now {now['seed']})"
         elif earlier.get("start") != now.get("start"):
@@ -143,8 +143,20 @@ def _is_whole(folder: Path, index: int, hashes: Mapping[str, str]) -> bool:
     return True
 
 
-def _differences(before: Any, now: Mapping[str, Any]) -> str:
-    if not isinstance(before, Mapping):
-        return f"{before!r}, now {dict(now)}"
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return "; ".join(f"{key}: {before.get(key)}, now {now.get(key)}" for key in keys)
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """The innermost fields that differ, such as ``terms.bn.weight: 1.0, now 2.0``."""
+    before, now = _by_kind(before), _by_kind(now)
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return [] if before == now else [f"{name}: {before}, now {now}".removeprefix(": ")]
+    return [
+        line
+        for key in {**before, **now}
+        for line in _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    ]
+
+
+def _by_kind(value: Any) -> Any:
+    """A list of terms as a table of them."""
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+        return {str(each.get("term", index)): each for index, each in enumerate(value)}
+    return value

@@ -1,94 +1,64 @@
-"""Options are made from fields: every command names fields that exist, with a text and a type."""
+"""Options are read from fields: every command names fields that exist, with a text and a type."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
-import typer
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 import mixmix
-from mixmix.cli.command import Command
+from mixmix._settings import default_of
+from mixmix.cli.fields import read_field
 from mixmix.cli.main import COMMANDS
-from mixmix.cli.options import Fields, Given, Option, attribute_docs, parameters
+from mixmix.cli.options import Command, Given, command
+
+LINES = """
+    zoo.models! --zoo -z
+    settings.num_images -n: Another help.
+    settings.members_per_step
+    settings.scales --scale
+    distill.training.steps
+    quantize.equalize
+    quantize.per_channel --per-channel/--per-tensor
+    prune.checkpoints
+    [Panel]
+    blocks
+    student
+"""
 
 
-@dataclass(frozen=True)
-class Inner:
-    """Nested settings.
-
-    Attributes:
-        rate: of learning, in (0, 1] (see ``rates``).
-    """
-
-    rate: float = 0.5
-
-
-@dataclass(frozen=True)
-class Outer:
-    """Settings.
-
-    Attributes:
-        count: how many ``things``; a second line
-            continues the first.
-        pattern: ``N:M``: of every M at most N.
-        flip: whether to flip.
-        limit: None takes all.
-        inner: nested.
-
-    Raises:
-        InputError: never.
-    """
-
-    count: int = 3
-    pattern: str = "2:4"
-    flip: bool = True
-    limit: int | None = 8
-    scales: tuple[float, ...] = (1.0,)
-    names: tuple[str, ...] = ()
-    box: tuple[float, float] = (0.1, 0.2)
-    folder: str | Path | None = None
-    inner: Inner = field(default_factory=lambda: Inner(0.25))
-
-
-OUTER = Fields(
-    "outer",
-    Outer,
-    "count -n, pattern, flip, limit, scales --scale, names --name, box, folder, inner.rate",
-)
-
-
-def given(*arguments: str) -> tuple[int, str, list[Given]]:
+def given(arguments: str) -> tuple[int, str, list[Given]]:
     seen: list[Given] = []
-    app = typer.Typer()
-    options = (OUTER, Option("word", str, "A word.", "x"))
-    app.command()(parameters(options, seen.append))
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    result = CliRunner().invoke(
+        command("try", LINES)(seen.append), arguments.split(), env={"COLUMNS": "200"}
+    )
     return result.exit_code, result.output, seen
 
 
-def test_only_what_was_given_is_passed_on() -> None:
-    code, _, seen = given()
-    assert code == 0 and seen[0].fields("outer") == {} and seen[0]["word"] == "x"
-    arguments = "-n 3 --no-flip --limit none --scale 0.5 --scale 1 --name a,b --name c"
-    arguments += " --box 0.3 0.4 --folder f/g --rate 0.75 --word y"
-    code, output, seen = given(*arguments.split())
+def test_only_what_was_given_is_passed_on_of_tables() -> None:
+    code, _, seen = given("-z a")
+    assert code == 0 and seen == [{"zoo": {"models": ["a"]}, "blocks": False, "student": ""}]
+    arguments = "--zoo a,b -z c -n 256 --members-per-step none --scale 0.5 --scale 1 --steps 3"
+    arguments += " --no-equalize --per-tensor --checkpoints f/g --blocks --student x"
+    code, output, seen = given(arguments)
     assert code == 0, output
-    assert seen[0]["word"] == "y"
-    assert seen[0].fields("outer") == {
-        "count": 3,
-        "flip": False,
-        "limit": "none",
-        "scales": [0.5, 1.0],
-        "names": ["a", "b", "c"],
-        "box": [0.3, 0.4],
-        "folder": "f/g",
-        "inner": {"rate": 0.75},
-    }
+    assert seen == [
+        {
+            "zoo": {"models": ["a", "b", "c"]},
+            "settings": {"num_images": 256, "members_per_step": "none", "scales": [0.5, 1.0]},
+            "distill": {"training": {"steps": 3}},
+            "quantize": {"equalize": False, "per_channel": False},
+            "prune": {"checkpoints": "f/g"},
+            "blocks": True,
+            "student": "x",
+        }
+    ]
 
 
 def test_help_has_texts_and_defaults_of_the_fields() -> None:
@@ -96,46 +66,64 @@ def test_help_has_texts_and_defaults_of_the_fields() -> None:
     text = " ".join(output.split())
     assert code == 0
     for part in (
-        "How many things; a second line continues the first. [default: 3]",
-        "Of learning, in (0, 1]. [default: 0.25]",
-        "'N:M': of every M",
-        "[default: 8]",
-        "--flip --no-flip",
+        "Another help. [default: 256]",
+        "Optimizer steps. [default: 6000]",
+        "[default: per-channel]",
+        "--equalize/--no-equalize",
+        "Panel",
     ):
         assert part in text
 
 
-def test_what_is_no_number_is_refused() -> None:
-    assert given("--limit", "many")[0] == 2
-    assert given("--count", "many")[0] == 2
+@pytest.mark.parametrize(
+    "arguments", ["", "-z a -n many", "-z a --members-per-step many", "-z a --wrong", "-z a more"]
+)
+def test_wrong_values_are_refused(arguments: str) -> None:
+    assert given(arguments)[0] == 2
 
 
 def test_a_field_that_vanished_is_an_error() -> None:
-    for name in ("missing", "inner.missing"):
-        with pytest.raises(AttributeError, match="has no field 'missing'; it has "):
-            list(Fields("outer", Outer, name).options())
+    for path in ("missing", "quantize.missing", "quantize.reconstruction.missing"):
+        with pytest.raises(AttributeError, match="has no field 'missing'"):
+            read_field("CommandLine", path, "mixmix.cli.command_line")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.path)
 def test_fields_of_commands_exist(command: Command) -> None:
-    names = []
-    for each in command.options:
-        for path, option in each.options() if isinstance(each, Fields) else [("", each)]:
-            assert option.help, f"{path} has no entry below Attributes"
-            names.append(option.name)
-    assert len(set(names)) == len(names)
-    assert command.example.startswith(f"mixmix {command.name}")
-    parameters(command.options, command.call)
+    options = [each for each in command.get_params(click.Context(command)) if each.name != "help"]
+    assert options and all(getattr(each, "help", "") for each in options)
+    assert len({each.name for each in options}) == len(options)
+    assert f"Example: mixmix {command.path}" in str(command.help)
 
 
-def test_docs_of_base_classes_count() -> None:
-    class Child(Outer):
-        """No section."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("AmortizedSettings", "Distill", "FineTune", "GeneratedImages", "MixedPrecision", "Prune"),
+        *("PruneChannels", "Quantize", "QuantizeAware", "SynthesisSettings"),
+    ],
+)
+def test_fields_are_read_as_python_reads_them(name: str) -> None:
+    for path, default in defaults(getattr(mixmix, name)):
+        if isinstance(default, int | float | str | type(None)):
+            assert read_field(name, path, "mixmix").default == default
 
-    assert attribute_docs(Child)["flip"] == "Whether to flip."
+
+def defaults(settings: Any) -> list[tuple[str, Any]]:
+    """Paths of fields and their defaults, those of training included."""
+    found = []
+    for each in dataclasses.fields(settings):
+        default = default_of(each)
+        if each.name in ("training", "reconstruction"):
+            for inner in dataclasses.fields(default):
+                found.append((f"{each.name}.{inner.name}", getattr(default, inner.name)))
+        elif each.type in ("int", "float", "str", "bool", "int | None", "float | None"):
+            found.append((each.name, default))
+    return found
 
 
-def test_help_needs_no_torch() -> None:
+@pytest.mark.parametrize("words", ["--help", "quantize --help", "synthesize --wrong"])
+def test_help_needs_no_torch(words: str) -> None:
     folder = Path(mixmix.__file__).parent
     program = f"""
 import sys, types
@@ -143,25 +131,11 @@ package = types.ModuleType("mixmix")
 package.__path__ = [{str(folder)!r}]
 sys.modules["mixmix"] = package
 from mixmix.cli.main import run
-sys.argv = ["mixmix", "--help"]
+sys.argv = ["mixmix", *{words!r}.split()]
 try:
     run()
-finally:
+except SystemExit as end:
+    assert end.code == (0 if "--help" in sys.argv else 2)
     assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
-
-
-def test_code_of_docstrings_is_quoted_where_it_has_a_colon() -> None:
-    @dataclass(frozen=True)
-    class Pattern:
-        """A pattern.
-
-        Attributes:
-            pattern: ``unstructured``: anywhere, or ``N:M``; and ``M``: a number.
-        """
-
-        pattern: str = "2:4"
-
-    expected = "unstructured: anywhere, or 'N:M'; and M: a number."
-    assert attribute_docs(Pattern)["pattern"] == expected

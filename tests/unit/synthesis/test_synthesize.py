@@ -232,7 +232,7 @@ class TestResume:
         ("changes", "message"),
         [
             ({"sharpness": 1}, r"sharpness: 1, now None"),
-            ({"terms": [{"term": "unheard-of", "weight": 1.0}]}, "terms: .*'unheard-of'"),
+            ({"terms": [{"term": "unheard-of", "weight": 1.0}]}, r".*terms\.unheard-of: \{"),
             (None, "None, now"),
         ],
     )

@@ -207,7 +207,10 @@ class TestTermFromOutside:
         data = synthesize(zoo, self.SETTINGS, seed=0, out=tmp_path)
         assert torch.equal(data.images, synthesize(zoo, self.SETTINGS, seed=0).images)
         other = self.SETTINGS.with_term(Contrast(weight=50.0, target=0.3))
-        with pytest.raises(InputError, match=r"other settings \(terms: .*choose another folder"):
+        change = r"terms\.test-contrast\.target: 0\.4, now 0\.3"
+        with pytest.raises(
+            InputError, match=rf"other settings \({change}\); choose another folder"
+        ):
             synthesize(zoo, other, seed=0, out=tmp_path)
 
     def test_serves_amortized_synthesis(self, zoo: Zoo) -> None:

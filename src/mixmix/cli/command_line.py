@@ -1,0 +1,71 @@
+"""What the options of all commands set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmix.cli.run_file import Run
+
+if TYPE_CHECKING:
+    from mixmix import (
+        AmortizedSettings,
+        Distill,
+        FineTune,
+        GeneratedImages,
+        MixedPrecision,
+        Prune,
+        PruneChannels,
+        Quantize,
+        QuantizeAware,
+        SynthesisSettings,
+    )
+
+__all__ = ["CommandLine"]
+
+
+class CommandLine(Run):  # not a dataclass: it has no instances
+    """A run, and what commands make its methods, images and files from.
+
+    It is only read: options have the types, defaults and texts of its fields, at any depth.
+
+    Attributes:
+        json: print one JSON object.
+        file: file to write.
+        source: what the command reads.
+        compare: add results for other images of equal cost.
+        all_layers: quantize first and last layer like the others.
+        train: steps of quantization-aware training; 0 for none.
+        blocks: prune residual blocks instead of channels.
+        recovery: ``bn``, reconstruct or fine-tune; repeat to apply several in order. none for no
+            recovery.
+        then_quantize: bits to quantize to after pruning, such as W8A8.
+        then_train: steps of quantization-aware training after --then-quantize; the teacher is the
+            network before pruning.
+        student: a model as in --model; its architecture gets fresh weights.
+        networks: a network to synthesize images from during training; repeat for several. Without
+            any, only the images of --data are used.
+    """
+
+    json: bool = False
+    file: Path | None = None
+    source: str = ""
+    compare: bool = False
+    settings: SynthesisSettings
+    generator: AmortizedSettings
+    quantize: Quantize
+    all_layers: bool = False
+    mixed: MixedPrecision
+    train: int = 0
+    training: QuantizeAware
+    prune: Prune
+    channels: PruneChannels
+    blocks: bool = False
+    recovery: tuple[str, ...] = ("reconstruct", "fine-tune")
+    tuning: FineTune
+    then_quantize: str | None = None
+    then_train: int = 0
+    distill: Distill
+    student: str = ""
+    networks: tuple[str, ...] = ()
+    fresh: GeneratedImages
