@@ -3,10 +3,10 @@
 ``python campaigns/networks.py --runs 60 --seed 0 --out DIR``
 
 Every network has random weights, BatchNorm statistics of a few forward passes, and the smallest
-images that it takes. It is quantized to W8A8 and loses 30% of its MACs by channels; both are exported
-to ONNX for size and for speed and to ``.pt2``. Each result is compared in values, by runtimes that do
-not use mixmix where there are any. Each network runs in a process of its own; finished networks are
-kept in DIR, so that a run resumes.
+images that it takes. It is quantized to W8A8 and loses 30% of its MACs by channels; both are
+exported to ONNX for size and for speed and to ``.pt2``. Each result is compared in values, by
+runtimes that do not use mixmix where there are any. Each network runs in a process of its own;
+finished networks are kept in DIR, so that a run resumes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 TORCHVISION = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3",
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf",
-    "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t",
-    "vgg11_bn", "vit_b_16", "wide_resnet50_2",
+    "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1",
+    "swin_t", "vgg11_bn", "vit_b_16", "wide_resnet50_2",
 )  # fmt: skip
 TIMEOUT = 900
 MAX_PARAMETERS = 40_000_000
@@ -68,6 +68,7 @@ def _small(models: list[str]) -> tuple[str, int]:
 
 
 def main() -> None:
+    """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)

@@ -20,8 +20,8 @@ CLASSES = 10
 SIZES = (32, 64, 96, 128, 160, 224, 256)
 # The largest errors, relative to the spread of the outputs over the images: of W8A8 to the network;
 # of a file to its model, or 1.5 times the model's own error of quantization if that is more. A step
-# of 8 bits here or there is right (integer kernels round exact sums, others sums of floats), and grows
-# through a network of random weights until file and model are two independent roundings.
+# of 8 bits here or there is right (integer kernels round exact sums, others sums of floats), and
+# grows through a network of random weights until file and model are two independent roundings.
 QUANTIZED_ERROR = 0.25
 FILE_ERROR = 5e-3
 
@@ -83,6 +83,7 @@ def images(count: int, size: int, seed: int) -> Tensor:
 
 
 def normalized(batch: Tensor) -> Tensor:
+    """With mean 0.5 and standard deviation 0.25."""
     return (batch - 0.5) / 0.25
 
 
@@ -93,6 +94,8 @@ def error_of(found: Tensor, expected: Tensor) -> float:
 
 
 class Log:
+    """The outcomes of steps, one line of JSON each."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -127,6 +130,7 @@ def run_file(path: Path, batch: Tensor) -> Tensor:
 
 
 def main() -> None:
+    """Run all steps of one network."""
     name, seed, log = sys.argv[1], int(sys.argv[2]), Log(Path(sys.argv[3]))
     torch.set_num_threads(1)
     module, shape = build(name)
