@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
+import mixmix
+from mixmix._display import printable
 from mixmix.cli.command import Command
 from mixmix.cli.commands import IMAGE_COMMANDS, OTHER_COMMANDS
 from mixmix.cli.compression import COMPRESSION_COMMANDS
@@ -29,6 +33,7 @@ _GROUPS = {"zoo": "List and show pretrained networks."}
 def run() -> None:
     """Run the command line and exit."""
     sleep_while_waiting()
+    warnings.showwarning = _show_warning
     try:
         code = _app(sys.argv[1:])(standalone_mode=False)
     except _TyperError as error:
@@ -72,9 +77,17 @@ def _group(help: str) -> typer.Typer:
     )
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
+) -> None:
+    """Print warnings of mixmix as one line; those of other packages are for their authors."""
+    if Path(filename).is_relative_to(Path(mixmix.__file__).parent):
+        print("warning: " + printable(str(message)), file=sys.stderr)
+
+
 def _fail(message: str) -> None:
     if message:
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + printable(message), file=sys.stderr)
     sys.exit(2)
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mixmix._display import printable
+
 if TYPE_CHECKING:
     from mixmix.cli.execute import Outcome
     from mixmix.compress.method import LayerRecord
@@ -31,6 +33,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows, whose keys are the titles of the columns."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         return
@@ -39,7 +42,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         # Names cut by an ellipsis could not be copied.
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*("–" if value is None else _text(value) for value in row.values()))
+        table.add_row(*(Text("–" if value is None else _text(value)) for value in row.values()))
     # Lines for programs, and for files, are not folded.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDE
     Console(width=width).print(table)
@@ -48,7 +51,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def print_outcome(outcome: Outcome, *, as_json: bool, by_section: bool = False) -> None:

@@ -120,6 +120,9 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if not shards:
             reasons = "; ".join(refused.values()) or "no shard has been finished"
             raise DataError(f"{folder}: {reasons}; run the same 'mixmix synthesize' again")
+        shapes = {(*each.images.shape[1:], each.soft_labels.shape[1]) for each in shards}
+        if len(shapes) > 1:
+            raise DataError(f"{folder} holds shards of different images or classes: {shapes}")
         return cls.from_shards(shards, manifest, refused=refused, path=folder)
 
     @classmethod

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixmix.errors import DataError
+from mixmix.errors import DataError, first_line
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["ImageFolder"]
@@ -82,7 +82,9 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
                 fitted = ImageOps.fit(
                     picture.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC
                 )
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"cannot read {path}: {error}; replace or remove the file") from error
+        except Exception as error:  # decoders raise many types
+            raise DataError(
+                f"cannot read {path}: {first_line(error)}; replace or remove the file"
+            ) from error
         pixels = torch.from_numpy(np.array(fitted)).view(height, width, channels)
         return pixels.permute(2, 0, 1).contiguous(), torch.tensor(label)

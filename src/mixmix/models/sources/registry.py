@@ -35,7 +35,7 @@ _BUILT_IN: dict[str, Source] = {
     "python": PythonSource(),
 }
 _BY_SUFFIX: dict[str, Source] = {".onnx": OnnxSource(), ".pt2": ProgramSource()}
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _REQUIRED = ("input_shape", "mean", "std", "num_classes")
 
 
@@ -79,7 +79,8 @@ def find_source(source: str) -> tuple[Source, str] | None:
 def split_reference(text: str) -> tuple[str, str | None]:
     """Split ``SOURCE@FILE`` if the file has a suffix of weights."""
     source, _, weights = text.rpartition("@")
-    return (source, weights) if source and weights.endswith(_WEIGHTS) else (text, None)
+    is_file = weights.partition("#")[0].endswith(_WEIGHTS)
+    return (source, weights) if source and is_file else (text, None)
 
 
 def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
