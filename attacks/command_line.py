@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import sys
@@ -24,12 +25,14 @@ class Ending:
         line: the last line on standard error, or of the traceback.
         traceback: an exception that nobody caught, or empty.
         has_control: whether it printed characters that a terminal obeys.
+        sha256: of the weights, if it printed JSON with them.
     """
 
     code: int
     line: str
     traceback: str
     has_control: bool
+    sha256: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -61,4 +64,13 @@ def call(arguments: list[str], folder: Path) -> Ending:
     if code == 2 and len(errors) != 1:
         trace = f"{len(errors)} lines of errors: {err.getvalue()[-500:]}"
     last = (trace or err.getvalue()).strip().splitlines()
-    return Ending(code, last[-1] if last else "", trace, bool(_CONTROL.search(said)))
+    return Ending(
+        code, last[-1] if last else "", trace, bool(_CONTROL.search(said)), _hash(out.getvalue())
+    )
+
+
+def _hash(text: str) -> str:
+    try:
+        return str(json.loads(text).get("sha256", ""))
+    except (ValueError, AttributeError):
+        return ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,14 @@ from torch import Tensor
 
 from mixmix.errors import DataError, InputError, first_line
 
-__all__ = ["is_image_file", "pil_to_tensor", "read_image", "tensor_to_pil", "to_unit_range"]
+__all__ = [
+    "is_image_file",
+    "opened",
+    "pil_to_tensor",
+    "read_image",
+    "tensor_to_pil",
+    "to_unit_range",
+]
 
 _SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split()  # noqa: SIM905
@@ -36,10 +45,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         DataError: if the file cannot be decoded.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            # Pillow warns of images that are small as files and huge in memory.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            _check_pixels(image)
+        with opened(path) as image:
             return pil_to_tensor(image, shape)
     except InputError:
         raise
@@ -49,10 +55,19 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         ) from error
 
 
-def _check_pixels(image: Image.Image) -> None:
-    count = image.width * image.height
-    if count > _MOST_PIXELS:
-        raise ValueError(f"it has {count:,} pixels, at most {_MOST_PIXELS:,} are read")
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, unless it is small as a file and huge in memory.
+
+    Raises:
+        ValueError: if it has too many pixels.
+    """
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        count = image.width * image.height
+        if count > _MOST_PIXELS:
+            raise ValueError(f"it has {count:,} pixels, at most {_MOST_PIXELS:,} are read")
+        yield image
 
 
 def pil_to_tensor(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixmix.data.pixels import opened
 from mixmix.errors import DataError, first_line
 from mixmix.models.spec import ModelSpec
 
@@ -78,7 +79,7 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
         path, label = self._items[index]
         channels, height, width = self._shape
         try:
-            with Image.open(path) as picture:
+            with opened(path) as picture:
                 fitted = ImageOps.fit(
                     picture.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC
                 )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix.errors import InputError, first_line
+from mixmix.errors import InputError, first_line, translate_errors
 from mixmix.models.sources import (
     Source,
     complete,
@@ -106,7 +106,8 @@ def build_model(spec: ModelSpec) -> nn.Module:
         InputError: if the source is unknown, or the network cannot be built.
     """
     source, name = _source_of(spec)
-    return source.build(name, spec)
+    with translate_errors(f"{spec.name}: {spec.source} cannot be built"):
+        return source.build(name, spec)
 
 
 def load_model(spec: ModelSpec) -> nn.Module:
@@ -118,11 +119,12 @@ def load_model(spec: ModelSpec) -> nn.Module:
         InputError: if the source is unknown, or the weights are unavailable or do not fit.
     """
     source, name = _source_of(spec)
-    if spec.weights is None:
-        model = source.load(name, spec)
-    else:
-        model = source.build(name, spec)
-        _load_into(source.core(model), load_state_dict(Path(spec.weights)), spec, source)
+    with translate_errors(f"{spec.name}: {spec.weights or spec.source} cannot be loaded"):
+        if spec.weights is None:
+            model = source.load(name, spec)
+        else:
+            model = source.build(name, spec)
+            _load_into(source.core(model), load_state_dict(Path(spec.weights)), spec, source)
     loaded = sha256_of_tensors(model.state_dict())
     if spec.sha256 and loaded != spec.sha256:
         raise InputError(

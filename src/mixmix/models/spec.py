@@ -82,7 +82,7 @@ class ModelSpec(Settings):
                 object.__setattr__(self, name, (float(value),) * channels)
         for name in ("input_shape", "mean", "std", "classes", "label_map"):
             value = getattr(self, name)
-            is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
+            is_sequence = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
             self._require(is_sequence, name, "a sequence")
             object.__setattr__(self, name, tuple(value))
         self._require(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmix._settings import load_entry_points
-from mixmix.errors import InputError
+from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.hugging_face import HuggingFaceSource
 from mixmix.models.sources.imagenet import ImagenetSource
 from mixmix.models.sources.onnx_files import OnnxSource
@@ -96,7 +96,8 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     source = str(content["source"])
     found = find_source(source)
     assert found is not None
-    known = found[0].describe(found[1])
+    with translate_errors(f"{source} does not describe its network as expected"):
+        known = found[0].describe(found[1])
     given = {key: value for key, value in content.items() if value is not None}
     weights = given.get("weights")
     dropped: set[str] = set()
