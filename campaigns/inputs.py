@@ -9,6 +9,7 @@ with limits of time and memory. Right endings are success, and exit code 2 with 
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import io
 import json
@@ -100,7 +101,7 @@ def edited(rng: random.Random, document: Any) -> Any:
         elif kind == 3 and isinstance(part[key], int | float):
             part[key] = part[key] * rng.choice((-1, 0, 2, 10**6, 10**18))
         else:
-            part[key] = rng.choice(_ODD)
+            part[key] = copy.deepcopy(rng.choice(_ODD))
     return document
 
 

@@ -46,6 +46,10 @@ _DATA: dict[str, Any] = {
     "builtins.float": float,
     "numpy.dtype": np.dtype,
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{
+        f"numpy.dtypes.{kind.__name__}": kind
+        for kind in (type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV")
+    },
     **_PATHS,
 }
 

@@ -39,7 +39,7 @@ def channels_first(model: ir.Model) -> bool:
     (image,) = images
     users = image.consumers()
     if not users or any(
-        node.op_type != "Transpose" or node.attributes.get_ints("perm", []) != _TO_FIRST
+        node.op_type != "Transpose" or list(node.attributes.get_ints("perm", [])) != _TO_FIRST
         for node in users
     ):
         return False
