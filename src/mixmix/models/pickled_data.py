@@ -27,6 +27,7 @@ _PATHS = {
     f"{module}.{kind}": pure
     for module in ("pathlib", "pathlib._local")
     for kind, pure in (
+        ("Path", pathlib.PurePosixPath),
         ("PosixPath", pathlib.PurePosixPath),
         ("PurePosixPath", pathlib.PurePosixPath),
         ("WindowsPath", pathlib.PureWindowsPath),
@@ -52,6 +53,9 @@ _DATA: dict[str, Any] = {
     },
     **_PATHS,
 }
+
+# Parts of torch whose objects training scripts save.
+_INERT_PARTS = ("torch.nn.", "torch.optim.", "torch.amp.", "torch.cuda.amp.", "torch.utils.data.")
 
 
 class Inert:
@@ -81,13 +85,11 @@ def read_pickled(path: Path) -> Any:
         except DataError as error:
             raise DataError(f"{path} is damaged: {error}; copy it again") from error
     names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if is_zip else []
-    own = sys.stdlib_module_names | {"torch", "mixmix", "builtins"}
+    own = sys.stdlib_module_names | {"torch", "__builtin__"}
     refused = [
         name
         for name in names
-        if name not in _DATA
-        and name.partition(".")[0] in own
-        and not name.startswith(("torch.nn.", "torch.optim."))
+        if name not in _DATA and name.partition(".")[0] in own and not name.startswith(_INERT_PARTS)
     ]
     if refused:
         raise DataError(
