@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["format_value", "html_table", "percent", "shorten", "summary"]
+__all__ = ["format_value", "html_table", "percent", "printable", "shorten", "summary"]
 
 _WIDTH = 100
 _MAX_ITEMS = 4
@@ -37,6 +37,12 @@ def format_value(value: Any) -> str:
         more = [f"... {len(value) - _MAX_ITEMS} more"] * (len(value) > _MAX_ITEMS)
         return f"({', '.join(inner + more)})"
     return shorten(str(value))
+
+
+def printable(text: str) -> str:
+    """A text from a file on one line, without characters that a terminal would obey."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def shorten(text: str, width: int = 200) -> str:

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mixmix._display import shorten
 from mixmix.errors import InputError, translate_errors
 
 __all__ = ["Settings", "default_of", "load_entry_points", "subclasses", "to_plain"]
@@ -113,7 +114,9 @@ class Settings:
         """Raise an ``InputError`` about a field unless its value is valid."""
         if not valid:
             got = getattr(self, name)
-            raise InputError(f"{self._field_label(name)} must be {expected}, got {got!r}")
+            raise InputError(
+                f"{self._field_label(name)} must be {expected}, got {shorten(repr(got))}"
+            )
 
     def _field_label(self, name: str) -> str:
         """What messages call a field."""

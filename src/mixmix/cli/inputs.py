@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixmix._display import printable
 from mixmix.errors import translate_errors
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def load_images(folders: Sequence[Path]) -> ImageSet:
     loaded = [ImageSet.load(folder) for folder in folders]
     images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)
     for reason in images.refused.values():
-        print(f"warning: left out: {reason}", file=sys.stderr)
+        print(printable(f"warning: left out: {reason}"), file=sys.stderr)
     return images
 
 
@@ -34,7 +35,8 @@ def load_zoo(references: Sequence[str], device: str, weights: Sequence[float] | 
     zoo = Zoo.load(references, weights=weights, device=device)
     for member in zoo.members:
         if member.why:
-            print(f"note: {member.model.spec.name} contributes {member.role}", file=sys.stderr)
+            text = f"note: {member.model.spec.name} contributes {member.role}"
+            print(printable(text), file=sys.stderr)
     return zoo
 
 

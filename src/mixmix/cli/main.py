@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
 import click
 from rich_click import RichGroup
 
+import mixmix
+from mixmix._display import printable
 from mixmix.cli.compression import distill, prune, quantize
 from mixmix.cli.files import demo, evaluate, export, zoo_list, zoo_show
 from mixmix.cli.images import generate, synthesize
@@ -32,6 +37,7 @@ _GROUPS = {"zoo": "List and show pretrained networks."}
 def run() -> None:
     """Run the command line and exit."""
     sleep_while_waiting()
+    warnings.showwarning = _show_warning
     try:
         code = app().main(standalone_mode=False)
     except click.ClickException as error:
@@ -72,9 +78,17 @@ def _group(name: str, help: str) -> RichGroup:
     return _Group(name=name, help=help, no_args_is_help=True, context_settings=settings)
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
+) -> None:
+    """Print warnings of mixmix as one line; those of other packages are for their authors."""
+    if Path(filename).is_relative_to(Path(mixmix.__file__).parent):
+        print("warning: " + printable(str(message)), file=sys.stderr)
+
+
 def _fail(message: str) -> None:
     if message:
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + printable(message), file=sys.stderr)
     sys.exit(2)
 
 

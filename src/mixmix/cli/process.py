@@ -12,6 +12,8 @@ from mixmix.errors import InputError, RankError, first_line
 if TYPE_CHECKING:
     from mixmix.synthesis.schedule import Schedule
 
+_MOST_THREADS = 4096
+
 __all__ = ["prepare", "print_schedule", "progress_bar"]
 
 
@@ -36,8 +38,8 @@ def prepare(device: str, threads: int | None, *, distributed: bool) -> None:
         raise InputError(message) if is_main() else RankError(message)
     keep_freed_memory()
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads must be >= 1, got {threads}")
+        if not 1 <= threads <= _MOST_THREADS:
+            raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads}")
         torch.set_num_threads(threads)
     try:
         torch.zeros(1, device=device)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mixmix._display import printable
 from mixmix.cli.execute import Outcome, execute
 from mixmix.cli.run_file import Run
 
@@ -85,7 +86,7 @@ def _print_tables(outcome: Outcome) -> None:
             f"{high:.1f}), agreement {estimate['agreement']:.1f}%"
         )
     if parts:
-        print("; ".join(parts))
+        print(printable("; ".join(parts)))
     if outcome.sensitivity is not None:
         table, layer_bits = outcome.sensitivity
         print_sensitivity(table, Console(), layer_bits=layer_bits)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mixmix._settings import Settings
 from mixmix._version import __version__
-from mixmix.errors import InputError
+from mixmix.errors import InputError, first_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -228,8 +228,8 @@ class Run(_Section):
         """
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read the run {path}: {error}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"cannot read the run {path}: {first_line(error)}") from error
         try:
             return cls.from_dict(content)
         except InputError as error:

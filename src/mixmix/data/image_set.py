@@ -120,7 +120,17 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if not shards:
             reasons = "; ".join(refused.values()) or "no shard has been finished"
             raise DataError(f"{folder}: {reasons}; run the same 'mixmix synthesize' again")
-        return cls.from_shards(shards, manifest, refused=refused, path=folder)
+        shapes = {(*each.images.shape[1:], each.soft_labels.shape[1]) for each in shards}
+        if len(shapes) > 1:
+            raise DataError(f"{folder} holds shards of different images or classes: {shapes}")
+        images = cls.from_shards(shards, manifest, refused=refused, path=folder)
+        labels, count = images.labels, len(images.classes)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
+            raise DataError(
+                f"{folder} is damaged: it names {count} classes and has the labels "
+                f"{int(labels.min())} to {int(labels.max())}"
+            )
+        return images
 
     @classmethod
     def join(cls, sets: Sequence[ImageSet]) -> ImageSet:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mixmix.errors import DataError, InputError
+from mixmix.errors import DataError, InputError, first_line
 
-__all__ = ["is_image_file", "pil_to_tensor", "read_image", "tensor_to_pil", "to_unit_range"]
+__all__ = [
+    "is_image_file",
+    "opened",
+    "pil_to_tensor",
+    "read_image",
+    "tensor_to_pil",
+    "to_unit_range",
+]
 
 _SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split()  # noqa: SIM905
@@ -20,6 +30,7 @@ _SUFFIXES = frozenset(
 _MODES = {1: "L", 3: "RGB"}
 # Decoders and resizing overshoot [0, 1] by rounding; normalized images exceed it by far.
 _RANGE_TOLERANCE = 0.01
+_MOST_PIXELS = 10**8
 
 
 def is_image_file(path: Path) -> bool:
@@ -34,12 +45,29 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         DataError: if the file cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return pil_to_tensor(image, shape)
     except InputError:
         raise
     except Exception as error:  # decoders raise many types
-        raise DataError(f"cannot read the image {path}: {error}; fix or remove it") from error
+        raise DataError(
+            f"cannot read the image {path}: {first_line(error)}; fix or remove it"
+        ) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, unless it is small as a file and huge in memory.
+
+    Raises:
+        ValueError: if it has too many pixels.
+    """
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        count = image.width * image.height
+        if count > _MOST_PIXELS:
+            raise ValueError(f"it has {count:,} pixels, at most {_MOST_PIXELS:,} are read")
+        yield image
 
 
 def pil_to_tensor(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:

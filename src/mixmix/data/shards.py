@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mixmix.errors import DataError
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
+_SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
 FORMAT = "mixmix-synthetic-images/1"
 
 
@@ -60,7 +63,20 @@ class Shard:
                 f"shard {path.name} contains {', '.join(sorted(tensors))}, expected images, labels "
                 "and soft_labels"
             )
-        return cls(**tensors)
+        shard = cls(**tensors)
+        images, labels, soft = shard.images, shard.labels, shard.soft_labels
+        if (
+            (images.dtype, images.ndim) != (torch.uint8, 4)
+            or (labels.dtype, labels.ndim) != (torch.int64, 1)
+            or (soft.dtype, soft.ndim) != (torch.float32, 2)
+            or not len(images) == len(labels) == len(soft)
+        ):
+            raise DataError(
+                f"shard {path.name} contains {images.dtype} images {tuple(images.shape)}, "
+                f"{labels.dtype} labels {tuple(labels.shape)} and {soft.dtype} soft labels "
+                f"{tuple(soft.shape)}, expected uint8 (N, C, H, W), int64 (N,), float32 (N, K)"
+            )
+        return shard
 
 
 def shard_name(index: int) -> str:
@@ -94,6 +110,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} lists no shards with file and sha256; it is damaged: remove the folder, and "
             "run 'mixmix synthesize' again"
         )
+    models, classes = manifest.get("models", []), manifest.get("classes", [])
+    if not isinstance(models, list) or not all(isinstance(each, dict) for each in models):
+        raise DataError(f"{path} is damaged: models must be a list of tables")
+    for own in (classes, *(each.get("classes") or [] for each in models)):
+        if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
+            raise DataError(f"{path} is damaged: classes must be a list of names")
     # Entries next to shards are newer.
     entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
     return manifest | {"shards": [entries[name] for name in sorted(entries)]}
@@ -109,6 +131,8 @@ def _entries_beside(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_entry(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) for key in ("file", "sha256")
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key), str) for key in ("file", "sha256"))
+        and _SHARD_NAME.fullmatch(value["file"]) is not None
     )

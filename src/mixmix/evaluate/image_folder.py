@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixmix.errors import DataError
+from mixmix.data.pixels import opened
+from mixmix.errors import DataError, first_line
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["ImageFolder"]
@@ -78,11 +79,13 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
         path, label = self._items[index]
         channels, height, width = self._shape
         try:
-            with Image.open(path) as picture:
+            with opened(path) as picture:
                 fitted = ImageOps.fit(
                     picture.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC
                 )
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"cannot read {path}: {error}; replace or remove the file") from error
+        except Exception as error:  # decoders raise many types
+            raise DataError(
+                f"cannot read {path}: {first_line(error)}; replace or remove the file"
+            ) from error
         pixels = torch.from_numpy(np.array(fitted)).view(height, width, channels)
         return pixels.permute(2, 0, 1).contiguous(), torch.tensor(label)

@@ -15,7 +15,7 @@ from mixmix.errors import CaptureError, InputError, translate_errors
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation, has_statistics
-from mixmix.models.plain_copy import plain_copy, unwrapped
+from mixmix.models.plain_copy import check_materialized, plain_copy, unwrapped
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.compiled import has_compiler
 from mixmix.runtime.storage import sha256_of_tensors
@@ -75,6 +75,7 @@ class Model:
         self, model: nn.Module, spec: ModelSpec, *, device: str | torch.device = "cpu"
     ) -> None:
         model = unwrapped(model)
+        check_materialized(model, spec.name)
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InputError(

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mixmix.errors import InputError
 
-__all__ = ["plain_copy", "unwrapped"]
+__all__ = ["check_materialized", "plain_copy", "unwrapped"]
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -27,6 +27,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = compiled
         else:
             return model
+
+
+def check_materialized(model: nn.Module, name: str) -> None:
+    """Raise an ``InputError`` if weights have no values yet: on the meta device, or lazy."""
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        lazy = nn.parameter.is_lazy(tensor)
+        if lazy or tensor.is_meta:
+            where = "lazy and has not run yet" if lazy else "on the meta device"
+            cure = "run it once on images" if lazy else "create it on a device (to_empty)"
+            raise InputError(
+                f"{name}: its weights were never loaded: {key} is {where}; {cure} and load its "
+                "state dict first"
+            )
 
 
 @torch.no_grad()
@@ -45,6 +58,7 @@ def plain_copy(model: nn.Module, name: str) -> nn.Module:
             f"{name} is a TorchScript module, expected an ordinary one; pass the module it was "
             "made from, or export it to ONNX and pass the path of that file"
         )
+    check_materialized(model, name)
     for module in model.modules():
         for hook in _norms_by_hook(module):
             # Tensors with a gradient history cannot be copied: compute the weight without one.

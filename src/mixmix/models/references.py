@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from mixmix.errors import InputError
+from mixmix.errors import InputError, first_line, translate_errors
 from mixmix.models.sources import (
     Source,
     complete,
@@ -27,6 +28,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# Of torchvision's Inception and GoogLeNet.
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")
 
 __all__ = ["build_model", "load_model", "load_spec"]
 
@@ -69,8 +73,8 @@ def _read_spec_file(path: Path, fields: dict[str, Any]) -> ModelSpec:
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the model spec {path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read the model spec {path}: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a table of ModelSpec fields")
     for key in ("weights", "source"):
@@ -86,8 +90,8 @@ def _read_spec_file(path: Path, fields: dict[str, Any]) -> ModelSpec:
 
 def _beside(spec_file: Path, key: str, value: object) -> object:
     """Resolve a path in a spec file, which is relative to the file."""
-    if not isinstance(value, str):
-        return value
+    if not isinstance(value, str) or "\0" in value:
+        raise InputError(f"{spec_file}: {key} must be text, got {value!r}")
     if key == "weights" or Path(value).suffix in (".onnx", ".pt2"):
         return str(spec_file.parent / value)
     if value.startswith(("hf:./", "hf:../")):
@@ -102,7 +106,8 @@ def build_model(spec: ModelSpec) -> nn.Module:
         InputError: if the source is unknown, or the network cannot be built.
     """
     source, name = _source_of(spec)
-    return source.build(name, spec)
+    with translate_errors(f"{spec.name}: {spec.source} cannot be built"):
+        return source.build(name, spec)
 
 
 def load_model(spec: ModelSpec) -> nn.Module:
@@ -114,11 +119,12 @@ def load_model(spec: ModelSpec) -> nn.Module:
         InputError: if the source is unknown, or the weights are unavailable or do not fit.
     """
     source, name = _source_of(spec)
-    if spec.weights is None:
-        model = source.load(name, spec)
-    else:
-        model = source.build(name, spec)
-        _load_into(source.core(model), load_state_dict(Path(spec.weights)), spec, source)
+    with translate_errors(f"{spec.name}: {spec.weights or spec.source} cannot be loaded"):
+        if spec.weights is None:
+            model = source.load(name, spec)
+        else:
+            model = source.build(name, spec)
+            _load_into(source.core(model), load_state_dict(Path(spec.weights)), spec, source)
     loaded = sha256_of_tensors(model.state_dict())
     if spec.sha256 and loaded != spec.sha256:
         raise InputError(
@@ -138,7 +144,21 @@ def _source_of(spec: ModelSpec) -> tuple[Source, str]:
     return found
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided
+
+
+def _drop_auxiliary_heads(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Remove heads that only training uses, in place, if a checkpoint does not have them."""
+    heads = [name for name in _AUXILIARY if isinstance(getattr(model, name, None), nn.Module)]
+    if heads and not any(f"{name}." in key for key in state for name in heads):
+        for name in heads:
+            setattr(model, name, None)
+        model.aux_logits = False  # type: ignore[assignment]
+
+
 def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec, source: Source) -> None:
+    _drop_auxiliary_heads(model, state)
     expected = model.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     state = unwrapped_state(state, set(expected) - optional)
@@ -148,6 +168,11 @@ def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec, sour
         f"{name} has shape {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
         for name in sorted(set(state) & set(expected))
         if state[name].shape != expected[name].shape
+    ]
+    misshapen += [
+        f"{name} holds {state[name].dtype} values, expected floats"
+        for name in sorted(set(state) & set(expected) - optional)
+        if expected[name].is_floating_point() and not _is_plain(state[name])
     ]
     problems = (
         [f"missing {', '.join(missing[:4])}"] * bool(missing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,9 @@ from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
 
 __all__ = ["ModelSpec"]
+
+# Of one image; 8192 x 8192 x 3 fit.
+_MOST_VALUES = 2**28
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,13 +67,22 @@ class ModelSpec(Settings):
     top1: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("name", "source", "label_set", "license", "sha256"):
+            self._require(isinstance(getattr(self, name), str), name, "text")
+        for name in ("weights",):
+            value = getattr(self, name)
+            self._require(value is None or isinstance(value, str), name, "text or None")
+        if isinstance(self.input_shape, list | tuple) and not _fits_memory(self.input_shape):
+            self._require(False, "input_shape", f"at most {_MOST_VALUES:,} values in all")
         for name in ("mean", "std"):
             value = getattr(self, name)
-            if isinstance(value, int | float) and isinstance(self.input_shape, list | tuple):
-                object.__setattr__(self, name, (float(value),) * int(self.input_shape[0]))
+            is_shape = isinstance(self.input_shape, list | tuple) and len(self.input_shape) > 0
+            channels = self.input_shape[0] if is_shape else None
+            if _is_finite(value) and isinstance(channels, int):
+                object.__setattr__(self, name, (float(value),) * channels)
         for name in ("input_shape", "mean", "std", "classes", "label_map"):
             value = getattr(self, name)
-            is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
+            is_sequence = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
             self._require(is_sequence, name, "a sequence")
             object.__setattr__(self, name, tuple(value))
         self._require(
@@ -100,6 +112,8 @@ class ModelSpec(Settings):
             raise InputError(
                 f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes"
             )
+        self._require(all(isinstance(each, str) for each in self.classes), "classes", "names")
+        self._require(self.top1 is None or _is_finite(self.top1), "top1", "a percentage or None")
         self._require(
             all(isinstance(each, int | str) for each in self.label_map),
             "label_map",
@@ -148,9 +162,16 @@ class ModelSpec(Settings):
             return None
         try:
             return cls.from_dict(json.loads(text))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{origin} contains a malformed spec: {error}") from error
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # Whole numbers beyond those of floats cannot be converted.
+    return isinstance(value, int | float) and abs(value) < 1e30
+
+
+def _fits_memory(shape: Sequence[Any]) -> bool:
+    """Whether one image of this shape is no mistake of a file."""
+    sizes = [size for size in shape if isinstance(size, int) and size > 0]
+    return math.prod(sizes) <= _MOST_VALUES and all(size <= 2**16 for size in sizes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+import warnings
+from collections.abc import Mapping, Set
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mixmix.errors import DataError, translate_errors
+from mixmix.models.pickled_data import Inert, read_pickled
 from mixmix.runtime.storage import read_tensors
 
 __all__ = ["load_state_dict", "unwrapped_state"]
@@ -17,33 +18,48 @@ __all__ = ["load_state_dict", "unwrapped_state"]
 # Usual keys of the network's state dict in a larger checkpoint.
 _USUAL_KEYS = ("state_dict", "model", "model_state_dict", "net")
 
+# Names of a network in the modules that train it.
+_USUAL_PREFIXES = {"module", "model", "net", "network", "_orig_mod", "student", "backbone"}
+
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict from safetensors, or from a PyTorch file without running pickled code.
 
+    A key of a checkpoint with several networks may follow the path, as in ``last.pth#model_ema``.
+
     Raises:
         DataError: if the file is missing, damaged, or holds more than tensors.
     """
+    path, key = _split_key(path)
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"no checkpoint at {path}")
     with translate_errors(
         f"cannot load {path} as a checkpoint of plain tensors",
         "save it as safetensors",
         into=DataError,
     ):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_pickled(path)
     if _is_state_dict(content):
         return dict(content)
     found = _state_dicts_in(content)
-    if len(found) != 1:
-        several = f"several state dicts ({', '.join(found)})"
-        raise DataError(
-            f"{path} contains {several if found else 'no state dict (names to tensors)'}; save "
-            "model.state_dict(), on its own or under the key 'state_dict' or 'model'"
+    usual = [each for each in _USUAL_KEYS if each in found]
+    chosen = key or (usual[0] if usual else next(iter(found)) if len(found) == 1 else None)
+    if chosen is None or chosen not in found:
+        raise DataError(f"{path} {_why_none(content, found, key)}")
+    others = [f"{path}#{each}" for each in found if each != chosen and "optim" not in each]
+    if others and not key:
+        warnings.warn(
+            f"{path} holds several networks; loaded {chosen!r}, not {', '.join(others)}",
+            stacklevel=2,
         )
-    return next(iter(found.values()))
+    return found[chosen]
+
+
+def _split_key(path: Path) -> tuple[Path, str]:
+    base, sign, key = str(path).rpartition("#")
+    return (Path(base), key) if sign and not path.exists() else (path, "")
 
 
 def _is_state_dict(content: object) -> bool:
@@ -53,26 +69,54 @@ def _is_state_dict(content: object) -> bool:
 
 
 def _state_dicts_in(content: object) -> dict[str, dict[str, Tensor]]:
-    """The state dicts in a checkpoint by key; only the first with a usual key, if any."""
+    """The state dicts in a checkpoint by key."""
     if not isinstance(content, dict):
         return {}
-    found = {str(key): value for key, value in content.items() if value and _is_state_dict(value)}
-    usual = next((key for key in _USUAL_KEYS if key in found), None)
-    return found if usual is None else {usual: found[usual]}
+    return {str(key): value for key, value in content.items() if value and _is_state_dict(value)}
+
+
+def _why_none(content: object, found: Mapping[str, object], key: str) -> str:
+    """Why a checkpoint has no state dict, or none that can be chosen, and what to do."""
+    advice = "save model.state_dict(), on its own or under the key 'state_dict' or 'model'"
+    parts = {"": content} | (content if isinstance(content, dict) else {})
+    whole = [name for name, part in parts.items() if isinstance(part, Inert)]
+    if key or len(found) > 1:
+        wanted = f"no state dict {key!r}, but" if key else "several state dicts:"
+        names = ", ".join(found) or "none"
+        return (
+            f"contains {wanted} {names}; write the path as FILE#KEY with one of them, or {advice}"
+        )
+    if whole:
+        origin = getattr(parts[whole[0]], "origin", "module")
+        place = f" under {whole[0]!r}" if whole[0] else ""
+        return (
+            f"contains a whole pickled {origin}{place}, whose code is not run; load it in your "
+            f"own code, and {advice}"
+        )
+    return f"contains no state dict (names to tensors); {advice}"
 
 
 def unwrapped_state(state: dict[str, Tensor], required: Set[str]) -> dict[str, Tensor]:
     """Strip the prefix of a wrapper, such as ``module.``, ``model.`` or ``_orig_mod.``.
 
-    Other entries of the wrapper are dropped.
+    Other entries of the wrapper, such as a copy for averaging or a teacher, are dropped.
     """
-    if required <= set(state):
+    if not required or required <= set(state):
         return state
     some = min(required)
-    prefixes = {name.removesuffix(some) for name in state if name.endswith(f".{some}")}
-    inner = [
-        {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
-        for prefix in sorted(prefixes)
-    ]
-    whole = [own for own in inner if required <= set(own)]
-    return whole[0] if len(whole) == 1 else state
+    prefixes = sorted(name.removesuffix(some) for name in state if name.endswith(f".{some}"))
+    inner = {
+        prefix: {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        for prefix in prefixes
+    }
+    whole = {prefix: own for prefix, own in inner.items() if required <= set(own)}
+    usual = [p for p in whole if _USUAL_PREFIXES.issuperset(p.strip(".").split("."))]
+    chosen = list(whole) if len(whole) == 1 else usual
+    if len(chosen) != 1:
+        return state
+    others = ", ".join(prefix for prefix in whole if prefix != chosen[0])
+    if others:
+        warnings.warn(
+            f"the weights hold several networks; loaded {chosen[0]!r}, not {others}", stacklevel=3
+        )
+    return whole[chosen[0]]

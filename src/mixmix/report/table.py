@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from mixmix._display import printable
 from mixmix.report.rows import ABSENT, format_rows
 
 __all__ = ["print_results", "print_rows", "print_uncut"]
@@ -36,7 +37,7 @@ def print_results(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         top1 = Text(row.top1)
         if row.interval:
             top1.append(f" ({row.interval})", style="dim")
-        names = [Text(getattr(row, name)) for name in (*several, "setting", "images")]
+        names = [Text(printable(getattr(row, name))) for name in (*several, "setting", "images")]
         sparsity = [row.sparsity] if pruned else []
         texts = (row.agreement, *sparsity, row.size, row.ratio, row.latency)
         cells = [Text(text) for text in texts]
@@ -52,14 +53,14 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name.replace("_", " "))
     for row in rows:
-        table.add_row(*(ABSENT if value is None else _text(value) for value in row.values()))
+        table.add_row(*(Text(ABSENT if value is None else _text(value)) for value in row.values()))
     print_uncut(table, Console())
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def print_uncut(table: Table, console: Console) -> None:

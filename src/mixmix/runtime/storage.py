@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mixmix.errors import DataError, InputError
+from mixmix.errors import DataError, InputError, first_line
 
 __all__ = [
     "read_json",
@@ -72,8 +72,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path} as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path} as JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} contains a JSON {type(content).__name__}, expected an object")
     return content
@@ -99,8 +99,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot read {path} as safetensors: {error}") from error
+    except Exception as error:  # of other kinds for damaged headers, and types torch does not have
+        raise DataError(f"cannot read {path} as safetensors: {first_line(error)}") from error
 
 
 def tensors_below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,6 +123,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        # As bytes, since numpy has no bfloat16.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        # As bytes, since numpy has no bfloat16; without values, there are no strides to view.
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mixmix.errors import DataError, InputError, first_line
+from mixmix.runtimes.onnx_reading import read_onnx
 
 __all__ = ["OnnxSession"]
 
@@ -39,8 +40,8 @@ class OnnxSession:
         threads: int = 0,
         options: onnxruntime.SessionOptions | None = None,
     ) -> None:
-        if not isinstance(model, bytes) and not Path(model).is_file():
-            raise InputError(f"no ONNX file at {model}; pass the path of the export")
+        if not isinstance(model, bytes):
+            read_onnx(Path(model))
         self.name = "the ONNX model" if isinstance(model, bytes) else str(model)
         options = onnxruntime.SessionOptions() if options is None else options
         options.log_severity_level = _FATAL_ONLY
@@ -59,6 +60,7 @@ class OnnxSession:
         if len(inputs) != 1:
             raise DataError(f"{self.name} takes {len(inputs)} inputs, expected one batch of images")
         self._input = inputs[0].name
+        self._dtype = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
         # Free axes, such as the batch, are strings.
         self.input_shape: tuple[int | str, ...] = tuple(inputs[0].shape)
 
@@ -68,7 +70,7 @@ class OnnxSession:
         Raises:
             InputError: if the images do not fit the model.
         """
-        return torch.from_numpy(self.outputs(images)[0])
+        return torch.from_numpy(self.outputs(images)[0]).float()
 
     def outputs(
         self, images: Tensor, names: Sequence[str] | None = None
@@ -80,7 +82,7 @@ class OnnxSession:
         """
         try:
             found: list[np.ndarray[Any, np.dtype[Any]]] = self._session.run(
-                names, {self._input: images.detach().cpu().numpy()}
+                names, {self._input: images.detach().cpu().numpy().astype(self._dtype)}
             )
         except Exception as error:
             raise InputError(

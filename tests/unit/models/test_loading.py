@@ -91,6 +91,7 @@ class TestGoodForms:
             "average",
         ],
     )
+    @pytest.mark.filterwarnings("ignore:.*holds several networks")
     def test_torch_checkpoints(self, wrap: str, tmp_path: Path, state: dict[str, Tensor]) -> None:
         content: dict[str, Any] = {
             "plain": state,
@@ -294,20 +295,20 @@ class TestBadWeights:
             torch.save(content, path)
         else:
             path.write_bytes(pickle.dumps(content))
-        with pytest.raises(DataError, match="plain tensors.*save it as safetensors"):
+        with pytest.raises(DataError, match="which can run code|save it as safetensors"):
             load_state_dict(path)
         assert not target.exists()
 
     def test_whole_pickled_module_is_refused(self, tmp_path: Path) -> None:
         torch.save(tiny_network("plain"), tmp_path / "w.pth")
-        with pytest.raises(DataError, match="save it as safetensors"):
+        with pytest.raises(DataError, match="whole pickled mixmix.*, whose code is not run"):
             load_state_dict(tmp_path / "w.pth")
 
     def test_checkpoint_with_several_state_dicts(
         self, tmp_path: Path, state: dict[str, Tensor]
     ) -> None:
         torch.save({"generator": state, "critic": state}, tmp_path / "w.pth")
-        with pytest.raises(DataError, match=r"several state dicts \(generator, critic\)"):
+        with pytest.raises(DataError, match=r"several state dicts: generator, critic; write"):
             load_state_dict(tmp_path / "w.pth")
 
     @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {0: torch.zeros(1)}, torch.zeros(2)])

@@ -10,7 +10,7 @@ from tiny_networks import INPUT_SHAPE, tiny_network, tiny_spec
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from mixmix import Model
+from mixmix import Model, load
 from mixmix.errors import InputError
 from mixmix.models.model import normalize
 
@@ -62,3 +62,16 @@ def test_torchscript_is_refused() -> None:
     scripted = torch.jit.trace(tiny_network("plain"), torch.rand(2, *INPUT_SHAPE))
     with pytest.raises(InputError, match="is a TorchScript module.* made from, or .* ONNX"):
         Model(scripted, tiny_spec("plain"))
+
+
+@pytest.mark.parametrize(
+    ("device", "layer", "why"),
+    [
+        ("meta", nn.Conv2d(3, 4, 1, device="meta"), "on the meta device"),
+        ("cpu", nn.LazyConv2d(4, 1), "lazy"),
+    ],
+)
+def test_weights_without_values(device: str, layer: nn.Module, why: str) -> None:
+    network = nn.Sequential(layer, nn.Flatten())
+    with pytest.raises(InputError, match=f"its weights were never loaded: 0.*{why}"):
+        load(network, input_shape=(3, 4, 4), mean=0.5, std=0.25)

@@ -115,37 +115,51 @@ def _labels(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     processor = hub_json(name, "preprocessor_config.json", required=False)
-    known = _labels(config) | _normalization(processor)
+    said = config.get("num_channels")
+    channels = said if isinstance(said, int) and _is_size(said) else 3
+    known = _labels(config) | _normalization(processor, channels)
     size = _size(processor) or _size({"size": config.get("image_size")})
     if size is not None:
-        known["input_shape"] = (config.get("num_channels") or 3, *size)
+        known["input_shape"] = (channels, *size)
     return known
 
 
-def _normalization(processor: Mapping[str, Any]) -> dict[str, Any]:
+def _normalization(processor: Mapping[str, Any], channels: int) -> dict[str, Any]:
     """Mean and std for pixels in [0, 1]; empty if the processor does anything else."""
     factor = processor.get("rescale_factor", 1 / 255)
-    plain = processor.get("do_rescale", True) and abs(factor * 255 - 1) < 1e-3
-    if not plain or processor.get("rescale_offset") or processor.get("include_top"):
+    is_unit = isinstance(factor, int | float) and abs(factor * 255 - 1) < 1e-3
+    if not (processor.get("do_rescale", True) and is_unit):
+        return {}
+    if processor.get("rescale_offset") or processor.get("include_top"):
         return {}
     if processor.get("do_normalize") is False:
-        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    if "image_mean" not in processor or "image_std" not in processor:
-        return {}
-    return {"mean": tuple(processor["image_mean"]), "std": tuple(processor["image_std"])}
+        return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    known = {key: _by_channel(processor.get(f"image_{key}"), channels) for key in ("mean", "std")}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _by_channel(value: Any, channels: int) -> tuple[float, ...] | None:
+    """Numbers of a processor, one for each channel; None if it has none."""
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(_is_number(each) for each in values):
+        return None
+    return tuple(float(each) for each in values) * (channels if len(values) == 1 else 1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
     """(H, W) after the processor's crop, or else after its resizing."""
     crops = processor.get("do_center_crop") is not False and processor.get("crop_size")
     size = crops or processor.get("size")
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        return size[0], size[1]
     if isinstance(size, Mapping):
-        if "height" in size and "width" in size:
-            return size["height"], size["width"]
-        if "shortest_edge" in size:
-            return size["shortest_edge"], size["shortest_edge"]
-    return None
+        edge = size.get("shortest_edge", size.get("longest_edge"))
+        size = (size.get("height", edge), size.get("width", edge))
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    return (sides[0], sides[1]) if len(sides) == 2 and all(map(_is_size, sides)) else None

@@ -32,14 +32,20 @@ class OnnxSource(GraphSource):
     """The path of an ``.onnx`` file with a network for one batch of images."""
 
     def describe(self, name: str) -> dict[str, Any]:
+        from mixmix.models.sources.onnx_forms import channels_first
+
         model = _read(Path(name))
+        channels_first(model)
         shapes = (tuple(value.shape or ()) for value in _ends(name, model))
         return describe_graph(name, model.metadata_props, *shapes)
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
+        from mixmix.models.sources.onnx_forms import channels_first
         from mixmix.models.sources.onnx_lowering import lowered
+        from mixmix.models.sources.onnx_names import renamed
 
         original = _read(Path(name))
+        had_channels_last = channels_first(original)
         batch = _fixed_batch(_ends(name, original)[0])
         converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
         had_softmax = _drop_softmax(original)
@@ -47,26 +53,34 @@ class OnnxSource(GraphSource):
             f"{spec.name}: {name} cannot be converted to PyTorch",
             "export the float network with opset 17 or lower, or use the PyTorch model itself",
         ):
-            model: fx.GraphModule = converter.convert(lowered(original)).eval()
+            model: fx.GraphModule = converter.convert(renamed(lowered(original))).eval()
             settle_shapes(model, spec.input_shape, batch)
         products_as_layers(model)
         model.eval().requires_grad_(False)
         same = nn.Sequential(model, nn.Softmax(1)) if had_softmax else model
-        _check_agreement(same, spec, name, batch or 2)
+        _check_agreement(same, spec, name, batch or 2, channels_last=had_channels_last)
         check_any_batch(model, spec)
         return model
 
 
 def _read(path: Path) -> ir.Model:
-    import onnx
+    import onnx.inliner
     import onnx_ir as ir
+    from onnx_ir.passes import common
 
-    if not path.is_file():
-        raise InputError(f"no ONNX file at {path}")
+    from mixmix.models.sources.onnx_forms import as_float32
+    from mixmix.models.sources.onnx_names import check_operations
+    from mixmix.runtimes.onnx_reading import read_onnx
+
+    proto = read_onnx(path)
     with translate_errors(f"{path} is no valid ONNX model", into=DataError):
-        proto = onnx.load(str(path))
-        onnx.checker.check_model(proto)
-        return ir.from_proto(proto)
+        if proto.functions:
+            proto = onnx.inliner.inline_local_functions(proto)
+        check_operations(proto, str(path))
+        as_float32(proto)
+        model = ir.from_proto(proto)
+        common.IdentityEliminationPass()(model)
+        return model
 
 
 def _ends(name: str, model: ir.Model) -> tuple[ir.Value, ir.Value]:
@@ -99,7 +113,9 @@ def _fixed_batch(images: ir.Value) -> int | None:
 
 
 @torch.no_grad()
-def _check_agreement(model: nn.Module, spec: ModelSpec, name: str, batch: int) -> None:
+def _check_agreement(
+    model: nn.Module, spec: ModelSpec, name: str, batch: int, *, channels_last: bool
+) -> None:
     """Compare a converted network with its file in ONNX Runtime.
 
     Raises:
@@ -109,7 +125,8 @@ def _check_agreement(model: nn.Module, spec: ModelSpec, name: str, batch: int) -
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, *spec.input_shape, generator=generator)
-    expected = OnnxSession(name).run(images)
+    session = OnnxSession(name)
+    expected = session.run(images.permute(0, 2, 3, 1) if channels_last else images)
     with translate_errors(
         f"{spec.name}: {name} runs in ONNX Runtime, but not in PyTorch after its conversion",
         "use the PyTorch model itself",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmix._settings import load_entry_points
-from mixmix.errors import InputError
+from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.hugging_face import HuggingFaceSource
 from mixmix.models.sources.imagenet import ImagenetSource
 from mixmix.models.sources.onnx_files import OnnxSource
@@ -35,7 +35,7 @@ _BUILT_IN: dict[str, Source] = {
     "python": PythonSource(),
 }
 _BY_SUFFIX: dict[str, Source] = {".onnx": OnnxSource(), ".pt2": ProgramSource()}
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _REQUIRED = ("input_shape", "mean", "std", "num_classes")
 
 
@@ -79,7 +79,8 @@ def find_source(source: str) -> tuple[Source, str] | None:
 def split_reference(text: str) -> tuple[str, str | None]:
     """Split ``SOURCE@FILE`` if the file has a suffix of weights."""
     source, _, weights = text.rpartition("@")
-    return (source, weights) if source and weights.endswith(_WEIGHTS) else (text, None)
+    is_file = weights.partition("#")[0].endswith(_WEIGHTS)
+    return (source, weights) if source and is_file else (text, None)
 
 
 def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
@@ -95,7 +96,8 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     source = str(content["source"])
     found = find_source(source)
     assert found is not None
-    known = found[0].describe(found[1])
+    with translate_errors(f"{source} does not describe its network as expected"):
+        known = found[0].describe(found[1])
     given = {key: value for key, value in content.items() if value is not None}
     weights = given.get("weights")
     dropped: set[str] = set()

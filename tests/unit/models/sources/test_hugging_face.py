@@ -13,6 +13,7 @@ from mixmix import Zoo, load
 from mixmix.errors import DataError, InputError
 from mixmix.models import load_model, load_spec
 from mixmix.models.sources.hub import hub_file, hub_json, hub_weights
+from mixmix.models.sources.hugging_face import HuggingFaceSource
 from mixmix.runtime.storage import write_tensors
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -134,3 +135,33 @@ class TestTransformers:
 def test_folder_without_a_network(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no config.json"):
         load_spec(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("processor", "channels", "mean", "size"),
+    [
+        ({"image_mean": 0.5, "image_std": 0.2}, 3, (0.5,) * 3, None),
+        ({"image_mean": [0.5], "image_std": [0.2]}, 3, (0.5,) * 3, None),
+        ({"image_mean": None, "image_std": None}, 3, None, None),
+        ({"do_normalize": False}, 1, (0.0,), None),
+        ({"do_rescale": False, "image_mean": 0.5, "image_std": 0.5}, 3, None, None),
+        ({"rescale_factor": None, "size": 16}, 3, None, (16, 16)),
+        ({"size": {"shortest_edge": 16}}, 3, None, (16, 16)),
+        (
+            {"size": {"height": 8, "width": 16}, "crop_size": 4, "do_center_crop": False},
+            3,
+            None,
+            (8, 16),
+        ),
+        ({"size": 16, "crop_size": {"height": 8, "width": 8}}, 3, None, (8, 8)),
+        ({"size": {"max_height": 8}}, 3, None, None),
+    ],
+)
+def test_forms_of_preprocessors(
+    processor: dict[str, Any], channels: int, mean: Any, size: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_channels": channels}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    known = HuggingFaceSource().describe(str(tmp_path))
+    assert known.get("mean") == mean
+    assert known.get("input_shape") == (None if size is None else (channels, *size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,157 @@ def test_computed_sizes_are_settled(exporter: str, tmp_path: Path) -> None:
     network = load(spec_file(tmp_path / "x.json", path, num_classes=4)).module
     inputs = torch.randn(5, *INPUT_SHAPE)
     torch.testing.assert_close(capture(network, inputs[:2])(inputs), Views()(inputs))
+
+
+def graph_of(*nodes: Any, weights: Sequence[Any] = (), shape: Sequence[Any] = INPUT_SHAPE) -> Any:
+    """A graph from ``x`` to ``y`` (N, 4)."""
+    from onnx import TensorProto, helper
+
+    return helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        list(weights),
+    )
+
+
+def tail(before: str, *, last: str = "y") -> list[Any]:
+    from onnx import helper
+
+    return [
+        helper.make_node("Conv", [before, "w"], ["c"], pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], [last]),
+    ]
+
+
+def weight(dtype: Any = "float32") -> Any:
+    import numpy as np
+    from onnx import numpy_helper
+
+    values = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(dtype)
+    return numpy_helper.from_array(values, "w")
+
+
+def saved(path: Path, graph: Any, opset: int = 17) -> Path:
+    import onnx
+    from onnx import helper
+
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def agrees(path: Path, spec: Path, images: torch.Tensor | None = None) -> nn.Module:
+    import onnxruntime
+
+    network = load(spec).module
+    images = torch.randn(3, *INPUT_SHAPE) if images is None else images
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": images.numpy()})
+    torch.testing.assert_close(network(images), torch.from_numpy(expected), rtol=1e-3, atol=1e-3)
+    return network
+
+
+def test_names_of_the_file_never_become_source(tmp_path: Path) -> None:
+    nodes = tail("x")
+    for node in nodes:
+        node.name = f'a"), print("{node.op_type}"), ("'
+    path = saved(tmp_path / "net.onnx", graph_of(*nodes, weights=[weight()]))
+    network = agrees(path, spec_file(tmp_path / "x.json", path))
+    assert "print" not in network.code  # type: ignore[operator]
+    assert [name for name, _ in network.named_children()][-1].rpartition("_")[0] == "flatten"
+
+
+def test_channels_last(tmp_path: Path) -> None:
+    from onnx import helper
+
+    transpose = helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])
+    channels, height, width = INPUT_SHAPE
+    graph = graph_of(transpose, *tail("t"), weights=[weight()], shape=(height, width, channels))
+    path = saved(tmp_path / "net.onnx", graph)
+    model = load(spec_file(tmp_path / "x.json", path))
+    assert model.spec.input_shape == INPUT_SHAPE
+    assert model.module(torch.randn(2, *INPUT_SHAPE)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 17, 19, 22])
+def test_opsets_and_softmax_before_an_identity(opset: int, tmp_path: Path) -> None:
+    from onnx import helper
+
+    nodes = [
+        *tail("x", last="logits"),
+        helper.make_node("Softmax", ["logits"], ["soft"], axis=1),
+        helper.make_node("Identity", ["soft"], ["y"]),
+    ]
+    path = saved(tmp_path / "net.onnx", graph_of(*nodes, weights=[weight()]), opset)
+    network = load(spec_file(tmp_path / "x.json", path)).module
+    assert not torch.allclose(network(torch.randn(3, *INPUT_SHAPE)).sum(1), torch.ones(3))
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    from onnx import TensorProto
+
+    graph = graph_of(*tail("x"), weights=[weight("float16")])
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    path = saved(tmp_path / "net.onnx", graph)
+    assert load(spec_file(tmp_path / "x.json", path)).module(
+        torch.randn(2, *INPUT_SHAPE)
+    ).dtype == (torch.float32)
+
+
+def test_resize_clip_and_empty_inputs(tmp_path: Path) -> None:
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    constants = [
+        numpy_helper.from_array(np.array([], np.float32), "roi"),
+        numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"),
+        numpy_helper.from_array(np.array(-0.5, np.float32), "low"),
+    ]
+    how = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    nodes = [
+        helper.make_node("Resize", ["x", "roi", "scales"], ["r"], **how),
+        helper.make_node("Clip", ["r", "low"], ["k"]),
+        helper.make_node("Sub", ["k", "low"], ["s"]),
+        helper.make_node("Mul", ["s", "low"], ["m"]),
+        *tail("m"),
+    ]
+    path = saved(tmp_path / "net.onnx", graph_of(*nodes, weights=[weight(), *constants]))
+    agrees(path, spec_file(tmp_path / "x.json", path))
+
+
+def test_quantized_files_say_so(tmp_path: Path) -> None:
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    constants = [
+        numpy_helper.from_array(np.array(0.1, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.uint8), "zero"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        *tail("d"),
+    ]
+    path = saved(tmp_path / "net.onnx", graph_of(*nodes, weights=[weight(), *constants]))
+    with pytest.raises(InputError, match="is quantized .QuantizeLinear., and only float networks"):
+        load_spec(path)
+
+
+def test_external_data_beside_the_file(tmp_path: Path) -> None:
+    import onnx
+
+    path = saved(tmp_path / "net.onnx", graph_of(*tail("x"), weights=[weight()]))
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    agrees(path, spec_file(tmp_path / "x.json", path))
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(DataError, match="which is no regular file beside it"):
+        load_spec(path)

@@ -18,7 +18,7 @@ from torch import nn
 from mixmix import Zoo, evaluate, load
 from mixmix.errors import DataError, InputError
 from mixmix.models import build_model, load_spec
-from mixmix.runtimes.program_safety import check_program
+from mixmix.runtimes.program import read_program
 
 Change = Callable[[str, bytes], bytes]
 
@@ -148,7 +148,7 @@ class TestSafety:
 
     def test_own_rewriting_is_harmless(self, path: Path) -> None:
         changed(path, lambda name, content: content)
-        check_program(path)
+        read_program(path)
 
     def test_pickled_objects(self, path: Path, tmp_path: Path) -> None:
         changed(path, with_pickle(str(tmp_path / "made")))
@@ -201,6 +201,49 @@ class TestSafety:
     def test_compiled_code(self, path: Path) -> None:
         changed(path, lambda name, content: content, added={"data/aotinductor/m/x.so": b"x"})
         self.refused(path, "x.so, which is neither graph nor tensor")
+
+    @pytest.mark.parametrize(
+        ("field", "value", "problem"),
+        [
+            ("guards_code", ["(print(1), True)[1]"], "the guard"),
+            ("guards_code", ["L['x'].__class__"], "the guard"),
+            ("source_code", "print(1)", "unknown field 'source_code'"),
+            ("graph_module", {"graph": []}, "no field 'signature'"),
+        ],
+    )
+    def test_fields(self, field: str, value: object, problem: str, path: Path) -> None:
+        def change(name: str, content: bytes) -> bytes:
+            if not name.startswith("models/"):
+                return content
+            return json.dumps(json.loads(content) | {field: value}).encode()
+
+        changed(path, change)
+        self.refused(path, problem)
+
+    @pytest.mark.parametrize(
+        "guard", ["(L['x'].size()[0] % 2) == 0", "((1 + L['x'].size()[2]) // 2) != 1"]
+    )
+    def test_guards_that_pytorch_writes(self, guard: str, path: Path) -> None:
+        old = b'"guards_code": []'
+        new = f'"guards_code": [{json.dumps(guard)}]'.encode()
+        changed(path, in_graph(old, new))
+        read_program(path)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b'"relu_"', b'"x y"'),
+            (b'"forward_arg_names": ["x"]', b'"forward_arg_names": ["x=print(1)"]'),
+            (b'"forward_arg_names": ["input"]', b'"forward_arg_names": ["x\\ny"]'),
+        ],
+    )
+    def test_names(self, old: bytes, new: bytes, path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = [n for n in archive.namelist() if "/models/" in n]
+            if old not in archive.read(name):
+                pytest.skip("this network has no such name")
+        changed(path, in_graph(old, new))
+        self.refused(path, "contains the (name|argument)")
 
     @pytest.mark.parametrize("content", [b"", b"not a program", bytes(200)])
     def test_damaged(self, content: bytes, path: Path) -> None:

@@ -1,0 +1,105 @@
+"""Checkpoints of training scripts: tensors, and everything else as inert data.
+
+Training scripts save their arguments, optimizers and losses beside the weights. Classes of other
+packages are read as objects without content, which run no code; functions and classes of the
+standard library are refused, but for those that are data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import pathlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixmix.errors import DataError
+from mixmix.runtime.archives import StoredArchive
+
+__all__ = ["Inert", "read_pickled"]
+
+_ZIP = b"PK\x03\x04"
+_PATHS = {
+    f"{module}.{kind}": pure
+    for module in ("pathlib", "pathlib._local")
+    for kind, pure in (
+        ("Path", pathlib.PurePosixPath),
+        ("PosixPath", pathlib.PurePosixPath),
+        ("PurePosixPath", pathlib.PurePosixPath),
+        ("WindowsPath", pathlib.PureWindowsPath),
+        ("PureWindowsPath", pathlib.PureWindowsPath),
+    )
+}
+# What numpy pickles its numbers by; its module has moved.
+_scalar = np.float64(0).__reduce__()[0]
+_DATA: dict[str, Any] = {
+    "argparse.Namespace": argparse.Namespace,
+    "types.SimpleNamespace": argparse.Namespace,
+    "collections.defaultdict": collections.defaultdict,
+    "builtins.dict": dict,
+    "builtins.list": list,
+    "builtins.set": set,
+    "builtins.int": int,
+    "builtins.float": float,
+    "numpy.dtype": np.dtype,
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{
+        f"numpy.dtypes.{kind.__name__}": kind
+        for kind in (type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV")
+    },
+    **_PATHS,
+}
+
+# Parts of torch whose objects training scripts save.
+_INERT_PARTS = ("torch.nn.", "torch.optim.", "torch.amp.", "torch.cuda.amp.", "torch.utils.data.")
+
+
+class Inert:
+    """An object of an unknown class in a checkpoint; it keeps nothing and runs nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_pickled(path: Path) -> Any:
+    """The content of a file of ``torch.save``.
+
+    Raises:
+        DataError: if it is damaged, or refers to functions.
+    """
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == _ZIP
+    if is_zip:
+        try:
+            StoredArchive(path).check_sums()
+        except DataError as error:
+            raise DataError(f"{path} is damaged: {error}; copy it again") from error
+    names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if is_zip else []
+    own = sys.stdlib_module_names | {"torch", "__builtin__"}
+    refused = [
+        name
+        for name in names
+        if name not in _DATA and name.partition(".")[0] in own and not name.startswith(_INERT_PARTS)
+    ]
+    if refused:
+        raise DataError(
+            f"{path} refers to {', '.join(refused[:3])}, which can run code; load it in your own "
+            "code if you trust it, and save model.state_dict() alone"
+        )
+    known: list[Any] = [
+        (_DATA[name] if name in _DATA else type("Inert", (Inert,), {"origin": name}), name)
+        for name in names
+    ]
+    with torch.serialization.safe_globals([*known, *((v, k) for k, v in _DATA.items())]):
+        # Mapped files have views of the bytes that there are, whatever sizes the pickle claims.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)

@@ -1,0 +1,124 @@
+"""Checkpoints as training scripts write them."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mixmix.errors import DataError, InputError
+from mixmix.models import load_model
+from mixmix.models.spec import ModelSpec
+from mixmix.models.weights import load_state_dict, unwrapped_state
+
+STATE = nn.Linear(3, 2).state_dict()
+EMA = {name: value + 1 for name, value in STATE.items()}
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"args": argparse.Namespace(lr=0.1, out=pathlib.PurePosixPath("/x"))},
+        {"metric": np.float64(71.2), "best": np.int64(3), "epoch": 3},
+        {"hyper_parameters": {"loss": nn.CrossEntropyLoss(), "schedule": nn.ReLU()}},
+        {"optimizer": {"state": {}, "param_groups": []}},
+    ],
+)
+def test_what_lies_beside_the_weights_is_data(about: dict[str, Any], tmp_path: Path) -> None:
+    path = saved(tmp_path / "best.pth.tar", {"state_dict": STATE, **about})
+    assert load_state_dict(path).keys() == STATE.keys()
+
+
+@pytest.mark.parametrize(
+    ("plain", "ema"), [("state_dict", "state_dict_ema"), ("model", "model_ema")]
+)
+def test_of_two_networks_the_plain_one_is_loaded(plain: str, ema: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "last.pth", {ema: EMA, plain: STATE})
+    with pytest.warns(UserWarning, match=f"loaded '{plain}', not .*last.pth#{ema}"):
+        found = load_state_dict(path)
+    assert torch.equal(found["weight"], STATE["weight"])
+    assert torch.equal(load_state_dict(Path(f"{path}#{ema}"))["weight"], EMA["weight"])
+    with pytest.raises(DataError, match="contains no state dict 'x', but"):
+        load_state_dict(Path(f"{path}#x"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.", "module._orig_mod."])
+def test_prefixes_of_wrappers(prefix: str) -> None:
+    wrapped = {prefix + name: value for name, value in STATE.items()}
+    assert unwrapped_state(wrapped, set(STATE)).keys() == STATE.keys()
+    others = {f"teacher.{name}": value for name, value in EMA.items()}
+    with pytest.warns(UserWarning, match="loaded .*, not teacher."):
+        found = unwrapped_state(wrapped | others, set(STATE))
+    assert torch.equal(found["weight"], STATE["weight"])
+
+
+@pytest.mark.parametrize("content", [nn.Linear(2, 2), {"model": nn.Linear(2, 2), "epoch": 1}])
+def test_whole_modules_are_refused_with_the_cure(content: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"whole pickled torch.*; load it in your own.*state_dict"):
+        load_state_dict(saved(tmp_path / "m.pt", content))
+
+
+def test_functions_are_refused_by_name(tmp_path: Path) -> None:
+    class Call:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+            return eval, ("1",)
+
+    path = saved(tmp_path / "m.pt", {"state_dict": STATE, "x": Call()})
+    with pytest.raises(DataError, match=r"refers to (__builtin__|builtins).eval, which can run"):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_heads_of_training_may_be_missing(name: str, tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision").models
+    torch.manual_seed(0)
+    own = models.get_model(
+        name,
+        weights=None,
+        num_classes=3,
+        aux_logits=False,
+        init_weights=False,
+        transform_input=True,
+    ).eval()
+    path = saved(tmp_path / "w.pth", own.state_dict())
+    spec = ModelSpec(
+        name,
+        f"torchvision:{name}",
+        (3, 96, 96),
+        0.5,
+        0.25,
+        3,
+        weights=str(path),  # type: ignore[arg-type]
+    )
+    images = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(load_model(spec)(images), own(images))
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    state = torchvision.models.squeezenet1_1().state_dict()
+    state["features.0.weight"] = state["features.0.weight"].to(torch.int8)
+    path = saved(tmp_path / "w.pth", state)
+    spec = ModelSpec(
+        "s",
+        "torchvision:squeezenet1_1",
+        (3, 64, 64),
+        0.5,
+        0.25,
+        1000,
+        weights=str(path),  # type: ignore[arg-type]
+    )
+    with pytest.raises(InputError, match="holds torch.int8 values, expected floats"):
+        load_model(spec)
