@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from mixmix.models.observation import Observation, has_statistics
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.compiled import has_compiler
+from mixmix.runtime.identity import identity_of
 from mixmix.runtime.storage import sha256_of_tensors
 
 __all__ = ["Model", "normalize", "resize"]
@@ -107,6 +109,10 @@ class Model:
             "device": self.device,
         }
         return summary("Model", {"name": self.spec.name} | facts)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that results depend on: the fields of the spec, weights and architecture."""
+        return self.spec.identity() | identity_of(self.module)
 
     @property
     def has_label_head(self) -> bool:
