@@ -18,7 +18,7 @@ import pytest
 import typer
 
 import mixmix
-from mixmix.cli.main import _app
+from mixmix.cli.app import app as _app
 from mixmix.cli.run_file import Run
 
 ROOT = Path(__file__).parents[2]

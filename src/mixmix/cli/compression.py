@@ -36,6 +36,10 @@ def _quantize(given: Given) -> None:
         raise InputError(f"--{name} needs a budget; add --max-size or --max-bitops")
     else:
         method = _quantization(quantize, steps, training)
+    if given["sensitivity"]:
+        from mixmix.runtime.storage import check_writable
+
+        check_writable(given["sensitivity"])
     outcome = do(given, methods=[method])
     if given["sensitivity"] and outcome.sensitivity is not None:
         outcome.sensitivity[0].save(given["sensitivity"])

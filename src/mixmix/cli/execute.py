@@ -75,11 +75,15 @@ def execute(run: Run) -> Outcome:
     """
     from mixmix import Method
     from mixmix.runtime.distributed import is_main, local_device
+    from mixmix.runtime.storage import check_writable
 
     shared = run.synthesis is not None and not (run.methods or run.export or run.evaluation)
     device = local_device(run.device) if shared else run.device
     prepare(device, run.threads, distributed=shared)
     outcome = Outcome(run, is_main=is_main())
+    if outcome.is_main:
+        for path in run.files:
+            check_writable(path)
     if run.model is not None and run.export is not None:
         _format(run.export.file)
     outcome.methods = tuple(_on_device(Method.from_dict(table), device) for table in run.methods)

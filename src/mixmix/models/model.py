@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix._display import summary
-from mixmix.errors import CaptureError, InputError, translate_errors
+from mixmix.errors import CaptureError, InputError, raise_if_out_of_memory, translate_errors
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation, has_statistics
@@ -181,7 +181,8 @@ class Model:
                 expected = self(images)
                 try:
                     found = self.module(self._prepared(images, scale=scale))
-                except Exception:  # whatever the network's own code raises
+                except Exception as error:  # whatever the network's own code raises
+                    raise_if_out_of_memory(error)
                     self._taken[scale] = False
                 else:
                     # The feature map of a backbone shrinks.
@@ -224,7 +225,8 @@ class Model:
             try:
                 self.module = self.module.to(memory_format=torch.channels_last)
                 return self(images)
-            except Exception:  # of weights with five dimensions, or of the module's own code
+            except Exception as error:  # of weights with five dimensions, or the module's own code
+                raise_if_out_of_memory(error)
                 self.module = self.module.to(memory_format=torch.contiguous_format)
                 self._wants_contiguous = True
         with translate_errors(

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from mixmix.errors import DataError, InputError, first_line
+from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_memory
 
 __all__ = ["OnnxSession"]
 
@@ -52,6 +52,7 @@ class OnnxSession:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # its exceptions have no common base class
+            raise_if_out_of_memory(error)
             raise DataError(
                 f"{self.name} is not a model that ONNX Runtime can run: {first_line(error)}"
             ) from error
@@ -83,6 +84,7 @@ class OnnxSession:
                 names, {self._input: images.detach().cpu().numpy()}
             )
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(
                 f"{self.name} cannot run on images of {tuple(images.shape)}, it takes "
                 f"{self.input_shape}: {first_line(error)}"

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 import mixmix
+from mixmix.cli.app import COMMANDS
 from mixmix.cli.command import Command
-from mixmix.cli.main import COMMANDS
 from mixmix.cli.options import Fields, Given, Option, attribute_docs, parameters
 
 
