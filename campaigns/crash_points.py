@@ -1,6 +1,6 @@
 """End runs before, after and amid every step of every write, resume them, and compare.
 
-    python campaigns/crash_points.py --out FILE
+python campaigns/crash_points.py --out FILE
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """End commands by a signal at a random moment, resume them, and compare with undisturbed runs.
 
-    python campaigns/kills.py --runs 200 --seed 0 --out FILE
+python campaigns/kills.py --runs 200 --seed 0 --out FILE
 """
 
 from __future__ import annotations

@@ -66,9 +66,7 @@ def _generate(out: Path, seed: int) -> Any:
         steps=1, batch_size=4, num_latents=8, latent_size=4, width=2
     )
     zoo = mixmix.Zoo([_model()])
-    return mixmix.generate(
-        zoo, settings, num_images=12, warmup_rounds=1, seed=seed, out=out
-    ).sha256
+    return mixmix.generate(zoo, settings, num_images=12, warmup_rounds=1, seed=seed, out=out).sha256
 
 
 def _training() -> mixmix.TrainingSettings:
@@ -85,7 +83,7 @@ def _distill(out: Path, seed: int) -> Any:
     training = replace(_training(), feature_weight=0.0)
     fresh = mixmix.GeneratedImages(
         mixmix.Zoo([_model()]),
-        mixmix.AmortizedSettings(steps=1, batch_size=4, num_latents=4, latent_size=4, width=2),
+        mixmix.AmortizedSettings(steps=1, batch_size=4, num_latents=8, latent_size=4, width=2),
         warmup_rounds=1,
         first_rounds=1,
         every_steps=2,
