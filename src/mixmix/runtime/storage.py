@@ -170,7 +170,8 @@ def write_tensors(
     """Write a safetensors file atomically and return the SHA-256 of its bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = dict(metadata or {})
-    content = save(contiguous, about | {_SEAL: _seal_of_tensors(contiguous, about)})
+    seal = {_SEAL: _seal_of_tensors(contiguous, about)}
+    content = _with_sorted_metadata(save(contiguous, about | seal))
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -233,6 +234,16 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def _seal_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return sha256_of_json({"tensors": sha256_of_tensors(tensors), "metadata": metadata})
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file whose metadata, which have a random order, are sorted by key."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _check_seal(path: Path, wanted: object, found: str) -> None:
