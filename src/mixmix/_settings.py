@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 from mixmix._display import shorten
 from mixmix.errors import InputError, translate_errors
 
-__all__ = ["Settings", "default_of", "load_entry_points", "subclasses", "to_plain"]
+__all__ = ["Settings", "default_of", "identify", "load_entry_points", "subclasses", "to_plain"]
 
 _S = TypeVar("_S", bound="Settings")
 _SCALARS = (bool, int, float, str, types.NoneType)
@@ -187,6 +187,31 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     """The default of a field; ``dataclasses.MISSING`` if it has none."""
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
+
+
+def identify(value: Any) -> Any:
+    """Everything that results depend on, in plain JSON types: ``to_plain``, and more for networks.
+
+    Objects with ``identity()``, such as a ``Zoo``, whose plain form may be a name, tell it
+    themselves.
+    """
+    if hasattr(value, "identity"):
+        return value.identity()
+    if isinstance(value, Settings):
+        names = {field.name for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return {
+            key: identify(getattr(value, key)) if key in names and _has_parts(each) else each
+            for key, each in value.to_dict().items()
+        }
+    if isinstance(value, Mapping):
+        return {str(key): identify(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [identify(each) for each in value]
+    return to_plain(value)
+
+
+def _has_parts(plain: Any) -> bool:
+    return isinstance(plain, Mapping | list)
 
 
 def to_plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,8 +13,23 @@ __all__ = [
     "InputError",
     "RankError",
     "first_line",
+    "is_out_of_memory",
+    "raise_if_out_of_memory",
     "translate_errors",
 ]
+
+
+# From messages of PyTorch on CPU and GPU, C++, the linker, threads and ONNX Runtime.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "std::bad_alloc",
+    "bad allocation",
+    "failed to allocate memory",
+    "failed to map segment",
+    "can't start new thread",
+)
 
 
 class InputError(ValueError):
@@ -47,18 +63,35 @@ def first_line(error: BaseException) -> str:
     return sentences if end else f"{text[:197]}..."
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that memory cannot be allocated."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    return isinstance(error, Exception) and any(each in text for each in _OUT_OF_MEMORY)
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Raise an error again that says so, before it is taken for a fault of a network."""
+    if is_out_of_memory(error):
+        raise error
+
+
 @contextmanager
 def translate_errors(
     message: str, advice: str = "", *, into: type[InputError] = InputError
 ) -> Iterator[None]:
     """Turn any error of other libraries into ``into("MESSAGE: ERROR; ADVICE")``.
 
-    Errors of mixmix pass unchanged.
+    Errors of mixmix pass unchanged, and so do those of too little memory.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
+        raise_if_out_of_memory(error)
         text = f"{message}: {first_line(error)}"
         raise into(f"{text}; {advice}" if advice else text) from error

@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mixmix.cli.main import COMMANDS, run
+from mixmix.cli.app import COMMANDS
+from mixmix.cli.main import run
 
 MODELS = """
 import torch

@@ -17,7 +17,7 @@ import click
 import pytest
 
 import mixmix
-from mixmix.cli.main import app
+from mixmix.cli.app import app
 from mixmix.cli.run_file import Run
 
 ROOT = Path(__file__).parents[2]

@@ -57,11 +57,15 @@ def execute(run: Run) -> Outcome:
         ExportError: if the exported file does not agree with the model.
     """
     from mixmix import Method
-    from mixmix.runtime.distributed import local_device
+    from mixmix.runtime.distributed import is_main, local_device
+    from mixmix.runtime.storage import check_writable
 
     shared = run.synthesis is not None and not (run.methods or run.export or run.evaluation)
     device = local_device(run.device) if shared else run.device
     prepare(device, run.threads, distributed=shared)
+    if is_main():
+        for path in run.files:
+            check_writable(path)
     if run.model and run.export and run.export.file.suffix not in _SUFFIXES:
         raise InputError(
             f"--out must name a file that ends in {', '.join(_SUFFIXES)}, got {run.export.file}"

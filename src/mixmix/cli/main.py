@@ -1,81 +1,106 @@
-"""The command line. Errors are one line and exit code 2."""
+"""The command line. Errors are one line and exit code 2; signals end with 128 + their number."""
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import click
-from rich_click import RichGroup
+from types import FrameType
+from typing import Any, NoReturn
 
 import mixmix
 from mixmix._display import printable
-from mixmix.cli.compression import distill, prune, quantize
-from mixmix.cli.files import demo, evaluate, export, zoo_list, zoo_show
-from mixmix.cli.images import generate, synthesize
-from mixmix.cli.images import run as run_file
-from mixmix.errors import ExportError, InputError, RankError
-from mixmix.runtime.openmp import sleep_while_waiting
+from mixmix.cli.streams import open_closed_streams, silence_full_streams, writes_of_progress
+from mixmix.errors import ExportError, InputError, RankError, first_line, is_out_of_memory
 
-__all__ = ["COMMANDS", "app", "run"]
+__all__ = ["run"]
 
-# In the order of the help.
-COMMANDS = (
-    *(run_file, synthesize, generate, quantize, prune, distill),
-    *(export, evaluate, demo, zoo_list, zoo_show),
-)
-_HELP = {
-    "text_markup": None,
-    "text_emojis": False,
-    "text_paragraph_linebreaks": "\n\n",
-}
-_GROUPS = {"zoo": "List and show pretrained networks."}
+_BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
+
+
+class _Terminated(BaseException):
+    """The process was asked to end, by SIGTERM."""
 
 
 def run() -> None:
     """Run the command line and exit."""
+    handler, stream = None, sys.stderr
+    try:
+        # First, so that an interrupt while modules are imported is one line, too.
+        with suppress(ValueError):  # in other threads, there are no signals
+            handler = signal.signal(signal.SIGTERM, _terminate)
+        open_closed_streams()
+        sys.stderr = writes_of_progress(sys.stderr)
+        code = _run()
+        _flush()
+    except KeyboardInterrupt:
+        _end("interrupted; repeat the command to continue", 128 + signal.SIGINT)
+    except _Terminated:
+        _end("terminated; repeat the command to continue", 128 + signal.SIGTERM)
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough, as "head" has.
+        _end("", _BROKEN_PIPE)
+    finally:
+        sys.stderr = stream
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command of the command line and return its exit code."""
+    import click
+
+    from mixmix.runtime.openmp import sleep_while_waiting
+
     sleep_while_waiting()
     warnings.showwarning = _show_warning
     try:
+        from mixmix.cli.app import app
+
         code = app().main(standalone_mode=False)
+    except BrokenPipeError:
+        raise
+    except click.Abort as error:  # click turns an interrupt into it
+        raise KeyboardInterrupt from error
     except click.ClickException as error:
         _fail(error.format_message())
-    except (InputError, ExportError, KeyError) as error:
-        _fail(str(error.args[0] if error.args else error))
+    except (InputError, ExportError) as error:
+        _fail(str(error))
     except RankError as error:
         from mixmix.runtime.distributed import is_main
 
         # The process that failed reports its own error; the main one reports for all others.
         _fail(str(error) if is_main() else "")
-    except MemoryError:
-        _fail("out of memory; use fewer images, a smaller batch size or a smaller model")
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; repeat the command to continue", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    except Exception as error:
+        _fail(_message(error))
+    return code if isinstance(code, int) else 0
 
 
-class _Group(RichGroup):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-def app() -> RichGroup:
-    """The group of all commands; they read their options when they are chosen."""
-    top = _group("mixmix", "Compress pretrained vision models without their data.")
-    groups = {name: _group(name, help) for name, help in _GROUPS.items()}
-    for command in COMMANDS:
-        (groups[command.path.split()[0]] if " " in command.path else top).add_command(command)
-    for group in groups.values():
-        top.add_command(group)
-    return top
-
-
-def _group(name: str, help: str) -> RichGroup:
-    settings = {"help_option_names": ["-h", "--help"], "rich_help_config": _HELP}
-    return _Group(name=name, help=help, no_args_is_help=True, context_settings=settings)
+def _message(error: Exception) -> str:
+    """What to do about an error that no input should raise."""
+    if is_out_of_memory(error):
+        return (
+            f"out of memory ({first_line(error)}); use a smaller batch size (--batch-size), "
+            "--memory-gib, fewer images or a smaller model. Finished files are kept: repeat the "
+            "command to continue"
+        )
+    if isinstance(error, OSError):
+        named = "" if error.filename is None else f"{error.filename}: "
+        return (
+            f"{named}{error.strerror or error}; finished files are kept: fix this and repeat the "
+            "command to continue"
+        )
+    if os.environ.get("MIXMIX_TRACEBACK"):
+        raise error
+    return (
+        f"unexpected {type(error).__name__}: {first_line(error)}; this is a fault of mixmix: "
+        "set MIXMIX_TRACEBACK=1, repeat the command and report what it prints"
+    )
 
 
 def _show_warning(
@@ -86,10 +111,36 @@ def _show_warning(
         print("warning: " + printable(str(message)), file=sys.stderr)
 
 
-def _fail(message: str) -> None:
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while files are closed
+    raise _Terminated
+
+
+def _flush() -> None:
+    """Write what was printed, while an error can still be reported."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _cannot_print(error)
+
+
+def _cannot_print(error: OSError) -> NoReturn:
+    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+    _end(f"error: cannot write to standard output: {reason}; all files are written", 2)
+
+
+def _fail(message: str) -> NoReturn:
+    _end("error: " + printable(message) if message else "", 2)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Print a line on standard error and end."""
     if message:
-        print("error: " + printable(message), file=sys.stderr)
-    sys.exit(2)
+        print(message, file=sys.stderr)
+    silence_full_streams()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

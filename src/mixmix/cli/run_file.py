@@ -208,6 +208,14 @@ class Run(_Section):
         return bool(self.image_section or self.export)
 
     @property
+    def files(self) -> list[Path]:
+        """Files that the run writes."""
+        if not self.writes_files:
+            return []
+        is_model = self.model is not None and self.export is not None
+        return [self.path, *([self.out / self.export.file] if is_model and self.export else [])]
+
+    @property
     def path(self) -> Path:
         """Path of the run's file: next to its only file, or in its folder."""
         file = None if self.export is None else self.export.file

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor, fx
@@ -42,7 +40,7 @@ def images_at_a_time(graph_module: fx.GraphModule, example: Tensor) -> int:
 
 
 class ActivationStore:
-    """Allocates tensors for all images within a budget; a context manager that removes its files.
+    """Allocates tensors for all images within a budget, a context manager.
 
     Args:
         memory_gib: memory for activations. Larger ones are in the folder for temporary files
@@ -53,19 +51,12 @@ class ActivationStore:
 
     def __init__(self, memory_gib: float, *, batch_size: int, device: torch.device) -> None:
         self.memory_gib, self.batch_size, self.device = memory_gib, batch_size, device
-        self._resources = contextlib.ExitStack()
-        self._folder: Path | None = None
 
     def __enter__(self) -> ActivationStore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._resources.close()
+    def __exit__(self, *error: object) -> None:
+        """Files end with their tensors."""
 
     @torch.no_grad()
     def run(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -103,31 +94,18 @@ class ActivationStore:
 
     def _mapped(self, num_bytes: int, dtype: torch.dtype) -> Tensor:
         """Map a new file, which is removed with the tensor."""
-        folder = tempfile.gettempdir()
         try:
-            if self._folder is None:
-                directory = tempfile.TemporaryDirectory(
-                    prefix="mixmix-", ignore_cleanup_errors=True
-                )
-                self._folder = Path(self._resources.enter_context(directory))
-            descriptor, path = tempfile.mkstemp(dir=self._folder)
-            try:
-                _reserve(descriptor, num_bytes)
-            finally:
-                os.close(descriptor)
-            size = num_bytes // dtype.itemsize
-            tensor = torch.from_file(path, shared=True, size=size, dtype=dtype)
+            # Without a name, so that nothing is left, however the process ends.
+            with tempfile.TemporaryFile(prefix="mixmix-") as file:
+                _reserve(file.fileno(), num_bytes)
+                return torch.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype=dtype)
         except OSError as error:
             raise InputError(
                 f"{num_bytes / 2**30:.2f} GiB of activations fit neither into memory (memory_gib "
-                f"is {self.memory_gib:g}, for {_FRACTIONS} such tensors) nor into {folder}: "
-                f"{error.strerror or error}. Set TMPDIR to a folder with more room, raise "
-                "memory_gib, or use fewer images"
+                f"is {self.memory_gib:g}, for {_FRACTIONS} such tensors) nor into "
+                f"{tempfile.gettempdir()}: {error.strerror or error}. Set TMPDIR to a folder with "
+                "more room, raise memory_gib, or use fewer images"
             ) from error
-        # The mapping outlives the file's name, except on Windows: there, it is removed later.
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        return tensor
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:

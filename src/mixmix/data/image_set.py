@@ -18,7 +18,7 @@ from mixmix._display import format_value, percent, summary
 from mixmix.data.pixels import tensor_to_pil
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
 from mixmix.errors import DataError, InputError
-from mixmix.runtime.storage import sha256_of_tensors, write_json
+from mixmix.runtime.storage import sha256_of_tensors, write_atomic, write_record
 
 __all__ = ["ImageSet", "label_agreement"]
 
@@ -252,7 +252,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         name = shard_name(0)
         digest = Shard(pixels, self.labels, self.soft_labels).save(folder / name)
         entry = {"file": name, "sha256": digest, "num_images": len(self)}
-        write_json(folder / MANIFEST_NAME, self.manifest | {"format": FORMAT, "shards": [entry]})
+        write_record(folder / MANIFEST_NAME, self.manifest | {"format": FORMAT, "shards": [entry]})
         return folder
 
     def export_image_folder(self, path: str | Path) -> Path:
@@ -268,8 +268,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             label = int(self.labels[index])
             # ImageFolder sorts classes by name.
             parent = folder / f"{label:0{width}d}_{_file_name(classes[label])}"
-            parent.mkdir(parents=True, exist_ok=True)
-            tensor_to_pil(self.images[index]).save(parent / f"{index:06d}.png")
+            write_atomic(parent / f"{index:06d}.png", _encoded(tensor_to_pil(self.images[index])))
         return folder
 
     def contact_sheet(self, path: str | Path, *, rows: int = 10, columns: int = 10) -> Path:
@@ -278,8 +277,8 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         If no class has two images, rows are filled in order. Images below 128 pixels are doubled.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._sheet(rows, columns).save(target)
+        format = Image.registered_extensions().get(target.suffix.lower(), "PNG")
+        write_atomic(target, _encoded(self._sheet(rows, columns), format))
         return target
 
     def _sheet(self, rows: int, columns: int) -> Image.Image:
@@ -307,6 +306,12 @@ def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
     if not soft_labels.numel():
         return None
     return float((soft_labels.argmax(1) == labels).float().mean())
+
+
+def _encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
 
 
 def _file_name(text: str) -> str:

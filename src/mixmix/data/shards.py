@@ -20,14 +20,15 @@ __all__ = [
     "MANIFEST_NAME",
     "Shard",
     "read_manifest",
+    "read_sidecars",
     "shard_name",
     "sidecar",
-    "sidecars",
 ]
 
 MANIFEST_NAME = "manifest.json"
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
 FORMAT = "mixmix-synthetic-images/1"
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,12 @@ class Shard:
         Raises:
             DataError: if the file is missing, truncated or changed.
         """
-        if not path.exists():
-            raise DataError(f"shard {path.name} is missing")
-        found = sha256_of_file(path)
+        try:
+            found = sha256_of_file(path)
+        except FileNotFoundError as error:
+            raise DataError(f"shard {path.name} is missing") from error
+        except OSError as error:
+            raise DataError(f"shard {path.name} cannot be read: {error.strerror}") from error
         if found != sha256:
             raise DataError(
                 f"shard {path.name} is corrupt: its SHA-256 is {found[:12]}..., the manifest says "
@@ -81,7 +85,7 @@ class Shard:
 
 def shard_name(index: int) -> str:
     """File name of a shard."""
-    return f"shard-{index:05d}.safetensors"
+    return f"shard-{index:05d}{_SUFFIX}"
 
 
 def sidecar(shard: Path) -> Path:
@@ -89,16 +93,22 @@ def sidecar(shard: Path) -> Path:
     return shard.with_suffix(".json")
 
 
-def sidecars(folder: Path) -> list[Path]:
-    """All such files of a folder."""
-    return sorted(folder.glob("shard-*.json"))
+def read_sidecars(folder: Path, run: str) -> dict[str, dict[str, Any]]:
+    """Entries of shards that are not in the manifest yet, by the names of the shards.
+
+    Args:
+        folder: of the shards.
+        run: identifies the run. Files of other runs and programs, and damaged ones are left out.
+    """
+    return dict(_entries_beside(folder, run))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder, with the entries of files next to shards added to ``shards``.
 
     Raises:
-        DataError: if it cannot be read, has another format, or ``shards`` is malformed.
+        DataError: if it cannot be read, has another format, or ``shards`` is malformed or names
+            files outside of the folder.
     """
     path = folder / MANIFEST_NAME
     manifest = read_json(path)
@@ -116,18 +126,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for own in (classes, *(each.get("classes") or [] for each in models)):
         if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
             raise DataError(f"{path} is damaged: classes must be a list of names")
+    for entry in shards:
+        if not _is_plain_name(entry["file"]):
+            raise DataError(
+                f"{path} lists {entry['file']!r}, which is no file in its folder; it is damaged or "
+                "was edited"
+            )
     # Entries next to shards are newer.
-    entries = {entry["file"]: entry for entry in (*shards, *_entries_beside(folder))}
+    entries = {entry["file"]: entry for entry in shards}
+    entries |= read_sidecars(folder, str(manifest.get("run")))
     return manifest | {"shards": [entries[name] for name in sorted(entries)]}
 
 
-def _entries_beside(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sidecars(folder):
+def _entries_beside(folder: Path, run: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(folder.glob("shard-*.json")):
         # A shard with a damaged entry counts as missing.
         with suppress(DataError):
             entry = read_json(path)
-            if _is_entry(entry):
-                yield entry
+            name = path.with_suffix(_SUFFIX).name
+            if _is_entry(entry) and entry["file"] == name and entry.pop("run", None) == run:
+                yield name, entry
+
+
+def _is_plain_name(name: str) -> bool:
+    return re.fullmatch(r"[^/\\\0]+", name) is not None and name not in (".", "..")
 
 
 def _is_entry(value: object) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mixmix.compress.method import Compressed
-from mixmix.errors import ExportError, first_line
+from mixmix.errors import ExportError, first_line, raise_if_out_of_memory
 from mixmix.export.notes import notes
 from mixmix.export.placeholders import with_placeholders
 from mixmix.graph.ops import bounds_of, has_kind, moves
@@ -105,6 +105,7 @@ def pt2e_program(compressed: Compressed) -> torch.export.ExportedProgram:
             _merge_clamps(graph_module)
             return torch.export.export(graph_module, (example,), dynamic_shapes=({0: batch},))
     except Exception as error:  # each stage of the exporter raises its own kinds
+        raise_if_out_of_memory(error)
         raise ExportError(
             f"{compressed.spec.name} cannot be exported by PyTorch: {first_line(error)}"
         ) from error

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from mixmix.errors import CaptureError, first_line
+from mixmix.errors import CaptureError, first_line, raise_if_out_of_memory
 from mixmix.graph.calls import is_call_to, module_of
 from mixmix.graph.lift import lift_layers
 from mixmix.graph.ops import kind_of
@@ -43,6 +43,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
             with torch.no_grad():
                 error = relative_error(graph_module(example), original(example))
         except Exception as failure:  # tracers raise whatever the model's own code raises
+            raise_if_out_of_memory(failure)
             reasons.append(f"{name}: {first_line(failure)}")
             found = find_failure(failure, original)
             # torch.export traces more than torch.fx: the place where it fails is the better hint.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from mixmix.errors import raise_if_out_of_memory
 from mixmix.graph.calls import is_call_to
 from mixmix.graph.capture import relative_error
 from mixmix.graph.edit import replace_by_module
@@ -54,7 +55,8 @@ def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
         graph_module.recompile()
         with torch.no_grad():
             error = relative_error(graph_module(example), model(example))
-    except Exception:  # tracers raise whatever the model's own code raises
+    except Exception as failure:  # tracers raise whatever the model's own code raises
+        raise_if_out_of_memory(failure)
         return copied
     return graph_module.to(example.device).eval() if error <= _TOLERANCE else copied
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,14 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix._display import summary
-from mixmix.errors import CaptureError, InputError, translate_errors
+from mixmix.errors import CaptureError, InputError, raise_if_out_of_memory, translate_errors
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation, has_statistics
 from mixmix.models.plain_copy import check_materialized, plain_copy, unwrapped
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.compiled import has_compiler
+from mixmix.runtime.identity import identity_of
 from mixmix.runtime.storage import sha256_of_tensors
 
 __all__ = ["Model", "normalize", "resize"]
@@ -109,6 +111,10 @@ class Model:
         }
         return summary("Model", {"name": self.spec.name} | facts)
 
+    def identity(self) -> dict[str, Any]:
+        """Everything that results depend on: the fields of the spec, weights and architecture."""
+        return self.spec.identity() | identity_of(self.module)
+
     @property
     def has_label_head(self) -> bool:
         return self.spec.num_classes > 0
@@ -172,7 +178,8 @@ class Model:
                 expected = self(images)
                 try:
                     found = self.module(self._prepared(images, scale=scale))
-                except Exception:  # whatever the network's own code raises
+                except Exception as error:  # whatever the network's own code raises
+                    raise_if_out_of_memory(error)
                     self._taken[scale] = False
                 else:
                     # The feature map of a backbone shrinks.
@@ -215,7 +222,8 @@ class Model:
             try:
                 self.module = self.module.to(memory_format=torch.channels_last)
                 return self(images)
-            except Exception:  # of weights with five dimensions, or of the module's own code
+            except Exception as error:  # of weights with five dimensions, or the module's own code
+                raise_if_out_of_memory(error)
                 self.module = self.module.to(memory_format=torch.contiguous_format)
                 self._wants_contiguous = True
         with translate_errors(

@@ -127,6 +127,10 @@ class ModelSpec(Settings):
         said = {field.name: getattr(self, field.name) for field in fields(self)}
         return summary("ModelSpec", {k: None if v == () else v for k, v in said.items()})
 
+    def identity(self) -> dict[str, Any]:
+        """All fields but those on the weights, which ``Model.identity`` has the hash of."""
+        return {k: v for k, v in self.to_dict().items() if k not in ("weights", "sha256")}
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
         """Build a spec from JSON or TOML.

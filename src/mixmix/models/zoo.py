@@ -130,6 +130,11 @@ class Zoo(Sequence[Model]):
             return models
         return {"models": models, "weights": list(self.weights)}
 
+    def identity(self) -> dict[str, Any]:
+        """Everything that results depend on, of all networks."""
+        members = [{"weight": each.weight, "labels": each.labels} for each in self.members]
+        return {"models": [model.identity() for model in self], "members": members}
+
     @classmethod
     def from_plain(cls, content: Any) -> Zoo:
         """Load a zoo from ``to_plain``, on the CPU.

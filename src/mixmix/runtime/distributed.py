@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mixmix.errors import InputError, RankError
+from mixmix.errors import InputError, RankError, first_line
 from mixmix.runtime import seeding
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "process_group",
     "rank",
     "slice_of_batch",
+    "stopping_together",
     "world_size",
 ]
 
@@ -119,16 +120,16 @@ def from_main(make: Callable[[], T]) -> T:
     """The picklable result of ``make()`` in the main process, in every process.
 
     Raises:
-        InputError: in the main process, if ``make`` raises it.
-        RankError: in the others, if the main process raised it or stopped.
+        BaseException: in the main process, what ``make`` raises.
+        RankError: in the others, if the main process raised an error or stopped.
     """
     if _alone():
         return make()
     if is_main():
         try:
             box: list[Any] = [make(), None]
-        except InputError as error:
-            reason = str(error)
+        except BaseException as error:
+            reason = first_line(error)
             _together(lambda: dist.broadcast_object_list([None, reason], src=0))
             raise
     else:
@@ -138,6 +139,16 @@ def from_main(make: Callable[[], T]) -> T:
         raise RankError(f"the main process stopped: {box[1]}")
     result: T = box[0]
     return result
+
+
+@contextmanager
+def stopping_together() -> Iterator[None]:
+    """Context whose errors end the process group, so that no other rank waits for this one."""
+    try:
+        yield
+    except BaseException:
+        leave()
+        raise
 
 
 def gather(value: T) -> list[T]:

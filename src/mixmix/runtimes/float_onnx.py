@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mixmix.errors import ExportError, first_line
+from mixmix.errors import ExportError, first_line, raise_if_out_of_memory
 from mixmix.runtime.quiet import quiet
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def float_onnx(
             assert program is not None
             return program.model
         except Exception as error:  # each stage of the exporter raises its own kinds
+            raise_if_out_of_memory(error)
             cause = error.__cause__ or error
             raise ExportError(
                 f"{name} cannot be exported to ONNX: {type(cause).__name__}: {first_line(cause)}"

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from mixmix.errors import DataError, InputError, first_line
+from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_memory
 from mixmix.runtimes.onnx_reading import read_onnx
 
 __all__ = ["OnnxSession"]
@@ -53,6 +53,7 @@ class OnnxSession:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # its exceptions have no common base class
+            raise_if_out_of_memory(error)
             raise DataError(
                 f"{self.name} is not a model that ONNX Runtime can run: {first_line(error)}"
             ) from error
@@ -85,6 +86,7 @@ class OnnxSession:
                 names, {self._input: images.detach().cpu().numpy().astype(self._dtype)}
             )
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(
                 f"{self.name} cannot run on images of {tuple(images.shape)}, it takes "
                 f"{self.input_shape}: {first_line(error)}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from torch import Tensor
+
 from mixmix.data.image_set import ImageSet
 from mixmix.data.shards import FORMAT
-from mixmix.errors import InputError
+from mixmix.errors import DataError, InputError
 from mixmix.models.loading import Reference
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed
@@ -72,29 +74,38 @@ def generate(
         )
     counts = {"num_images": num_images, "warmup_rounds": warmup_rounds}
     manifest = {"format": FORMAT, "settings": settings.to_dict() | counts, "seed": seed}
-    store = ShardStore(zoo, manifest | provenance(zoo), out)
     size, per_round = settings.batch_size, settings.batches_at_once
-    missing = store.missing(-(-num_images // size))
-    synthesizer = AmortizedSynthesizer(zoo, settings, seed=seed)
-    state_path = None if store.path is None else store.path / _STATE
-    if state_path is not None and state_path.exists():
-        state, _ = read_tensors(state_path)
-        num_passed = (int(state["rounds_done"]) - warmup_rounds) * per_round
-        # A damaged shard of an earlier round needs all rounds again.
-        if not any(index < num_passed for index in missing):
-            synthesizer.load(state)
-    num_rounds = warmup_rounds + -(-num_images // settings.images_per_round)
-    while missing and synthesizer.rounds_done < num_rounds:
-        on_progress(synthesizer.rounds_done, num_rounds)
-        first = (synthesizer.rounds_done - warmup_rounds) * per_round
-        for index, batch in enumerate(synthesizer.make(), first):
-            if index in missing:
-                count = min(size, num_images - index * size)
-                store.add(index, batch.images[:count], batch.labels[:count], [batch.losses])
-        if state_path is not None and first >= 0:
-            write_tensors(state_path, synthesizer.tensors(), {})
-    on_progress(num_rounds, num_rounds)
-    data = store.finish()
-    if state_path is not None:
-        state_path.unlink(missing_ok=True)
-    return data
+    with ShardStore(zoo, manifest | provenance(zoo), out) as store:
+        missing = store.missing(-(-num_images // size), images_per_shard=size)
+        synthesizer = AmortizedSynthesizer(zoo, settings, seed=seed)
+        state_path = None if store.path is None else store.path / _STATE
+        if state_path is not None:
+            state = _read_state(state_path, store.run)
+            num_passed = (int(state.get("rounds_done", 0)) - warmup_rounds) * per_round
+            # A damaged shard of an earlier round needs all rounds again.
+            if state and not any(index < num_passed for index in missing):
+                synthesizer.load(state)
+        num_rounds = warmup_rounds + -(-num_images // settings.images_per_round)
+        while missing and synthesizer.rounds_done < num_rounds:
+            on_progress(synthesizer.rounds_done, num_rounds)
+            first = (synthesizer.rounds_done - warmup_rounds) * per_round
+            for index, batch in enumerate(synthesizer.make(), first):
+                if index in missing:
+                    count = min(size, num_images - index * size)
+                    store.add(index, batch.images[:count], batch.labels[:count], [batch.losses])
+            if state_path is not None and first >= 0:
+                write_tensors(state_path, synthesizer.tensors(), {"run": store.run})
+        on_progress(num_rounds, num_rounds)
+        data = store.finish()
+        if state_path is not None:
+            state_path.unlink(missing_ok=True)
+        return data
+
+
+def _read_state(path: Path, run: str) -> dict[str, Tensor]:
+    """The state after a round; empty if there is none of this run, or it is damaged."""
+    try:
+        state, metadata = read_tensors(path)
+    except DataError:
+        return {}
+    return state if metadata.get("run") == run else {}

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixmix.data.image_set import ImageSet, label_agreement
-from mixmix.data.shards import MANIFEST_NAME, Shard, read_manifest, shard_name, sidecar, sidecars
+from mixmix.data.shards import (
+    MANIFEST_NAME,
+    Shard,
+    read_manifest,
+    read_sidecars,
+    shard_name,
+    sidecar,
+)
 from mixmix.errors import DataError, InputError
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed
-from mixmix.runtime.storage import write_json
+from mixmix.runtime.run_folder import check_same_run, locked_folder
+from mixmix.runtime.storage import check_writable, sha256_of_json, write_record
 
 __all__ = ["ShardStore"]
+
+_NOT_OF_RUN = ("shards", "versions", "machine", "run")
+# Files that a run writes, besides the manifest.
+_OWN = re.compile(r"shard-\d{5,}\.(safetensors|json)|generator\.safetensors")
 
 
 class ShardStore:
     """Stores finished shards, and collects them in a data set at the end; thread-safe.
+
+    A context manager, in which the folder belongs to the run, and no other process works in it.
 
     Until the end of a run, the manifest's entry of each shard is a file next to the shard, so that
     threads and processes need not wait for each other.
@@ -30,34 +47,53 @@ class ShardStore:
         zoo: computes the soft labels of the stored pixels.
         manifest: how the run is made, without shards. It must not depend on when or how often the
             run was started, so that a resumed run ends with the same manifest.
-        path: the folder, created with the first shard; None keeps the shards in memory.
+        path: the folder; None keeps the shards in memory.
     """
 
     def __init__(self, zoo: Zoo, manifest: Mapping[str, Any], path: str | Path | None) -> None:
         self.path = None if path is None else Path(path)
         self._zoo, self._manifest = zoo, dict(manifest)
+        self._manifest["run"] = sha256_of_json(_run_of(manifest))
         self._shards: dict[int, Shard] = {}
         self._entries: dict[int, dict[str, Any]] = {}
-        self._lock = Lock()
+        self._resources = ExitStack()
 
-    def missing(self, num_shards: int) -> list[int]:
+    def __enter__(self) -> ShardStore:
+        """Claim the folder, before any work.
+
+        Raises:
+            InputError: if it holds a data set of another run or files of an unknown one, another
+                process works in it, or it cannot be written.
+            DataError: if its manifest cannot be read.
+        """
+        if self.path is not None:
+            distributed.from_main(self._claim)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._resources.close()
+
+    @property
+    def run(self) -> str:
+        """Identifies the run."""
+        return str(self._manifest["run"])
+
+    def missing(self, num_shards: int, *, images_per_shard: int) -> list[int]:
         """Indices of the shards that are not finished, or damaged.
 
         Raises:
-            InputError: if the folder holds a data set of another run.
-            DataError: if its manifest cannot be read.
+            InputError: if there is no space for them.
         """
         if self.path is None:
             return list(range(num_shards))
-        if not (self.path / MANIFEST_NAME).exists():
-            # It is unknown how these were made.
-            for path in sidecars(self.path):
-                path.unlink()
-            return list(range(num_shards))
-        earlier = read_manifest(self.path)
-        self._check_same_run(earlier)
-        hashes = {entry["file"]: entry["sha256"] for entry in earlier["shards"]}
-        return [index for index in range(num_shards) if not _is_whole(self.path, index, hashes)]
+        entries = read_manifest(self.path)["shards"]
+        hashes = {entry["file"]: entry["sha256"] for entry in entries}
+        missing = [index for index in range(num_shards) if not _is_whole(self.path, index, hashes)]
+        if missing:
+            image_bytes = math.prod(self._zoo.input_shape) + 4 * self._zoo.num_classes
+            num_bytes = len(missing) * images_per_shard * image_bytes
+            check_writable(self.path / MANIFEST_NAME, num_bytes)
+        return missing
 
     def add(
         self, index: int, images: Tensor, labels: Tensor, losses: Sequence[Mapping[str, float]]
@@ -76,10 +112,7 @@ class ShardStore:
             self._shards[index] = shard
         else:
             entry["sha256"] = shard.save(self.path / name)
-            with self._lock:
-                if not (self.path / MANIFEST_NAME).exists():
-                    write_json(self.path / MANIFEST_NAME, self._manifest | {"shards": []})
-            write_json(sidecar(self.path / name), entry)
+            write_record(sidecar(self.path / name), entry | {"run": self.run})
         self._entries[index] = entry
 
     def finish(self) -> ImageSet:
@@ -102,36 +135,50 @@ class ShardStore:
             )
         return data
 
+    def _claim(self) -> None:
+        assert self.path is not None
+        path = self.path / MANIFEST_NAME
+        is_claimed = self._check_same_run()
+        self._resources.enter_context(locked_folder(path))
+        # Another process may have claimed it in the meantime.
+        if not is_claimed and not self._check_same_run():
+            unknown = [each.name for each in self.path.iterdir() if _OWN.fullmatch(each.name)]
+            if unknown:
+                raise InputError(
+                    f"{self.path} contains {min(unknown)}, but no {MANIFEST_NAME} that tells how "
+                    "it was made; choose another folder, or remove that file"
+                )
+            write_record(path, self._manifest | {"shards": []})
+
     def _write_manifest(self, folder: Path, made: Sequence[Mapping[str, Any]]) -> None:
         """Move all entries into the manifest, unless that has been done."""
         entries = {entry["file"]: entry for entry in (*read_manifest(folder)["shards"], *made)}
-        beside = {*sidecars(folder), *(sidecar(folder / entry["file"]) for entry in made)}
+        beside = {*read_sidecars(folder, self.run), *(each["file"] for each in made)}
         if beside:
             shards = [entries[name] for name in sorted(entries)]
-            write_json(folder / MANIFEST_NAME, self._manifest | {"shards": shards})
-            for path in beside:
-                path.unlink(missing_ok=True)
+            write_record(folder / MANIFEST_NAME, self._manifest | {"shards": shards})
+            for name in beside:
+                sidecar(folder / name).unlink(missing_ok=True)
 
-    def _check_same_run(self, earlier: Mapping[str, Any]) -> None:
-        now = self._manifest
-        if earlier.get("settings") != now["settings"]:
-            changes = _differences(earlier.get("settings"), now["settings"])
-            how = f"made with other settings ({'; '.join(changes)})"
-        elif earlier.get("seed") != now["seed"]:
-            how = f"made with another seed ({earlier.get('seed')}, now {now['seed']})"
-        elif earlier.get("start") != now.get("start"):
-            how = "started from other images"
-        elif _model_facts(earlier, "sha256") != _model_facts(now, "sha256"):
-            how = f"made from other networks ({', '.join(_model_facts(earlier, 'name'))})"
-        else:
-            return
-        raise InputError(
-            f"{self.path} contains a data set {how}; choose another folder, or remove that one"
-        )
+    def _check_same_run(self) -> bool:
+        """Whether the folder belongs to this run; False if to none."""
+        assert self.path is not None
+        if not os.path.lexists(self.path / MANIFEST_NAME):
+            return False
+        before, now = (_run_of(each) for each in (read_manifest(self.path), self._manifest))
+        check_same_run(before, now, f"{self.path} contains a data set made")
+        return True
 
 
-def _model_facts(manifest: Mapping[str, Any], key: str) -> list[str]:
-    return [model.get(key, "?") for model in manifest.get("models", [])]
+def _run_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells runs apart; not where weights were read from, which have hashes."""
+    run = {key: value for key, value in manifest.items() if key not in _NOT_OF_RUN}
+    models = run.get("models")
+    if isinstance(models, list) and all(isinstance(each, Mapping) for each in models):
+        run["models"] = [
+            {key: value for key, value in each.items() if key != "weights"} for each in models
+        ]
+    return run
 
 
 def _is_whole(folder: Path, index: int, hashes: Mapping[str, str]) -> bool:

@@ -19,6 +19,7 @@ from mixmix.models.loading import Reference
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
+from mixmix.runtime.identity import identity_of
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.loop import optimize_batch
 from mixmix.synthesis.schedule import Schedule, plan
@@ -98,46 +99,50 @@ def synthesize(
     distributed.join(zoo.device)
     schedule = plan(zoo, settings, threads=threads, memory_gib=memory_gib)
     on_plan(schedule)
-    store = ShardStore(zoo, _manifest(zoo, settings, seed, schedule, start), out)
     balanced = balanced_labels(settings.num_images, zoo.num_classes)
     labels = (balanced if start is None else start.labels).split(settings.batch_size)
-    missing = distributed.from_main(lambda: store.missing(len(labels)))
-    mine = missing[distributed.rank() :: distributed.world_size()]
-    num_finished = len(labels) - len(missing)
-    progress = _Progress(on_progress, (num_finished + len(mine)) * settings.iterations)
-    for _ in range(num_finished):
-        progress.advance(settings.iterations)
     initial = None if start is None else start.images.split(settings.batch_size)
-
-    def make_shard(index: int, check: Callable[[], None]) -> None:
-        def on_step() -> None:
-            check()
-            progress.advance(1)
-
-        images, trace = optimize_batch(
-            zoo,
-            labels[index],
-            settings,
-            generator=seeding.generator(seed, "shard", index),
-            start=None if initial is None else initial[index],
-            chunk_size=schedule.chunk_size,
-            on_step=on_step,
+    manifest = _manifest(zoo, settings, seed, schedule, start)
+    with distributed.stopping_together(), ShardStore(zoo, manifest, out) as store:
+        missing = distributed.from_main(
+            lambda: store.missing(len(labels), images_per_shard=settings.batch_size)
         )
-        store.add(index, images, labels[index], trace)
-        progress.advance(0)
+        mine = missing[distributed.rank() :: distributed.world_size()]
+        num_finished = len(labels) - len(missing)
+        progress = _Progress(on_progress, (num_finished + len(mine)) * settings.iterations)
+        for _ in range(num_finished):
+            progress.advance(settings.iterations)
 
-    run_side_by_side(
-        [partial(make_shard, index) for index in mine],
-        at_once=schedule.shards_at_once,
-        threads_per_job=schedule.threads_per_shard,
-    )
-    return store.finish()
+        def make_shard(index: int, check: Callable[[], None]) -> None:
+            def on_step() -> None:
+                check()
+                progress.advance(1)
+
+            images, trace = optimize_batch(
+                zoo,
+                labels[index],
+                settings,
+                generator=seeding.generator(seed, "shard", index),
+                start=None if initial is None else initial[index],
+                chunk_size=schedule.chunk_size,
+                on_step=on_step,
+            )
+            store.add(index, images, labels[index], trace)
+            progress.advance(0)
+
+        run_side_by_side(
+            [partial(make_shard, index) for index in mine],
+            at_once=schedule.shards_at_once,
+            threads_per_job=schedule.threads_per_shard,
+        )
+        return store.finish()
 
 
 def provenance(zoo: Zoo) -> dict[str, Any]:
     """Networks and software, for a manifest."""
     return {
         "models": [teacher.spec.to_dict() for teacher in zoo],
+        "networks": [{"name": each.spec.name} | identity_of(each.module) for each in zoo],
         "members": [
             {"name": m.model.spec.name, "weight": m.weight, "role": m.role} for m in zoo.members
         ],

@@ -14,8 +14,8 @@ __all__ = ["run_side_by_side"]
 _T = TypeVar("_T")
 
 
-class _StoppedError(Exception):
-    """Ends a job because another one failed; internal to this module."""
+class _StoppedError(BaseException):
+    """Ends a job because another one failed; no ``except Exception`` of a job catches it."""
 
 
 def run_side_by_side(

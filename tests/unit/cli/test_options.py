@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 import mixmix
 from mixmix._settings import default_of
+from mixmix.cli.app import COMMANDS
 from mixmix.cli.fields import read_field
-from mixmix.cli.main import COMMANDS
 from mixmix.cli.options import Command, Given, command
 
 LINES = """

@@ -13,7 +13,7 @@ from torch import nn
 from mixmix import ImageSet, Model, SynthesisSettings, Zoo, recipe, synthesize
 from mixmix.data.shards import Shard
 from mixmix.errors import DataError, InputError
-from mixmix.runtime.storage import sha256_of_tensors
+from mixmix.runtime.storage import read_json, sha256_of_tensors
 from mixmix.synthesis.terms import BatchNormDistance, CrossEntropy
 
 # Three shards, the last one smaller.
@@ -169,7 +169,9 @@ class TestResume:
 
         with monkeypatch.context() as patch:
             # By module object, since the package re-exports a function of the module's name.
-            patch.setattr(import_module("mixmix.synthesis.shard_store"), "write_json", interrupted)
+            patch.setattr(
+                import_module("mixmix.synthesis.shard_store"), "write_record", interrupted
+            )
             with pytest.raises(KeyboardInterrupt):
                 synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path / "parts")
@@ -204,13 +206,14 @@ class TestResume:
         assert contents(parts) == contents(whole)
 
     def test_shards_of_an_unknown_run_are_not_taken(self, zoo: Zoo, tmp_path: Path) -> None:
-        parts, whole = tmp_path / "parts", tmp_path / "whole"
+        parts = tmp_path / "parts"
         with pytest.raises(Interrupted):
             synthesize(zoo, SETTINGS, seed=2, out=parts, on_progress=interrupt_after(5))
         (parts / "manifest.json").unlink()
-        for out in (parts, whole):
-            synthesize(zoo, SETTINGS, seed=1, out=out)
-        assert contents(parts) == contents(whole)
+        before = contents(parts)
+        with pytest.raises(InputError, match=r"contains shard-00000.json, but no manifest.json"):
+            synthesize(zoo, SETTINGS, seed=1, out=parts)
+        assert contents(parts) == before
 
     @pytest.mark.parametrize(
         ("settings", "seed", "message"),
@@ -241,7 +244,7 @@ class TestResume:
     ) -> None:
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
         path = tmp_path / "manifest.json"
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         settings = None if changes is None else manifest["settings"] | changes
         path.write_text(json.dumps(manifest | {"settings": settings}))
         with pytest.raises(InputError, match=f"made with other settings .{message}"):
@@ -256,7 +259,7 @@ class TestResume:
     def test_damaged_manifest_is_refused(self, shards: object, zoo: Zoo, tmp_path: Path) -> None:
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
         path = tmp_path / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"shards": shards}))
+        path.write_text(json.dumps(read_json(path) | {"shards": shards}))
         with pytest.raises(InputError, match="lists no shards"):
             synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
 
@@ -402,7 +405,7 @@ class TestStart:
         again = synthesize(zoo, settings, seed=0, start=start, out=tmp_path)
         assert torch.equal(whole.images, again.images)
         other = synthesize(zoo, SETTINGS, seed=1)
-        with pytest.raises(InputError, match="started from other images"):
+        with pytest.raises(InputError, match="from other images to start from"):
             synthesize(zoo, settings, seed=0, start=other, out=tmp_path)
 
     def test_images_of_another_kind_are_refused(self, zoo: Zoo) -> None:

@@ -17,12 +17,12 @@ from mixmix.compress.train.image_source import MoreImages, source_of
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.train import train_
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import CaptureError, InputError
+from mixmix.errors import CaptureError, DataError, InputError
 from mixmix.models.model import normalize
 from mixmix.models.references import build_model, load_spec
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed, seeding
-from mixmix.runtime.storage import write_tensors
+from mixmix.runtime.storage import read_tensors, sha256_of_tensors, write_tensors
 
 __all__ = ["Distill"]
 
@@ -152,6 +152,7 @@ class Distill(Method):
             seed=seed,
             out=self.checkpoints,
             source=source,
+            method=self,
             on_checkpoint=lambda steps_done: self._save_student(student, steps_done),
             on_progress=on_progress,
         )
@@ -167,7 +168,9 @@ class Distill(Method):
         if self.checkpoints is not None:
             path = Path(self.checkpoints) / "student.safetensors"
             state = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
-            write_tensors(path, state, {"steps_done": str(steps_done)})
+            about = {"steps_done": str(steps_done)}
+            if not _is_stored(path, state, about):
+                write_tensors(path, state, about)
 
     def _new_student(self, seed: int) -> nn.Module:
         if isinstance(self.student, nn.Module):
@@ -175,6 +178,15 @@ class Distill(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeding.child_seed(seed, "student"))
             return build_model(load_spec(self.student))
+
+
+def _is_stored(path: Path, state: dict[str, Tensor], about: dict[str, str]) -> bool:
+    """Whether a file holds these tensors, so that a finished run need not be writable."""
+    try:
+        tensors, metadata = read_tensors(path)
+    except DataError:
+        return False
+    return metadata == about and sha256_of_tensors(tensors) == sha256_of_tensors(state)
 
 
 @torch.no_grad()

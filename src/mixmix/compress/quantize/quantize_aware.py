@@ -130,6 +130,7 @@ class QuantizeAware(Method):
             out=self.checkpoints,
             rate_of=lambda name: _SCALE_RATE if name.endswith("log_scale") else 1.0,
             source=source,
+            method=self,
             on_progress=on_progress,
         )
         device = next(trained.parameters()).device

@@ -10,7 +10,7 @@ from typing import Any
 from mixmix._display import html_table, summary
 from mixmix.compress.quantize.bits import parse_bits
 from mixmix.errors import DataError
-from mixmix.runtime.storage import read_json, write_json
+from mixmix.runtime.storage import read_json, write_record
 
 __all__ = ["LayerSensitivity", "SensitivityTable"]
 
@@ -144,7 +144,7 @@ class SensitivityTable:
 
     def save(self, path: str | Path) -> Path:
         """Write as JSON."""
-        write_json(Path(path), {"format": _FORMAT} | self.to_dict())
+        write_record(Path(path), {"format": _FORMAT} | self.to_dict())
         return Path(path)
 
     @classmethod

@@ -108,6 +108,7 @@ class FineTune(Recovery):
                     out=self.checkpoints,
                     rate_of=lambda name: rates[name],
                     source=source,
+                    method=self,
                     on_progress=on_progress,
                 )
         finally:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,96 +13,114 @@ from torch import Tensor, nn
 from mixmix.compress.train.image_source import ImageSource
 from mixmix.compress.train.state import TrainingState
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
+from mixmix.errors import DataError
+from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed
-from mixmix.runtime.storage import (
-    read_json,
-    read_tensors,
-    sha256_of_tensors,
-    tensors_below,
-    write_json,
-    write_tensors,
-)
+from mixmix.runtime.identity import identity_of
+from mixmix.runtime.run_folder import check_file_of_run, claim_folder
+from mixmix.runtime.storage import check_writable, read_tensors, tensors_below, write_tensors
 
-__all__ = ["Checkpoint", "claim_folder"]
+__all__ = ["Checkpoint", "claim_training", "read_checkpoint"]
+
+_NAME = "checkpoint.safetensors"
 
 
-def claim_folder(
+@contextmanager
+def claim_training(
     path: Path,
     run: Mapping[str, Any],
     student: nn.Module,
     teacher: nn.Module,
     data: ImageSet,
-) -> None:
-    """Record in a file which run a folder belongs to, or check that it is the same run.
-
-    The arguments are those of ``Checkpoint``, with the path of the file.
-
-    Raises:
-        InputError: if the file describes another run.
-    """
-    wanted = {
-        **run,
-        "student": sha256_of_tensors(student.state_dict()),
-        "teacher": sha256_of_tensors(teacher.state_dict()),
-        "images": data.sha256,
-    }
-    if not path.exists():
-        write_json(path, wanted)
-    found = read_json(path)
-    other = [key for key in wanted if found.get(key) != wanted[key]]
-    if other:
-        raise InputError(
-            f"{path.parent} contains a {path.stem} run with other {', '.join(other)}; choose "
-            "another folder, or remove that one"
-        )
-
-
-class Checkpoint:
-    """A folder with the state of a training run.
-
-    ``training.json`` describes the run; ``checkpoint.safetensors`` is replaced atomically.
+    spec: ModelSpec,
+) -> Iterator[str]:
+    """Context in which a folder belongs to a run, which a file describes; yields its identifier.
 
     Args:
-        folder: created if it does not exist.
+        path: of the file.
         run: settings and seed, in plain JSON types.
         student: the student before training.
         teacher: the teacher.
         data: the initial images.
+        spec: of the images.
 
     Raises:
-        InputError: if the folder belongs to another run.
+        InputError: if the folder belongs to another run, or another process works in it.
+        DataError: if it contains a checkpoint of another run, or a damaged one.
+    """
+    wanted = {
+        **run,
+        "spec": spec.identity(),
+        "student": identity_of(student),
+        "teacher": identity_of(teacher),
+        "images": data.sha256,
+    }
+    with ExitStack() as resources:
+
+        def claim() -> str:
+            identifier = resources.enter_context(claim_folder(path, wanted))
+            read_checkpoint(path.parent, identifier)
+            return identifier
+
+        yield distributed.from_main(claim)
+
+
+def read_checkpoint(folder: Path, run: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Tensors and metadata of the checkpoint of a run; None if there is none.
+
+    Raises:
+        DataError: if it is damaged, or of another run.
+    """
+    path = folder / _NAME
+    if not path.exists():
+        return None
+    try:
+        tensors, metadata = read_tensors(path)
+    except DataError as error:
+        raise DataError(f"{error}; remove it to start from the beginning") from error
+    check_file_of_run(path, metadata, run)
+    return tensors, metadata
+
+
+class Checkpoint:
+    """A folder with the state of a training run, which ``claim_training`` has claimed.
+
+    ``checkpoint.safetensors`` is replaced atomically.
+
+    Args:
+        folder: of the run.
+        run: its identifier.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        run: Mapping[str, Any],
-        student: nn.Module,
-        teacher: nn.Module,
-        data: ImageSet,
-    ) -> None:
-        self._folder, self._path = folder, folder / "checkpoint.safetensors"
-        self._images = ""
+    def __init__(self, folder: Path, run: str) -> None:
+        self._folder, self._run = folder, run
+        self._images, self._older = "", ""
         self._unsaved: tuple[ImageSet, int] | None = None
-        path = folder / "training.json"
-        distributed.from_main(lambda: claim_folder(path, run, student, teacher, data))
 
     def restore(self, state: TrainingState, source: ImageSource) -> tuple[ImageSet, int] | None:
         """Restore the last checkpoint, if there is one.
 
         Returns:
             The current images and the step they were introduced at, or None for the initial ones.
+
+        Raises:
+            DataError: if its files are damaged, or of another run.
         """
-        if not distributed.from_main(self._path.exists):
+        exists = distributed.from_main((self._folder / _NAME).exists)
+        found = read_checkpoint(self._folder, self._run) if exists else None
+        if found is None:
+            if distributed.is_main():
+                self._check_space(state)
             return None
-        tensors, metadata = read_tensors(self._path)
+        tensors, metadata = found
         state.load(tensors, int(metadata["steps_done"]))
         source.load(tensors_below("source.", tensors))
-        self._images = metadata["images"]
+        self._images, self._older = metadata["images"], metadata["older_images"]
+        self._remove_older()
         if not self._images:
             return None
         kept, about = read_tensors(self._folder / self._images)
+        check_file_of_run(self._folder / self._images, about, self._run)
         images = kept["images"]
         if images.dtype == torch.uint8:
             images = images.float() / 255
@@ -112,22 +131,37 @@ class Checkpoint:
         """Write a checkpoint, with the images if they have been replaced."""
         if not distributed.is_main():
             return
-        older = None
         if self._unsaved is not None:
-            older, (data, step) = self._images, self._unsaved
-            self._images, self._unsaved = f"images-{step:06d}.safetensors", None
+            (data, step), self._unsaved = self._unsaved, None
+            self._older, self._images = self._images, f"images-{step:06d}.safetensors"
             content = {"images": _compact(data.images), "labels": data.labels}
             content["soft_labels"] = data.soft_labels
-            write_tensors(self._folder / self._images, content, {"step": str(step)})
-        metadata = {"steps_done": str(state.steps_done), "images": self._images}
+            about = {"step": str(step), "run": self._run}
+            write_tensors(self._folder / self._images, content, about)
+        metadata = {
+            "run": self._run,
+            "steps_done": str(state.steps_done),
+            "images": self._images,
+            "older_images": self._older,
+        }
         of_source = {f"source.{name}": tensor for name, tensor in source.tensors().items()}
-        write_tensors(self._path, state.tensors() | of_source, metadata)
-        if older and older != self._images:
-            (self._folder / older).unlink(missing_ok=True)
+        write_tensors(self._folder / _NAME, state.tensors() | of_source, metadata)
+        self._remove_older()
 
     def replace_images(self, data: ImageSet, step: int) -> None:
         """Store these images, introduced at a step, with the next checkpoint."""
         self._unsaved = (data, step)
+
+    def _remove_older(self) -> None:
+        """Remove the images of the checkpoint before this one, which does not need them."""
+        if self._older and self._older != self._images and distributed.is_main():
+            (self._folder / self._older).unlink(missing_ok=True)
+        self._older = ""
+
+    def _check_space(self, state: TrainingState) -> None:
+        """Weights, their mean, two moments; while a checkpoint is replaced, there are two."""
+        sizes = (each.numel() * each.element_size() for each in state.student.state_dict().values())
+        check_writable(self._folder / _NAME, 2 * 4 * sum(sizes))
 
 
 def _compact(images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixmix._settings import identify
 from mixmix.compress.method import Progress
 from mixmix.compress.train.image_source import ImageSource, MoreImages
 from mixmix.data.image_set import ImageSet
@@ -95,7 +96,8 @@ class _GeneratedImageSource:
         return self._extended(data, settings.rounds)
 
     def to_dict(self) -> dict[str, Any]:
-        return self._settings.to_dict()
+        settings: dict[str, Any] = identify(self._settings)
+        return settings
 
     def tensors(self) -> dict[str, Tensor]:
         return self._synthesizer.tensors() | {"generated": torch.tensor(self._generated)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixmix._settings import identify
 from mixmix.compress.method import Progress
 from mixmix.compress.train.augmentation import augment
-from mixmix.compress.train.checkpoint import Checkpoint
+from mixmix.compress.train.checkpoint import Checkpoint, claim_training
 from mixmix.compress.train.image_source import ImageSource, SameImages
 from mixmix.compress.train.loss import feature_loss, kl_loss
 from mixmix.compress.train.settings import TrainingSettings
@@ -68,6 +70,7 @@ def train_(
     out: str | Path | None = None,
     rate_of: Callable[[str], float] = lambda name: 1.0,
     source: ImageSource | None = None,
+    method: Any = None,
     on_checkpoint: Callable[[int], None] = lambda steps_done: None,
     on_progress: Progress = lambda what, fraction: None,
 ) -> list[Step]:
@@ -89,8 +92,9 @@ def train_(
             same bits as an uninterrupted one; of a finished run, the weights are read.
         rate_of: learning rate of a parameter, by name, relative to that of the settings.
         source: replaces images before any step.
-        on_checkpoint: called with the number of finished steps at every checkpoint, while the
-            student has the weights it would end with.
+        method: settings of what trains, which a checkpoint must agree with.
+        on_checkpoint: called with the number of finished steps at every checkpoint, also at that
+            which a run resumes from, while the student has the weights it would end with.
         on_progress: called after every step with the recent loss and agreement.
 
     Returns:
@@ -105,14 +109,23 @@ def train_(
     state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)
     source = source or SameImages()
     checkpoint, since = None, 0
-    if out is not None:
-        run = {"settings": settings.to_dict(), "seed": seed, "source": source.to_dict()}
-        checkpoint = Checkpoint(Path(out), run, student, teacher, data)
-        data, since = checkpoint.restore(state, source) or (data, since)
-    trainer = _Trainer(state, parallel, teacher, data, spec, settings, seed)
-    draws = _draws(len(data), settings, seed, since=since, first=state.steps_done)
-    steps: list[Step] = []
-    with torch.random.fork_rng(), safe_gradients(student):
+    with ExitStack() as resources:
+        resources.enter_context(distributed.stopping_together())
+        if out is not None:
+            folder = Path(out)
+            run = {"settings": settings.to_dict(), "seed": seed, "source": source.to_dict()}
+            run |= {} if method is None else {"method": identify(method)}
+            claim = claim_training(folder / "training.json", run, student, teacher, data, spec)
+            checkpoint = Checkpoint(folder, resources.enter_context(claim))
+            data, since = checkpoint.restore(state, source) or (data, since)
+            if state.steps_done:
+                with state.finished():
+                    on_checkpoint(state.steps_done)
+        trainer = _Trainer(state, parallel, teacher, data, spec, settings, seed)
+        draws = _draws(len(data), settings, seed, since=since, first=state.steps_done)
+        steps: list[Step] = []
+        resources.enter_context(torch.random.fork_rng())
+        resources.enter_context(safe_gradients(student))
         for number in range(state.steps_done, settings.steps):
             # Random states depend on the number of the step alone, so that none has to be stored.
             torch.manual_seed(seeding.child_seed(seed, "layers", number, distributed.rank()))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mixmix.errors import InputError, first_line
+from mixmix.errors import InputError, first_line, raise_if_out_of_memory
 
 __all__ = [
     "dependency_graph",
@@ -49,6 +49,7 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
                 model, example[:1], forward_fn=_forward_with_hidden_shapes, verbose=False
             )
     except Exception as failure:  # Torch-Pruning raises many kinds
+        raise_if_out_of_memory(failure)
         raise untraceable(model, failure) from failure
 
 
@@ -68,6 +69,7 @@ def dependent_channels(graph: Any) -> Iterator[tuple[nn.Module, Any]]:
             with _limited_indices():
                 group = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
         except Exception as failure:  # Torch-Pruning raises many kinds
+            raise_if_out_of_memory(failure)
             yield layer, failure
             continue
         seen |= {d.target.module for d, _ in group if graph.is_out_channel_pruning_fn(d.handler)}

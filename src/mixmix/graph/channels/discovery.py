@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix.errors import first_line
+from mixmix.errors import first_line, raise_if_out_of_memory
 from mixmix.graph.channels.dependencies import (
     dependency_graph,
     dependent_channels,
@@ -169,10 +169,12 @@ def _failure(
     try:
         pruned = remove_channels(model, example, selection)
     except Exception as failure:  # Torch-Pruning raises many kinds
+        raise_if_out_of_memory(failure)
         return f"{torch_pruning_name()} cannot remove its channels ({first_line(failure)})"
     try:
         error = disagreement(pruned, model, groups, selection, example)
     except Exception as failure:  # whatever the model's own code raises
+        raise_if_out_of_memory(failure)
         return f"the network does not run with fewer of them ({first_line(failure)})"
     if error <= TOLERANCE:
         return ""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mixmix.errors import InputError, first_line
+from mixmix.errors import InputError, first_line, raise_if_out_of_memory
 from mixmix.graph.capture import relative_error
 from mixmix.graph.channels.dependencies import (
     dependency_graph,
@@ -128,6 +128,7 @@ def check_removal(
     try:
         error = disagreement(pruned, model, groups, selection, example[:2])
     except Exception as failure:  # whatever the model's own code raises
+        raise_if_out_of_memory(failure)
         raise InputError(
             f"{type(model).__name__} does not run with fewer channels: {first_line(failure)}; "
             "their number is hard-coded: read it from the shapes of tensors instead"

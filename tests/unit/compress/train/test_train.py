@@ -153,7 +153,7 @@ def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "training.json").read_text())["seed"] == 5
     with pytest.raises(InputError, match="another|other settings"):
         train(replace(SETTINGS, steps=9), out=tmp_path)
-    with pytest.raises(InputError, match="other student"):
+    with pytest.raises(InputError, match="other weights of student"):
         train(SETTINGS, student=network(4), out=tmp_path)
 
 

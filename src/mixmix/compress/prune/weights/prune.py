@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from mixmix._settings import identify
 from mixmix.compress.method import (
     Compressed,
     LayerRecord,
@@ -164,7 +165,7 @@ class Prune(Method):
             self._stages(context, names, pattern, on_progress),
             context,
             teacher,
-            settings=self.to_dict(),
+            settings=identify(self),
             out=self.checkpoints,
         )
         records = with_channels(_records(context, reasons), model.records)

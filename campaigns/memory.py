@@ -1,0 +1,78 @@
+"""Run with little memory, then again with enough.
+
+python campaigns/memory.py --runs 30 --seed 0 --out FILE
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from campaigns.commands import leftovers, result
+from campaigns.rows import Tally, arguments, finish
+from campaigns.scenarios import SCENARIOS, forked
+
+QUESTION = "Do runs without enough memory end with an error, and resume with the same bits?"
+# MiB beyond those that the process has after its imports.
+_LEAST, _MOST = 1, 400
+
+
+def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
+    """Run a scenario under limits of memory."""
+    tally, out, run = Tally(f"little memory in {name}", seed), work / "out", SCENARIOS[name]
+    wanted = forked(lambda: run(out, 0))
+    assert wanted.kind == "result", wanted
+    expected = result(out)
+    tally.executions += 1
+    draws = random.Random(f"{seed} {name}")
+    for _ in range(runs):
+        shutil.rmtree(out, ignore_errors=True)
+        tally.runs += 1
+        mebibytes = round(_LEAST * (_MOST / _LEAST) ** draws.random())
+
+        def limited(mebibytes: int = mebibytes) -> Any:
+            limit = _address_space() + mebibytes * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            return run(out, 0)
+
+        ended = forked(limited)
+        resumed = forked(lambda: run(out, 0))
+        tally.executions += 2
+        what = f"{mebibytes} MiB"
+        if ended.kind == "hang" or resumed.kind == "hang":
+            tally.fault("hangs", what)
+        elif ended.kind == "result" and ended != wanted:
+            tally.fault("silent_wrong", what)
+        elif ended.kind not in ("result", "memory"):
+            tally.fault("tracebacks", f"{what}: {ended}")
+        if resumed.kind != "result":
+            tally.fault("lost", f"{what}: {resumed}")
+        elif resumed != wanted or result(out) != expected:
+            tally.fault("not_identical", what)
+        if leftovers(out):
+            tally.fault("lost", f"{what} left behind: {', '.join(leftovers(out))}")
+    return tally
+
+
+def _address_space() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+def main() -> int:
+    given = arguments(__doc__, runs=30)
+    each = -(-given.runs // len(SCENARIOS))
+    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
+        tallies = [memory(name, each, given.seed, Path(folder, name)) for name in SCENARIOS]
+    return finish(QUESTION, tallies, given.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Rows of campaigns: what happened in many runs, as a record like those of ``benchmarks/``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mixmix.report.record import benchmark_record
+from mixmix.runtime.storage import write_json
+
+__all__ = ["FAULTS", "Tally", "arguments", "finish"]
+
+FAULTS = ("silent_wrong", "tracebacks", "hangs", "lost", "not_identical")
+
+
+@dataclass
+class Tally:
+    """One row: what happened in the runs of a campaign.
+
+    Attributes:
+        campaign: what was done to the runs, such as ``kills of synthesize``.
+        seed: seed of the random choices.
+        runs: runs that something was done to.
+        executions: processes that were started for them, references and resumed runs included.
+        silent_wrong: runs that ended without an error and with a wrong result.
+        tracebacks: runs that ended with a traceback or a crash instead of one line.
+        hangs: runs that did not end within their time.
+        lost: runs that lost finished work, or left a temporary file behind.
+        not_identical: runs whose resumed result differs from the undisturbed one.
+        examples: the first fault of each kind, in words.
+    """
+
+    campaign: str
+    seed: int = 0
+    runs: int = 0
+    executions: int = 0
+    silent_wrong: int = 0
+    tracebacks: int = 0
+    hangs: int = 0
+    lost: int = 0
+    not_identical: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def fault(self, kind: str, what: str) -> None:
+        """Count a fault of a kind in ``FAULTS``."""
+        assert kind in FAULTS, kind
+        setattr(self, kind, getattr(self, kind) + 1)
+        self.examples.setdefault(kind, " ".join(what.split())[:500])
+        print(f"{self.campaign}: {kind}: {what}", file=sys.stderr)
+
+    @property
+    def faults(self) -> int:
+        """Number of faults of all kinds."""
+        return sum(getattr(self, kind) for kind in FAULTS)
+
+
+def arguments(
+    description: str | None, *, runs: int, argv: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """``--runs``, ``--seed`` and ``--out`` of a campaign."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=runs, help="number of runs (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all choices (%(default)s)")
+    parser.add_argument("--out", type=Path, help="file of the record, result.json")
+    return parser.parse_args(argv)
+
+
+def finish(question: str, tallies: Sequence[Tally], out: Path | None) -> int:
+    """Print the rows and write the record; the exit status is 1 if there was a fault."""
+    names = ("campaign", "runs", "executions", *FAULTS)
+    for tally in tallies:
+        print("  ".join(f"{name} {getattr(tally, name)}" for name in names))
+    if out is not None:
+        command = f"python {shlex.join(sys.argv)}"
+        write_json(out, benchmark_record(question, command, [vars(tally) for tally in tallies]))
+    return int(any(tally.faults for tally in tallies))
