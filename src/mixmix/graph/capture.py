@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +19,14 @@ from mixmix.graph.ops import kind_of
 from mixmix.graph.tracing_failure import FailurePlace, find_failure
 from mixmix.runtime.quiet import quiet
 
-__all__ = ["FOLD_TOLERANCE", "capture", "check_outputs", "relative_error"]
+__all__ = [
+    "FOLD_TOLERANCE",
+    "capture",
+    "check_chain",
+    "check_outputs",
+    "evaluating",
+    "relative_error",
+]
 
 FOLD_TOLERANCE = 1e-3
 
@@ -42,7 +52,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     batches = two_batches(example)
     reasons = []
     place = FailurePlace("", type(model).__name__, "")
-    wanted = [_outputs_of(original, batch) for batch in batches]
+    wanted = _outputs_of(model, batches)
     for name, trace in (("torch.fx", _trace_fx), ("torch.export", _trace_export)):
         try:
             graph_module = trace(original, example)
@@ -69,18 +79,64 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def _outputs_of(model: nn.Module, images: Tensor) -> Tensor:
-    kind = type(model).__name__
+def check_chain(
+    units: Sequence[Callable[[Tensor], Tensor]], model: nn.Module, example: Tensor
+) -> None:
+    """Check that what was made of a network, before anything is learned, gives its outputs.
+
+    Args:
+        units: their composition is the network.
+        model: the network itself.
+        example: (N, C, H, W) normalized images.
+
+    Raises:
+        CaptureError: if the outputs differ for one of two batches.
+    """
+    batches = two_batches(example.contiguous())
+    for batch, wanted in zip(batches, _outputs_of(model, batches), strict=True):
+        found = batch
+        for unit in units:
+            found = unit(found)
+        error = relative_error(found, wanted) if found.shape == wanted.shape else math.inf
+        if not error <= FOLD_TOLERANCE:
+            raise CaptureError(
+                f"{type(model).__name__} gives other outputs as a graph (by {error:.1%} on "
+                f"{len(batch)} images) than as a module, before anything was compressed; this is a "
+                "fault of mixmix: please report it with the code of the network"
+            )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Context in which the caller's own network is in eval mode."""
+    modes = {module: module.training for module in model.modules()}
     try:
-        outputs = model(images.clone())  # which the model may change
-    except Exception as failure:  # whatever the model's own code raises
-        raise CaptureError(
-            f"{kind} cannot take {len(images)} images of {tuple(images.shape[1:])}: "
-            f"{first_line(failure)}, in {find_failure(failure, model)}"
-        ) from failure
-    if not isinstance(outputs, Tensor):
-        raise CaptureError(f"{kind} returns a {type(outputs).__name__}, expected a tensor")
-    return outputs
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def _outputs_of(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs of a network in eval mode."""
+    kind = type(model).__name__
+    found = []
+    with evaluating(model):
+        for images in batches:
+            try:
+                outputs = model(images.clone())  # which the model may change
+            except Exception as failure:  # whatever the model's own code raises
+                raise CaptureError(
+                    f"{kind} cannot take {len(images)} images of {tuple(images.shape[1:])}: "
+                    f"{first_line(failure)}, in {find_failure(failure, model)}"
+                ) from failure
+            if not isinstance(outputs, Tensor):
+                raise CaptureError(f"{kind} returns a {type(outputs).__name__}, expected a tensor")
+            found.append(outputs)
+    return found
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from mixmix.graph.calls import count_calls, module_of
-from mixmix.graph.capture import capture
+from mixmix.graph.capture import capture, check_chain
 from mixmix.graph.fold import normalizes_outputs
 from mixmix.graph.units import Unit, split_into_units
 
@@ -90,4 +90,5 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
         weight_name = sources.get(f"{path}.weight", f"{path}.weight")
         if weight_name in parameters and isinstance(layer, nn.Conv2d | nn.Linear):
             layers[path], weight_names[path] = layer, weight_name
+    check_chain([graph_module], module, example)
     return SharedGraph(module, graph_module, layers, weight_names)
