@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from mixmix.errors import CaptureError, first_line
 from mixmix.graph.calls import is_call_to, module_of
+from mixmix.graph.copies import detached_copy
 from mixmix.graph.images import mark_images_, two_batches
 from mixmix.graph.in_place import remove_in_place_
 from mixmix.graph.lift import lift_layers
@@ -47,7 +47,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         CaptureError: naming the module that could not be followed, and what to do.
     """
     # Views of parameters that require gradients cannot be changed in place.
-    original = copy.deepcopy(model).eval().requires_grad_(False)
+    original = detached_copy(model).eval().requires_grad_(False)
     example = example.contiguous()  # views in the model may need that
     batches = two_batches(example)
     reasons = []

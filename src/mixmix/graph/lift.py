@@ -23,7 +23,7 @@ def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
     parameters and buffers in the exported module, by their names in the result.
     """
     inline_contexts_(exported)
-    _restore_batch_norms_(exported.graph)
+    _restore_calls_(exported.graph)
     root = nn.Module()
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -75,20 +75,30 @@ def lift_layers(exported: fx.GraphModule) -> fx.GraphModule:
     return lifted
 
 
-def _restore_batch_norms_(graph: fx.Graph) -> None:
-    """Replace the BatchNorm of functionalized graphs, which returns a tuple, in place."""
+def _restore_calls_(graph: fx.Graph) -> None:
+    """Replace calls of functionalized graphs, in place.
+
+    Their BatchNorm returns a tuple, and their ``copy`` has no gradient.
+    """
     aten = torch.ops.aten
     for node in list(graph.nodes):
-        if node.target is aten._native_batch_norm_legit_no_training.default:
-            *tensors, momentum, eps = node.args
-            with graph.inserting_before(node):
-                norm = graph.call_function(
-                    aten.batch_norm.default, (*tensors, False, momentum, eps, False)
-                )
-            for user in list(node.users):
-                norm.meta = user.meta
-                user.replace_all_uses_with(norm)
-                graph.erase_node(user)
+        args: Sequence[Any] = node.args
+        with graph.inserting_before(node):
+            if node.target is aten._native_batch_norm_legit_no_training.default:
+                given = (*args[:-2], False, *args[-2:], False)
+                call = graph.call_function(aten.batch_norm.default, given)
+                replaced = list(node.users)
+            elif node.target is aten.copy.default:
+                call = graph.call_function(aten.type_as.default, (args[1], args[0]))
+                call = graph.call_function(aten.expand_as.default, (call, args[0]))
+                replaced = [node]
+            else:
+                continue
+        for each in replaced:
+            call.meta = each.meta
+            each.replace_all_uses_with(call)
+            graph.erase_node(each)
+        if replaced != [node]:
             graph.erase_node(node)
 
 
@@ -110,7 +120,14 @@ def _layer_key(node: fx.Node, exported: fx.GraphModule) -> Any:
         fits, key = None not in args[3:5] and not args[5], ndim
     else:
         fits, key = _value(args[1], exported).ndim == (2 if kind.name == "linear" else ndim), 0
-    return (kind.name, key, str(args[1:])) if fits else None
+    return (kind.name, key, _called_layer(node), str(args[1:])) if fits else None
+
+
+def _called_layer(node: fx.Node) -> str:
+    """Name of the layer of PyTorch that made a call; empty if a function did."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path, kind = stack[-1] if stack else ("", "")
+    return str(path) if str(kind).rpartition(".")[2] in _CLASSES else ""
 
 
 def _value(node: Any, exported: fx.GraphModule) -> Any:
@@ -130,7 +147,7 @@ def _layer_names(node: fx.Node) -> list[str]:
         leaf = leaf.removesuffix("_weight")
         plain = leaf in ("weight", "bias", "running_mean") and parent
         found.append(parent if plain else ".".join(filter(None, (parent, leaf))))
-    return [*found, targets[0]]
+    return [name for name in (_called_layer(node), *found, targets[0]) if name]
 
 
 def _unused(names: list[str], used: Collection[str], containers: Collection[str]) -> str:
@@ -200,6 +217,7 @@ _TENSORS = {
     "linear": ("weight", "bias"),
     "batch_norm": ("weight", "bias", "running_mean", "running_var"),
 }
+_CLASSES = ("Conv2d", "Linear", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 _BUILDERS: dict[str, Callable[[dict[int, Any]], nn.Module]] = {
     "conv2d": _build_conv2d,
     "linear": _build_linear,

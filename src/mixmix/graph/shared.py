@@ -22,7 +22,8 @@ class SharedGraph:
         module: the original.
         graph_module: its graph.
         layers: the convolutions and linear layers of the graph by name, in order of execution.
-        weight_names: from names of layers to names of their weights in ``module``.
+        weight_names: from names of layers to names of their weights in ``module``; layers that
+            share a weight have the same one.
     """
 
     module: nn.Module
@@ -37,6 +38,11 @@ class SharedGraph:
             is_layer=lambda node: node.op == "call_module" and str(node.target) in self.layers,
             is_entrance=lambda node: False,
         )
+
+    def weight_owner(self, name: str) -> str:
+        """The first layer that has the weight of a layer, mostly itself."""
+        weight = self.weight_names[name]
+        return next(layer for layer, other in self.weight_names.items() if other == weight)
 
     def following_norms(self) -> dict[str, str]:
         """From layers to the BatchNorm that is the only consumer of their outputs."""
@@ -75,6 +81,7 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
     sources = graph_module.meta.get("sources", {})
     parameters = dict(module.named_parameters(remove_duplicate=False))
     own: dict[str, Tensor] = parameters | dict(module.named_buffers(remove_duplicate=False))
+    first_names = {parameter: name for name, parameter in module.named_parameters()}
     layers: dict[str, nn.Conv2d | nn.Linear] = {}
     weight_names: dict[str, str] = {}
     for path, part in graph_module.named_modules():
@@ -89,6 +96,6 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
         layer, path = module_of(node, modules), str(node.target)
         weight_name = sources.get(f"{path}.weight", f"{path}.weight")
         if weight_name in parameters and isinstance(layer, nn.Conv2d | nn.Linear):
-            layers[path], weight_names[path] = layer, weight_name
+            layers[path], weight_names[path] = layer, first_names[parameters[weight_name]]
     check_chain([graph_module], module, example)
     return SharedGraph(module, graph_module, layers, weight_names)

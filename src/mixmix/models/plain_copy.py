@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
 from mixmix.errors import InputError, translate_errors
+from mixmix.graph.copies import detached_copy, tensors_in
 
 __all__ = ["drop_observing_hooks_", "plain_copy", "unwrapped"]
 
@@ -50,11 +49,8 @@ def plain_copy(model: nn.Module, name: str) -> nn.Module:
             f"{name} is a TorchScript module, expected an ordinary one; pass the module it was "
             "made from, or export it to ONNX and pass the path of that file"
         )
-    # Tensors with a gradient history cannot be copied, such as weights computed by hooks.
-    tensors = (t for module in model.modules() for t in _tensors(vars(module)))
-    memo: dict[int, Any] = {id(t): t.detach().clone() for t in tensors if not t.is_leaf}
     with translate_errors(f"{name} cannot be copied", "remove what is not part of the network"):
-        copied = copy.deepcopy(model, memo).eval()
+        copied = detached_copy(model).eval()
     for module in list(copied.modules()):
         module._backward_hooks.clear()
         module._backward_pre_hooks.clear()
@@ -66,15 +62,6 @@ def plain_copy(model: nn.Module, name: str) -> nn.Module:
         if parametrize.is_parametrized(module):
             _fix_(module)
     return copied
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Tensors in nested dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(each)
 
 
 def _apply_weight_hook_(module: nn.Module, hook: Any) -> None:
@@ -128,7 +115,7 @@ def drop_observing_hooks_(model: nn.Module, inputs: Tensor, others: Tensor) -> N
 
     def watched(hook: Any) -> Any:
         def run(module: nn.Module, *args: Any) -> Any:
-            versions = [(tensor, tensor._version) for tensor in _tensors(args)]
+            versions = [(tensor, tensor._version) for tensor in tensors_in(args)]
             result = hook(module, *args)
             if (result is not None and not any(result is each for each in args)) or any(
                 tensor._version != version for tensor, version in versions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mixmix.errors import InputError, first_line
+from mixmix.graph.copies import detached_copy
 
 __all__ = [
     "dependency_graph",
@@ -24,7 +24,7 @@ __all__ = [
 
 def trainable_copy(model: nn.Module) -> nn.Module:
     """A copy for Torch-Pruning, which traces gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(True)
+    return detached_copy(model).eval().requires_grad_(True)
 
 
 def dependency_graph(model: nn.Module, example: Tensor) -> Any:
