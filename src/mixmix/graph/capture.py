@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 FOLD_TOLERANCE = 1e-3
+_FIXED_BATCH = (
+    "the number of images is a constant in the graph, as after len(x) or int(x.shape[0]); read it "
+    "by x.shape[0]"
+)
 
 
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -59,7 +63,8 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
             found = mark_images_(graph_module, batches)
             error = max(map(relative_error, found, wanted))
         except Exception as failure:  # tracers raise whatever the model's own code raises
-            reasons.append(f"{name}: {first_line(failure)}")
+            fixed = "Constraints violated (batch)" in str(failure)
+            reasons.append(f"{name}: {_FIXED_BATCH if fixed else first_line(failure)}")
             at = find_failure(failure, original)
             # torch.export traces more than torch.fx: the place where it fails is the better hint.
             place = at if at.module or at.code else place
