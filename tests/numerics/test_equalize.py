@@ -151,3 +151,12 @@ def test_what_others_see_stays() -> None:
 
     model, x = uneven(Branch()), draw(4, *INPUT_SHAPE)
     assert equalize_layers(capture(model, x), x, depthwise_only=False) == []
+
+
+def test_layers_that_share_a_weight_are_left_alone() -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    model[4].weight = model[2].weight
+    example = torch.randn(4, 3, 12, 12)
+    graph_module = capture(model, example)
+    assert equalize_layers(graph_module, example, depthwise_only=False) == []

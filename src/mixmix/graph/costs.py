@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mixmix.graph.copies import detached_copy
 from mixmix.graph.quantized import QuantizedLayer
 
 __all__ = ["count_layer_macs", "count_macs", "count_parameters", "largest_activation"]
@@ -53,7 +52,7 @@ def largest_activation(graph_module: fx.GraphModule, example: Tensor) -> int:
 
 @torch.no_grad()
 def _count_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> FlopCounterMode:
-    copied = copy.deepcopy(module).eval()
+    copied = detached_copy(module).eval()
     tensors = [*copied.parameters(), *copied.buffers()]
     image = torch.zeros(1, *input_shape, device=tensors[0].device if tensors else None)
     counter = FlopCounterMode(display=False)

@@ -32,6 +32,7 @@ def insert_module_after(
     graph_module.add_submodule(name, module)
     with graph_module.graph.inserting_after(source):
         inserted = graph_module.graph.call_module(name, (source,))
+    inserted.meta = dict(source.meta)
     source.replace_all_uses_with(
         inserted, delete_user_cb=lambda user: user in users, propagate_meta=False
     )
@@ -45,5 +46,6 @@ def replace_by_module(
     graph_module.add_submodule(name, module)
     with graph_module.graph.inserting_after(node):
         call = graph_module.graph.call_module(name, (takes,))
+    call.meta = dict(node.meta)
     node.replace_all_uses_with(call)
     graph_module.graph.erase_node(node)

@@ -8,6 +8,7 @@ s and multiplying the input channels of the next by s does not change the functi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -155,13 +156,17 @@ def _is_depthwise(layer: nn.Module | None) -> bool:
 
 def _find_pairs(graph_module: fx.GraphModule, modules: dict[str, nn.Module]) -> list[_Pair]:
     calls = count_calls(graph_module)
+    # Layers may share a weight.
+    owners = Counter(getattr(modules[name], "weight", None) for name in calls)
 
     def layer_alone(node: fx.Node) -> nn.Module | None:
         layer = module_of(node, modules)
         movable = type(layer) is nn.Linear or (
             type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
         )
-        return layer if movable and calls[str(node.target)] == 1 else None
+        if not movable or calls[str(node.target)] > 1:
+            return None
+        return layer if owners[_layer(node, modules).weight] == 1 else None
 
     pairs = []
     for first in graph_module.graph.nodes:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mixmix.graph.calls import count_calls, module_of
 from mixmix.graph.capture import check_outputs
 
-__all__ = ["fold_batch_norms"]
+__all__ = ["fold_batch_norms", "normalizes_outputs"]
 
 
 def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str, str]:
@@ -37,14 +40,14 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
         source = node.args[0]
         layer = module_of(source, modules)
         alone = len(source.users) == 1 and calls[str(source.target)] == 1
-        if not alone or calls[str(node.target)] > 1:
+        if not alone or calls[str(node.target)] > 1 or not normalizes_outputs(layer, source):
             continue
+        fused: nn.Module
         if isinstance(layer, nn.Conv2d):
-            fused: nn.Module = fuse_conv_bn_eval(layer, norm)
-        elif isinstance(layer, nn.Linear):
-            fused = fuse_linear_bn_eval(layer, norm)
+            fused = fuse_conv_bn_eval(layer, norm)
         else:
-            continue
+            assert isinstance(layer, nn.Linear)
+            fused = fuse_linear_bn_eval(layer, _affine(norm))
         graph_module.set_submodule(str(source.target), fused)
         modules[str(source.target)] = fused
         node.replace_all_uses_with(source)
@@ -54,6 +57,39 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     graph_module.requires_grad_(False)
-    hint = "a running variance near zero is the usual cause: check the checkpoint"
+    name, factor = max(
+        ((name, _largest_factor(modules[name])) for name in folded),
+        key=lambda each: each[1],
+        default=("", 0.0),
+    )
+    hint = f"{name} multiplies by up to {factor:.1e}: check its running variance in the checkpoint"
     check_outputs(graph_module, example, before, step="folding BatchNorm", hint=hint)
     return folded
+
+
+def normalizes_outputs(layer: nn.Module | None, call: fx.Node) -> bool:
+    """Whether a BatchNorm after a call of a layer normalizes the layer's output channels.
+
+    After a linear layer, it normalizes tokens of (N, T, C) instead.
+    """
+    return isinstance(layer, nn.Conv2d) or (
+        isinstance(layer, nn.Linear) and call.meta.get("ndim", 2) == 2
+    )
+
+
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.BatchNorm1d | nn.BatchNorm2d:
+    """A BatchNorm with a weight and a bias, which PyTorch needs to fold it into a linear layer."""
+    if norm.weight is not None and norm.bias is not None:
+        return norm
+    full = copy.deepcopy(norm)
+    assert norm.running_mean is not None
+    for name, default in (("weight", torch.ones_like), ("bias", torch.zeros_like)):
+        if getattr(norm, name) is None:
+            setattr(full, name, nn.Parameter(default(norm.running_mean)))
+    return full
+
+
+def _largest_factor(norm: nn.Module) -> float:
+    assert isinstance(norm, _BatchNorm) and norm.running_var is not None
+    factors = (norm.running_var + norm.eps).rsqrt()
+    return float((factors if norm.weight is None else factors * norm.weight.detach().abs()).max())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from mixmix.graph.calls import count_calls, module_of
-from mixmix.graph.capture import capture
+from mixmix.graph.capture import capture, check_chain
+from mixmix.graph.fold import normalizes_outputs
 from mixmix.graph.units import Unit, split_into_units
 
 __all__ = ["SharedGraph", "share_graph"]
@@ -21,7 +22,8 @@ class SharedGraph:
         module: the original.
         graph_module: its graph.
         layers: the convolutions and linear layers of the graph by name, in order of execution.
-        weight_names: from names of layers to names of their weights in ``module``.
+        weight_names: from names of layers to names of their weights in ``module``; layers that
+            share a weight have the same one.
     """
 
     module: nn.Module
@@ -37,13 +39,19 @@ class SharedGraph:
             is_entrance=lambda node: False,
         )
 
+    def weight_owner(self, name: str) -> str:
+        """The first layer that has the weight of a layer, mostly itself."""
+        weight = self.weight_names[name]
+        return next(layer for layer, other in self.weight_names.items() if other == weight)
+
     def following_norms(self) -> dict[str, str]:
         """From layers to the BatchNorm that is the only consumer of their outputs."""
         modules = dict(self.graph_module.named_modules())
         calls = count_calls(self.graph_module)
         found = {}
         for node in self.graph_module.graph.nodes:
-            if module_of(node, modules) is None or str(node.target) not in self.layers:
+            layer = module_of(node, modules)
+            if str(node.target) not in self.layers or not normalizes_outputs(layer, node):
                 continue
             user = next(iter(node.users), None)
             norm = module_of(user, modules)
@@ -69,29 +77,25 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
         CaptureError: if it cannot be captured.
     """
     graph_module = capture(module, example)
+    # Names in the module, by names in graphs of torch.export; other graphs keep them.
+    sources = graph_module.meta.get("sources", {})
     parameters = dict(module.named_parameters(remove_duplicate=False))
     own: dict[str, Tensor] = parameters | dict(module.named_buffers(remove_duplicate=False))
-    # torch.export flattens the names of tensors that are read outside of layers.
-    flattened = {name.replace(".", "_"): tensor for name, tensor in own.items()}
+    first_names = {parameter: name for name, parameter in module.named_parameters()}
     layers: dict[str, nn.Conv2d | nn.Linear] = {}
     weight_names: dict[str, str] = {}
     for path, part in graph_module.named_modules():
         for tensors in (part._parameters, part._buffers):
             for leaf, tensor in tensors.items():
-                name = _name_in(own, path, leaf)
-                source = flattened.get(leaf) if name is None and not path else own.get(name or "")
+                name = f"{path}.{leaf}".removeprefix(".")
+                source = own.get(sources.get(name, name))
                 if tensor is not None and source is not None and source.shape == tensor.shape:
                     tensors[leaf] = source
     modules = dict(graph_module.named_modules())
     for node in graph_module.graph.nodes:
         layer, path = module_of(node, modules), str(node.target)
-        weight_name = _name_in(parameters, path, "weight")
-        if weight_name is not None and isinstance(layer, nn.Conv2d | nn.Linear):
-            layers[path], weight_names[path] = layer, weight_name
+        weight_name = sources.get(f"{path}.weight", f"{path}.weight")
+        if weight_name in parameters and isinstance(layer, nn.Conv2d | nn.Linear):
+            layers[path], weight_names[path] = layer, first_names[parameters[weight_name]]
+    check_chain([graph_module], module, example)
     return SharedGraph(module, graph_module, layers, weight_names)
-
-
-def _name_in(own: dict[str, Tensor] | dict[str, nn.Parameter], path: str, leaf: str) -> str | None:
-    """Name of a layer's tensor in the module, such as ``attn.in_proj_weight``."""
-    names = (f"{path}.{leaf}", f"{path}_{leaf}")
-    return next((name for name in names if name in own), None)

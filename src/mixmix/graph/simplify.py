@@ -62,6 +62,7 @@ def write_out_silu(graph_module: fx.GraphModule) -> None:
             with graph_module.graph.inserting_before(node):
                 gate = graph_module.graph.call_function(torch.sigmoid, (x,))
                 product = graph_module.graph.call_function(torch.mul, (x, gate))
+            gate.meta, product.meta = dict(node.meta), dict(node.meta)
             node.replace_all_uses_with(product)
             graph_module.graph.erase_node(node)
     graph_module.delete_all_unused_submodules()

@@ -13,7 +13,8 @@ from torch import nn
 
 __all__ = ["FailurePlace", "find_failure"]
 
-_TORCH = str(Path(torch.__file__).parent)
+# Code that is not the network's own.
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1] / "graph"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def find_failure(failure: BaseException, model: nn.Module) -> FailurePlace:
             if module is None or id(module) not in names or index <= depth:
                 continue
             depth = index
-            code = "" if frame.f_code.co_filename.startswith(_TORCH) else _source(frame, line)
+            code = "" if frame.f_code.co_filename.startswith(_LIBRARIES) else _source(frame, line)
             if names[id(module)] == place.module:
                 code = code or place.code
             place = FailurePlace(names[id(module)], type(module).__name__, code)

@@ -1,7 +1,7 @@
 """Units of reconstruction: segments of a graph with one input and one output.
 
-Cuts are where a single tensor is alive. Residual blocks, dense blocks and single layers result
-without knowledge of the architecture.
+Cuts are where a single tensor is alive, and its rows are images. Residual blocks, dense blocks and
+single layers result without knowledge of the architecture.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _boundaries(
 
 
 def _single_tensor_cuts(nodes: list[fx.Node]) -> set[int]:
-    """Indices of nodes after which exactly one tensor is alive."""
+    """Indices of nodes after which exactly one tensor is alive, with one row for each image."""
     positions = {node: index for index, node in enumerate(nodes)}
     alive = [0] * (len(nodes) + 1)
     for node, index in positions.items():
@@ -90,7 +90,11 @@ def _single_tensor_cuts(nodes: list[fx.Node]) -> set[int]:
         for position in range(index, last_use):
             # The output of a split is several tensors, even if one of them is alive.
             alive[position] += 2 if any(has_kind(user, "index") for user in node.users) else 1
-    return {index for index in range(len(nodes)) if alive[index] == 1}
+    return {
+        index
+        for index, node in enumerate(nodes)
+        if alive[index] == 1 and node.meta.get("images", True)
+    }
 
 
 def _only_input(segment: list[fx.Node]) -> fx.Node:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -12,6 +11,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from mixmix.errors import raise_if_out_of_memory
 from mixmix.graph.calls import is_call_to
 from mixmix.graph.capture import relative_error
+from mixmix.graph.copies import detached_copy
 from mixmix.graph.edit import replace_by_module
 from mixmix.graph.ops import has_kind, zero_padding
 
@@ -35,7 +35,7 @@ def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
     Returns:
         The copy; a plain copy if there is nothing to replace or torch.fx cannot trace the model.
     """
-    copied = copy.deepcopy(model)
+    copied = detached_copy(model)
     try:
         graph_module = fx.symbolic_trace(copied)
         pads = [node for node in graph_module.graph.nodes if _pads_channels(node)]

@@ -13,16 +13,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix._display import summary
 from mixmix.errors import CaptureError, InputError, raise_if_out_of_memory, translate_errors
+from mixmix.graph.capture import evaluating, relative_error
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation, has_statistics
-from mixmix.models.plain_copy import check_materialized, plain_copy, unwrapped
+from mixmix.models.plain_copy import (
+    check_materialized,
+    drop_observing_hooks_,
+    plain_copy,
+    unwrapped,
+)
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.compiled import has_compiler
 from mixmix.runtime.identity import identity_of
 from mixmix.runtime.storage import sha256_of_tensors
 
 __all__ = ["Model", "normalize", "resize"]
+
+# Of a copy's outputs: in half precision, and in more.
+_COPY_TOLERANCE = (0.1, 1e-3)
 
 
 def normalize(images: Tensor, spec: ModelSpec, *, scale: float = 1.0) -> Tensor:
@@ -98,6 +107,7 @@ class Model:
         self._taken: dict[float, bool] = {}
         self._wants_contiguous = False
         self._check_output(self._first_output())
+        self._check_copy(model)
 
     def __repr__(self) -> str:
         facts = {
@@ -230,6 +240,30 @@ class Model:
             f"{self.spec.name} cannot take images of {shape}", "check input_shape"
         ):
             return self(images)
+
+    @torch.no_grad()
+    def _check_copy(self, model: nn.Module) -> None:
+        """Compare the copy with the caller's network, without hooks that only observe."""
+        images = torch.rand(4, *self.spec.input_shape, generator=torch.Generator().manual_seed(0))
+        inputs, others = self._prepared(images.to(self.device)).split(2)
+        drop_observing_hooks_(self.module, inputs, others)
+        found = self.module(inputs.clone())
+        kind = next((p for p in model.parameters() if p.is_floating_point()), inputs)
+        tolerance = _COPY_TOLERANCE[kind.element_size() >= 4]
+        with evaluating(model):
+            try:
+                wanted = model(inputs.to(kind, copy=True)).to(found)
+            except Exception:  # half precision on the CPU, say
+                return
+            error = relative_error(found, wanted)
+            # What is random cannot be compared, and NaN is not of the copy.
+            again = model(inputs.to(kind, copy=True)).to(found) if error > tolerance else None
+            if again is not None and torch.equal(again, wanted):
+                raise InputError(
+                    f"{self.spec.name}: a copy of the network gives other outputs (by {error:.1%});"
+                    " it needs something that is not copied with it, such as state outside of its "
+                    "modules"
+                )
 
     def _check_output(self, logits: object) -> None:
         if not isinstance(logits, Tensor):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
-from mixmix.errors import InputError
+from mixmix.errors import InputError, translate_errors
+from mixmix.graph.copies import detached_copy, tensors_in
 
-__all__ = ["check_materialized", "plain_copy", "unwrapped"]
+__all__ = ["check_materialized", "drop_observing_hooks_", "plain_copy", "unwrapped"]
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -44,14 +45,17 @@ def check_materialized(model: nn.Module, name: str) -> None:
 
 @torch.no_grad()
 def plain_copy(model: nn.Module, name: str) -> nn.Module:
-    """Copy a module; ``weight_norm``, ``spectral_norm`` and parametrizations become weights.
+    """Copy a module; what computes its weights, such as ``weight_norm``, becomes weights.
+
+    These are also ``spectral_norm``, masks of ``torch.nn.utils.prune``, and parametrizations.
 
     Args:
         model: from ``unwrapped``; it is not changed.
         name: for error messages.
 
     Raises:
-        InputError: if it is a TorchScript module, whose layers cannot be changed.
+        InputError: if it is a TorchScript module, whose layers cannot be changed, or it cannot be
+            copied.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
@@ -59,28 +63,32 @@ def plain_copy(model: nn.Module, name: str) -> nn.Module:
             "made from, or export it to ONNX and pass the path of that file"
         )
     check_materialized(model, name)
-    for module in model.modules():
-        for hook in _norms_by_hook(module):
-            # Tensors with a gradient history cannot be copied: compute the weight without one.
-            weight = (
-                hook.compute_weight(module)
-                if isinstance(hook, WeightNorm)
-                else hook.compute_weight(module, do_power_iteration=False)
-            )
-            setattr(module, hook.name, weight.detach())
-    copied = copy.deepcopy(model).eval()
+    with translate_errors(f"{name} cannot be copied", "remove what is not part of the network"):
+        copied = detached_copy(model).eval()
     for module in list(copied.modules()):
-        for hook in _norms_by_hook(module):
-            if isinstance(hook, WeightNorm):
-                nn.utils.remove_weight_norm(module, hook.name)
-            else:
-                nn.utils.remove_spectral_norm(module, hook.name)
-                # PyTorch leaves hooks that read the removed tensors.
-                module._load_state_dict_pre_hooks.clear()
-                module._state_dict_hooks.clear()
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+        for child_name, child in module.named_children():
+            setattr(module, child_name, unwrapped(child))
+        # Of several hooks, those that were added last change what the others read.
+        for hook in reversed(list(module._forward_pre_hooks.values())):
+            _apply_weight_hook_(module, hook)
         if parametrize.is_parametrized(module):
             _fix_(module)
     return copied
+
+
+def _apply_weight_hook_(module: nn.Module, hook: Any) -> None:
+    """Remove a hook that computes a weight before each call, and keep the weight."""
+    if isinstance(hook, WeightNorm):
+        nn.utils.remove_weight_norm(module, hook.name)
+    elif isinstance(hook, SpectralNorm):
+        nn.utils.remove_spectral_norm(module, hook.name)
+        # PyTorch leaves hooks that read the removed tensors.
+        module._load_state_dict_pre_hooks.clear()
+        module._state_dict_hooks.clear()
+    elif isinstance(hook, prune.BasePruningMethod):
+        prune.remove(module, hook._tensor_name)
 
 
 def _fix_(module: nn.Module) -> None:
@@ -91,12 +99,58 @@ def _fix_(module: nn.Module) -> None:
     parametrized = module.parametrizations
     assert isinstance(parametrized, nn.ModuleDict)
     values = {name: getattr(module, name) for name in parametrized}
+    trained = {
+        name for name, part in parametrized.items() if next(part.parameters(), None) is not None
+    }
     del module.parametrizations
     module.__class__ = type(module).__bases__[0]
     for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value.detach().clone()))
+        if name in trained:
+            module.register_parameter(name, nn.Parameter(value.detach().clone()))
+        else:
+            module.register_buffer(name, value.detach().clone())
 
 
-def _norms_by_hook(module: nn.Module) -> list[WeightNorm | SpectralNorm]:
-    hooks = module._forward_pre_hooks.values()
-    return [hook for hook in hooks if isinstance(hook, WeightNorm | SpectralNorm)]
+@torch.no_grad()
+def drop_observing_hooks_(model: nn.Module, inputs: Tensor, others: Tensor) -> None:
+    """Remove forward hooks that change nothing, such as those that record features, in place.
+
+    Args:
+        model: in eval mode.
+        inputs: for the network.
+        others: other inputs.
+    """
+    own = [d for m in model.modules() for d in (m._forward_pre_hooks, m._forward_hooks) if d]
+    before = [(hooks, dict(hooks)) for hooks in own]
+    if not before:
+        return
+    wanted = model(inputs.clone())
+    changing: set[int] = set()
+
+    def watched(hook: Any) -> Any:
+        def run(module: nn.Module, *args: Any) -> Any:
+            versions = [(tensor, tensor._version) for tensor in tensors_in(args)]
+            result = hook(module, *args)
+            if (result is not None and not any(result is each for each in args)) or any(
+                tensor._version != version for tensor, version in versions
+            ):
+                changing.add(id(hook))
+            return result
+
+        return run
+
+    for hooks, known in before:
+        hooks.update({key: watched(hook) for key, hook in known.items()})
+    # Other inputs than the last ones: a hook may store what the network reads later.
+    model(others.clone())
+    for hooks, known in before:
+        hooks.clear()
+        hooks.update({key: hook for key, hook in known.items() if id(hook) in changing})
+    try:
+        same = torch.equal(model(inputs.clone()), wanted)
+    except Exception:  # of the network's own code
+        same = False
+    if not same:
+        for hooks, known in before:
+            hooks.clear()
+            hooks.update(known)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mixmix.errors import CaptureError
 from mixmix.graph.capture import capture
 from mixmix.graph.fold import fold_batch_norms
+from mixmix.graph.shared import share_graph
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 
@@ -218,3 +219,33 @@ def test_constants_of_five_axes_do_not_hinder_channels_last() -> None:
     model = Masked().eval()
     graph_module = capture(model, EXAMPLE).to(memory_format=torch.channels_last)
     torch.testing.assert_close(graph_module(EXAMPLE), model(EXAMPLE))
+
+
+class TokenNorm(nn.Module):
+    """BatchNorm1d behind a linear layer: over tokens, or over channels of (N, C) or (N, C, L)."""
+
+    def __init__(self, tokens: int, channels: int = 16) -> None:
+        super().__init__()
+        self.patch, self.linear = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, channels)
+        self.norm, self.head = nn.BatchNorm1d(tokens), nn.Linear(channels, 5)
+        self.last = nn.BatchNorm1d(5, affine=False)
+        for norm in (self.norm, self.last):
+            assert norm.running_mean is not None and norm.running_var is not None
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.linear(self.patch(x).flatten(2).transpose(1, 2)))
+        logits: Tensor = self.last(self.head(F.relu(x).mean(1)))
+        return logits
+
+
+@pytest.mark.parametrize("channels", [16, 24])
+def test_batch_norm_over_tokens_stays(channels: int) -> None:
+    tokens = (INPUT_SHAPE[1] // 4) * (INPUT_SHAPE[2] // 4)
+    model = TokenNorm(tokens, tokens if channels == 16 else channels).eval()
+    graph_module = capture(model, EXAMPLE)
+    assert fold_batch_norms(graph_module, EXAMPLE) == {"last": "head"}
+    other = torch.randn(3, *INPUT_SHAPE)
+    torch.testing.assert_close(graph_module(other), model(other), rtol=1e-4, atol=1e-5)
+    assert share_graph(model, EXAMPLE).following_norms() == {"head": "last"}

@@ -22,7 +22,7 @@ from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.compress.quantize.records import record_layers
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
-from mixmix.graph.capture import capture
+from mixmix.graph.capture import capture, check_chain
 from mixmix.graph.equalize import equalize_layers
 from mixmix.graph.fold import fold_batch_norms
 from mixmix.graph.masks import layer_masks, refuse_quantized
@@ -187,11 +187,13 @@ class Quantize(Method):
         input_bits = self.insert(graph_module, masks)
         if not input_bits:
             raise InputError(f"{model.spec.name} has no convolution or linear layer to quantize")
+        units = learnable_units(graph_module)
+        check_chain([unit.module for unit in units], model.module, example)
         memory_gib = default_memory_gib(device) if self.memory_gib is None else self.memory_gib
         batch_size = images_at_a_time(graph_module, example)
         with ActivationStore(memory_gib, batch_size=batch_size, device=device) as store:
             errors = calibrate_units(
-                learnable_units(graph_module),
+                units,
                 data.images,
                 self.reconstruction,
                 views=self.views,

@@ -124,7 +124,9 @@ class ReconstructFeatures(Recovery):
         layer = context.student.layers[name]
         norm = context.student.graph_module.get_submodule(norms[name]) if name in norms else None
         targets = _target_channels(name, unit_step, context)
-        if targets is None:
+        names = list(context.student.weight_names.values())
+        # What fits one of several layers that share a weight does not fit the others.
+        if targets is None or names.count(context.student.weight_names[name]) > 1:
             return
         moments = measure_moments(
             layer,

@@ -6,7 +6,6 @@ channels. Hence they work after unstructured, N:M and channel pruning.
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from mixmix.graph.masks import set_zeros
 from mixmix.graph.shared import SharedGraph, share_graph
 from mixmix.graph.unit_pairs import UnitPair, pair_units, select_channels
 from mixmix.models.model import Model, normalize
+from mixmix.models.plain_copy import plain_copy
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.memory_layout import layout_of_model
 
@@ -177,7 +177,7 @@ def recover(
         >>> recovered.training
         False
     """
-    student = copy.deepcopy(student).eval().requires_grad_(False)
+    student = plain_copy(student, type(student).__name__).requires_grad_(False)
     if not isinstance(data, ImageSet):
         data = as_image_set(data, Model(teacher, spec))
     context = recovery_context(

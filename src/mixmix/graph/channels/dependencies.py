@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mixmix.errors import InputError, first_line, raise_if_out_of_memory
+from mixmix.graph.copies import detached_copy
 
 __all__ = [
     "dependency_graph",
@@ -28,7 +28,7 @@ _MAX_INDICES = 2**18
 
 def trainable_copy(model: nn.Module) -> nn.Module:
     """A copy for Torch-Pruning, which traces gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(True)
+    return detached_copy(model).eval().requires_grad_(True)
 
 
 def dependency_graph(model: nn.Module, example: Tensor) -> Any:

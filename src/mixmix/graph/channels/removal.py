@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from mixmix.graph.channels.dependencies import (
     trainable_copy,
 )
 from mixmix.graph.channels.groups import ChannelGroup, Part, Selection
+from mixmix.graph.copies import detached_copy
 
 __all__ = [
     "TOLERANCE",
@@ -154,7 +154,7 @@ def disagreement(
     number of channels.
     """
     # Not every accelerator has double precision.
-    double = [copy.deepcopy(network).cpu().double().eval() for network in (pruned, model)]
+    double = [detached_copy(network).cpu().double().eval() for network in (pruned, model)]
     silence_channels_(double[1], groups, selection)
     inputs = example.cpu().double()
     with torch.no_grad(), _without_norms(double):

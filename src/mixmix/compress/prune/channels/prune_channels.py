@@ -21,7 +21,7 @@ from mixmix.compress.prune.latency import latency_meter
 from mixmix.compress.prune.structured import StructuredPruning, cost_ratios
 from mixmix.compress.recover.recover import as_recoveries, recover
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
+from mixmix.errors import InputError, translate_errors
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import kept_output_channels
 from mixmix.graph.widths import without_fixed_widths
@@ -126,9 +126,13 @@ class PruneChannels(StructuredPruning):
                 f"{model.spec.name} has no channels that can be pruned: "
                 f"{listed or 'it has no layers'}"
             )
-        rankings = rank_channels(
-            self.chosen_importance, dense, groups, images, seed=seed, on_progress=on_progress
-        )
+        with translate_errors(
+            f"importance {self.chosen_importance!r} of {model.spec.name} cannot be measured",
+            "use importance='magnitude'",
+        ):
+            rankings = rank_channels(
+                self.chosen_importance, dense, groups, images, seed=seed, on_progress=on_progress
+            )
         new_search = partial(
             ChannelSearch,
             dense,

@@ -54,8 +54,11 @@ def prunable_layers(
     """Names of the student's prunable layers, and why the others are not prunable, by name."""
     reasons = {}
     for name, layer in context.student.layers.items():
+        owner = context.student.weight_owner(name)
         if name in skipped:
             reasons[name] = "stays dense as requested"
+        elif owner != name:
+            reasons[name] = f"its weights are those of {owner}"
         elif isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
             reasons[name] = "depthwise convolutions stay dense: each filter has few weights"
         elif not pattern.fits(layer.weight):

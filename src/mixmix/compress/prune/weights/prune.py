@@ -281,7 +281,8 @@ def _records(context: RecoveryContext, reasons: dict[str, str]) -> tuple[LayerRe
     for layer, weight_name in context.student.weight_names.items():
         layers_of.setdefault(weight_name.rpartition(".")[0], []).append(layer)
     for module, record in skipped_layers(context.student.module):
-        layers = layers_of.get(record.name, [])
+        own = [record.name] if record.name in context.student.layers else []
+        layers = layers_of.get(record.name, own)
         weights = [context.student.weight_names[layer] for layer in layers]
         masks = [context.masks[weight] for weight in weights if weight in context.masks]
         if masks:
