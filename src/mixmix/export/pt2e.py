@@ -67,8 +67,10 @@ class _Layer(nn.Module):
         self.convolution: dict[str, Any] | None = source.convolution
         self.register_buffer("integers", source.integers)
         self.register_buffer("scale", source.scale.expand(len(source.integers)).contiguous())
-        zeros = torch.zeros(len(source.integers), dtype=torch.int64)
-        self.register_buffer("zero_point", zeros)
+        zero_point = torch.zeros(len(source.integers), dtype=torch.int64)
+        if source.zero_point is not None:
+            zero_point += source.zero_point
+        self.register_buffer("zero_point", zero_point)
         self.register_buffer("bias", source.bias)
 
     def forward(self, x: Tensor) -> Tensor:
