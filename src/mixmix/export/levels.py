@@ -23,7 +23,7 @@ from mixmix.models.model import Model
 __all__ = ["FileLevels", "check_levels"]
 
 # Beyond the half step of rounding, for 8 bits: above rounding errors of floats.
-_SLACK = 0.05
+_SLACK = 0.02
 
 
 class FileLevels(NamedTuple):
@@ -47,7 +47,8 @@ def check_levels(levels: Sequence[FileLevels], compressed: Compressed, images: T
         The model's logits (N, K), computed from the last quantized values of the file.
 
     Raises:
-        ExportError: if a value is further from its input than half a step.
+        ExportError: if a value is further from its input than half a step, or a quantizer is
+            absent.
     """
     model = Model(compressed.module, compressed.spec)  # a copy
 
@@ -63,8 +64,14 @@ def check_levels(levels: Sequence[FileLevels], compressed: Compressed, images: T
             if (each.scale, each.zero_point) == (scale, zero_point)
             and each.values.numel() == output.numel()
         ]
-        if not same:  # constants are written as values; what reads them is compared
-            return None
+        if not same:
+            if bool((inputs[0] == inputs[0][:1]).all()):  # constants are written as values
+                return None
+            raise ExportError(
+                f"the exported file of {compressed.spec.name} computes something else than the "
+                f"model: it has no quantizer with the scale {scale:g} and the zero point "
+                f"{zero_point} of {name}; nothing was written"
+            )
         limits = -zero_point, quantizer.largest - zero_point
         position = (inputs[0] / quantizer.scale).clamp(*limits)
         distances = [float((one / quantizer.scale - position).abs().max()) for one in same]
