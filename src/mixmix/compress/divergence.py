@@ -11,7 +11,14 @@ _BATCH = 128
 
 
 def mean_divergence(logits: Tensor, others: Tensor) -> float:
-    """Mean of ``KL(softmax(logits) || softmax(others))`` over rows in nats; both (N, K)."""
+    """Mean of ``KL(softmax(logits) || softmax(others))`` over rows in nats; both (N, K).
+
+    A single output (N, 1) has no such divergence: the result is the mean squared difference, over
+    the mean square of ``logits``.
+    """
+    if logits.shape[1] == 1:
+        error, size = ((t.double().square().mean()) for t in (logits - others, logits))
+        return float(error / size.clamp_min(1e-24))
     log_p, log_q = (t.double().log_softmax(1) for t in (logits, others))
     # Rounding errors can make it negative.
     return max(0.0, float((log_p.exp() * (log_p - log_q)).sum(1).mean()))

@@ -16,7 +16,7 @@ from mixmix.compress.prune.weights.sparsity import check_zeros
 from mixmix.data.images import Images, as_images
 from mixmix.errors import DataError, ExportError, InputError
 from mixmix.export.sparse import read_sparse, sparse_bytes
-from mixmix.export.verify import check_agreement, probe_images
+from mixmix.export.verify import check_agreement, check_steps, probe_images
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.storage import write_atomic
 
@@ -36,8 +36,8 @@ class Artifact:
         spec: of the model.
         size_bytes: of the file.
         agreement: percentage of probe images with the same top-1 class as the model.
-        logit_error: norm of the difference of the logits over the norm of the model's centered
-            logits, mean over the probe images.
+        logit_error: norm of the difference of the logits, mean over the probe images, over their
+            spread in the model: how much they differ between images (root mean square).
         sha256: of the file.
     """
 
@@ -69,9 +69,13 @@ def export(
     optimize_for: str = "size",
     probe: Images | None = None,
     min_agreement: float = 98.0,
-    max_logit_error: float = 0.05,
+    max_logit_error: float = 1e-3,
 ) -> Artifact:
-    """Export a compressed or float model to a file, and check that their outputs agree.
+    """Export a compressed or float model to a file, and check that both compute the same.
+
+    Each quantizer of the file must return the level nearest to its input in the model, when all
+    earlier values are those of the file. Then the outputs are compared, as the runtime's fastest
+    kernels compute them.
 
     The file takes normalized images ``images`` (N, C, H, W) and returns ``logits`` (N, K), for any
     N. Its metadata contain spec, settings and version.
@@ -95,7 +99,8 @@ def export(
         probe: at least 32 images on which file and model are compared, as for ``compress``; None
             uses smooth noise.
         min_agreement: minimum percentage of probe images with the same top-1 class, not counting
-            changes between classes whose logits differ in the model by less than the error allowed.
+            changes between classes whose logits differ in the model by less than the error allowed;
+            ignored if the model has no classes.
         max_logit_error: maximum ``Artifact.logit_error``. If noise of a hundredth of a step before
             every rounding changes the model's own logits more, 1.5 times that error is allowed.
 
@@ -121,6 +126,7 @@ def export(
     images = probe_images(compressed.spec, given)
     try:
         content, run = _content(compressed, images, format, fast=optimize_for == "speed")
+        check_steps(content, format, compressed, images, max_logit_error=max_logit_error)
     except DataError as error:
         raise ExportError(
             f"the exported file of {compressed.spec.name} cannot be loaded: {error}"

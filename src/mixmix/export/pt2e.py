@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators
@@ -17,13 +17,14 @@ from torch.nn import functional as F
 
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError, first_line, raise_if_out_of_memory
+from mixmix.export.levels import FileLevels
 from mixmix.export.notes import notes
 from mixmix.export.placeholders import with_placeholders
 from mixmix.graph.ops import bounds_of, has_kind, moves
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 from mixmix.runtime.quiet import quiet
 
-__all__ = ["pt2e_bytes", "pt2e_program"]
+__all__ = ["pt2e_bytes", "pt2e_levels", "pt2e_program"]
 
 _operators: Any = torch.ops.quantized_decomposed
 
@@ -67,8 +68,10 @@ class _Layer(nn.Module):
         self.convolution: dict[str, Any] | None = source.convolution
         self.register_buffer("integers", source.integers)
         self.register_buffer("scale", source.scale.expand(len(source.integers)).contiguous())
-        zeros = torch.zeros(len(source.integers), dtype=torch.int64)
-        self.register_buffer("zero_point", zeros)
+        zero_point = torch.zeros(len(source.integers), dtype=torch.int64)
+        if source.zero_point is not None:
+            zero_point += source.zero_point
+        self.register_buffer("zero_point", zero_point)
         self.register_buffer("bias", source.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,3 +164,33 @@ def pt2e_bytes(compressed: Compressed) -> bytes:
     buffer = io.BytesIO()
     torch.export.save(pt2e_program(compressed), buffer, extra_files=notes(compressed))
     return buffer.getvalue()
+
+
+def pt2e_levels(content: bytes, images: Tensor) -> tuple[list[FileLevels], Tensor]:
+    """The values behind every quantizer of activations in a ``.pt2`` file, and the logits (N, K).
+
+    Args:
+        content: of the file.
+        images: normalized (N, C, H, W).
+    """
+    program = torch.export.load(io.BytesIO(content)).module(check_guards=False)
+    assert isinstance(program, fx.GraphModule)
+    watcher = _LevelWatcher(program)
+    with torch.no_grad():
+        logits: Tensor = watcher.run(images)
+    return watcher.levels, logits
+
+
+class _LevelWatcher(fx.Interpreter):
+    """Runs a program and records the values behind its quantizers."""
+
+    def __init__(self, program: fx.GraphModule) -> None:
+        super().__init__(program)
+        self.levels: list[FileLevels] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.target == _operators.dequantize_per_tensor.default:
+            scale, zero_point = cast(tuple[float, int], n.args[1:3])
+            self.levels.append(FileLevels(scale, zero_point, value))
+        return value

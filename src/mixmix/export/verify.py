@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError, InputError
+from mixmix.export.levels import check_levels
 from mixmix.graph.quantized import QuantizedActivation
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
@@ -18,6 +19,7 @@ from mixmix.runtime.seeding import generator
 __all__ = [
     "MIN_PROBE_IMAGES",
     "check_agreement",
+    "check_steps",
     "logit_error",
     "noisy_logits",
     "probe_images",
@@ -25,6 +27,8 @@ __all__ = [
 
 MIN_PROBE_IMAGES = 32
 _BATCH = 25
+# Images on which quantizers are compared; each has thousands of values.
+_NUM_COMPARED = 4
 # In quantization steps: above rounding errors of floats and of biases in integer kernels, and far
 # below any fault.
 _NOISE = 0.01
@@ -104,6 +108,7 @@ def check_agreement(
             f"the exported file of {spec.name} returns logits of shape {tuple(got.shape)}, the "
             f"model returns {tuple(wanted.shape)}"
         )
+    wanted, got = wanted.flatten(1), got.flatten(1)  # which may be maps without classes
     agreement = 100 * int((wanted.argmax(1) == got.argmax(1)).sum()) / len(got)
     error = logit_error(got, wanted)
 
@@ -117,9 +122,9 @@ def check_agreement(
         same = wanted.argmax(1) == logits.argmax(1)
         return 100 * int((same | is_close).sum()) / len(same)
 
-    allowed, least = max_logit_error, min_agreement
+    allowed, least = max_logit_error, min_agreement if spec.num_classes else 0.0
     if error > allowed or checked(got, allowed) < least:
-        noisy = noisy_logits(compressed, images)
+        noisy = noisy_logits(compressed, images).flatten(1)
         allowed = max(allowed, _OWN_ERRORS * logit_error(noisy, wanted))
         # Errors of single images may be a multiple of their mean.
         least -= 100 - checked(noisy, allowed)
@@ -132,6 +137,44 @@ def check_agreement(
             "noise"
         )
     return agreement, error
+
+
+def check_steps(
+    content: bytes, format: str, compressed: Compressed, images: Tensor, *, max_logit_error: float
+) -> None:
+    """Compare a file with the model at every quantizer, on the first images; see ``levels``.
+
+    Args:
+        content: of the file.
+        format: ``onnx``, ``pt2e`` or ``sparse``.
+        compressed: the model.
+        images: (N, C, H, W) in [0, 1].
+        max_logit_error: of the layers behind the last quantizer.
+
+    Raises:
+        ExportError: if they do not agree.
+    """
+    is_quantized = any(isinstance(m, QuantizedActivation) for m in compressed.module.modules())
+    if format == "sparse" or not is_quantized:
+        return
+    images = images[:_NUM_COMPARED]
+    inputs = normalize(images, compressed.spec)
+    # These take seconds to import.
+    if format == "onnx":
+        from mixmix.export.onnx.levels import onnx_levels
+
+        levels, got = onnx_levels(content, inputs)
+    else:
+        from mixmix.export.pt2e import pt2e_levels
+
+        levels, got = pt2e_levels(content, inputs)
+    wanted = check_levels(levels, compressed, images)
+    if got.shape == wanted.shape and not (error := logit_error(got, wanted)) <= max_logit_error:
+        raise ExportError(
+            f"the exported file of {compressed.spec.name} computes something else than the model "
+            f"behind the last quantizer: relative error of the logits {error:.4f} (at most "
+            f"{max_logit_error:g}); nothing was written"
+        )
 
 
 @torch.no_grad()
@@ -157,7 +200,13 @@ def noisy_logits(compressed: Compressed, images: Tensor) -> Tensor:
 
 
 def logit_error(logits: Tensor, wanted: Tensor) -> float:
-    """Norm of the error of logits (N, K) over the norm of those wanted, centered; mean over N."""
-    centered = wanted - wanted.mean(1, keepdim=True)
-    lengths = torch.linalg.vector_norm(centered, dim=1).clamp_min(1e-12)
-    return float((torch.linalg.vector_norm(logits - wanted, dim=1) / lengths).mean())
+    """Mean norm of the error of outputs (N, ...), over the spread of those wanted between images.
+
+    The spread is at least a hundredth of the outputs themselves: a model that returns nearly the
+    same for all images has rounding errors, too.
+    """
+    logits, wanted = logits.flatten(1), wanted.flatten(1)
+    size = torch.linalg.vector_norm(wanted) / len(wanted) ** 0.5
+    spread = torch.linalg.vector_norm(wanted - wanted.mean(0)) / len(wanted) ** 0.5
+    errors = torch.linalg.vector_norm(logits - wanted, dim=1)
+    return float(errors.mean() / torch.maximum(spread, 0.01 * size).clamp_min(1e-12))

@@ -23,6 +23,7 @@ __all__ = [
     "KINDS",
     "Kind",
     "bounds_of",
+    "fills",
     "has_kind",
     "is_homogeneous",
     "joined_operands",
@@ -163,7 +164,8 @@ _TABLE = (
     Kind("slice", ("narrow", "slice"), onnx=("Slice",), moves=True, swapped=True),
     Kind("split", ("chunk", "split", "split_with_sizes", "tensor_split"), onnx=("Split",),
          moves=True),
-    Kind("pad", ("pad", "constant_pad_nd"), (nn.ZeroPad2d,), onnx=("Pad",), moves=True),
+    Kind("pad", ("pad", "constant_pad_nd"), (nn.ConstantPad2d,), onnx=("Pad",), moves=True),
+    Kind("fill", ("where", *_inplace("masked_fill")), onnx=("Where",)),
     Kind("index", others=(operator.getitem,), onnx=("Slice",), moves=True),
     # Layers and other products.
     Kind("conv2d", ("conv2d",), (nn.Conv2d,), onnx=("Conv",), lifted=True, product=True),
@@ -239,7 +241,7 @@ def moves(node: Any, modules: Modules | None = None) -> bool:
     if kind is None or not kind.moves:
         return False
     if kind.name == "pad":
-        return node.op == "call_module" or zero_padding(node) is not None
+        return _padding_value(node, modules) in (None, 0)
     if kind.name == "index":
         of, index = node.args
         if has_kind(of, "split", modules=modules):
@@ -250,15 +252,33 @@ def moves(node: Any, modules: Modules | None = None) -> bool:
     return True
 
 
+def fills(node: Any, modules: Modules | None = None) -> bool:
+    """Whether a node writes other values than zero among those of its input.
+
+    Such values are often so low that the maximum behind them ignores them.
+    """
+    is_pad = has_kind(node, "pad", modules=modules)
+    return has_kind(node, "fill", modules=modules) or (
+        is_pad and _padding_value(node, modules) not in (None, 0, "copies")
+    )
+
+
 def zero_padding(node: fx.Node) -> Sequence[Any] | None:
     """The padding of a call of ``F.pad`` and the like with zeros; None for other values."""
-    if is_call_to(node, torch.constant_pad_nd, torch.ops.aten.constant_pad_nd):
-        mode, value = "constant", argument(node, 2, "value")
-    else:
-        mode, value = argument(node, 2, "mode"), argument(node, 3, "value")
     sizes = argument(node, 1, "pad")
-    zeros = mode in (None, "constant") and value in (None, 0)
+    zeros = _padding_value(node) in (None, 0)
     return sizes if zeros and isinstance(sizes, Sequence) else None
+
+
+def _padding_value(node: fx.Node, modules: Modules | None = None) -> Any:
+    """What a node pads with; "copies" if it repeats or reflects its input, None if not given."""
+    module = module_of(node, modules or {})
+    if module is not None:
+        return getattr(module, "value", None)
+    if is_call_to(node, torch.constant_pad_nd, torch.ops.aten.constant_pad_nd):
+        return argument(node, 2, "value")
+    mode = argument(node, 2, "mode")
+    return argument(node, 3, "value") if mode in (None, "constant") else "copies"
 
 
 def narrows(node: Any, modules: Modules | None = None) -> bool:

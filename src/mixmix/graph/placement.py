@@ -5,6 +5,9 @@ operations that move values. A kernel takes quantized inputs and is fused with t
 output; a ReLU or clamp in between is absorbed. Hence quantizers go before every layer, before and
 after every addition, concatenation and pooling, and after every convolution (kernels of linear
 layers can also return floats). Other functions, such as SiLU, run in float between two quantizers.
+
+Values that no layer sees set no range: a tensor that is padded or filled for a maximum is quantized
+after the maximum, and what a softmax alone reads stays in float.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Any
 from torch import fx, nn
 
 from mixmix.graph.calls import module_of
-from mixmix.graph.ops import has_kind, joined_operands, moves, narrows
+from mixmix.graph.floats import is_float
+from mixmix.graph.ops import fills, has_kind, joined_operands, kind_of, moves, narrows
 
 __all__ = ["Operands"]
 
@@ -34,24 +38,36 @@ class Operands:
         self._graph = graph_module.graph
         self._modules = dict(graph_module.named_modules())
         self._is_layer = is_layer
-        self._tensors: set[fx.Node] = set()
+        self._tensors: set[fx.Node] = set()  # that depend on the image
+        self._images: set[fx.Node] = set()  # and on no layer
         for node in self._graph.nodes:
-            if node.op in ("placeholder", "get_attr", "call_module") or (
-                not has_kind(node, "size")
-                and any(operand in self._tensors for operand in node.all_input_nodes)
-            ):
+            operands = [each for each in node.all_input_nodes if each in self._tensors]
+            if node.op == "placeholder" or (operands and not has_kind(node, "size")):
                 self._tensors.add(node)
+                if self._images.issuperset(operands) and not self._has_weights(node):
+                    self._images.add(node)
 
     def layers(self) -> list[fx.Node]:
         """Calls to layers, in order of execution."""
         return [node for node in self._graph.nodes if self._layer_of(node) is not None]
 
     def source(self, node: Any) -> fx.Node | None:
-        """The tensor whose values ``node`` moves, possibly itself; None for parameters."""
+        """The tensor whose values ``node`` moves, possibly itself; None for parameters.
+
+        It is a maximum if values were filled in before it.
+        """
         assert isinstance(node, fx.Node)
+        maximum: fx.Node | None = None
         while moves(node, self._modules):
+            maximum = node if has_kind(node, "pool_max", modules=self._modules) else maximum
             node = node.all_input_nodes[0]
+        if maximum is not None and fills(node, self._modules):
+            return maximum
         return None if node.op == "get_attr" else node
+
+    def is_image(self, node: fx.Node) -> bool:
+        """Whether a tensor is made of the image alone, by no layer."""
+        return node in self._images
 
     def sources_of_layers(self) -> set[fx.Node]:
         """The inputs of layers."""
@@ -68,6 +84,9 @@ class Operands:
         of_layers = self.sources_of_layers()
         for node in self._graph.nodes:
             operands = joined_operands(node, self._is_computed, self._modules)
+            if not is_float(node) or self._is_for_softmax(node):
+                operands = []
+            operands = [operand for operand in operands if is_float(operand)]
             sources = [self.source(operand) for operand in operands]
             found |= {source: None for source in sources if source is not None}
             layer = self._layer_of(node)
@@ -82,7 +101,30 @@ class Operands:
         return module if module is not None and self._is_layer(module) else None
 
     def _is_computed(self, node: fx.Node) -> bool:
-        return node in self._tensors and self.source(node) is not None
+        return node in self._tensors and is_float(node) and self.source(node) is not None
+
+    def _has_weights(self, node: fx.Node) -> bool:
+        """Whether a node is a layer, quantized or not; constants in products are no layer."""
+        module, kind = module_of(node, self._modules), kind_of(node, self._modules)
+        if module is None:
+            return kind is not None and kind.product and kind.name != "matmul"
+        if kind is not None:
+            return kind.product
+        return self._is_layer(module) or any(p.ndim > 1 for p in module.parameters())
+
+    def _is_for_softmax(self, node: fx.Node) -> bool:
+        """Whether only softmax takes a sum, possibly moved, filled, or added to another."""
+        return (
+            has_kind(node, "add")
+            and bool(node.users)
+            and all(map(self._ends_in_softmax, node.users))
+        )
+
+    def _ends_in_softmax(self, node: fx.Node) -> bool:
+        if has_kind(node, "softmax", modules=self._modules):
+            return True
+        passes = moves(node, self._modules) or has_kind(node, "add", "fill")
+        return passes and bool(node.users) and all(map(self._ends_in_softmax, node.users))
 
     def _behind_bounds(self, node: fx.Node) -> fx.Node:
         """The ReLU or clamp that is the only consumer of a kernel's output, else the kernel."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
+from mixmix.graph.floats import is_float
 from mixmix.graph.ops import has_kind
 
 __all__ = ["Unit", "channel_axis", "split_into_units"]
@@ -88,8 +89,10 @@ def _single_tensor_cuts(nodes: list[fx.Node]) -> set[int]:
     for node, index in positions.items():
         last_use = max((positions.get(user, len(nodes)) for user in node.users), default=index)
         for position in range(index, last_use):
-            # The output of a split is several tensors, even if one of them is alive.
-            alive[position] += 2 if any(has_kind(user, "index") for user in node.users) else 1
+            # The output of a split is several tensors, even if one of them is alive. Masks and
+            # indices cannot be learned from.
+            is_single = is_float(node) and not any(has_kind(user, "index") for user in node.users)
+            alive[position] += 1 if is_single else 2
     return {
         index
         for index, node in enumerate(nodes)

@@ -122,9 +122,14 @@ def test_as_many_classes_may_differ_as_under_the_nudge(
 def test_error_and_agreement_are_those_of_their_definitions() -> None:
     wanted = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
     logits = wanted + torch.tensor([[0.3, 0.0, -0.4], [0.0, 0.0, 0.0]])
-    # || difference || over || wanted less its mean ||: 0.5 / sqrt(2) and 0.
-    assert logit_error(logits, wanted) == pytest.approx(0.25 / 2**0.5, rel=1e-5)
-    assert logit_error(logits + 10, wanted + 10) == pytest.approx(0.25 / 2**0.5, rel=1e-4)
+    # Mean || difference || over the spread: both images are sqrt(1.5**2 + 2**2 + 0.5**2) from
+    # their mean.
+    assert logit_error(logits, wanted) == pytest.approx(0.25 / 6.5**0.5, rel=1e-5)
+    assert logit_error(logits + 10, wanted + 10) == pytest.approx(0.25 / 6.5**0.5, rel=1e-4)
+    # One output has a spread, too; equal outputs are compared with a hundredth of their size.
+    ages = torch.tensor([[20.0], [60.0]])
+    assert logit_error(ages + 1, ages) == pytest.approx(1 / 20)
+    assert logit_error(torch.full((2, 1), 1.1), torch.ones(2, 1)) == pytest.approx(10)
 
     model = tiny_network("plain")
 

@@ -37,7 +37,7 @@ def insert_quantizers(
     A tensor that only layers read is quantized once, to the most bits that one of them asks for. A
     tensor that is added, concatenated, pooled, or passed from a convolution to another function
     (see ``placement``) is quantized to 8 bits, and again for layers that ask for fewer. Images are
-    quantized to ``input_bits``, unless it is None.
+    quantized to ``input_bits``, unless it is None, and so is what is made of them without a layer.
 
     Args:
         layer_bits: weight and input bits by layer name; they override the other settings.
@@ -68,7 +68,7 @@ def insert_quantizers(
         requested[source] = max(requested.get(source, 0), bits[str(call.target)][1])
     shared = requested | dict.fromkeys(operands.joined(), _JOINED_BITS)
     for source in shared:
-        if source.op == "placeholder" and input_bits is not None:
+        if operands.is_image(source) and input_bits is not None:
             shared[source] = requested[source] = input_bits
     narrowed: dict[fx.Node, list[fx.Node]] = {}
     for call, source in sources.items():
@@ -92,6 +92,7 @@ def insert_quantizers(
             source_bits,
             quantize_prob=quantize_prob if source_bits < 8 else 1.0,
             symmetric=symmetric_activations,
+            place=_place(source, sources),
         )
         index = sum(isinstance(module, LearnableActivation) for module in graph_module.children())
         name = f"activation_quantizer_{index}"
@@ -109,6 +110,13 @@ def insert_quantizers(
         name = str(call.target)
         found[name] = min(requested[source], found.get(name, requested[source]))
     return found
+
+
+def _place(source: fx.Node, sources: Mapping[fx.Node, fx.Node]) -> str:
+    """Where a tensor is, for error messages."""
+    what = source.target if source.op == "call_module" else source.name
+    readers = [str(call.target) for call, read in sources.items() if read is source]
+    return f"the output of {what}" + (f", the input of {readers[0]}," if readers else "")
 
 
 def input_quantizers(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from mixmix.compress.quantize.quantizers import (
     search_weight_grid,
 )
 from mixmix.compress.quantize.rounding import SoftRounding
+from mixmix.errors import InputError
 from mixmix.graph.pointwise import apply_layer
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 
@@ -120,10 +121,19 @@ class LearnableActivation(nn.Module):
         quantize_prob: probability that a value is quantized in the ``LEARN`` phase; the others
             stay in float (QDrop, Wei et al. 2022).
         symmetric: zero is the middle level, or the lowest if no value is negative.
+        place: where its tensor is, for error messages.
     """
 
-    def __init__(self, bits: int, *, quantize_prob: float, symmetric: bool = False) -> None:
+    def __init__(
+        self,
+        bits: int,
+        *,
+        quantize_prob: float,
+        symmetric: bool = False,
+        place: str = "an activation",
+    ) -> None:
         super().__init__()
+        self.place = place
         self.bits = bits
         self.symmetric = symmetric
         self.quantize_prob = quantize_prob
@@ -133,10 +143,19 @@ class LearnableActivation(nn.Module):
         self.is_set = False
 
     def set_range(self, sample: Tensor) -> None:
-        """Search scale and zero point on a sample of the inputs."""
-        self.scale.data, self.zero_point = search_activation_range(
-            sample, self.bits, symmetric=self.symmetric
-        )
+        """Search scale and zero point on a sample of the inputs.
+
+        Raises:
+            InputError: if the sample contains NaN or infinite values.
+        """
+        scale, zero_point = search_activation_range(sample, self.bits, symmetric=self.symmetric)
+        if not bool(torch.isfinite(scale) & torch.isfinite(zero_point)):
+            raise InputError(
+                f"{self.place} contains NaN or infinite values, from {float(sample.amin()):g} to "
+                f"{float(sample.amax()):g}, and has no range to quantize; expected finite values. "
+                "Clamp it in the network's code, or check its weights"
+            )
+        self.scale.data, self.zero_point = scale, zero_point
         self.is_set = True
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.graph.capture import capture, check_chain
 from mixmix.graph.equalize import equalize_layers
+from mixmix.graph.floats import mark_floats
 from mixmix.graph.fold import fold_batch_norms
 from mixmix.graph.masks import layer_masks, refuse_quantized
 from mixmix.graph.simplify import drop_identities, write_out_silu
@@ -150,6 +151,7 @@ class Quantize(Method):
         """
         graph_module = capture(model, example)
         drop_identities(graph_module, example)
+        mark_floats(graph_module, example)
         folded = fold_batch_norms(graph_module, example)
         write_out_silu(graph_module)
         if self.equalizes:

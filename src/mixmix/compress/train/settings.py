@@ -17,7 +17,8 @@ _OPTIMIZERS = ("adamw", "sgd")
 class TrainingSettings(Settings):
     """Optimizer, loss and augmentation of training a student to match its teacher.
 
-    The loss is ``kl_weight * kl_loss + feature_weight * feature_loss``.
+    The loss is ``kl_weight * kl_loss + feature_weight * feature_loss``. Outputs of networks without
+    classes are compared as features, too.
 
     Attributes:
         steps: optimizer steps.

@@ -224,7 +224,7 @@ class _Trainer:
         with torch.no_grad():
             wanted = outputs_of(self._teacher, inputs)
         found = outputs_of(self._student, inputs)
-        loss = _loss(found, wanted, settings)
+        loss = _loss(found, wanted, settings, has_classes=self._spec.num_classes > 0)
         loss.backward()
         length = self._state.clip_gradients(settings.max_gradient_norm)
         value = loss.item()
@@ -252,10 +252,15 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * cosine_decay((step - rising) / (settings.steps - rising))
 
 
-def _loss(found: Outputs, wanted: Outputs, settings: TrainingSettings) -> Tensor:
+def _loss(
+    found: Outputs, wanted: Outputs, settings: TrainingSettings, *, has_classes: bool
+) -> Tensor:
     loss = found[0].new_zeros(())
     if settings.kl_weight:
-        divergence = kl_loss(found[0], wanted[0], temperature=settings.temperature)
+        if has_classes:
+            divergence = kl_loss(found[0], wanted[0], temperature=settings.temperature)
+        else:  # the softmax of one output is constant
+            divergence = feature_loss([found[0]], [wanted[0]])
         loss = loss + settings.kl_weight * divergence
     if settings.feature_weight and found[1]:
         loss = loss + settings.feature_weight * feature_loss(found[1], wanted[1])
