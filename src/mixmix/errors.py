@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "InputError",
+    "MixmixWarning",
     "RankError",
     "first_line",
     "translate_errors",
@@ -45,6 +46,10 @@ def first_line(error: BaseException) -> str:
         return text
     sentences, end, _ = text[:200].rpartition(". ")
     return sentences if end else f"{text[:197]}..."
+
+
+class MixmixWarning(UserWarning):
+    """Results may be wrong; the message says why, and what to change."""
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mixmix._display import html_table, summary
 from mixmix.errors import InputError
+from mixmix.models.classes import LabelSpace
 from mixmix.models.loading import Reference, load
 from mixmix.models.member import Member, members_of
 from mixmix.models.model import Model
@@ -169,6 +170,12 @@ class Zoo(Sequence[Model]):
     def classes(self) -> tuple[str, ...]:
         """Names of the zoo's classes, or empty."""
         return self.headed[0].model.spec.classes if self.headed else ()
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The zoo's classes."""
+        label_set = self.headed[0].model.spec.label_set if self.headed else ""
+        return LabelSpace("the zoo", self.num_classes, self.classes, label_set)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
