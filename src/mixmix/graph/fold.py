@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from mixmix.graph.batch_norm import is_batch_norm
 from mixmix.graph.calls import count_calls, module_of
 from mixmix.graph.capture import check_outputs
 
@@ -32,7 +33,7 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
     folded: dict[str, str] = {}
     for node in list(graph_module.graph.nodes):
         norm = module_of(node, modules)
-        if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) or norm.running_mean is None:
+        if not is_batch_norm(norm):
             continue
         source = node.args[0]
         layer = module_of(source, modules)

@@ -105,7 +105,8 @@ def _build_linear(args: dict[int, Any]) -> nn.Module:
 
 def _build_batch_norm(args: dict[int, Any]) -> nn.Module:
     x: Tensor | None = args[0]
-    kind = nn.BatchNorm2d if x is None or x.ndim == 4 else nn.BatchNorm1d
+    kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}
+    kind = nn.BatchNorm2d if x is None else kinds.get(x.ndim, nn.BatchNorm2d)
     layer = kind(len(args[3]), eps=args[7], affine=args[1] is not None)
     return _with_values(
         layer, weight=args[1], bias=args[2], running_mean=args[3], running_var=args[4]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
+from mixmix.graph.batch_norm import is_batch_norm
 from mixmix.graph.calls import count_calls, module_of
 from mixmix.graph.capture import capture
 from mixmix.graph.units import Unit, split_into_units
@@ -50,12 +53,17 @@ class SharedGraph:
             if (
                 user is not None
                 and len(node.users) == 1
-                and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-                and norm.running_mean is not None
+                and is_batch_norm(norm)
+                and (isinstance(self.layers[str(node.target)], nn.Conv2d) or _is_matrix(node))
                 and calls[str(node.target)] == calls[str(user.target)] == 1
             ):
                 found[str(node.target)] = str(user.target)
         return found
+
+
+def _is_matrix(node: fx.Node) -> bool:
+    """Whether a linear layer's features are its outputs' channels, not those of tokens."""
+    return len(node.meta["tensor_meta"].shape) == 2
 
 
 def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
@@ -69,6 +77,8 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
         CaptureError: if it cannot be captured.
     """
     graph_module = capture(module, example)
+    with torch.no_grad():
+        ShapeProp(graph_module).propagate(example)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     own: dict[str, Tensor] = parameters | dict(module.named_buffers(remove_duplicate=False))
     # torch.export flattens the names of tensors that are read outside of layers.

@@ -8,13 +8,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix._display import summary
 from mixmix.errors import CaptureError, InputError, translate_errors
+from mixmix.graph.batch_norm import BatchNorm, has_statistics, standardize_batch_norms_
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
-from mixmix.models.observation import Observation, has_statistics
+from mixmix.models.observation import Observation
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.compiled import has_compiler
@@ -85,7 +85,9 @@ class Model:
         self.module = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
-        self.batch_norms: tuple[_BatchNorm, ...] = tuple(
+        noise = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0))
+        standardize_batch_norms_(self.module, normalize(noise.to(device), spec))
+        self.batch_norms: tuple[BatchNorm, ...] = tuple(
             module  # type: ignore[misc]
             for module in self.module.modules()
             if has_statistics(module)
