@@ -189,7 +189,11 @@ def _read_folder(folder: Path, spec: ModelSpec) -> Tensor:
 
 def _with_labels(source: _Source, model: Predicts) -> ImageSet:
     spec, count = model.spec, len(source.images)
-    soft = model.logits(source.images).softmax(1) if spec.num_classes else torch.zeros(count, 0)
+    soft = (
+        spec.probabilities(model.logits(source.images))
+        if spec.num_classes
+        else torch.zeros(count, 0)
+    )
     if source.labels is not None:
         labels = checked_labels(source.labels, count, label_space(spec))
         label_origin = "the caller's"

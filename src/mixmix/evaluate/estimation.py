@@ -121,6 +121,10 @@ def estimate_accuracy(
     """
     predict, compare = (Predictor(one, device=device) for one in (model, reference))
     check_comparable(predict, compare, batch_size)
+    if compare.spec.multi_label:
+        raise InputError(
+            f"{compare.spec.name} has multi_label, and estimates are of images with one class each"
+        )
     data = as_image_set(data, compare, keep_labels=True)
     soft_labels = data.soft_labels
     if soft_labels.shape[1] != compare.spec.num_classes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixmix._display import summary
 from mixmix.errors import CaptureError, InputError, translate_errors
@@ -96,7 +98,9 @@ class Model:
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}
         self._wants_contiguous = False
-        self._check_output(self._first_output())
+        with _Sigmoids() as sigmoids:
+            output = self._first_output()
+        self._check_output(output, sigmoids)
 
     def __repr__(self) -> str:
         facts = {
@@ -228,7 +232,7 @@ class Model:
         ):
             return self(images)
 
-    def _check_output(self, logits: object) -> None:
+    def _check_output(self, logits: object, sigmoids: _Sigmoids) -> None:
         if not isinstance(logits, Tensor):
             raise InputError(
                 f"{self.spec.name} returns a {type(logits).__name__}, expected a tensor of logits; "
@@ -244,6 +248,32 @@ class Model:
                 f"{self.spec.name} returns probabilities, whose sum is 1 for each image, expected "
                 "logits; leave out its softmax, or wrap it in a module that returns their logarithm"
             )
+        if self.has_label_head and sigmoids.include(logits):
+            raise InputError(
+                f"{self.spec.name} ends in a sigmoid, expected logits; leave it out, and set "
+                "multi_label=True if an image may have several classes or none"
+            )
+
+
+class _Sigmoids(TorchDispatchMode):
+    """Context that keeps the results of sigmoids."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._results: list[Tensor] = []
+
+    def include(self, value: Tensor) -> bool:
+        """Whether a tensor, or a reshaped one, is one of them."""
+        return any(
+            value.data_ptr() == each.data_ptr() and value.numel() == each.numel()
+            for each in self._results
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_):
+            self._results.append(result)
+        return result
 
 
 def _are_probabilities(outputs: Tensor) -> bool:

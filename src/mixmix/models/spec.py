@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import Tensor
+
 from mixmix._display import summary
 from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
@@ -44,6 +46,11 @@ class ModelSpec(Settings):
         sha256: hash of the loaded weights (``storage.sha256_of_tensors`` of the state dict), or
             empty. Other weights are an error.
         top1: measured accuracy in percent, or None.
+        multi_label: whether an image may have several classes or none, so that each logit is for
+            itself (sigmoid instead of softmax).
+        flip: whether mirrored images keep their class; False for text, digits, traffic signs and
+            whatever tells left from right. None: the network's predictions decide (see
+            ``models.flips``).
 
     Raises:
         InputError: if a field is invalid.
@@ -62,6 +69,8 @@ class ModelSpec(Settings):
     license: str = ""
     sha256: str = ""
     top1: float | None = None
+    multi_label: bool = False
+    flip: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -89,6 +98,8 @@ class ModelSpec(Settings):
             self._require(all(map(_is_finite, getattr(self, name))), name, "finite numbers")
         self._require(min(self.std) > 0, "std", "positive")
         self._require_int("num_classes", least=0)
+        self._require(isinstance(self.multi_label, bool), "multi_label", "true or false")
+        self._require(self.flip in (None, True, False), "flip", "true, false or None")
         if self.num_classes == 1:
             raise InputError(
                 f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
@@ -112,6 +123,10 @@ class ModelSpec(Settings):
     def __repr__(self) -> str:
         said = {field.name: getattr(self, field.name) for field in fields(self)}
         return summary("ModelSpec", {k: None if v == () else v for k, v in said.items()})
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities of the classes from logits (N, K)."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:

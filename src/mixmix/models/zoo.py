@@ -68,6 +68,13 @@ class Zoo(Sequence[Model]):
                 f"weights must be one finite number > 0 for each of the {len(names)} networks, got "
                 f"{list(weights)}"
             )
+        kinds = {m.spec.name: m.spec.multi_label for m in self._models if m.has_label_head}
+        if len(set(kinds.values())) > 1:
+            several = ", ".join(name for name, is_multi in kinds.items() if is_multi)
+            raise InputError(
+                f"only {several} of {', '.join(kinds)} have multi_label; it must be the same for "
+                "all networks of a zoo"
+            )
         self.weights = None if weights is None else tuple(weights)
         self.members = members_of(self._models, self.weights)
 
@@ -195,9 +202,17 @@ class Zoo(Sequence[Model]):
         batches = []
         for batch in images.split(batch_size):
             batch = batch.to(self.device)
-            predictions = [m.logits_of_zoo(m.model(batch)).softmax(1) for m in self.headed]
+            predictions = [self._probabilities(m, batch) for m in self.headed]
             batches.append(torch.stack(predictions).mean(0).cpu())
         return torch.cat(batches)
+
+    def _probabilities(self, member: Member, batch: Tensor) -> Tensor:
+        return member.model.spec.probabilities(member.logits_of_zoo(member.model(batch)))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether images may have several classes."""
+        return bool(self.headed) and self.headed[0].model.spec.multi_label
 
     def __repr__(self) -> str:
         facts = {

@@ -36,7 +36,9 @@ class Ensemble(nn.Module):
         labels, why = label_map(spec, self._members[0].model.spec)
         if labels is None:
             raise InputError(f"the ensemble cannot teach the classes of {spec.name}: {why}")
-        self._labels = list(labels)
+        if zoo.multi_label != spec.multi_label:
+            raise InputError(f"multi_label of the ensemble is not that of {spec.name}")
+        self._labels, self._spec = list(labels), spec
         self._mean, self._std = (
             torch.tensor(values, device=zoo.device).view(1, -1, 1, 1)
             for values in (spec.mean, spec.std)
@@ -46,8 +48,11 @@ class Ensemble(nn.Module):
         """Logits (N, K) of normalized images (N, C, H, W)."""
         images = inputs * self._std + self._mean
         predictions = [
-            member.logits_of_zoo(model(normalize(images, member.model.spec))).softmax(1)
+            self._spec.probabilities(
+                member.logits_of_zoo(model(normalize(images, member.model.spec)))
+            )
             for model, member in zip(self.members, self._members, strict=True)
         ]
-        logits = torch.stack(predictions).mean(0).clamp_min(_TINY).log()
+        mean = torch.stack(predictions).mean(0).clamp_min(_TINY)
+        logits = mean.logit(_TINY) if self._spec.multi_label else mean.log()
         return logits[:, self._labels]

@@ -19,7 +19,7 @@ from mixmix.compress.method import Progress
 from mixmix.compress.train.augmentation import augment
 from mixmix.compress.train.checkpoint import Checkpoint
 from mixmix.compress.train.image_source import ImageSource, SameImages
-from mixmix.compress.train.loss import feature_loss, kl_loss
+from mixmix.compress.train.loss import bernoulli_kl_loss, feature_loss, kl_loss
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.state import TrainingState
 from mixmix.data.image_set import ImageSet
@@ -212,14 +212,17 @@ class _Trainer:
         with torch.no_grad():
             wanted = outputs_of(self._teacher, inputs)
         found = outputs_of(self._student, inputs)
-        loss = _loss(found, wanted, settings)
+        loss = _loss(found, wanted, settings, multi_label=self._spec.multi_label)
         loss.backward()
         length = self._state.clip_gradients(settings.max_gradient_norm)
         value = loss.item()
         if not (math.isfinite(value) and math.isfinite(length)):
             raise FloatingPointError(f"the loss is {value:.3g}, its gradient's norm {length:.3g}")
         self._state.step(learning_rate_at(number, settings))
-        same = found[0].argmax(1) == wanted[0].argmax(1)
+        if self._spec.multi_label:
+            same = (found[0] > 0) == (wanted[0] > 0)
+        else:
+            same = found[0].argmax(1) == wanted[0].argmax(1)
         return Step(number, value, 100 * same.float().mean().item())
 
 
@@ -260,10 +263,13 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * cosine_decay((step - rising) / (settings.steps - rising))
 
 
-def _loss(found: Outputs, wanted: Outputs, settings: TrainingSettings) -> Tensor:
+def _loss(
+    found: Outputs, wanted: Outputs, settings: TrainingSettings, *, multi_label: bool
+) -> Tensor:
     loss = found[0].new_zeros(())
     if settings.kl_weight:
-        divergence = kl_loss(found[0], wanted[0], temperature=settings.temperature)
+        divergence_of = bernoulli_kl_loss if multi_label else kl_loss
+        divergence = divergence_of(found[0], wanted[0], temperature=settings.temperature)
         loss = loss + settings.kl_weight * divergence
     if settings.feature_weight and found[1]:
         loss = loss + settings.feature_weight * feature_loss(found[1], wanted[1])

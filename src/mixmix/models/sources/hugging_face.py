@@ -117,6 +117,8 @@ def _describe(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     processor = hub_json(name, "preprocessor_config.json", required=False)
     known = _labels(config) | _normalization(processor)
     size = _size(processor) or _size({"size": config.get("image_size")})
+    if config.get("problem_type") == "multi_label_classification":
+        known["multi_label"] = True
     if size is not None:
         known["input_shape"] = (config.get("num_channels") or 3, *size)
     return known

@@ -38,8 +38,17 @@ class Adversarial(Term):
         logits = [seen.logits for seen in batch.members if seen.logits is not None]
         if batch.student is None or not logits:
             return None
+        found = batch.student(batch.views)
+        if batch.zoo.multi_label:
+            teacher = torch.stack([each.sigmoid() for each in logits]).mean(0)
+            return agreement_loss(_as_pairs(teacher), _as_pairs(found.sigmoid()))
         teacher = torch.stack([each.softmax(1) for each in logits]).mean(0)
-        return agreement_loss(teacher, batch.student(batch.views).softmax(1))
+        return agreement_loss(teacher, found.softmax(1))
+
+
+def _as_pairs(probabilities: Tensor) -> Tensor:
+    """Distributions (N K, 2) of the classes' own labels, from their probabilities (N, K)."""
+    return torch.stack([probabilities, 1 - probabilities], 2).flatten(0, 1)
 
 
 def agreement_loss(teacher: Tensor, student: Tensor) -> Tensor:
