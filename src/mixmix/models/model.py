@@ -118,16 +118,6 @@ class Model:
     def has_label_head(self) -> bool:
         return self.spec.num_classes > 0
 
-    @cached_property
-    def variance_norm(self) -> float:
-        """Mean over BatchNorm layers of the Euclidean norm of the running variances; 0 if none.
-
-        It estimates the distance of the variances of a batch before optimization.
-        """
-        variances = [norm.running_var for norm in self.batch_norms]
-        norms = [float(variance.norm()) for variance in variances if variance is not None]
-        return sum(norms) / max(1, len(norms))
-
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
         logits: Tensor = self.module(self._prepared(images))
