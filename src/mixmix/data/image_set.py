@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ from mixmix._display import format_value, percent, summary
 from mixmix.data.labels import index_in, map_labels, map_soft_labels
 from mixmix.data.pixels import tensor_to_pil
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
-from mixmix.errors import DataError, InputError
+from mixmix.errors import DataError, InputError, MixmixWarning
 from mixmix.models.classes import LabelSpace
 from mixmix.runtime.storage import sha256_of_tensors, write_json
 
-__all__ = ["ImageSet", "file_name", "label_agreement"]
+__all__ = ["ImageSet", "file_name", "label_agreement", "warn_if_labels_are_chance"]
+
+# Labels of fewer images than that are not judged.
+_FEWEST_TO_JUDGE = 16
 
 # Smaller images are doubled on contact sheets.
 _LARGE = 128
@@ -74,6 +79,20 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if not images.is_floating_point():
             raise InputError(
                 f"expected images as floats in [0, 1], got {images.dtype}; divide bytes by 255"
+            )
+        if not bool(torch.isfinite(images).all()):
+            raise InputError("images contain NaN or infinite values, expected numbers in [0, 1]")
+        if not bool(torch.isfinite(soft_labels).all()):
+            raise InputError("soft labels contain NaN or infinite values, expected probabilities")
+        num_classes = soft_labels.shape[1] if soft_labels.ndim == 2 else 0
+        if (
+            num_classes
+            and len(labels)
+            and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes
+        ):
+            raise InputError(
+                f"labels are from {int(labels.min())} to {int(labels.max())}, expected 0 to "
+                f"{num_classes - 1}, as soft labels have {num_classes} classes"
             )
         self.images = images
         self.labels = labels
@@ -355,3 +374,27 @@ def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
 def file_name(text: str) -> str:
     """The name of a class as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]
+
+
+def warn_if_labels_are_chance(hits: int, total: int, num_classes: int, what: str) -> None:
+    """Warn if labels are predicted as rarely as by chance.
+
+    That is, within two standard deviations of 1 / K, of at least 16 images.
+
+    Args:
+        hits: images that are predicted as labeled.
+        total: number of images.
+        num_classes: K.
+        what: a description of the images and of who predicts.
+    """
+    if total < _FEWEST_TO_JUDGE or num_classes < 2:
+        return
+    chance = 1 / num_classes
+    if hits > total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
+        return
+    warnings.warn(
+        f"only {hits} of {total} {what}, no more than by chance ({100 * chance:.3g}%); check the "
+        "order of the classes, mean and std",
+        MixmixWarning,
+        stacklevel=4,
+    )

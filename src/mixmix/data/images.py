@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mixmix.data.datasets import read_dataset
-from mixmix.data.image_set import ImageSet
+from mixmix.data.image_set import ImageSet, label_agreement, warn_if_labels_are_chance
 from mixmix.data.labels import checked_labels, dataset_index
 from mixmix.data.pixels import is_image_file, read_image, to_unit_range
 from mixmix.data.shards import MANIFEST_NAME
@@ -32,6 +32,10 @@ Images = (
     | DataLoader[Any]
     | Sequence[ImageSet | str | Path]
 )
+
+
+# Labels are judged by so many images, if so many soft labels agree with them.
+_FEWEST, _JUDGED, _MEANT = 16, 128, 0.5
 
 
 class Predicts(Protocol):
@@ -98,7 +102,7 @@ def as_image_set(images: Images, model: Predicts, *, keep_labels: bool = False) 
     if data is None:
         return _with_labels(_read(images, model.spec), model)
     try:
-        return data.with_classes(label_space(model.spec))
+        return _judged(data.with_classes(label_space(model.spec)), model)
     except InputError as error:
         if keep_labels:
             raise
@@ -108,6 +112,20 @@ def as_image_set(images: Images, model: Predicts, *, keep_labels: bool = False) 
             stacklevel=2,
         )
     return _with_labels(_Source(data.images, None, "images of other classes"), model)
+
+
+def _judged(data: ImageSet, model: Predicts) -> ImageSet:
+    """The images; warns if the network does not predict the labels that they were made for."""
+    if not data.label_space.num_classes or not model.spec.num_classes:
+        return data
+    stated = label_agreement(data.soft_labels, data.labels) or 0.0
+    if len(data) < _FEWEST or stated < _MEANT:  # such as noise, and images made without labels
+        return data
+    chosen = torch.linspace(0, len(data) - 1, min(len(data), _JUDGED)).long()
+    hits = int((model.logits(data.images[chosen]).argmax(1) == data.labels[chosen]).sum())
+    what = f"images are predicted as labeled by {model.spec.name}"
+    warn_if_labels_are_chance(hits, len(chosen), model.spec.num_classes, what)
+    return data
 
 
 def as_images(images: Images, spec: ModelSpec) -> Tensor:
@@ -197,6 +215,10 @@ def _with_labels(source: _Source, model: Predicts) -> ImageSet:
     if source.labels is not None:
         labels = checked_labels(source.labels, count, label_space(spec))
         label_origin = "the caller's"
+        if spec.num_classes:
+            hits = int((soft.argmax(1) == labels).sum())
+            what = f"images are predicted as labeled by {spec.name}"
+            warn_if_labels_are_chance(hits, count, spec.num_classes, what)
     elif spec.num_classes:
         labels, label_origin = soft.argmax(1), f"predicted by {spec.name}"
     else:

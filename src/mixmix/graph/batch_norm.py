@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeGuard
 
 import torch
@@ -9,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["BatchNorm", "has_statistics", "is_batch_norm", "standardize_batch_norms_"]
+from mixmix.errors import InputError, MixmixWarning
+
+__all__ = [
+    "BatchNorm",
+    "check_statistics",
+    "has_statistics",
+    "is_batch_norm",
+    "standardize_batch_norms_",
+]
 
 BatchNorm = _BatchNorm
 _BY_DIMENSION = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -37,6 +46,48 @@ def has_statistics(module: nn.Module) -> bool:
         and mean.shape == var.shape
         and not isinstance(module, _InstanceNorm)
     )
+
+
+def check_statistics(model: nn.Module, owner: str) -> None:
+    """Check that running statistics are those of a trained network.
+
+    Warns if variances are 0, or statistics are those before training.
+
+    Args:
+        model: any network.
+        owner: its name, for messages.
+
+    Raises:
+        InputError: if a variance is negative.
+    """
+    layers = {name: each for name, each in model.named_modules() if has_statistics(each)}
+    untrained, constant = [], []
+    for name, layer in layers.items():
+        mean, var = layer.running_mean, layer.running_var
+        assert isinstance(mean, Tensor) and isinstance(var, Tensor)
+        if bool((var < 0).any()):
+            raise InputError(
+                f"{owner}: running variances of {name} are as low as {float(var.min()):.3g}, "
+                "expected numbers >= 0; the checkpoint is damaged"
+            )
+        constant += [name] if bool((var == 0).any()) else []
+        if bool((mean == 0).all() and (var == 1).all()):
+            untrained.append(name)
+    if constant:
+        warnings.warn(
+            f"{owner}: some running variances of {constant[0]} and {len(constant) - 1} other "
+            "BatchNorm layers are 0: their channels were constant in training, or are not loaded; "
+            "check the checkpoint",
+            MixmixWarning,
+            stacklevel=4,
+        )
+    if layers and len(untrained) == len(layers):
+        warnings.warn(
+            f"{owner}: all BatchNorm layers have mean 0 and variance 1, as before training; load "
+            "its trained weights, with their running statistics",
+            MixmixWarning,
+            stacklevel=4,
+        )
 
 
 class _Activated(nn.BatchNorm2d):

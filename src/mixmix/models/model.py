@@ -13,7 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixmix._display import summary
 from mixmix.errors import CaptureError, InputError, translate_errors
-from mixmix.graph.batch_norm import BatchNorm, has_statistics, standardize_batch_norms_
+from mixmix.graph.batch_norm import (
+    BatchNorm,
+    check_statistics,
+    has_statistics,
+    standardize_batch_norms_,
+)
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation
@@ -94,6 +99,7 @@ class Model:
             for module in self.module.modules()
             if has_statistics(module)
         )
+        check_statistics(self.module, spec.name)
         # By scale.
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}

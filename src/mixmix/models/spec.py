@@ -16,6 +16,9 @@ from mixmix.errors import DataError, InputError
 
 __all__ = ["ModelSpec"]
 
+# Of images in [0, 1], means and standard deviations are at most 1.
+_LARGEST_FACTOR = 4.0
+
 
 @dataclass(frozen=True, repr=False)
 class ModelSpec(Settings):
@@ -97,6 +100,12 @@ class ModelSpec(Settings):
         for name in ("mean", "std"):
             self._require(all(map(_is_finite, getattr(self, name))), name, "finite numbers")
         self._require(min(self.std) > 0, "std", "positive")
+        largest = max(*map(abs, self.mean), *self.std)
+        if largest > _LARGEST_FACTOR:
+            raise InputError(
+                f"{self.name}: mean {self.mean} and std {self.std} are for pixels from 0 to 255, "
+                "expected those of images in [0, 1]; divide both by 255"
+            )
         self._require_int("num_classes", least=0)
         self._require(isinstance(self.multi_label, bool), "multi_label", "true or false")
         self._require(self.flip in (None, True, False), "flip", "true, false or None")
