@@ -53,7 +53,7 @@ class ModelSpec(Settings):
             itself (sigmoid instead of softmax).
         flip: whether mirrored images keep their class; False for text, digits, traffic signs and
             whatever tells left from right. None: the network's predictions decide (see
-            ``models.flips``).
+            ``data.flips``).
 
     Raises:
         InputError: if a field is invalid.

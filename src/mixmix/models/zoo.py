@@ -210,6 +210,11 @@ class Zoo(Sequence[Model]):
         return member.model.spec.probabilities(member.logits_of_zoo(member.model(batch)))
 
     @property
+    def may_flip(self) -> bool:
+        """Whether no network forbids to mirror images."""
+        return all(model.spec.flip is not False for model in self)
+
+    @property
     def multi_label(self) -> bool:
         """Whether images may have several classes."""
         return bool(self.headed) and self.headed[0].model.spec.multi_label

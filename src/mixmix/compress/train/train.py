@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
-from mixmix.compress.train.augmentation import augment
+from mixmix.compress.train.augmentation import augment, fitting
 from mixmix.compress.train.checkpoint import Checkpoint
 from mixmix.compress.train.image_source import ImageSource, SameImages
 from mixmix.compress.train.loss import bernoulli_kl_loss, feature_loss, kl_loss
@@ -180,6 +180,7 @@ class _Trainer:
     ) -> None:
         self._state, self._student, self._teacher = state, student, teacher
         self._spec, self._settings, self._seed = spec, settings, seed
+        self._augmentation = fitting(settings.augmentation, spec)
         self._device = next(state.student.parameters()).device
         self._take(data)
 
@@ -205,7 +206,7 @@ class _Trainer:
         images = augment(
             self._images[chosen],
             self._images[others],
-            settings.augmentation,
+            self._augmentation,
             generator=seeding.generator(self._seed, "augmentation", number),
         )
         inputs = in_faster_layout(normalize(images, self._spec))
