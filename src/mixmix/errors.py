@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "InputError",
+    "MixmixWarning",
     "RankError",
     "first_line",
     "is_out_of_memory",
@@ -77,6 +78,10 @@ def raise_if_out_of_memory(error: BaseException) -> None:
     """Raise an error again that says so, before it is taken for a fault of a network."""
     if is_out_of_memory(error):
         raise error
+
+
+class MixmixWarning(UserWarning):
+    """Results may be wrong; the message says why, and what to change."""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixmix.compress.train.loss import feature_loss, kl_loss
+from mixmix.compress.train.loss import bernoulli_kl_loss, feature_loss, kl_loss
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -43,3 +43,16 @@ def test_features_that_are_zero_stay_finite() -> None:
     assert float(loss.detach()) == pytest.approx(1.0)  # 0 where both are zero, 2 where one is
     loss.backward()
     assert bool(torch.isfinite(zero.grad).all())  # type: ignore[arg-type]
+
+
+def test_bernoulli_divergence_against_that_of_torch() -> None:
+    draws = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 5, generator=draws) * 4 for _ in range(2))
+    p, q = (
+        torch.distributions.Bernoulli(logits=logits.double() / 3) for logits in (teacher, student)
+    )
+    expected = torch.distributions.kl_divergence(p, q).sum(1).mean() * 9
+    found = bernoulli_kl_loss(student, teacher, temperature=3.0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    # Unlike softmax, sigmoids see a common offset.
+    assert bernoulli_kl_loss(student, student + 3, temperature=3.0) > 0.1

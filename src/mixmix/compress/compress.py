@@ -9,6 +9,7 @@ import torch
 from mixmix.compress.method import Compressed, Method, Progress
 from mixmix.compress.quantize.bits import parse_bits
 from mixmix.compress.quantize.quantize import Quantize
+from mixmix.data.flips import with_flips_decided
 from mixmix.data.image_set import ImageSet
 from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
@@ -58,7 +59,7 @@ def compress(
         data = _no_images(network.spec)
     else:
         data = as_image_set(images, network)
-    compressed = Compressed(network.module, network.spec)
+    compressed = Compressed(network.module, with_flips_decided(network, data))
     for step in steps:
         compressed = step.apply(compressed, data, seed=seed, on_progress=on_progress)
     return compressed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixmix._display import format_value, percent, summary
+from mixmix.data.labels import index_in, map_labels, map_soft_labels
 from mixmix.data.pixels import tensor_to_pil
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
-from mixmix.errors import DataError, InputError
+from mixmix.errors import DataError, InputError, MixmixWarning
+from mixmix.models.classes import LabelSpace
 from mixmix.runtime.storage import sha256_of_tensors, write_atomic, write_record
 
-__all__ = ["ImageSet", "label_agreement"]
+__all__ = ["ImageSet", "file_name", "label_agreement", "warn_if_labels_are_chance"]
+
+# Labels of fewer images than that are not judged.
+_FEWEST_TO_JUDGE = 16
 
 # Smaller images are doubled on contact sheets.
 _LARGE = 128
@@ -72,6 +79,20 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if not images.is_floating_point():
             raise InputError(
                 f"expected images as floats in [0, 1], got {images.dtype}; divide bytes by 255"
+            )
+        if not bool(torch.isfinite(images).all()):
+            raise InputError("images contain NaN or infinite values, expected numbers in [0, 1]")
+        if not bool(torch.isfinite(soft_labels).all()):
+            raise InputError("soft labels contain NaN or infinite values, expected probabilities")
+        num_classes = soft_labels.shape[1] if soft_labels.ndim == 2 else 0
+        if (
+            num_classes
+            and len(labels)
+            and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes
+        ):
+            raise InputError(
+                f"labels are from {int(labels.min())} to {int(labels.max())}, expected 0 to "
+                f"{num_classes - 1}, as soft labels have {num_classes} classes"
             )
         self.images = images
         self.labels = labels
@@ -137,21 +158,33 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         """Join image sets, such as those of ``synthesize`` and ``generate``.
 
         Images are interleaved in proportion, so that ``split`` takes an equal fraction of each set.
-        The manifest has the models and classes of all and, as ``parts``, their manifests.
+        Labels are in the order of the set with the most classes, to which those of the others are
+        matched by name. The manifest has the models of all and, as ``parts``, their manifests.
 
         Raises:
-            InputError: if there is no set, or shapes of images or numbers of classes differ.
+            InputError: if there is no set, or shapes of images or classes differ.
         """
         if not sets:
             raise InputError("join needs at least one data set")
-        shapes = {(tuple(each.images.shape[1:]), each.soft_labels.shape[1]) for each in sets}
+        named = all(each.class_names for each in sets)
+        shapes = {
+            (tuple(each.images.shape[1:]), "" if named else each.soft_labels.shape[1])
+            for each in sets
+        }
         if len(shapes) > 1:
-            found = "; ".join(f"images {size}, {count} classes" for size, count in sorted(shapes))
+            found = "; ".join(
+                f"images {size}" + f", {count} classes" * (count != "")
+                for size, count in sorted(shapes)
+            )
             raise InputError(
                 f"data sets of different images or classes cannot be joined ({found}); use "
                 "networks of one input shape and label set"
             )
         manifests = [each.manifest for each in sets]
+        # Of those with as many, one with names.
+        widest = max(sets, key=lambda each: (each.soft_labels.shape[1], bool(each.class_names)))
+        space = widest.label_space
+        sets = [each.with_classes(space) for each in sets]
         models = [model for manifest in manifests for model in manifest.get("models", ())]
         unique = {model.get("sha256") or model.get("name"): model for model in models}
         positions = torch.cat([(torch.arange(len(each)) + 0.5) / len(each) for each in sets])
@@ -162,7 +195,8 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             torch.cat([each.soft_labels for each in sets])[order],
             {
                 "models": list(unique.values()),
-                "classes": next((m["classes"] for m in manifests if m.get("classes")), []),
+                "classes": list(space.names),
+                "label_set": space.label_set,
                 "parts": manifests,
             },
             refused={
@@ -239,9 +273,47 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; their indices (at least one) if names are unknown."""
-        sources = (*self.manifest.get("models", ()), self.manifest)
         indices = (str(index) for index in range(max(1, self.soft_labels.shape[1])))
-        return tuple(next((m["classes"] for m in sources if m.get("classes")), indices))
+        return self.class_names or tuple(indices)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, or empty."""
+        # Those of the labels come first: networks may have them in another order.
+        for source in (self.manifest, *self.manifest.get("models", ())):
+            names = tuple(source.get("classes") or ())
+            if len(names) == self.soft_labels.shape[1]:
+                return names
+        return ()
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The classes of the labels."""
+        label_sets = {model.get("label_set", "") for model in self.manifest.get("models", ())}
+        only = label_sets.pop() if len(label_sets) == 1 else ""
+        label_set = self.manifest.get("label_set", only)
+        return LabelSpace("the image set", self.soft_labels.shape[1], self.class_names, label_set)
+
+    def with_classes(self, space: LabelSpace) -> ImageSet:
+        """The images with labels in other classes, matched by name; itself if they are the same.
+
+        Raises:
+            InputError: if the classes of the labels are not among them.
+        """
+        own = self.label_space
+        if not (own.num_classes and space.num_classes):
+            return self
+        indices = index_in(space, own, self.labels)
+        if indices is None:
+            return self
+        return ImageSet(
+            self.images,
+            map_labels(self.labels, indices),
+            map_soft_labels(self.soft_labels, indices, space.num_classes),
+            self.manifest | {"classes": list(space.names), "label_set": space.label_set},
+            refused=self.refused,
+            path=self.path,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Save as one shard and a manifest, in a folder without a data set."""
@@ -267,7 +339,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         for index in range(len(self)):
             label = int(self.labels[index])
             # ImageFolder sorts classes by name.
-            parent = folder / f"{label:0{width}d}_{_file_name(classes[label])}"
+            parent = folder / f"{label:0{width}d}_{file_name(classes[label])}"
             write_atomic(parent / f"{index:06d}.png", _encoded(tensor_to_pil(self.images[index])))
         return folder
 
@@ -314,5 +386,30 @@ def _encoded(image: Image.Image, format: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """The name of a class as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]
+
+
+def warn_if_labels_are_chance(hits: int, total: int, num_classes: int, what: str) -> None:
+    """Warn if labels are predicted as rarely as by chance.
+
+    That is, within two standard deviations of 1 / K, of at least 16 images.
+
+    Args:
+        hits: images that are predicted as labeled.
+        total: number of images.
+        num_classes: K.
+        what: a description of the images and of who predicts.
+    """
+    if total < _FEWEST_TO_JUDGE or num_classes < 2:
+        return
+    chance = 1 / num_classes
+    if hits > total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
+        return
+    warnings.warn(
+        f"only {hits} of {total} {what}, no more than by chance ({100 * chance:.3g}%); check the "
+        "order of the classes, mean and std",
+        MixmixWarning,
+        stacklevel=4,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,10 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mixmix.data.datasets import read_dataset
-from mixmix.data.image_set import ImageSet
+from mixmix.data.image_set import ImageSet, label_agreement, warn_if_labels_are_chance
+from mixmix.data.labels import checked_labels, dataset_index
 from mixmix.data.pixels import is_image_file, read_image, to_unit_range
 from mixmix.data.shards import MANIFEST_NAME
-from mixmix.errors import DataError, InputError
+from mixmix.errors import DataError, InputError, MixmixWarning
+from mixmix.models.member import label_space
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["Images", "Predicts", "as_image_set", "as_images"]
@@ -29,6 +32,10 @@ Images = (
     | DataLoader[Any]
     | Sequence[ImageSet | str | Path]
 )
+
+
+# Labels are judged by so many images, if so many soft labels agree with them.
+_FEWEST, _JUDGED, _MEANT = 16, 128, 0.5
 
 
 class Predicts(Protocol):
@@ -52,13 +59,14 @@ class _Source(NamedTuple):
     origin: str
 
 
-def as_image_set(images: Images, model: Predicts) -> ImageSet:
+def as_image_set(images: Images, model: Predicts, *, keep_labels: bool = False) -> ImageSet:
     """Convert images in any form to an ``ImageSet``.
 
     Args:
         images: one of
 
-            - an ``ImageSet``, which is returned unchanged;
+            - an ``ImageSet``, whose labels are matched by the names of the classes. If they are of
+              other classes, the network's predictions replace them, with a warning;
             - a folder written by ``synthesize`` or ``generate``;
             - any other folder of image files (PNG, JPEG, WebP ...), searched recursively and sorted
               by path; each is scaled to cover the input shape of the model and center-cropped;
@@ -68,6 +76,8 @@ def as_image_set(images: Images, model: Predicts) -> ImageSet:
               above, or Pillow images;
             - a list of image sets and folders, which are joined.
         model: predicts soft labels, and labels if there are none. An ``ImageSet`` keeps its own.
+            Labels of data sets that name their classes are matched by name.
+        keep_labels: whether an ``ImageSet`` with labels of other classes is an error.
 
     Raises:
         InputError: if the images have an unsupported type or another number of channels.
@@ -86,10 +96,36 @@ def as_image_set(images: Images, model: Predicts) -> ImageSet:
                 f"{', '.join(sorted({type(each).__name__ for each in images})) or 'nothing'}; "
                 "stack tensors with torch.stack"
             )
-        sets = [as_image_set(each, model) for each in images]
+        sets = [as_image_set(each, model, keep_labels=keep_labels) for each in images]
         return sets[0] if len(sets) == 1 else ImageSet.join(sets)
     data = _existing(images, model.spec)
-    return _with_labels(_read(images, model.spec), model) if data is None else data
+    if data is None:
+        return _with_labels(_read(images, model.spec), model)
+    try:
+        return _judged(data.with_classes(label_space(model.spec)), model)
+    except InputError as error:
+        if keep_labels:
+            raise
+        warnings.warn(
+            f"{error}; the predictions of {model.spec.name} are used as labels",
+            MixmixWarning,
+            stacklevel=2,
+        )
+    return _with_labels(_Source(data.images, None, "images of other classes"), model)
+
+
+def _judged(data: ImageSet, model: Predicts) -> ImageSet:
+    """The images; warns if the network does not predict the labels that they were made for."""
+    if not data.label_space.num_classes or not model.spec.num_classes:
+        return data
+    stated = label_agreement(data.soft_labels, data.labels) or 0.0
+    if len(data) < _FEWEST or stated < _MEANT:  # such as noise, and images made without labels
+        return data
+    chosen = torch.linspace(0, len(data) - 1, min(len(data), _JUDGED)).long()
+    hits = int((model.logits(data.images[chosen]).argmax(1) == data.labels[chosen]).sum())
+    what = f"images are predicted as labeled by {model.spec.name}"
+    warn_if_labels_are_chance(hits, len(chosen), model.spec.num_classes, what)
+    return data
 
 
 def as_images(images: Images, spec: ModelSpec) -> Tensor:
@@ -135,7 +171,11 @@ def _read(images: Any, spec: ModelSpec) -> _Source:
     elif isinstance(images, tuple):
         source = _Source(images[0], images[1], "tensors")
     elif isinstance(images, Dataset | DataLoader) or _is_like_dataset(images):
-        source = _Source(*read_dataset(images, spec), f"a {type(images).__name__}")
+        pixels, labels = read_dataset(images, spec)
+        if labels is not None:
+            space = label_space(spec)
+            labels = checked_labels(labels, len(pixels), space, dataset_index(images, space))
+        source = _Source(pixels, labels, f"a {type(images).__name__}")
     else:
         raise InputError(
             f"cannot use a {type(images).__name__} as images; expected an ImageSet, a folder, a "
@@ -167,28 +207,22 @@ def _read_folder(folder: Path, spec: ModelSpec) -> Tensor:
 
 def _with_labels(source: _Source, model: Predicts) -> ImageSet:
     spec, count = model.spec, len(source.images)
-    soft = model.logits(source.images).softmax(1) if spec.num_classes else torch.zeros(count, 0)
+    soft = (
+        spec.probabilities(model.logits(source.images))
+        if spec.num_classes
+        else torch.zeros(count, 0)
+    )
     if source.labels is not None:
-        labels, label_origin = _checked_labels(source.labels, count, spec), "the caller's"
+        labels = checked_labels(source.labels, count, label_space(spec))
+        label_origin = "the caller's"
+        if spec.num_classes:
+            hits = int((soft.argmax(1) == labels).sum())
+            what = f"images are predicted as labeled by {spec.name}"
+            warn_if_labels_are_chance(hits, count, spec.num_classes, what)
     elif spec.num_classes:
         labels, label_origin = soft.argmax(1), f"predicted by {spec.name}"
     else:
         labels, label_origin = torch.zeros(count, dtype=torch.int64), "none"
     manifest = {"origin": source.origin, "labels": label_origin, "classes": list(spec.classes)}
+    manifest["label_set"] = spec.label_set
     return ImageSet(source.images, labels, soft, manifest)
-
-
-def _checked_labels(labels: Tensor, count: int, spec: ModelSpec) -> Tensor:
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != count:
-        raise DataError(
-            f"labels must be class indices ({count},), got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if spec.num_classes and not 0 <= low <= high < spec.num_classes:
-        raise DataError(
-            f"label {low if low < 0 else high} is out of range: {spec.name} has "
-            f"{spec.num_classes} classes, 0 to {spec.num_classes - 1}; omit the labels to use its "
-            "predictions"
-        )
-    return labels.long().cpu()

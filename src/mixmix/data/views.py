@@ -34,7 +34,7 @@ def jitter_and_flip(
     return images
 
 
-def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
+def with_mixtures(images: Tensor, count: int, *, seed: int, flip: bool = True) -> Tensor:
     """Images followed by mixtures of their views, ``count`` in total, to fit units to.
 
     Views are shifted, flipped and mostly warped (see ``warping``); a mixture is a view with another
@@ -44,6 +44,7 @@ def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
     Args:
         images: (N, C, H, W) in [0, 1].
         count: number of images; up to N, the images are returned unchanged.
+        flip: whether views may be mirrored.
     """
     draws = seeding.generator(seed, "views")
     size = (images.shape[2], images.shape[3])
@@ -51,7 +52,7 @@ def with_mixtures(images: Tensor, count: int, *, seed: int) -> Tensor:
     while missing > 0:
         views = torch.cat(
             [
-                jitter_and_flip(group, jitter=_JITTER, flip=True, generator=draws)
+                jitter_and_flip(group, jitter=_JITTER, flip=flip, generator=draws)
                 for group in images.split(_GROUP_SIZE)
             ]
         )

@@ -10,19 +10,15 @@ from torch import Tensor
 
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Progress
-from mixmix.data.image_set import ImageSet
 from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
 from mixmix.evaluate.evaluation import Evaluated, Predictor, check_comparable
 from mixmix.evaluate.intervals import percent_interval
-from mixmix.models.member import class_indices
-from mixmix.models.spec import ModelSpec
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]
 
 _LARGEST_TEMPERATURE = 16.0
 _NUM_BISECTIONS = 50
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,8 +121,12 @@ def estimate_accuracy(
     """
     predict, compare = (Predictor(one, device=device) for one in (model, reference))
     check_comparable(predict, compare, batch_size)
-    data = as_image_set(data, compare)
-    soft_labels = _in_order_of(compare.spec, data)
+    if compare.spec.multi_label:
+        raise InputError(
+            f"{compare.spec.name} has multi_label, and estimates are of images with one class each"
+        )
+    data = as_image_set(data, compare, keep_labels=True)
+    soft_labels = data.soft_labels
     if soft_labels.shape[1] != compare.spec.num_classes:
         raise InputError(
             f"the images have soft labels of {soft_labels.shape[1]} classes, "
@@ -146,16 +146,6 @@ def estimate_accuracy(
         predicted_drop_interval=percent_interval(lost, num_images),
         num_images=num_images,
     )
-
-
-def _in_order_of(spec: ModelSpec, data: ImageSet) -> Tensor:
-    """Soft labels in the order of a network's classes."""
-    names = data.manifest.get("classes") or ()
-    indices = class_indices(spec.classes, names) if spec.classes and names else None
-    if indices is None or len(names) != data.soft_labels.shape[1]:
-        return data.soft_labels
-    chosen = data.soft_labels[:, list(indices)]
-    return chosen / chosen.sum(1, keepdim=True).clamp_min(_TINY)
 
 
 def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
+from mixmix.data.image_set import ImageSet
+from mixmix.data.labels import checked_labels, dataset_index
 from mixmix.data.pixels import to_unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import percent_interval
 from mixmix.export import Artifact
 from mixmix.models.loading import Reference, load
+from mixmix.models.member import label_space
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 
@@ -103,7 +106,8 @@ def evaluate(
             whatever ``load`` takes, such as ``"bundled:resnet"`` or a ``Model``.
         data: a ``Dataset`` of images (C, H, W) and labels, or a ``DataLoader`` of batches of them;
             or two tensors, images (N, C, H, W) and labels (N,). Images are uint8, or floats in
-            [0, 1], and are resized to the input of the model.
+            [0, 1], and are resized to the input of the model. Labels of an ``ImageSet``, and of
+            data sets that name their ``classes``, are matched to those of the model by name.
         reference: a model to compare predictions with, of any of these types.
         spec: of a file that mixmix did not write, or of a module.
         batch_size: images per batch; a ``DataLoader`` has its own.
@@ -124,12 +128,16 @@ def evaluate(
     compare = None if reference is None else Predictor(reference, spec, device)
     check_comparable(predict, compare, batch_size)
     predictions, labels, others = [], [], []
+    space = label_space(predict.spec)
+    if isinstance(data, ImageSet):
+        data = data.with_classes(space)
+    indices = None if isinstance(data, ImageSet) else dataset_index(data, space)
     batches, num_batches = _batches(data, batch_size)
     for index, (raw, targets) in enumerate(batches):
         images = to_unit_range(raw)
-        _check_batch(images, targets, predict.spec)
+        _check_batch(images, predict.spec)
+        labels.append(checked_labels(targets, len(images), space, indices))
         predictions.append(predict(images))
-        labels.append(targets.long())
         if compare is not None:
             others.append(compare(images))
         on_progress("evaluate", (index + 1) / num_batches if num_batches else 0.0)
@@ -291,20 +299,10 @@ def _unpacked(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         yield images, labels
 
 
-def _check_batch(images: Tensor, labels: Tensor, spec: ModelSpec) -> None:
+def _check_batch(images: Tensor, spec: ModelSpec) -> None:
     """Raise a ``DataError`` unless a batch fits the model."""
     if images.ndim != 4 or images.shape[1] != spec.input_shape[0]:
         raise DataError(
             f"{spec.name} takes images of {spec.input_shape[0]} channels, (N, "
             f"{spec.input_shape[0]}, H, W); got {tuple(images.shape)}"
-        )
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise DataError(
-            f"labels must be class numbers (N,), got {labels.dtype} of shape {tuple(labels.shape)}"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= spec.num_classes:
-        raise DataError(
-            f"label {low if low < 0 else high} is out of range: {spec.name} has "
-            f"{spec.num_classes} classes, 0 to {spec.num_classes - 1}"
         )

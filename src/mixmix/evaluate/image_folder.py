@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +12,27 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mixmix.data.image_set import file_name
 from mixmix.data.pixels import opened
-from mixmix.errors import DataError, first_line
+from mixmix.errors import DataError, MixmixWarning, first_line
+from mixmix.models.classes import find_classes, list_some
+from mixmix.models.sources.label_sets import IMAGENET1K
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["ImageFolder"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _MODES = {1: "L", 3: "RGB"}
+# As ``ImageSet.export_image_folder`` writes them, and as ImageNet's folders are called.
+_NUMBER, _SYNSET = re.compile(r"^\d+_(?=.)"), re.compile(r"n\d{8}")
 
 
 class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
     """Images ``folder/CLASS/*``, as in ``torchvision.datasets.ImageFolder``.
 
-    Subfolders are matched to the class names of the spec, or else to the classes in alphabetical
-    order. Images are center-cropped to the aspect ratio of the input and resized (bicubic).
+    Subfolders are matched to the class names of the spec. If none is the same, they are taken for
+    the classes in alphabetical order, with a warning. Images are center-cropped to the aspect ratio
+    of the input and resized (bicubic).
 
     Args:
         folder: with the subfolders.
@@ -58,12 +66,31 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
             )
 
     def _labels(self, names: list[str], spec: ModelSpec) -> list[int]:
-        if spec.classes and set(names) <= set(spec.classes):
-            return [spec.classes.index(name) for name in names]
-        if len(names) != spec.num_classes:
+        written = [file_name(name) for name in spec.classes]
+        unnumbered = [_NUMBER.sub("", name) for name in names]
+        for own, classes in ((names, spec.classes), (unnumbered, written)):
+            found = [index for index in find_classes(own, classes) if index is not None]
+            if len(found) == len(names):
+                return found
+        pairs = zip(names, find_classes(names, spec.classes), strict=True)
+        unknown = [name for name, index in pairs if index is None]
+        if len(names) != spec.num_classes or len(unknown) < len(names):
             raise DataError(
                 f"{self._folder} has {len(names)} subfolders, {spec.name} has {spec.num_classes} "
-                "classes; name the subfolders after the classes, or create one for each class"
+                f"classes, of which none is called {list_some(unknown)}; name the subfolders after "
+                "the classes" + ", or create one for each class" * (len(unknown) == len(names))
+            )
+        if all(name.isdecimal() for name in names) and sorted(names, key=int) != names:
+            raise DataError(
+                f"{self._folder} has numbered subfolders, whose alphabetical order "
+                f"({list_some(names)}) is not that of the numbers; set the classes of {spec.name}"
+            )
+        if not (spec.label_set == IMAGENET1K and all(map(_SYNSET.fullmatch, names))):
+            warnings.warn(
+                f"subfolders of {self._folder} are taken for the classes of {spec.name} in "
+                f"alphabetical order ({list_some(names)}), since it has no classes of these names",
+                MixmixWarning,
+                stacklevel=3,
             )
         return list(range(len(names)))
 

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from mixmix.graph.batch_norm import is_batch_norm
 from mixmix.graph.calls import count_calls, module_of
 from mixmix.graph.capture import check_outputs
 
@@ -35,7 +36,7 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
     folded: dict[str, str] = {}
     for node in list(graph_module.graph.nodes):
         norm = module_of(node, modules)
-        if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) or norm.running_mean is None:
+        if not is_batch_norm(norm):
             continue
         source = node.args[0]
         layer = module_of(source, modules)
@@ -47,7 +48,7 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
             fused = fuse_conv_bn_eval(layer, norm)
         else:
             assert isinstance(layer, nn.Linear)
-            fused = fuse_linear_bn_eval(layer, _affine(norm))
+            fused = fuse_linear_bn_eval(layer, _affine(norm))  # type: ignore[arg-type]
         graph_module.set_submodule(str(source.target), fused)
         modules[str(source.target)] = fused
         node.replace_all_uses_with(source)
@@ -77,7 +78,7 @@ def normalizes_outputs(layer: nn.Module | None, call: fx.Node) -> bool:
     )
 
 
-def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.BatchNorm1d | nn.BatchNorm2d:
+def _affine(norm: _BatchNorm) -> _BatchNorm:
     """A BatchNorm with a weight and a bias, which PyTorch needs to fold it into a linear layer."""
     if norm.weight is not None and norm.bias is not None:
         return norm

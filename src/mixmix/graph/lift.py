@@ -204,7 +204,9 @@ def _build_linear(args: dict[int, Any]) -> nn.Module:
 
 
 def _build_batch_norm(args: dict[int, Any]) -> nn.Module:
-    kind = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(args[0].ndim, nn.BatchNorm1d)
+    x: Tensor | None = args[0]
+    kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}
+    kind = nn.BatchNorm2d if x is None else kinds.get(x.ndim, nn.BatchNorm2d)
     layer = kind(len(args[3]), eps=args[7], affine=args[1] is not None or args[2] is not None)
     return _with_values(
         layer, weight=args[1], bias=args[2], running_mean=args[3], running_var=args[4]

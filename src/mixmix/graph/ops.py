@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from mixmix.graph.batch_norm import BatchNorm
 from mixmix.graph.calls import argument, is_call_to, module_of
 
 __all__ = [
@@ -106,7 +107,6 @@ def _inplace(*names: str) -> tuple[str, ...]:
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view")
 _DROPOUT_NAMES = (
     *_inplace("dropout", "feature_dropout", "alpha_dropout"),
@@ -175,7 +175,7 @@ _TABLE = (
     Kind("matmul", _MATMULS, (nn.Bilinear,), (operator.matmul,), onnx=("MatMul",), product=True),
     Kind("attention", ("scaled_dot_product_attention",), onnx=("MatMul", "Softmax"), product=True),
     # Normalizations.
-    Kind("batch_norm", ("batch_norm",), _BATCH_NORMS, onnx=("BatchNormalization",), lifted=True),
+    Kind("batch_norm", ("batch_norm",), (BatchNorm,), onnx=("BatchNormalization",), lifted=True),
     Kind("norm", ("layer_norm", "group_norm"), (nn.LayerNorm, nn.GroupNorm),
          onnx=("LayerNormalization", "GroupNormalization")),
     # Shapes.

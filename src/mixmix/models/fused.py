@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.errors import CaptureError
+from mixmix.graph.batch_norm import is_batch_norm
 from mixmix.graph.calls import module_of
 from mixmix.graph.capture import capture, relative_error
 from mixmix.graph.ops import bounds_of, has_kind
 from mixmix.models import fused_kernels
-from mixmix.models.observation import BatchNormStatistics, Observation, has_statistics
+from mixmix.models.observation import BatchNormStatistics, Observation
 from mixmix.runtime.compiled import Floats, flat_view
 
 __all__ = ["FusedBatchNorm", "FusedNetwork"]
@@ -85,7 +85,7 @@ class FusedBatchNorm(nn.Module):
 
     def __init__(self, layer: nn.Module, bounds: tuple[float, float]) -> None:
         super().__init__()
-        assert isinstance(layer, _BatchNorm)
+        assert is_batch_norm(layer)
         assert layer.running_mean is not None and layer.running_var is not None
         self.running_mean, self.running_var = layer.running_mean, layer.running_var
         scale = (self.running_var + layer.eps).rsqrt()
@@ -225,7 +225,7 @@ def _fuse(graph_module: fx.GraphModule, example: Tensor) -> list[FusedBatchNorm]
     moments = []
     for node in list(graph.nodes):
         layer = module_of(node, modules)
-        if layer is None or not has_statistics(layer):
+        if layer is None or not is_batch_norm(layer):
             continue
         shape = _shape(node)
         if shape is None or len(shape) not in (2, 4):

@@ -7,10 +7,10 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from mixmix.graph.batch_norm import has_statistics
 from mixmix.models.moments import channel_moments
-from mixmix.models.observation import BatchNormStatistics, Observation, has_statistics
+from mixmix.models.observation import BatchNormStatistics, Observation
 
 __all__ = ["HookedNetwork"]
 
@@ -45,10 +45,10 @@ class HookedNetwork:
 
 
 def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    assert isinstance(module, _BatchNorm)
-    assert module.running_mean is not None and module.running_var is not None
+    running_mean, running_var = module.running_mean, module.running_var
+    assert isinstance(running_mean, Tensor) and isinstance(running_var, Tensor)
     mean, var = channel_moments(_at_least_single(inputs[0]))
-    _SEEN.get().append(BatchNormStatistics(mean, var, module.running_mean, module.running_var))
+    _SEEN.get().append(BatchNormStatistics(mean, var, running_mean, running_var))
 
 
 def _at_least_single(values: Tensor) -> Tensor:

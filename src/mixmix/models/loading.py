@@ -32,6 +32,8 @@ def load(
     classes: Sequence[str] | None = None,
     label_set: str | None = None,
     label_map: Sequence[int | str] | None = None,
+    multi_label: bool | None = None,
+    flip: bool | None = None,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> Model:
@@ -52,6 +54,8 @@ def load(
         classes: names of the classes.
         label_set: name of the label set.
         label_map: for each class of the zoo, the name or index of this network's class.
+        multi_label: whether an image may have several classes or none (sigmoid, not softmax).
+        flip: whether mirrored images keep their class; by default, predictions decide.
         weights: file of a state dict, instead of the pretrained weights.
         device: to run on; by default, a ``Model`` keeps its own, others use the CPU.
 
@@ -76,6 +80,8 @@ def load(
         "classes": classes,
         "label_set": label_set,
         "label_map": label_map,
+        "multi_label": multi_label,
+        "flip": flip,
         "weights": None if weights is None else str(weights),
     }
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

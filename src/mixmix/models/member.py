@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mixmix.errors import InputError
+from mixmix.errors import InputError, MixmixWarning
+from mixmix.models.classes import LabelSpace, find_classes, list_some, match_classes
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
 
-__all__ = ["Member", "class_indices", "label_map", "members_of"]
+__all__ = ["Member", "label_map", "label_space", "members_of"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
     """Map the classes of a zoo to the logits of a network.
 
     By ``own.label_map``, else by the names of the classes, else by index if label sets and numbers
-    of classes do not differ.
+    of classes do not differ (see ``match_classes``).
 
     Args:
         zoo: spec of the network that defines the zoo's classes.
@@ -94,40 +96,22 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
     """
     if own.label_map:
         return _given(zoo, own), ""
-    same = tuple(range(zoo.num_classes))
-    if zoo.classes and own.classes:
-        if [_key(name) for name in zoo.classes] == [_key(name) for name in own.classes]:
-            return same, ""
-        found = class_indices(zoo.classes, own.classes)
-        if found is not None:
-            return found, ""
-        known = _index_by_name(own.classes)
-        if known is not None and zoo.label_set != own.label_set:
-            unknown = [name for name in zoo.classes if _key(name) not in known]
-            if unknown:
-                return None, f"it lacks {_some(unknown)}"
-    if zoo.label_set and own.label_set and zoo.label_set != own.label_set:
-        return None, f"its label set is {own.label_set}, that of {zoo.name} is {zoo.label_set}"
-    if zoo.num_classes != own.num_classes and zoo.label_set and own.label_set:
-        raise InputError(
-            f"{zoo.name} and {own.name} have the label set {zoo.label_set}, but "
-            f"{zoo.num_classes} and {own.num_classes} classes; correct label_set or num_classes, "
-            "or set a label_map"
+    match = match_classes(label_space(zoo), label_space(own))
+    if match.complete is None:
+        return None, match.why
+    if match.guessed:
+        warnings.warn(
+            f"classes of {own.name} and {zoo.name} are matched by index, since only one of them "
+            "has names; set classes of both, or the same label_set",
+            MixmixWarning,
+            stacklevel=2,
         )
-    if zoo.num_classes != own.num_classes:
-        return None, f"it has {own.num_classes} classes, {zoo.name} has {zoo.num_classes}"
-    return same, ""
+    return match.complete, ""
 
 
-def class_indices(wanted: Sequence[str], own: Sequence[str]) -> tuple[int, ...] | None:
-    """The index in ``own`` of each wanted class; None if one is missing or names are ambiguous.
-
-    Case, underscores and extra spaces are ignored.
-    """
-    indices, needed = _index_by_name(own), _index_by_name(wanted)
-    if indices is None or needed is None or not needed.keys() <= indices.keys():
-        return None
-    return tuple(indices[key] for key in needed)
+def label_space(spec: ModelSpec) -> LabelSpace:
+    """The classes of a network."""
+    return LabelSpace(spec.name, spec.num_classes, spec.classes, spec.label_set)
 
 
 def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
@@ -137,8 +121,9 @@ def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
             f"{own.name}: label_map has {len(given)} entries, expected one for each of the "
             f"{zoo.num_classes} classes of {zoo.name}"
         )
-    known = _index_by_name(own.classes) or {}
-    indices = [known.get(_key(each)) if isinstance(each, str) else each for each in given]
+    indices = [
+        find_classes([each], own.classes)[0] if isinstance(each, str) else each for each in given
+    ]
     wrong = [
         repr(each)
         for each, index in zip(given, indices, strict=True)
@@ -146,21 +131,7 @@ def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
     ]
     if wrong:
         raise InputError(
-            f"{own.name}: label_map names {_some(wrong)}, expected names of its classes or their "
-            f"indices, 0 to {own.num_classes - 1}"
+            f"{own.name}: label_map names {list_some(wrong)}, expected names of its classes or "
+            f"their indices, 0 to {own.num_classes - 1}"
         )
     return tuple(index for index in indices if index is not None)
-
-
-def _key(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
-
-
-def _index_by_name(names: Sequence[str]) -> dict[str, int] | None:
-    """Index by name; None if two classes have the same name (ImageNet has two cranes)."""
-    indices = {_key(name): index for index, name in enumerate(names)}
-    return indices if len(indices) == len(names) else None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -9,14 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixmix._display import summary
 from mixmix.errors import CaptureError, InputError, raise_if_out_of_memory, translate_errors
+from mixmix.graph.batch_norm import (
+    BatchNorm,
+    check_statistics,
+    has_statistics,
+    standardize_batch_norms_,
+)
 from mixmix.graph.capture import evaluating, relative_error
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
-from mixmix.models.observation import Observation, has_statistics
+from mixmix.models.observation import Observation
 from mixmix.models.plain_copy import (
     check_materialized,
     drop_observing_hooks_,
@@ -97,16 +103,21 @@ class Model:
         self.module = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
         self.device = torch.device(device)
-        self.batch_norms: tuple[_BatchNorm, ...] = tuple(
+        noise = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0))
+        standardize_batch_norms_(self.module, normalize(noise.to(device), spec))
+        self.batch_norms: tuple[BatchNorm, ...] = tuple(
             module  # type: ignore[misc]
             for module in self.module.modules()
             if has_statistics(module)
         )
+        check_statistics(self.module, spec.name)
         # By scale.
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}
         self._wants_contiguous = False
-        self._check_output(self._first_output())
+        with _Sigmoids() as sigmoids:
+            output = self._first_output()
+        self._check_output(output, sigmoids)
         self._check_copy(model)
 
     def __repr__(self) -> str:
@@ -128,16 +139,6 @@ class Model:
     @property
     def has_label_head(self) -> bool:
         return self.spec.num_classes > 0
-
-    @cached_property
-    def variance_norm(self) -> float:
-        """Mean over BatchNorm layers of the Euclidean norm of the running variances; 0 if none.
-
-        It estimates the distance of the variances of a batch before optimization.
-        """
-        variances = [norm.running_var for norm in self.batch_norms]
-        norms = [float(variance.norm()) for variance in variances if variance is not None]
-        return sum(norms) / max(1, len(norms))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
@@ -265,7 +266,7 @@ class Model:
                     "modules"
                 )
 
-    def _check_output(self, logits: object) -> None:
+    def _check_output(self, logits: object, sigmoids: _Sigmoids) -> None:
         if not isinstance(logits, Tensor):
             raise InputError(
                 f"{self.spec.name} returns a {type(logits).__name__}, expected a tensor of logits; "
@@ -281,6 +282,32 @@ class Model:
                 f"{self.spec.name} returns probabilities, whose sum is 1 for each image, expected "
                 "logits; leave out its softmax, or wrap it in a module that returns their logarithm"
             )
+        if self.has_label_head and sigmoids.include(logits):
+            raise InputError(
+                f"{self.spec.name} ends in a sigmoid, expected logits; leave it out, and set "
+                "multi_label=True if an image may have several classes or none"
+            )
+
+
+class _Sigmoids(TorchDispatchMode):
+    """Context that keeps the results of sigmoids."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._results: list[Tensor] = []
+
+    def include(self, value: Tensor) -> bool:
+        """Whether a tensor, or a reshaped one, is one of them."""
+        return any(
+            value.data_ptr() == each.data_ptr() and value.numel() == each.numel()
+            for each in self._results
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.sigmoid, torch.ops.aten.sigmoid_):
+            self._results.append(result)
+        return result
 
 
 def _are_probabilities(outputs: Tensor) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-__all__ = ["BatchNormStatistics", "Observation", "has_statistics"]
+__all__ = ["BatchNormStatistics", "Observation"]
 
 
 class BatchNormStatistics(NamedTuple):
@@ -31,8 +30,3 @@ class Observation:
 
     logits: Tensor
     statistics: tuple[BatchNormStatistics, ...]
-
-
-def has_statistics(module: nn.Module) -> bool:
-    """Whether a module is a BatchNorm layer with running statistics."""
-    return isinstance(module, _BatchNorm) and module.running_mean is not None

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import Tensor
+
 from mixmix._display import summary
 from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
@@ -16,6 +18,8 @@ __all__ = ["ModelSpec"]
 
 # Of one image; 8192 x 8192 x 3 fit.
 _MOST_VALUES = 2**28
+# Of images in [0, 1], means and standard deviations are at most 1.
+_LARGEST_FACTOR = 4.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,6 +51,11 @@ class ModelSpec(Settings):
         sha256: hash of the loaded weights (``storage.sha256_of_tensors`` of the state dict), or
             empty. Other weights are an error.
         top1: measured accuracy in percent, or None.
+        multi_label: whether an image may have several classes or none, so that each logit is for
+            itself (sigmoid instead of softmax).
+        flip: whether mirrored images keep their class; False for text, digits, traffic signs and
+            whatever tells left from right. None: the network's predictions decide (see
+            ``data.flips``).
 
     Raises:
         InputError: if a field is invalid.
@@ -65,6 +74,8 @@ class ModelSpec(Settings):
     license: str = ""
     sha256: str = ""
     top1: float | None = None
+    multi_label: bool = False
+    flip: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "label_set", "license", "sha256"):
@@ -100,7 +111,15 @@ class ModelSpec(Settings):
         for name in ("mean", "std"):
             self._require(all(map(_is_finite, getattr(self, name))), name, "finite numbers")
         self._require(min(self.std) > 0, "std", "positive")
+        largest = max(*map(abs, self.mean), *self.std)
+        if largest > _LARGEST_FACTOR:
+            raise InputError(
+                f"{self.name}: mean {self.mean} and std {self.std} are for pixels from 0 to 255, "
+                "expected those of images in [0, 1]; divide both by 255"
+            )
         self._require_int("num_classes", least=0)
+        self._require(isinstance(self.multi_label, bool), "multi_label", "true or false")
+        self._require(self.flip in (None, True, False), "flip", "true, false or None")
         if self.num_classes == 1:
             raise InputError(
                 f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
@@ -130,6 +149,10 @@ class ModelSpec(Settings):
     def identity(self) -> dict[str, Any]:
         """All fields but those on the weights, which ``Model.identity`` has the hash of."""
         return {k: v for k, v in self.to_dict().items() if k not in ("weights", "sha256")}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities of the classes from logits (N, K)."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mixmix._display import html_table, summary
 from mixmix.errors import InputError
+from mixmix.models.classes import LabelSpace
 from mixmix.models.loading import Reference, load
 from mixmix.models.member import Member, members_of
 from mixmix.models.model import Model
@@ -66,6 +67,13 @@ class Zoo(Sequence[Model]):
             raise InputError(
                 f"weights must be one finite number > 0 for each of the {len(names)} networks, got "
                 f"{list(weights)}"
+            )
+        kinds = {m.spec.name: m.spec.multi_label for m in self._models if m.has_label_head}
+        if len(set(kinds.values())) > 1:
+            several = ", ".join(name for name, is_multi in kinds.items() if is_multi)
+            raise InputError(
+                f"only {several} of {', '.join(kinds)} have multi_label; it must be the same for "
+                "all networks of a zoo"
             )
         self.weights = None if weights is None else tuple(weights)
         self.members = members_of(self._models, self.weights)
@@ -176,6 +184,12 @@ class Zoo(Sequence[Model]):
         return self.headed[0].model.spec.classes if self.headed else ()
 
     @property
+    def label_space(self) -> LabelSpace:
+        """The zoo's classes."""
+        label_set = self.headed[0].model.spec.label_set if self.headed else ""
+        return LabelSpace("the zoo", self.num_classes, self.classes, label_set)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images to synthesize: the largest height and width of the members."""
         shapes = [model.spec.input_shape for model in self]
@@ -193,9 +207,22 @@ class Zoo(Sequence[Model]):
         batches = []
         for batch in images.split(batch_size):
             batch = batch.to(self.device)
-            predictions = [m.logits_of_zoo(m.model(batch)).softmax(1) for m in self.headed]
+            predictions = [self._probabilities(m, batch) for m in self.headed]
             batches.append(torch.stack(predictions).mean(0).cpu())
         return torch.cat(batches)
+
+    def _probabilities(self, member: Member, batch: Tensor) -> Tensor:
+        return member.model.spec.probabilities(member.logits_of_zoo(member.model(batch)))
+
+    @property
+    def may_flip(self) -> bool:
+        """Whether no network forbids to mirror images."""
+        return all(model.spec.flip is not False for model in self)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether images may have several classes."""
+        return bool(self.headed) and self.headed[0].model.spec.multi_label
 
     def __repr__(self) -> str:
         facts = {

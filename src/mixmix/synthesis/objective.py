@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -67,6 +68,7 @@ def losses_of(
     Raises:
         InputError: if a term returns anything but a scalar or None.
     """
+    settings = settings if zoo.may_flip else replace(settings, flip=False)
     views, partner_labels, box_fraction = _draw_views(
         images, labels, settings, generator=generator, mixing=mixing
     )

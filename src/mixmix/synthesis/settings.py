@@ -36,7 +36,8 @@ class ObjectiveSettings(Settings):
         members_per_step: networks of the zoo drawn at each step, so that the cost of a step does
             not depend on the size of the zoo; None uses all of them.
         jitter: largest random shift (roll) of the images, in pixels.
-        flip: flip every batch horizontally with probability 1/2.
+        flip: flip every batch horizontally with probability 1/2, unless a network's ``flip`` is
+            False.
         precision: of the networks' activations: ``float32``, ``bfloat16`` (images, statistics and
             losses stay in float32), or ``auto``: bfloat16 on GPUs that support it natively.
     """

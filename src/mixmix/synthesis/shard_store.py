@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixmix.data.image_set import ImageSet, label_agreement
+from mixmix.data.image_set import ImageSet, label_agreement, warn_if_labels_are_chance
 from mixmix.data.shards import (
     MANIFEST_NAME,
     Shard,
@@ -116,7 +116,20 @@ class ShardStore:
         self._entries[index] = entry
 
     def finish(self) -> ImageSet:
-        """Collect the shards of all processes in one data set."""
+        """Collect the shards of all processes in one data set.
+
+        Warns if images were made for their labels, and these are predicted as rarely as by chance.
+        """
+        data = self._collected()
+        settings = self._manifest["settings"]
+        weights = [t["weight"] for t in settings.get("terms", ()) if t.get("term") == "ce"]
+        if any(weights) and settings.get("iterations", 1) and self._zoo.headed:
+            hits = int((data.soft_labels.argmax(1) == data.labels).sum())
+            what = f"images are predicted as labeled by {', '.join(self._zoo.names)}"
+            warn_if_labels_are_chance(hits, len(data), self._zoo.num_classes, what)
+        return data
+
+    def _collected(self) -> ImageSet:
         if self.path is None:
             order = sorted(self._shards)
             shards = [self._shards[index] for index in order]

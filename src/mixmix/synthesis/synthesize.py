@@ -64,7 +64,8 @@ def synthesize(
         out: folder for the images. An interrupted run resumes with bitwise identical results; a
             finished one is only read. None keeps the images in memory. Several processes need a
             folder that all of them can access.
-        start: initial images instead of noise, from any zoo. Their number and labels do not change.
+        start: initial images instead of noise, from any zoo. Their number and labels do not change;
+            labels are matched to the classes of this zoo by name.
             A few iterations (``recipe("refine")``) adapt them to a network outside their zoo.
         threads: CPU threads on this machine, for all processes; by default
             ``torch.get_num_threads()``, or the number of processors under ``torchrun``.
@@ -93,8 +94,9 @@ def synthesize(
             f"{distributed.world_size()} processes need a folder that all of them can access; "
             "pass out"
         )
+    given = start
     if start is not None:
-        _check_start(start, zoo)
+        start = _fitted_start(start, zoo)
         settings = replace(settings, num_images=len(start))
     distributed.join(zoo.device)
     schedule = plan(zoo, settings, threads=threads, memory_gib=memory_gib)
@@ -102,7 +104,7 @@ def synthesize(
     balanced = balanced_labels(settings.num_images, zoo.num_classes)
     labels = (balanced if start is None else start.labels).split(settings.batch_size)
     initial = None if start is None else start.images.split(settings.batch_size)
-    manifest = _manifest(zoo, settings, seed, schedule, start)
+    manifest = _manifest(zoo, settings, seed, schedule, given)
     with distributed.stopping_together(), ShardStore(zoo, manifest, out) as store:
         missing = distributed.from_main(
             lambda: store.missing(len(labels), images_per_shard=settings.batch_size)
@@ -147,6 +149,7 @@ def provenance(zoo: Zoo) -> dict[str, Any]:
             {"name": m.model.spec.name, "weight": m.weight, "role": m.role} for m in zoo.members
         ],
         "classes": list(zoo.classes),
+        "label_set": zoo.label_space.label_set,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "machine": {"device": zoo.device.type, "processor": platform.machine()},
     }
@@ -172,18 +175,14 @@ def _manifest(
     return content
 
 
-def _check_start(start: ImageSet, zoo: Zoo) -> None:
+def _fitted_start(start: ImageSet, zoo: Zoo) -> ImageSet:
+    """The images to start from, with labels in the classes of the zoo."""
     if tuple(start.images.shape[1:]) != zoo.input_shape:
         raise InputError(
             f"the images to start from have shape {tuple(start.images.shape[1:])}, expected "
             f"{zoo.input_shape}, the shape of the zoo"
         )
-    classes = start.soft_labels.shape[1]
-    if zoo.num_classes and classes and classes != zoo.num_classes:
-        raise InputError(
-            f"the images to start from have {classes} classes, this zoo has {zoo.num_classes}; "
-            "start from images of the same label set"
-        )
+    return start.with_classes(zoo.label_space)
 
 
 class _Progress:

@@ -10,7 +10,7 @@ from seeded import tensor
 from torch import Tensor
 
 from mixmix.models.observation import BatchNormStatistics
-from mixmix.synthesis.terms.bn import bn_statistics_loss, relative_bn_loss
+from mixmix.synthesis.terms.bn import bn_statistics_loss, layer_factors, relative_bn_loss
 
 
 def statistics(widths: tuple[int, ...]) -> list[BatchNormStatistics]:
@@ -104,3 +104,30 @@ def test_bn_loss_gradient() -> None:
         return bn_statistics_loss([BatchNormStatistics(mean, var, *running)], first_multiplier=2.0)
 
     assert torch.autograd.gradcheck(loss, (tensor(4, 3, 2, 2).requires_grad_(),))
+
+
+def _scaled(layer: BatchNormStatistics, factor: float) -> BatchNormStatistics:
+    """As if the weights before the layer were multiplied."""
+    powers = (factor, factor**2, factor, factor**2)
+    return BatchNormStatistics(*(part * f for part, f in zip(layer, powers, strict=True)))
+
+
+@pytest.mark.parametrize("factor", [100.0, 1e4])
+@pytest.mark.parametrize("badly_scaled", [0, 2])
+def test_badly_scaled_layers_count_as_typical_ones(badly_scaled: int, factor: float) -> None:
+    layers = positive(statistics((4, 4, 4, 4)))
+    norm = layers[badly_scaled].running_var.norm()
+    others = [each for i, each in enumerate(layers) if i != badly_scaled]
+    layers[badly_scaled] = _scaled(layers[badly_scaled], factor)
+    typical = torch.stack([each.running_var.norm() for each in layers]).median()
+    twin = list(layers)
+    twin[badly_scaled] = _scaled(layers[badly_scaled], float((typical / norm).sqrt()) / factor)
+    found = bn_statistics_loss(layers, factors=layer_factors(layers))
+    torch.testing.assert_close(found, bn_statistics_loss(twin))
+    assert layer_factors(others).eq(1).all()
+
+
+def test_a_network_with_large_variances_in_all_layers() -> None:
+    layers = [_scaled(each, 1e3) for each in positive(statistics((4, 4, 4)))]
+    found = layer_factors(layers) * torch.stack([each.running_var.norm() for each in layers])
+    torch.testing.assert_close(found, torch.full_like(found, 10.0))

@@ -131,7 +131,7 @@ def test_errors() -> None:
     with pytest.raises(InputError, match="images have 1 channels, plain takes 3"):
         gray = ImageSet(data.images[:, :1], data.labels, data.soft_labels, {})
         estimate_accuracy(teacher, teacher, gray)
-    with pytest.raises(InputError, match="soft labels of 3 classes, plain has 4"):
+    with pytest.raises(InputError, match="plain: it has 4 classes, the image set has 3"):
         other = ImageSet(data.images, data.labels, data.soft_labels[:, :3], {})
         estimate_accuracy(teacher, teacher, other)
     headless = Compressed(teacher.module, replace(teacher.spec, num_classes=0))

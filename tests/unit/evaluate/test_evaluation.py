@@ -137,7 +137,7 @@ class Pictures(Dataset):
         ((IMAGES[0], LABELS[:3]), "takes images of 3 channels"),
         ((IMAGES, LABELS + 1), "label 3 is out of range: brightest has 3 classes, 0 to 2"),
         ((IMAGES, LABELS - 1), "label -1 is out of range"),
-        ((IMAGES, LABELS.float()), "labels must be class numbers"),
+        ((IMAGES, LABELS.float()), "labels must be class indices"),
         ((IMAGES[:5], LABELS), "5 images and 30 labels"),
         ((IMAGES * 4 - 2, LABELS), r"must be in \[0, 1\], got values from"),
         ((IMAGES * float("nan"), LABELS), r"must be in \[0, 1\], got NaN"),

@@ -414,5 +414,5 @@ class TestStart:
         with pytest.raises(InputError, match="images to start from have shape"):
             synthesize(zoo, SETTINGS, seed=0, start=smaller)
         fewer = ImageSet(start.images, start.labels, start.soft_labels[:, :3], {})
-        with pytest.raises(InputError, match="have 3 classes, this zoo has 4"):
+        with pytest.raises(InputError, match="it has 4 classes, the image set has 3"):
             synthesize(zoo, SETTINGS, seed=0, start=fewer)

@@ -18,6 +18,7 @@ from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.train import train_
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import CaptureError, DataError, InputError
+from mixmix.graph.batch_norm import standardize_batch_norms_
 from mixmix.models.model import normalize
 from mixmix.models.references import build_model, load_spec
 from mixmix.models.spec import ModelSpec
@@ -131,7 +132,9 @@ class Distill(Method):
         student = self._new_student(seed).to(device).float()
         example = torch.full((2, *model.spec.input_shape), 0.5, device=device)
         example = normalize(example, model.spec)
-        _check_outputs(student.eval(), model.module, example, self._student_name)
+        # Synchronized layers train on GPUs alone.
+        standardize_batch_norms_(student.eval(), example, frozen=False)
+        _check_outputs(student, model.module, example, self._student_name)
         teacher: nn.Module = model.original or model.module
         pair = (student, teacher.eval())
         if self.training.feature_weight:

@@ -59,6 +59,7 @@ def calibrate_units(
     settings: ReconstructionSettings,
     *,
     views: int,
+    flip: bool,
     prepare: Callable[[Tensor], Tensor],
     store: ActivationStore,
     correct_bias: bool | None,
@@ -72,6 +73,7 @@ def calibrate_units(
         images: (N, C, H, W) in [0, 1].
         settings: how units with fewer than 8 bits are reconstructed.
         views: if there is such a unit, add mixtures until there are this many images.
+        flip: whether mixtures may have mirrored images.
         prepare: maps images to the input of the first unit.
         store: holds the activations between units.
         correct_bias: correct biases in all units, in none, or (None) in units with a depthwise
@@ -93,7 +95,7 @@ def calibrate_units(
         on_progress(f"reconstructing {unit.name}", steps_done / total_steps)
 
     if low_bit:
-        images = with_mixtures(images, views, seed=seed)
+        images = with_mixtures(images, views, seed=seed, flip=flip)
     float_inputs = quantized_inputs = store.run(prepare, images)
     for index, unit in enumerate(units):
         set_phase(unit.module, Phase.FLOAT)

@@ -22,7 +22,7 @@ from mixmix.compress.quantize.learnable import (
 )
 from mixmix.compress.quantize.lsq import StepSizeActivation, StepSizeLayer
 from mixmix.compress.quantize.quantize import Quantize, deploy_
-from mixmix.compress.train.augmentation import WIDE_VIEWS
+from mixmix.compress.train.augmentation import WIDE_VIEWS, fitting
 from mixmix.compress.train.held_out import hold_out, mixtures_of
 from mixmix.compress.train.image_source import MoreImages, source_of
 from mixmix.compress.train.settings import TrainingSettings
@@ -148,7 +148,8 @@ class QuantizeAware(Method):
         result, results = trained, {}
         records = tuple(_with_error(record, errors) for record in calibrated.records)
         if held_out is not None:
-            images = mixtures_of(held_out, self.training.augmentation, seed=seed)
+            augmentation = fitting(self.training.augmentation, model.spec)
+            images = mixtures_of(held_out, augmentation, seed=seed)
             students = {"base": base, "trained": trained}
             found = distributed.from_main(
                 lambda: _divergences(students, teacher, images, model.spec)

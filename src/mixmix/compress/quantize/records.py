@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixmix.compress.method import LayerRecord
 from mixmix.compress.quantize.learnable import LearnableLayer
+from mixmix.graph.batch_norm import BatchNorm
 from mixmix.graph.calls import attributes_read, count_calls
 from mixmix.graph.ops import product_calls
 
@@ -96,7 +96,7 @@ def _reason(module: nn.Module, parts: list[str], *, used: bool) -> str:
         return f"Conv2d with padding_mode={module.padding_mode!r} stays in float: 'zeros' does not"
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return f"the weights of this {kind} are computed in the forward pass, and stay in float"
-    if isinstance(module, _BatchNorm):
+    if isinstance(module, BatchNorm):
         return f"{kind} that cannot be folded into a layer stays in float: {_QUANTIZED_KINDS}"
     if next(module.children(), None) is not None:
         return f"parameters that {kind} uses outside of its layers stay in float"

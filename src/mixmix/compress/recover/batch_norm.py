@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mixmix.compress.method import Progress
 from mixmix.compress.recover.recover import Recovery, RecoveryContext, UnitStep, iterate_units
+from mixmix.graph.batch_norm import BatchNorm, is_batch_norm
 from mixmix.graph.calls import called_modules
 from mixmix.graph.layer_moments import captured_calls
 from mixmix.graph.units import Unit
@@ -19,7 +20,6 @@ __all__ = ["ReestimateBatchNorm"]
 
 _TINY = 1e-8
 _SMALLEST_RATIO = 1e-2
-Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,20 @@ def _reestimate(unit_step: UnitStep, context: RecoveryContext, *, batch_size: in
         own_variance.copy_(variance.clamp_min(_TINY))
 
 
-def _norms(unit: Unit) -> Iterator[tuple[str, Norm]]:
+def _norms(unit: Unit) -> Iterator[tuple[str, BatchNorm]]:
     """With running statistics, in the order of execution."""
     for name, norm in called_modules(unit.module).items():
-        if isinstance(norm, Norm) and norm.running_mean is not None:
+        if is_batch_norm(norm):
             yield name, norm
 
 
-def _statistics(norm: Norm) -> tuple[Tensor, Tensor]:
+def _statistics(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     return norm.running_mean, norm.running_var
 
 
 def _moments(
-    module: nn.Module, norm: Norm, inputs: Tensor, batch_size: int
+    module: nn.Module, norm: BatchNorm, inputs: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance (C,) of the inputs of a BatchNorm."""
     origin, _ = _statistics(norm)

@@ -26,6 +26,7 @@ from mixmix.compress.recover.recover import (
     parameter_scales,
 )
 from mixmix.compress.unit_batches import draw_batches, images_in_step
+from mixmix.graph.batch_norm import is_batch_norm
 from mixmix.graph.layer_moments import (
     captured_calls,
     from_grouped_rows,
@@ -231,7 +232,7 @@ def _adapt_norm(norm: nn.Module, old_mean: Tensor, mean: Tensor, fraction: Tenso
     layers the features of images would become equal. As in ``ReestimateBatchNorm``, the distance of
     the images from the statistics is kept.
     """
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert is_batch_norm(norm)
     assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.sub_(old_mean).mul_(fraction.sqrt()).add_(mean)
     norm.running_var.mul_(fraction)

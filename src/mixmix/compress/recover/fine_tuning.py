@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mixmix.compress.divergence import mean_divergence, run_in_batches
 from mixmix.compress.method import Progress
 from mixmix.compress.recover.recover import Recovery, RecoveryContext, parameter_scales
-from mixmix.compress.train.augmentation import WIDE_VIEWS
+from mixmix.compress.train.augmentation import WIDE_VIEWS, fitting
 from mixmix.compress.train.held_out import hold_out, mixtures_of
 from mixmix.compress.train.image_source import MoreImages, source_of
 from mixmix.compress.train.settings import TrainingSettings
@@ -114,7 +114,8 @@ class FineTune(Recovery):
         finally:
             module.requires_grad_(False)
         if held_out is not None:
-            mixtures = mixtures_of(held_out, self.training.augmentation, seed=context.seed)
+            augmentation = fitting(self.training.augmentation, context.spec)
+            mixtures = mixtures_of(held_out, augmentation, seed=context.seed)
             inputs = context.prepared(mixtures)
             logits = run_in_batches(nn.Sequential(*teacher.units), inputs)
             interpolate_(module, before, inputs, logits)

@@ -267,7 +267,8 @@ def iterate_units(
 
     Mixtures of the images are added until there are ``views`` images.
     """
-    images = with_mixtures(context.data.images, views, seed=context.seed)
+    flip = context.spec.flip is not False
+    images = with_mixtures(context.data.images, views, seed=context.seed, flip=flip)
     inputs = teacher_inputs = store.run(context.prepared, images)
     for index, pair in enumerate(context.pairs):
         teacher_outputs = store.run(pair.teacher.module, teacher_inputs)

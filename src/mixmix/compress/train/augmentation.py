@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from torch import Tensor
 from mixmix._settings import Settings
 from mixmix.data.mixing import Boxes, draw_boxes, mix_images
 from mixmix.data.warping import WIDE_WARPS, WarpRange, Warps, draw_warps, warp_images
+from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed
 
-__all__ = ["WIDE_VIEWS", "Augmentation", "augment"]
+__all__ = ["WIDE_VIEWS", "Augmentation", "augment", "fitting"]
 
 _MIXINGS = ("shrink", "cutmix", "mixup")
 
@@ -23,7 +24,8 @@ class Augmentation(Settings):
 
     Attributes:
         shift: largest shift in pixels in each direction; borders are filled by reflection.
-        flip: flip each image horizontally with probability 1/2.
+        flip: flip each image horizontally with probability 1/2, unless the network's ``flip`` is
+            False.
         warp_prob: probability that an image is warped: rotated, zoomed and stretched.
         rotation: largest rotation in degrees in each direction.
         zoom: largest factor, >= 1, by which an image is enlarged or shrunk; shrunk images are
@@ -77,6 +79,11 @@ WIDE_VIEWS = Augmentation(
     zoom=WIDE_WARPS.zoom,
     stretch=WIDE_WARPS.stretch,
 )
+
+
+def fitting(settings: Augmentation, spec: ModelSpec) -> Augmentation:
+    """The settings for a network, without flips if they change its classes."""
+    return replace(settings, flip=False) if spec.flip is False else settings
 
 
 def augment(

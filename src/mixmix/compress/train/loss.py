@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["feature_loss", "kl_loss"]
+__all__ = ["bernoulli_kl_loss", "feature_loss", "kl_loss"]
 
 _TINY = 1e-12
 
@@ -31,6 +31,28 @@ def kl_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
         log_target=True,
     )
     return divergence * temperature**2
+
+
+def bernoulli_kl_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """``T**2 * KL`` of the Bernoulli distributions of all classes, for ``multi_label`` networks.
+
+    Unlike ``kl_loss``, it sees a common offset of all logits.
+
+    Args:
+        student: logits (N, K), of sigmoids.
+        teacher: logits (N, K), of sigmoids.
+        temperature: T > 0.
+
+    Returns:
+        A scalar >= 0, the sum over classes and the mean over the batch.
+    """
+    s, t = student / temperature, teacher / temperature
+    divergence = sum(
+        (F.logsigmoid(sign * t).exp() * (F.logsigmoid(sign * t) - F.logsigmoid(sign * s)))
+        for sign in (1, -1)
+    )
+    assert isinstance(divergence, Tensor)
+    return divergence.sum(1).mean() * temperature**2
 
 
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from mixmix._settings import identify
 from mixmix.compress.method import Progress
-from mixmix.compress.train.augmentation import augment
+from mixmix.compress.train.augmentation import augment, fitting
 from mixmix.compress.train.checkpoint import Checkpoint, claim_training
 from mixmix.compress.train.image_source import ImageSource, SameImages
-from mixmix.compress.train.loss import feature_loss, kl_loss
+from mixmix.compress.train.loss import bernoulli_kl_loss, feature_loss, kl_loss
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.state import TrainingState
 from mixmix.data.image_set import ImageSet
@@ -192,6 +192,7 @@ class _Trainer:
     ) -> None:
         self._state, self._student, self._teacher = state, student, teacher
         self._spec, self._settings, self._seed = spec, settings, seed
+        self._augmentation = fitting(settings.augmentation, spec)
         self._device = next(state.student.parameters()).device
         self._take(data)
 
@@ -217,21 +218,24 @@ class _Trainer:
         images = augment(
             self._images[chosen],
             self._images[others],
-            settings.augmentation,
+            self._augmentation,
             generator=seeding.generator(self._seed, "augmentation", number),
         )
         inputs = in_faster_layout(normalize(images, self._spec))
         with torch.no_grad():
             wanted = outputs_of(self._teacher, inputs)
         found = outputs_of(self._student, inputs)
-        loss = _loss(found, wanted, settings, has_classes=self._spec.num_classes > 0)
+        loss = _loss(found, wanted, settings, self._spec)
         loss.backward()
         length = self._state.clip_gradients(settings.max_gradient_norm)
         value = loss.item()
         if not (math.isfinite(value) and math.isfinite(length)):
             raise FloatingPointError(f"the loss is {value:.3g}, its gradient's norm {length:.3g}")
         self._state.step(learning_rate_at(number, settings))
-        same = found[0].argmax(1) == wanted[0].argmax(1)
+        if self._spec.multi_label:
+            same = (found[0] > 0) == (wanted[0] > 0)
+        else:
+            same = found[0].argmax(1) == wanted[0].argmax(1)
         return Step(number, value, 100 * same.float().mean().item())
 
 
@@ -252,13 +256,12 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * cosine_decay((step - rising) / (settings.steps - rising))
 
 
-def _loss(
-    found: Outputs, wanted: Outputs, settings: TrainingSettings, *, has_classes: bool
-) -> Tensor:
+def _loss(found: Outputs, wanted: Outputs, settings: TrainingSettings, spec: ModelSpec) -> Tensor:
     loss = found[0].new_zeros(())
     if settings.kl_weight:
-        if has_classes:
-            divergence = kl_loss(found[0], wanted[0], temperature=settings.temperature)
+        if spec.num_classes:
+            divergence_of = bernoulli_kl_loss if spec.multi_label else kl_loss
+            divergence = divergence_of(found[0], wanted[0], temperature=settings.temperature)
         else:  # the softmax of one output is constant
             divergence = feature_loss([found[0]], [wanted[0]])
         loss = loss + settings.kl_weight * divergence

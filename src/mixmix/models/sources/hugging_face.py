@@ -119,6 +119,8 @@ def _describe(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     channels = said if isinstance(said, int) and _is_size(said) else 3
     known = _labels(config) | _normalization(processor, channels)
     size = _size(processor) or _size({"size": config.get("image_size")})
+    if config.get("problem_type") == "multi_label_classification":
+        known["multi_label"] = True
     if size is not None:
         known["input_shape"] = (channels, *size)
     return known

@@ -15,14 +15,15 @@ from mixmix.models.zoo import Zoo
 from mixmix.synthesis.terms.observation import BatchObservation, MemberObservation
 from mixmix.synthesis.terms.term import MemberTerm
 
-__all__ = ["BatchNormDistance", "bn_statistics_loss", "relative_bn_loss"]
+__all__ = ["BatchNormDistance", "bn_statistics_loss", "layer_factors", "relative_bn_loss"]
 
 _TINY = 1e-12
 # Added to the variance of each channel, as a fraction of the layer's mean: some hardly vary.
 _VARIANCE_FLOOR, _SMALLEST_VARIANCE = 1e-2, 1e-8
-# Networks on CIFAR-10 have 4 to 15 and a MobileNetV2 on ImageNet has 2; the absolute distance is
-# better for them. EfficientNet-Lite has 400: next to its absolute distance, labels have no effect.
-_LARGEST_VARIANCE_NORM = 100.0
+# A layer is badly scaled if the norm of its running variances exceeds this multiple of the typical
+# norm: the median of the network's layers, within these bounds. Layers of the bundled networks have
+# at most 8 times as much.
+_BADLY_SCALED, _TYPICAL_NORMS = 10.0, (0.5, 10.0)
 # Factor of the relative distance at a weight of 1.
 _RELATIVE_FACTOR = 60.0
 
@@ -34,8 +35,9 @@ class BatchNormDistance(MemberTerm):
     Attributes:
         distance: ``absolute``: Euclidean, summed over layers, as in ZeroQ, DeepInversion and
             MixMix, eq. 2; ``relative``: in units of each channel's standard deviation, averaged
-            over layers, so that one weight suits all networks; ``auto``: relative for networks with
-            very large running variances, absolute for others.
+            over layers, so that one weight suits all networks; ``auto``: absolute, with layers of
+            very large running variances rescaled (see ``layer_factors``), which else outweigh the
+            other layers and the labels.
         first_multiplier: factor of the first BatchNorm layer of every network, >= 0.
         balance: scale the absolute distance of each network by the mean number of BatchNorm layers
             in the zoo divided by its own, so that deep networks do not dominate. The relative
@@ -61,16 +63,23 @@ class BatchNormDistance(MemberTerm):
         if not seen.statistics:
             return None
         first = self.first_multiplier
-        if self._distance_for(seen.member) == "relative":
+        if self.distance == "relative":
             return _RELATIVE_FACTOR * relative_bn_loss(seen.statistics, first_multiplier=first)
         weight = _depth_weight(batch.zoo, seen.member) if self.balance else 1.0
-        return weight * bn_statistics_loss(seen.statistics, first_multiplier=first)
+        factors = layer_factors(seen.statistics) if self.distance == "auto" else None
+        return weight * bn_statistics_loss(seen.statistics, first_multiplier=first, factors=factors)
 
-    def _distance_for(self, member: Member) -> str:
-        if self.distance != "auto":
-            return self.distance
-        is_wide = member.model.variance_norm > _LARGEST_VARIANCE_NORM
-        return "relative" if is_wide else "absolute"
+
+def layer_factors(statistics: Sequence[BatchNormStatistics]) -> Tensor:
+    """Factors (L,) of layers' variances, 1 but for badly scaled layers.
+
+    Multiplying the weights before a BatchNorm by s, its mean by s and its variance by s^2 does not
+    change the outputs. A layer whose norm of running variances is more than ten times the typical
+    one (the median, within 0.5 and 10) counts as if rescaled to the typical one.
+    """
+    norms = torch.stack([torch.linalg.vector_norm(s.running_var) for s in statistics])
+    typical = norms.median().clamp(*_TYPICAL_NORMS)
+    return torch.where(norms > _BADLY_SCALED * typical, typical / norms, 1.0)
 
 
 def _depth_weight(zoo: Zoo, member: Member) -> float:
@@ -84,7 +93,10 @@ def _depth_weight(zoo: Zoo, member: Member) -> float:
 
 
 def bn_statistics_loss(
-    statistics: Sequence[BatchNormStatistics], *, first_multiplier: float = 1.0
+    statistics: Sequence[BatchNormStatistics],
+    *,
+    first_multiplier: float = 1.0,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """Distance between the BatchNorm statistics of a batch and those stored in the network.
 
@@ -94,14 +106,17 @@ def bn_statistics_loss(
     Args:
         statistics: one per BatchNorm layer, in order of execution; not empty.
         first_multiplier: factor of the first layer.
+        factors: (L,) of the variances of each layer, and, as square roots, of its means.
 
     Returns:
         A scalar >= 0.
     """
+    if factors is None:
+        factors = torch.ones(len(statistics), device=statistics[0].mean.device)
     losses = [
-        torch.linalg.vector_norm(s.mean - s.running_mean)
-        + torch.linalg.vector_norm(s.var - s.running_var)
-        for s in statistics
+        factor.sqrt() * torch.linalg.vector_norm(s.mean - s.running_mean)
+        + factor * torch.linalg.vector_norm(s.var - s.running_var)
+        for factor, s in zip(factors, statistics, strict=True)
     ]
     total: Tensor = losses[0] * first_multiplier
     return sum(losses[1:], start=total)

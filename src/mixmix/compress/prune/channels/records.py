@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from mixmix.compress.method import LayerRecord, skipped_layers
 from mixmix.compress.prune.channels.costs import layer_widths
+from mixmix.graph.batch_norm import BatchNorm
 from mixmix.graph.channels.groups import ChannelGroup
 
 __all__ = ["record_channels"]
@@ -54,6 +54,6 @@ def _channels(module: nn.Module) -> tuple[int, int] | None:
     """Input and output channels (or features), if the module has them."""
     if isinstance(module, nn.Linear | _ConvNd):
         return layer_widths(module)
-    if isinstance(module, _BatchNorm):
+    if isinstance(module, BatchNorm):
         return module.num_features, module.num_features
     return None
