@@ -48,7 +48,7 @@ def fold_batch_norms(graph_module: fx.GraphModule, example: Tensor) -> dict[str,
             fused = fuse_conv_bn_eval(layer, norm)
         else:
             assert isinstance(layer, nn.Linear)
-            fused = fuse_linear_bn_eval(layer, _affine(norm))  # type: ignore[arg-type]
+            fused = fuse_linear_bn_eval(layer, _affine(norm))
         graph_module.set_submodule(str(source.target), fused)
         modules[str(source.target)] = fused
         node.replace_all_uses_with(source)
