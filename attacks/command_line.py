@@ -47,6 +47,7 @@ def call(arguments: list[str], folder: Path) -> Ending:
     out, err = io.StringIO(), io.StringIO()
     before, argv, show = Path.cwd(), sys.argv, warnings.showwarning
     code, trace = 0, ""
+    os.environ["MIXMIX_TRACEBACK"] = "1"  # unexpected errors are faults, not lines
     os.chdir(folder)
     sys.argv = ["mixmix", *arguments]
     try:

@@ -83,6 +83,7 @@ def environment(temporary: Path, **more: str) -> dict[str, str]:
     source = Path(__file__).parents[1] / "src"
     path = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")])
     own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "PYTHONPATH": path}
+    own["MIXMIX_TRACEBACK"] = "1"  # unexpected errors are faults, not lines
     return os.environ | own | more
 
 

@@ -35,7 +35,7 @@ def crash_points(name: str, runs: int | None, seed: int, work: Path) -> Tally:
     points = [(step, moment) for step in range(counted.value) for moment in _MOMENTS]
     if runs is not None and runs < len(points):
         points = sorted(random.Random(f"{seed} {name}").sample(points, runs))
-    tally.executions += 2
+    tally.processes += 2
     for step, moment in points:
         shutil.rmtree(out, ignore_errors=True)
         tally.runs += 1
@@ -55,7 +55,7 @@ def crash_points(name: str, runs: int | None, seed: int, work: Path) -> Tally:
 
         ended = forked(crashing)
         resumed = forked(lambda: run(out, 0))
-        tally.executions += 2
+        tally.processes += 2
         _judge(tally, f"{moment} step {step}", ended, resumed, wanted, expected, out)
     return tally
 

@@ -34,7 +34,7 @@ def disk_full(name: str, runs: int | None, seed: int, work: Path) -> Tally:
     points = list(range(counted.value))
     if runs is not None and runs < len(points):
         points = sorted(random.Random(f"{seed} {name}").sample(points, runs))
-    tally.executions += 1
+    tally.processes += 1
     for step in points:
         shutil.rmtree(out, ignore_errors=True)
         tally.runs += 1
@@ -55,7 +55,7 @@ def disk_full(name: str, runs: int | None, seed: int, work: Path) -> Tally:
         ended = forked(failing)
         names = leftovers(out)
         resumed = forked(lambda: run(out, 0))
-        tally.executions += 2
+        tally.processes += 2
         if ended.kind == "hang" or resumed.kind == "hang":
             tally.fault("hangs", f"step {step}")
         elif ended.kind == "refused" and "disk is full" not in ended.value:

@@ -8,7 +8,6 @@ with limits of time and memory. Right endings are success, and exit code 2 with 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import io
@@ -31,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attacks import networks
 from attacks.command_line import call
+from campaigns.rows import FAULTS, Tally, arguments, finish
 
-COUNTS = ("executions", "silent_wrong", "tracebacks", "hangs", "lost", "not_identical")
 _SECONDS, _GIBIBYTES = 60, 12
 _REPEATED = 0.02
 _ODD: tuple[Any, ...] = (
@@ -363,14 +362,14 @@ def campaign(runs: int, seed: int, *, report: bool = False) -> dict[str, Any]:
             again = worker.run(own)
             result["not_identical"] = again.get("code") != result["code"]
         codes[f"{result.get('family')} {result.get('code')}"] += 1
-        bad = [name for name in COUNTS if result.get(name)]
+        bad = [name for name in FAULTS if result.get(name)]
         counts.update(bad)
         if bad:
             failures.append(result)
             if report:
                 print(json.dumps(result), flush=True)
     worker.stop()
-    row = {"campaign": "inputs", "runs": runs} | {name: counts[name] for name in COUNTS}
+    row = {"campaign": "inputs", "runs": runs} | {name: counts[name] for name in FAULTS}
     return row | {"seed": seed, "codes": dict(codes), "examples": failures}
 
 
@@ -388,17 +387,13 @@ def good_hashes() -> frozenset[str]:
 
 def main() -> int:
     """Run the campaign that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = arguments(__doc__, runs=5000)
     row = campaign(options.runs, options.seed, report=True)
-    text = json.dumps({"rows": [row]}, indent=1)
-    if options.out:
-        options.out.write_text(text + "\n")
-    print({key: value for key, value in row.items() if key != "examples"})
-    return 1 if row["examples"] else 0
+    tally = Tally("inputs", options.seed, options.runs, **{name: row[name] for name in FAULTS})
+    for example in row["examples"]:
+        for kind in (name for name in FAULTS if example.get(name)):
+            tally.examples.setdefault(kind, json.dumps(example)[:500])
+    return finish("Does every damaged or hostile input end well?", [tally], options.out)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def kills(name: str, runs: int, seed: int, work: Path) -> Tally:
     ended = run(command.line(images, out), environment(temporary))
     seconds = time.monotonic() - started
     assert ended.code == 0, ended.error
-    tally.executions += 1
+    tally.processes += 1
     expected = result(out)
     for _ in range(runs):
         _remove(out)
@@ -46,10 +46,10 @@ def kills(name: str, runs: int, seed: int, work: Path) -> Tally:
         for _ in range(draws.choice((1, 1, 2))):
             number, delay = draws.choice(_SIGNALS), draws.uniform(0, 1.05 * seconds)
             ended = _killed(command, images, out, temporary, number, delay)
-            tally.executions += 1
+            tally.processes += 1
             _judge(tally, ended, number, delay)
         ended = run(command.line(images, out), environment(temporary))
-        tally.executions += 1
+        tally.processes += 1
         if ended.code is None:
             tally.fault("hangs", "the resumed run")
         elif ended.has_traceback:

@@ -30,7 +30,7 @@ def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
     wanted = forked(lambda: run(out, 0))
     assert wanted.kind == "result", wanted
     expected = result(out)
-    tally.executions += 1
+    tally.processes += 1
     draws = random.Random(f"{seed} {name}")
     for _ in range(runs):
         shutil.rmtree(out, ignore_errors=True)
@@ -44,7 +44,7 @@ def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
 
         ended = forked(limited)
         resumed = forked(lambda: run(out, 0))
-        tally.executions += 2
+        tally.processes += 2
         what = f"{mebibytes} MiB"
         if ended.kind == "hang" or resumed.kind == "hang":
             tally.fault("hangs", what)

@@ -20,6 +20,18 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from campaigns.rows import Tally, finish
+from mixmix.runtime.storage import write_json
+
+QUESTION = "Does compression of networks from elsewhere give what they compute, or say why not?"
+_FAULTS = {
+    "wrong": "silent_wrong",
+    "traceback": "tracebacks",
+    "crash": "tracebacks",
+    "hang": "hangs",
+}
 TORCHVISION = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3",
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf",
@@ -67,7 +79,7 @@ def _small(models: list[str]) -> tuple[str, int]:
     return name, count
 
 
-def main() -> None:
+def main() -> int:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=60)
@@ -80,9 +92,14 @@ def main() -> None:
     names = _names(arguments)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         results = list(pool.map(lambda name: run_apart(name, arguments.seed, arguments.out), names))
-    counts = Counter(step["outcome"] for result in results for step in result["steps"])
-    (arguments.out / "networks.json").write_text(json.dumps(results, indent=1))
-    print(dict(counts))
+    steps = [(result["network"], step) for result in results for step in result["steps"]]
+    write_json(arguments.out / "networks.json", {"networks": results})
+    tally = Tally("networks", arguments.seed, len(steps))
+    for name, step in steps:
+        if step["outcome"] in _FAULTS:
+            tally.fault(_FAULTS[step["outcome"]], f"{name} {step['step']}: {step.get('why', '')}")
+    print(dict(Counter(step["outcome"] for _, step in steps)))
+    return finish(QUESTION, [tally], arguments.out / "result.json")
 
 
 def _names(arguments: argparse.Namespace) -> list[str]:
@@ -121,4 +138,4 @@ def run_apart(name: str, seed: int, out: Path) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

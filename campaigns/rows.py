@@ -14,7 +14,7 @@ from mixmix.runtime.storage import write_json
 
 __all__ = ["FAULTS", "Tally", "arguments", "finish"]
 
-FAULTS = ("silent_wrong", "tracebacks", "hangs", "lost", "not_identical")
+FAULTS = ("executions", "silent_wrong", "tracebacks", "hangs", "lost", "not_identical")
 
 
 @dataclass
@@ -25,7 +25,8 @@ class Tally:
         campaign: what was done to the runs, such as ``kills of synthesize``.
         seed: seed of the random choices.
         runs: runs that something was done to.
-        executions: processes that were started for them, references and resumed runs included.
+        processes: processes that were started for them, references and resumed runs included.
+        executions: runs in which code from an input ran.
         silent_wrong: runs that ended without an error and with a wrong result.
         tracebacks: runs that ended with a traceback or a crash instead of one line.
         hangs: runs that did not end within their time.
@@ -37,6 +38,7 @@ class Tally:
     campaign: str
     seed: int = 0
     runs: int = 0
+    processes: int = 0
     executions: int = 0
     silent_wrong: int = 0
     tracebacks: int = 0
@@ -71,7 +73,7 @@ def arguments(
 
 def finish(question: str, tallies: Sequence[Tally], out: Path | None) -> int:
     """Print the rows and write the record; the exit status is 1 if there was a fault."""
-    names = ("campaign", "runs", "executions", *FAULTS)
+    names = ("campaign", "runs", "processes", *FAULTS)
     for tally in tallies:
         print("  ".join(f"{name} {getattr(tally, name)}" for name in names))
     if out is not None:

@@ -64,7 +64,7 @@ def two_processes(name: str, runs: int, seed: int, work: Path) -> Tally:
         for each in (stopped, is_stopped, go, goes):
             os.close(each)
         tally.runs += 1
-        tally.executions += 2
+        tally.processes += 2
         what = f"step {step}, seed {other}"
         kinds = (ended.kind, second.kind)
         if "hang" in kinds:
