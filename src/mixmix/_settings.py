@@ -41,15 +41,19 @@ class Settings:
     modules: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Check the types of numbers, text and settings before a class checks its values."""
+        """Check the types of numbers, text and settings where a class checks its values."""
         super().__init_subclass__(**options)
-        check_values = getattr(cls, "__post_init__", None)
+        check_values = getattr(cls, "__post_init__", lambda self: None)
 
         def check(self: Settings) -> None:
+            try:
+                check_values(self)
+            except (TypeError, AttributeError, ValueError) as error:
+                if not isinstance(error, InputError) and type(self) is cls:
+                    self._check_types()
+                raise
             if type(self) is cls:
                 self._check_types()
-            if check_values is not None:
-                check_values(self)
 
         cls.__post_init__ = check  # type: ignore[attr-defined]
 

@@ -17,6 +17,7 @@ from mixmix.data.images import Images, as_images
 from mixmix.errors import DataError, ExportError, InputError
 from mixmix.export.sparse import read_sparse, sparse_bytes
 from mixmix.export.verify import check_agreement, check_steps, probe_images
+from mixmix.models.loading import Reference, load
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.storage import write_atomic
 
@@ -62,7 +63,7 @@ class Artifact:
 
 
 def export(
-    compressed: Compressed,
+    compressed: Compressed | Reference,
     path: str | Path,
     *,
     format: str | None = None,
@@ -90,7 +91,7 @@ def export(
       ``load_sparse``; smaller, but not faster.
 
     Args:
-        compressed: the model; it is not changed.
+        compressed: the model, which is not changed; or anything that ``load`` takes, in floats.
         path: of the file to write; an existing file is replaced only after the check.
         format: ``onnx``, ``pt2e`` or ``sparse``; None infers it from the suffix of the path.
         optimize_for: for activations or weights of 4 bits or fewer, in ``onnx``. ``size`` stores
@@ -112,15 +113,16 @@ def export(
 
     Example:
         >>> import mixmix
-        >>> model = mixmix.load("bundled:vgg")
-        >>> compressed = mixmix.Compressed(model.module, model.spec)  # or compress(model, ...)
-        >>> artifact = mixmix.export(compressed, "vgg.onnx")
+        >>> artifact = mixmix.export("bundled:vgg", "vgg.onnx")  # or compress(model, ...)
         >>> artifact.format, artifact.agreement
         ('onnx', 100.0)
     """
     path = Path(path)
     format = _format_of(path) if format is None else format
     _check_choices(path, format, optimize_for)
+    if not isinstance(compressed, Compressed):
+        model = load(compressed)
+        compressed = Compressed(model.module, model.spec)
     check_zeros(compressed)
     given = None if probe is None else as_images(probe, compressed.spec)
     images = probe_images(compressed.spec, given)

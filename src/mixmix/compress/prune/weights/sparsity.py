@@ -11,6 +11,7 @@ from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError
 from mixmix.graph.masks import Pattern, _weights, layer_masks
+from mixmix.models.model import Model
 
 __all__ = ["Sparsity", "check_zeros", "sparsity_of"]
 
@@ -71,7 +72,7 @@ class Sparsity:
         return html_table(rows, caption=f"{percent(100 * self.total)} of all weights are zero")
 
 
-def sparsity_of(module: nn.Module) -> Sparsity:
+def sparsity_of(module: nn.Module | Compressed | Model) -> Sparsity:
     """Count the zeros among the weights of a network, float or quantized.
 
     Examples:
@@ -81,7 +82,7 @@ def sparsity_of(module: nn.Module) -> Sparsity:
         >>> mixmix.sparsity_of(torch.nn.Sequential(layer)).total
         0.5
     """
-    weights = _weights(module)
+    weights = _weights(module if isinstance(module, nn.Module) else module.module)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     sizes = {name: weight.numel() for name, weight in weights.items()}
     return Sparsity(
