@@ -51,7 +51,7 @@ def made(out: Path, *, stop_at: int | None = None, seed: int = 0, **spec: Any) -
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ({"mean": (123.7,) * 3}, {}, r"another mean of one \(\[123.7, .*, now \["),
+        ({"mean": (0.25,) * 3}, {}, r"another mean of one \(\[0.25, .*, now \["),
         ({"std": (1.0,) * 3}, {}, "another std of one"),
         ({"label_map": (0, 1, 2, 3)}, {"label_map": (3, 2, 1, 0)}, "another label_map of one"),
         ({"classes": tuple("abcd")}, {"classes": tuple("abdc")}, "other classes of one"),
@@ -103,7 +103,7 @@ def test_names_that_leave_the_folder_are_refused(name: str, tmp_path: Path) -> N
     manifest = read_json(path)
     manifest["shards"][0]["file"] = name
     path.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="is no file in its folder"):
+    with pytest.raises(DataError, match="is no shard in its folder"):
         ImageSet.load(tmp_path)
 
 

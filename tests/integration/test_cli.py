@@ -254,7 +254,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "onnx-corrupt": (write("bad.onnx", "not a model"), "evaluate bad.onnx", "bad.onnx"),
     "onnx-absent": (nothing, "evaluate absent.onnx", "absent.onnx"),
-    "no-labeled-images": (nothing, "evaluate small.json --data .", "subfolder"),
+    "no-labeled-images": (nothing, "evaluate small.json --data .", "contains no images"),
     "no-command": (nothing, "compress", "compress"),
     "out-is-a-file": (write("x", ""), ONE + "small.json", "x"),
 }
@@ -560,7 +560,7 @@ def test_evaluation_on_a_folder_for_each_class(
     assert mixmix("evaluate", "own.json", "--data", "pngs", "--json") == 0
     assert json.loads(capsys.readouterr().out)["num_images"] == 40
     assert mixmix("evaluate", "own.json", "--data", "images") == 2
-    assert "images has 0 subfolders" in capsys.readouterr().err
+    assert "images contains no images; expected images/CLASS" in capsys.readouterr().err
 
 
 DISTILL = "distill -m small.json --student other.json --json --out student."

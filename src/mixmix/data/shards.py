@@ -127,10 +127,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
             raise DataError(f"{path} is damaged: classes must be a list of names")
     for entry in shards:
-        if not _is_plain_name(entry["file"]):
+        if not _SHARD_NAME.fullmatch(entry["file"]):
             raise DataError(
-                f"{path} lists {entry['file']!r}, which is no file in its folder; it is damaged or "
-                "was edited"
+                f"{path} lists {entry['file']!r}, which is no shard in its folder; it is damaged "
+                "or was edited"
             )
     # Entries next to shards are newer.
     entries = {entry["file"]: entry for entry in shards}
@@ -148,13 +148,7 @@ def _entries_beside(folder: Path, run: str) -> Iterator[tuple[str, dict[str, Any
                 yield name, entry
 
 
-def _is_plain_name(name: str) -> bool:
-    return re.fullmatch(r"[^/\\\0]+", name) is not None and name not in (".", "..")
-
-
 def _is_entry(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(isinstance(value.get(key), str) for key in ("file", "sha256"))
-        and _SHARD_NAME.fullmatch(value["file"]) is not None
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) for key in ("file", "sha256")
     )
