@@ -115,10 +115,10 @@ class Model:
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}
         self._wants_contiguous = False
+        self._check_copy(model)
         with _Sigmoids() as sigmoids:
             output = self._first_output()
         self._check_output(output, sigmoids)
-        self._check_copy(model)
 
     def __repr__(self) -> str:
         facts = {
@@ -244,11 +244,19 @@ class Model:
 
     @torch.no_grad()
     def _check_copy(self, model: nn.Module) -> None:
-        """Compare the copy with the caller's network, without hooks that only observe."""
+        """Compare the copy with the caller's network, without hooks that only observe.
+
+        Both have the caller's memory layout: others round differently, which changes the values of
+        quantizers.
+        """
         images = torch.rand(4, *self.spec.input_shape, generator=torch.Generator().manual_seed(0))
         inputs, others = self._prepared(images.to(self.device)).split(2)
-        drop_observing_hooks_(self.module, inputs, others)
-        found = self.module(inputs.clone())
+        try:
+            drop_observing_hooks_(self.module, inputs, others)
+            found = self.module(inputs.clone())
+        except Exception as error:  # which the first output reports
+            raise_if_out_of_memory(error)
+            return
         kind = next((p for p in model.parameters() if p.is_floating_point()), inputs)
         tolerance = _COPY_TOLERANCE[kind.element_size() >= 4]
         with evaluating(model):
@@ -256,12 +264,12 @@ class Model:
                 wanted = model(inputs.to(kind, copy=True)).to(found)
             except Exception:  # half precision on the CPU, say
                 return
-            error = relative_error(found, wanted)
+            difference = relative_error(found, wanted)
             # What is random cannot be compared, and NaN is not of the copy.
-            again = model(inputs.to(kind, copy=True)).to(found) if error > tolerance else None
+            again = model(inputs.to(kind, copy=True)).to(found) if difference > tolerance else None
             if again is not None and torch.equal(again, wanted):
                 raise InputError(
-                    f"{self.spec.name}: a copy of the network gives other outputs (by {error:.1%});"
+                    f"{self.spec.name}: a copy of the network gives other outputs (by {difference:.1%});"
                     " it needs something that is not copied with it, such as state outside of its "
                     "modules"
                 )
