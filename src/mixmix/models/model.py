@@ -269,9 +269,9 @@ class Model:
             again = model(inputs.to(kind, copy=True)).to(found) if difference > tolerance else None
             if again is not None and torch.equal(again, wanted):
                 raise InputError(
-                    f"{self.spec.name}: a copy of the network gives other outputs (by {difference:.1%});"
-                    " it needs something that is not copied with it, such as state outside of its "
-                    "modules"
+                    f"{self.spec.name}: a copy of the network gives other outputs (by "
+                    f"{difference:.1%}); it needs something that is not copied with it, such as "
+                    "state outside of its modules"
                 )
 
     def _check_output(self, logits: object, sigmoids: _Sigmoids) -> None:
