@@ -132,7 +132,7 @@ def test_errors() -> None:
         gray = ImageSet(data.images[:, :1], data.labels, data.soft_labels, {})
         estimate_accuracy(teacher, teacher, gray)
     with pytest.raises(InputError, match="plain: it has 4 classes, the image set has 3"):
-        other = ImageSet(data.images, data.labels, data.soft_labels[:, :3], {})
+        other = ImageSet(data.images, data.labels % 3, data.soft_labels[:, :3], {})
         estimate_accuracy(teacher, teacher, other)
     headless = Compressed(teacher.module, replace(teacher.spec, num_classes=0))
     with pytest.raises(InputError, match="no label head"):
