@@ -244,6 +244,28 @@ def test_groups_keep_less_than_a_quarter_only_where_the_budget_asks_for_it() -> 
         pruned("plain", max_macs=0.01, **quick)
 
 
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(16, affine=False),
+        nn.BatchNorm2d(16, affine=False, track_running_stats=False),
+        nn.InstanceNorm2d(16),
+    ],
+)
+def test_normalizations_without_weights(norm: nn.Module) -> None:
+    layers = [nn.Conv2d(3, 16, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(16, 4))
+    network(tiny_images().images)  # running statistics
+    network.eval()
+    method = PruneChannels(
+        max_macs=0.6, round_to=1, recovery=ReconstructFeatures(iterations=2, views=0)
+    )
+    compressed = compress((network, tiny_spec("plain")), tiny_images(), method, seed=0)
+    (width,) = {m.out_channels for m in compressed.module.modules() if isinstance(m, nn.Conv2d)}
+    assert width < 16
+    assert logits(compressed.module, "plain").isfinite().all()
+
+
 def test_quantized_networks_and_backbones_are_refused() -> None:
     methods = [Quantize("W8A8"), PruneChannels(max_macs=0.6)]
     with pytest.raises(InputError, match="is quantized already"):

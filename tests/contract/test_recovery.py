@@ -72,6 +72,18 @@ def test_contract(family: str, name: str) -> None:
         assert error(found, family) < error(student, family)
 
 
+@families
+@pytest.mark.parametrize("least_squares", [0, 50])
+def test_units_that_would_become_worse_stay(family: str, least_squares: int) -> None:
+    student, masks = damaged(family)
+    teacher = tiny_network(family)
+    diverging = ReconstructFeatures(
+        least_squares=least_squares, iterations=2, learning_rate=1e3, views=0
+    )
+    found = recover(student, teacher, images(), tiny_spec(family), diverging, masks=masks, seed=0)
+    assert error(found, family) <= error(student, family)
+
+
 def test_weights_stay_where_images_are_too_few_to_fit_them() -> None:
     student, masks = damaged("plain")
     name = next(name for name, weight in student.named_parameters() if weight.ndim == 2)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mixmix.models.spec import ModelSpec
+
 __all__ = ["fisher_directions", "mean_divergence", "run_in_batches"]
 
 _BATCH = 128
 
 
-def mean_divergence(logits: Tensor, others: Tensor) -> float:
+def mean_divergence(logits: Tensor, others: Tensor, spec: ModelSpec | None = None) -> float:
     """Mean of ``KL(softmax(logits) || softmax(others))`` over rows in nats; both (N, K).
 
-    A single output (N, 1) has no such divergence: the result is the mean squared difference, over
-    the mean square of ``logits``.
+    With ``multi_label`` it is the mean over the classes, each with a Bernoulli distribution.
+    Outputs without classes (N, ...) have no such divergence: the result is their mean squared
+    difference, over the mean square of ``logits``.
     """
-    if logits.shape[1] == 1:
+    if spec is not None and spec.num_classes == 0:
         error, size = ((t.double().square().mean()) for t in (logits - others, logits))
         return float(error / size.clamp_min(1e-24))
+    if spec is not None and spec.multi_label:
+        logits, others = (torch.stack([t, torch.zeros_like(t)], 1) for t in (logits, others))
     log_p, log_q = (t.double().log_softmax(1) for t in (logits, others))
     # Rounding errors can make it negative.
     return max(0.0, float((log_p.exp() * (log_p - log_q)).sum(1).mean()))
@@ -30,16 +35,20 @@ def run_in_batches(module: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat([module(batch) for batch in inputs.split(_BATCH)])
 
 
-def fisher_directions(logits: Tensor, signs: Tensor) -> Tensor:
+def fisher_directions(logits: Tensor, signs: Tensor, *, multi_label: bool = False) -> Tensor:
     """Random directions v such that the mean of ``v v^T`` is the Fisher information of the logits.
 
     With p the softmax and q its square root, the Fisher information is ``diag(p) - p p^T = B B^T``
-    with ``B = diag(q) - p q^T``; hence ``v = B r`` for random signs r.
+    with ``B = diag(q) - p q^T``; hence ``v = B r`` for random signs r. Of independent sigmoids p,
+    it is ``diag(p (1 - p))``.
 
     Args:
         logits: (N, K).
         signs: (N, K) of -1 and 1.
+        multi_label: whether each logit is for itself.
     """
+    if multi_label:
+        return (logits.sigmoid() * (-logits).sigmoid()).sqrt() * signs
     p = logits.softmax(1)
     along = (p.sqrt() * signs).sum(1, keepdim=True)
     return p.sqrt() * signs - p * along

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from unicodedata import normalize
 
 from mixmix.errors import InputError
 
@@ -75,6 +76,9 @@ def match_classes(wanted: LabelSpace, own: LabelSpace) -> ClassMatch:
         contradicted = len(moved) > _MOST_CONTRADICTIONS * num_matched
         if not declared or contradicted:
             missing = [name for name, j in zip(wanted.names, found, strict=True) if j is None]
+            several = [name for name in dict.fromkeys(missing) if name in own.names]
+            if len(several) == len(set(missing)):
+                return ClassMatch(found, f"several classes have the name {list_some(several)}")
             return ClassMatch(found, f"it lacks {list_some(missing)}")
     if wanted.label_set and own.label_set and not declared:
         return ClassMatch((), _label_sets_differ(wanted, own))
@@ -98,8 +102,8 @@ def find_classes(wanted: Sequence[str], own: Sequence[str]) -> tuple[int | None,
     """The index in ``own`` of each wanted name, or None.
 
     Equal names come first. Names that are left on both sides match if they differ in case,
-    underscores or spaces alone, and no other name does. Classes that share a name match if they
-    have the same indices on both sides.
+    underscores, spaces or the composition of accents alone, and no other name does. Classes that
+    share a name match if they have the same indices on both sides.
     """
     found: list[int | None] = [None] * len(wanted)
     taken: set[int] = set()
@@ -121,7 +125,7 @@ def find_classes(wanted: Sequence[str], own: Sequence[str]) -> tuple[int | None,
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
+    return " ".join(normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def list_some(names: Sequence[str]) -> str:

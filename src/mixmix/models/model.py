@@ -280,6 +280,12 @@ class Model:
                 f"{self.spec.name} returns a {type(logits).__name__}, expected a tensor of logits; "
                 "wrap it in a module that returns the logits alone"
             )
+        if not self.has_label_head and (logits.ndim < 2 or len(logits) != 2):
+            raise InputError(
+                f"{self.spec.name} returns outputs of shape {tuple(logits.shape)} for 2 images, "
+                "expected (2, K) or (2, ...); wrap it in a module that returns a row for each "
+                "image, such as output[:, None] of a squeezed one"
+            )
         if self.has_label_head and tuple(logits.shape) != (2, self.spec.num_classes):
             raise InputError(
                 f"{self.spec.name} returns outputs of shape {tuple(logits.shape)} for 2 images, "

@@ -125,7 +125,7 @@ class ModelSpec(Settings):
                 f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
                 "wrap the network in a module that returns two, "
                 "torch.cat([torch.zeros_like(z), z], 1), whose softmax has the sigmoid of z, and "
-                "set num_classes = 2"
+                "set num_classes = 2; a network that does not classify has num_classes = 0"
             )
         if self.classes and len(self.classes) != self.num_classes:
             raise InputError(

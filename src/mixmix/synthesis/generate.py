@@ -17,6 +17,7 @@ from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.storage import read_tensors, write_tensors
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.amortized_settings import AmortizedSettings
+from mixmix.synthesis.gradients import check_gradients
 from mixmix.synthesis.shard_store import ShardStore
 from mixmix.synthesis.synthesize import provenance
 
@@ -72,6 +73,7 @@ def generate(
             f"generate runs in one process, got {distributed.world_size()}; start it without "
             "torchrun"
         )
+    check_gradients(zoo)
     counts = {"num_images": num_images, "warmup_rounds": warmup_rounds}
     manifest = {"format": FORMAT, "settings": settings.to_dict() | counts, "seed": seed}
     size, per_round = settings.batch_size, settings.batches_at_once

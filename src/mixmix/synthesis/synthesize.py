@@ -20,6 +20,7 @@ from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.identity import identity_of
+from mixmix.synthesis.gradients import check_gradients
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.loop import optimize_batch
 from mixmix.synthesis.schedule import Schedule, plan
@@ -94,6 +95,7 @@ def synthesize(
             f"{distributed.world_size()} processes need a folder that all of them can access; "
             "pass out"
         )
+    check_gradients(zoo)
     given = start
     if start is not None:
         start = _fitted_start(start, zoo)

@@ -107,6 +107,17 @@ def test_backbone_without_label_head() -> None:
     assert len(teacher.observe(images(2, *INPUT_SHAPE)).statistics) == 3
 
 
+@pytest.mark.parametrize("index", [(..., 0), (0, 0), (slice(None), None), (None,)])
+def test_outputs_without_a_row_for_each_image(index: tuple[object, ...]) -> None:
+    class Squeezed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            outputs: Tensor = super().forward(x).T if index[0] != ... else super().forward(x)
+            return outputs[index]
+
+    with pytest.raises(InputError, match="for 2 images, expected .* a row for each image"):
+        Model(Squeezed(tiny_network("plain")), tiny_spec("plain", num_classes=0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_are_run_in_float32(dtype: torch.dtype) -> None:
     model = tiny_network("plain").to(dtype)

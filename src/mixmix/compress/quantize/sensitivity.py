@@ -24,6 +24,7 @@ from mixmix.graph.layers import check_layer_names
 from mixmix.graph.masks import layer_masks
 from mixmix.models.loading import Reference, load
 from mixmix.models.model import normalize
+from mixmix.models.spec import ModelSpec
 from mixmix.runtime import seeding
 
 __all__ = ["measure_sensitivity"]
@@ -98,7 +99,9 @@ def measure_sensitivity(
     if outer_bits is not None:
         given = dict.fromkeys((names[0], names[-1]), (outer_bits, outer_bits)) | given
     candidates = _candidates(groups, allowed, given)
-    increases = _measure_all(folded, images, candidates, quantize, masks, on_progress=on_progress)
+    increases = _measure_all(
+        folded, images, candidates, quantize, masks, original.spec, on_progress=on_progress
+    )
     macs = count_layer_macs(folded, original.spec.input_shape)
     weights = {name: folded.get_parameter(f"{name}.weight") for name in names}
     num_weights = sum(weight.numel() for weight in weights.values())
@@ -124,6 +127,7 @@ def _measure_all(
     candidates: Mapping[str, Sequence[tuple[int, int]]],
     quantize: Quantize,
     masks: Mapping[str, Tensor],
+    spec: ModelSpec,
     *,
     on_progress: Progress,
 ) -> dict[str, dict[str, float]]:
@@ -133,7 +137,7 @@ def _measure_all(
     for bits in sorted({bits for several in candidates.values() for bits in several}):
         probe = _Probe(folded, images, bits, quantize, masks)
         for name in (name for name, several in candidates.items() if bits in several):
-            divergence = mean_divergence(probe.float_logits, probe.logits(name))
+            divergence = mean_divergence(probe.float_logits, probe.logits(name), spec)
             increases[name]["W{}A{}".format(*bits)] = divergence
             on_progress("measuring sensitivity", sum(map(len, increases.values())) / total)
     return increases

@@ -57,6 +57,8 @@ _LEAST_PIXELS = 2**20
 class ReconstructFeatures(Recovery):
     """Fit every unit to its outputs before pruning, in order, on inputs from the units before it.
 
+    A unit whose outputs would be further from these than before keeps its parameters.
+
     Attributes:
         least_squares: iterations of conjugate gradients that fit the remaining weights to each
             layer's outputs; 0 skips this step. If a row has more weights than half the number of
@@ -105,11 +107,18 @@ class ReconstructFeatures(Recovery):
         with context.store() as store:
             for unit_step in iterate_units(context, store, views=views):
                 progress = partial(_unit_progress, on_progress, unit_step, len(context.pairs))
-                if self.least_squares:
-                    for layer in unit_step.pair.student.layers:
-                        self._fit(layer, unit_step, context, norms, batch_size=store.batch_size)
-                if self.iterations:
-                    self._descend(unit_step, context, on_progress=progress)
+                unit = unit_step.pair.student.module
+                state = {name: t.clone() for name, t in unit.state_dict().items()}
+                error = _error(unit_step, context.device, store.batch_size)
+                for least_squares in (True, False):
+                    if least_squares and self.least_squares:
+                        for layer in unit_step.pair.student.layers:
+                            self._fit(layer, unit_step, context, norms, batch_size=store.batch_size)
+                    if self.iterations:
+                        self._descend(unit_step, context, on_progress=progress)
+                    if _error(unit_step, context.device, store.batch_size) <= error:
+                        break
+                    unit.load_state_dict(state)
                 progress(1.0)
 
     def _fit(
@@ -207,6 +216,16 @@ class ReconstructFeatures(Recovery):
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
+
+
+@torch.no_grad()
+def _error(unit_step: UnitStep, device: torch.device, batch_size: int) -> float:
+    """Squared error of the outputs of the student's unit, summed over all images."""
+    batches = zip(
+        unit_step.inputs.split(batch_size), unit_step.targets.split(batch_size), strict=True
+    )
+    unit = unit_step.pair.student.module
+    return sum(float((unit(x.to(device)) - y.to(device)).square().sum()) for x, y in batches)
 
 
 def _unit_progress(

@@ -21,6 +21,7 @@ from mixmix.compress.train.train import train_
 from mixmix.errors import InputError
 from mixmix.graph.masks import hold_masks
 from mixmix.graph.unit_pairs import chains_of
+from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed
 
 __all__ = ["FineTune", "interpolate_"]
@@ -118,12 +119,16 @@ class FineTune(Recovery):
             mixtures = mixtures_of(held_out, augmentation, seed=context.seed)
             inputs = context.prepared(mixtures)
             logits = run_in_batches(nn.Sequential(*teacher.units), inputs)
-            interpolate_(module, before, inputs, logits)
+            interpolate_(module, before, inputs, logits, context.spec)
 
 
 @torch.no_grad()
 def interpolate_(
-    student: nn.Module, before: Mapping[str, Tensor], inputs: Tensor, logits: Tensor
+    student: nn.Module,
+    before: Mapping[str, Tensor],
+    inputs: Tensor,
+    logits: Tensor,
+    spec: ModelSpec | None = None,
 ) -> None:
     """Interpolate a trained student's parameters in place with those before training, by name.
 
@@ -137,6 +142,6 @@ def interpolate_(
 
     def divergence(fraction: float) -> float:
         set_fraction(fraction)
-        return mean_divergence(logits, run_in_batches(student, inputs))
+        return mean_divergence(logits, run_in_batches(student, inputs), spec)
 
     set_fraction(distributed.from_main(lambda: min(_FRACTIONS, key=divergence)))

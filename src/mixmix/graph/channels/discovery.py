@@ -96,7 +96,7 @@ def _describe(graph: Any, group: Any, root: str, names: Mapping[object, str]) ->
             num_blocks = math.lcm(num_blocks, blocks)
         sides.append((names[module], is_input, list(item.idxs), list(item.root_idxs)))
     if not any(is_input for _, is_input, _, _ in sides):
-        return "no layer reads its outputs"
+        return "no module with weights reads its outputs"
     channels = sorted(set(sides[0][2]))
     if len(channels) % num_blocks or len(channels) // num_blocks < 2:
         return f"its {len(channels)} channels leave nothing to prune"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +78,10 @@ def kept_output_channels(
             removed.setdefault(part.layer, set()).update(indices)
     kept = {}
     for name, module in model.named_modules():
-        if name in removed:
-            own = next(iter(module.parameters(recurse=False)), None)
-            assert own is not None, "layers and normalizations have a weight"
+        # Normalizations may have only statistics, or nothing.
+        tensors = chain(module.parameters(recurse=False), module.buffers(recurse=False))
+        own = next((tensor for tensor in tensors if tensor.ndim), None)
+        if name in removed and own is not None:
             transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
             width = module.out_channels if transposed else len(own)
             kept[name] = torch.tensor([i for i in range(width) if i not in removed[name]])

@@ -19,6 +19,7 @@ from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.graph.capture import capture
 from mixmix.graph.residual import ResidualBlock, find_residual_blocks, without_blocks
+from mixmix.models.spec import ModelSpec
 
 __all__ = ["PruneBlocks"]
 
@@ -111,6 +112,7 @@ class PruneBlocks(StructuredPruning):
             dense,
             blocks,
             images,
+            model.spec,
             cost_ratios(dense, model.spec.input_shape),
             "macs_ratio" if by_macs else "parameters_ratio",
         )
@@ -160,10 +162,11 @@ class _Order:
         dense: fx.GraphModule,
         blocks: Sequence[ResidualBlock],
         images: Tensor,
+        spec: ModelSpec,
         ratios_of: Callable[[nn.Module], dict[str, float]],
         counted: str,
     ) -> None:
-        self._dense, self._images, self._ratios_of = dense, images, ratios_of
+        self._dense, self._images, self._spec, self._ratios_of = dense, images, spec, ratios_of
         self._counted = counted
         self._logits = run_in_batches(dense, images)
         self.ratios = ratios_of(dense)
@@ -189,7 +192,8 @@ class _Order:
     def _increase(self, block: ResidualBlock) -> float:
         after = without_blocks(self._dense, [*self.removed, block])
         saved = self.ratios[self._counted] - self._ratios_of(after)[self._counted]
-        return mean_divergence(self._logits, run_in_batches(after, self._images)) / max(saved, 1e-9)
+        logits = run_in_batches(after, self._images)
+        return mean_divergence(self._logits, logits, self._spec) / max(saved, 1e-9)
 
 
 def _records(
