@@ -13,7 +13,7 @@ sys.path.insert(0, str(_ROOT))
 
 from attacks.attack import ATTACKS, Attack, execute  # noqa: E402
 from attacks.run import FAMILIES  # noqa: E402
-from campaigns.inputs import COUNTS, one  # noqa: E402
+from campaigns.inputs import FAULTS, one  # noqa: E402
 
 
 @pytest.mark.filterwarnings("ignore")  # of other packages, about hostile files
@@ -34,4 +34,4 @@ def test_all_attacks_are_in_the_table() -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_damaged_inputs_end_well(seed: int) -> None:
     result = one(seed)
-    assert not any(result.get(name) for name in COUNTS), result["text"]
+    assert not any(result.get(name) for name in FAULTS), result["text"]
