@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,7 @@ __all__ = [
     "is_out_of_memory",
     "raise_if_out_of_memory",
     "translate_errors",
+    "warn",
 ]
 
 
@@ -82,6 +85,16 @@ def raise_if_out_of_memory(error: BaseException) -> None:
 
 class MixmixWarning(UserWarning):
     """Results may be wrong; the message says why, and what to change."""
+
+
+def warn(message: str) -> None:
+    """Issue a ``MixmixWarning``, of the line that called mixmix."""
+    frame, level, outermost = sys._getframe(), 1, 1
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "mixmix":
+            outermost = level
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    warnings.warn(message, MixmixWarning, stacklevel=outermost + 1)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixmix._display import printable
-from mixmix.errors import translate_errors
+from mixmix.errors import translate_errors, warn
 
 if TYPE_CHECKING:
     from mixmix import ImageSet, Zoo
@@ -23,8 +23,10 @@ def load_images(folders: Sequence[Path]) -> ImageSet:
 
     loaded = [ImageSet.load(folder) for folder in folders]
     images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)
-    for reason in images.refused.values():
-        print(printable(f"warning: left out: {reason}"), file=sys.stderr)
+    if images.refused:
+        first, *others = images.refused.values()
+        more = f", and {len(others)} more" if others else ""
+        warn(f"left out: {first}{more}; repeat the command that made the images")
     return images
 
 

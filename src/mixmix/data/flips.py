@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
 
 from mixmix.data.image_set import ImageSet, label_agreement
-from mixmix.errors import MixmixWarning
+from mixmix.errors import warn
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
 
@@ -44,10 +43,8 @@ def with_flips_decided(model: Model, data: ImageSet) -> ModelSpec:
     agreement = flip_agreement(model, data)
     if agreement is None or agreement >= _LEAST_AGREEMENT:
         return model.spec
-    warnings.warn(
+    warn(
         f"{model.spec.name} gives only {100 * agreement:.0f}% of the images the same class when "
-        "mirrored, so that images are not mirrored; set flip of its spec to decide yourself",
-        MixmixWarning,
-        stacklevel=3,
+        "mirrored, so that images are not mirrored; set flip of its spec to decide yourself"
     )
     return replace(model.spec, flip=False)

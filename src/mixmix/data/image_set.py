@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mixmix._display import format_value, percent, summary
 from mixmix.data.labels import index_in, map_labels, map_soft_labels
 from mixmix.data.pixels import tensor_to_pil
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
-from mixmix.errors import DataError, InputError, MixmixWarning
+from mixmix.errors import DataError, InputError, warn
 from mixmix.models.classes import LabelSpace
 from mixmix.runtime.storage import sha256_of_tensors, write_atomic, write_record
 
@@ -407,9 +406,7 @@ def warn_if_labels_are_chance(hits: int, total: int, num_classes: int, what: str
     chance = 1 / num_classes
     if hits > total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
         return
-    warnings.warn(
+    warn(
         f"only {hits} of {total} {what}, no more than by chance ({100 * chance:.3g}%); check the "
-        "order of the classes, mean and std",
-        MixmixWarning,
-        stacklevel=4,
+        "order of the classes, mean and std"
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mixmix.errors import InputError, MixmixWarning
+from mixmix.errors import InputError, warn
 from mixmix.models.classes import LabelSpace, find_classes, list_some, match_classes
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
@@ -100,11 +99,9 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
     if match.complete is None:
         return None, match.why
     if match.guessed:
-        warnings.warn(
+        warn(
             f"classes of {own.name} and {zoo.name} are matched by index, since only one of them "
-            "has names; set classes of both, or the same label_set",
-            MixmixWarning,
-            stacklevel=2,
+            "has names; set classes of both, or the same label_set"
         )
     return match.complete, ""
 
