@@ -89,12 +89,15 @@ class MixmixWarning(UserWarning):
 
 def warn(message: str) -> None:
     """Issue a ``MixmixWarning``, of the line that called mixmix."""
-    frame, level, outermost = sys._getframe(), 1, 1
+    packages, frame = [], sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "mixmix":
-            outermost = level
-        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
-    warnings.warn(message, MixmixWarning, stacklevel=outermost + 1)
+        packages.append(frame.f_globals.get("__name__", "").partition(".")[0])
+        frame = frame.f_back  # type: ignore[assignment]
+    level = len(packages) - packages[::-1].index("mixmix")
+    # Decorators call functions of mixmix from the modules that define them.
+    while packages[level : level + 1] in (["contextlib"], ["torch"]):
+        level += 1
+    warnings.warn(message, MixmixWarning, stacklevel=level + 1)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 from mixmix._display import summary
 from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
+from mixmix.models.classes import tell_sides
 
 __all__ = ["ModelSpec"]
 
@@ -54,8 +55,8 @@ class ModelSpec(Settings):
         multi_label: whether an image may have several classes or none, so that each logit is for
             itself (sigmoid instead of softmax).
         flip: whether mirrored images keep their class; False for text, digits, traffic signs and
-            whatever tells left from right. None: the network's predictions decide (see
-            ``data.flips``).
+            whatever tells left from right. None: names of classes and the network's predictions
+            decide (see ``data.flips``).
 
     Raises:
         InputError: if a field is invalid.
@@ -153,6 +154,11 @@ class ModelSpec(Settings):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of the classes from logits (N, K)."""
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
+
+    @property
+    def may_flip(self) -> bool:
+        """``flip``, or else whether names of classes tell no left from right."""
+        return not tell_sides(self.classes) if self.flip is None else self.flip
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
