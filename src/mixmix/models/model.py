@@ -20,6 +20,7 @@ from mixmix.graph.batch_norm import (
     standardize_batch_norms_,
 )
 from mixmix.graph.capture import evaluating, relative_error
+from mixmix.graph.quantized import QuantizedActivation
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation
@@ -36,7 +37,8 @@ from mixmix.runtime.storage import sha256_of_tensors
 
 __all__ = ["Model", "normalize", "resize"]
 
-# Of a copy's outputs: in half precision, and in more.
+# Of a copy's outputs: in half precision or with values that are rounded to another step where
+# sums are rounded otherwise, and in more.
 _COPY_TOLERANCE = (0.1, 1e-3)
 
 
@@ -250,7 +252,8 @@ class Model:
         drop_observing_hooks_(self.module, inputs, others)
         found = self.module(inputs.clone())
         kind = next((p for p in model.parameters() if p.is_floating_point()), inputs)
-        tolerance = _COPY_TOLERANCE[kind.element_size() >= 4]
+        is_rounded = any(isinstance(each, QuantizedActivation) for each in model.modules())
+        tolerance = _COPY_TOLERANCE[kind.element_size() >= 4 and not is_rounded]
         with evaluating(model):
             try:
                 wanted = model(inputs.to(kind, copy=True)).to(found)
