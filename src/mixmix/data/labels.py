@@ -11,7 +11,14 @@ from torch import Tensor
 from mixmix.errors import DataError, InputError, warn
 from mixmix.models.classes import LabelSpace, list_some, match_classes
 
-__all__ = ["checked_labels", "dataset_index", "index_in", "map_labels", "map_soft_labels"]
+__all__ = [
+    "checked_label_sets",
+    "checked_labels",
+    "dataset_index",
+    "index_in",
+    "map_labels",
+    "map_soft_labels",
+]
 
 
 def index_in(target: LabelSpace, own: LabelSpace, labels: Tensor | None = None) -> Tensor | None:
@@ -126,6 +133,21 @@ def checked_labels(
             f"{list_some(list(map(str, missing)))}; use data of its own classes"
         )
     return mapped
+
+
+def checked_label_sets(labels: Tensor, count: int, target: LabelSpace) -> Tensor:
+    """Labels (N, K) of 0 and 1 as booleans on the CPU, for networks with ``multi_label``.
+
+    Raises:
+        DataError: if they have another form.
+    """
+    expected = (count, target.num_classes)
+    if tuple(labels.shape) != expected or not bool(((labels == 0) | (labels == 1)).all()):
+        raise DataError(
+            f"labels of {target.owner}, which has multi_label, must be 0 or 1 for each class "
+            f"{expected}, got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    return labels.bool().cpu()
 
 
 def _class_names_of(source: Any) -> tuple[str, ...]:
