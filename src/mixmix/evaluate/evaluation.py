@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
-from mixmix.data.image_set import ImageSet
+from mixmix.data.image_set import ImageSet, warn_if_labels_are_chance
 from mixmix.data.labels import checked_label_sets, checked_labels, dataset_index
 from mixmix.data.pixels import to_unit_range
 from mixmix.errors import DataError, InputError
@@ -166,6 +166,10 @@ def evaluate(
     predicted, n = torch.cat(predictions), sum(map(len, predictions))
     wanted = torch.cat(labels)
     correct = int(_are_equal(predicted, wanted).sum())
+    is_float = not isinstance(model, Artifact | Compressed) and not _is_file(model)
+    if is_float and not several:
+        what = f"images are predicted as labeled by {predict.spec.name}"
+        warn_if_labels_are_chance(correct, n, predict.spec.num_classes, what)
     same = int(_are_equal(predicted, torch.cat(others)).sum()) if others else None
     return Evaluation(
         top1=100 * correct / n,

@@ -11,7 +11,18 @@ from typing import NamedTuple
 
 from mixmix.errors import InputError
 
-__all__ = ["ClassMatch", "LabelSpace", "find_classes", "list_some", "match_classes", "tell_sides"]
+__all__ = [
+    "ClassMatch",
+    "LabelSpace",
+    "find_classes",
+    "list_some",
+    "match_classes",
+    "repeated_names",
+    "tell_sides",
+]
+
+# More names than that are not repeated in label sets; ImageNet has two cranes and two maillots.
+_MOST_REPEATED = 0.01
 
 # Spellings of one label set may contradict one another in a few names: ImageNet has two cranes.
 _MOST_CONTRADICTIONS = 0.1
@@ -136,6 +147,12 @@ def find_classes(wanted: Sequence[str], own: Sequence[str]) -> tuple[int | None,
 
 def _folded(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
+
+
+def repeated_names(names: tuple[str, ...]) -> list[str]:
+    """Names of several classes, if they are too many to be those of a label set."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    return repeated if len(repeated) > _MOST_REPEATED * len(names) else []
 
 
 @lru_cache(maxsize=64)

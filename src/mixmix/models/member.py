@@ -131,4 +131,23 @@ def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
             f"{own.name}: label_map names {list_some(wrong)}, expected names of its classes or "
             f"their indices, 0 to {own.num_classes - 1}"
         )
-    return tuple(index for index in indices if index is not None)
+    found = tuple(index for index in indices if index is not None)
+    _warn_of_contradictions(zoo, own, found)
+    return found
+
+
+def _warn_of_contradictions(zoo: ModelSpec, own: ModelSpec, found: tuple[int, ...]) -> None:
+    """Warn if a ``label_map`` names a class twice, or another class than the names do."""
+    twice = sorted({index for index in found if found.count(index) > 1})
+    if twice:
+        warn(
+            f"{own.name}: label_map names {list_some(list(map(str, twice)))} more than once; "
+            f"give each class of {zoo.name} its own"
+        )
+    by_name = find_classes(zoo.classes, own.classes) if zoo.classes and own.classes else ()
+    others = [zoo.classes[i] for i, j in enumerate(by_name) if j not in (None, found[i])]
+    if others:
+        warn(
+            f"{own.name}: label_map gives {list_some(others)} other classes than those of the same "
+            "names; correct label_map or classes, or leave out label_map to match names"
+        )

@@ -90,8 +90,9 @@ class ModelSpec(Settings):
             value = getattr(self, name)
             is_shape = isinstance(self.input_shape, list | tuple) and len(self.input_shape) > 0
             channels = self.input_shape[0] if is_shape else None
-            if _is_finite(value) and isinstance(channels, int):
-                object.__setattr__(self, name, (float(value),) * channels)
+            if isinstance(value, int | float) and isinstance(channels, int):
+                value = float(value) if _is_finite(value) else value
+                object.__setattr__(self, name, (value,) * channels)
         for name in ("input_shape", "mean", "std", "classes", "label_map"):
             value = getattr(self, name)
             is_sequence = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
@@ -135,7 +136,7 @@ class ModelSpec(Settings):
         self._require(all(isinstance(each, str) for each in self.classes), "classes", "names")
         self._require(self.top1 is None or _is_finite(self.top1), "top1", "a percentage or None")
         self._require(
-            all(isinstance(each, int | str) for each in self.label_map),
+            all(isinstance(e, int | str) and not isinstance(e, bool) for e in self.label_map),
             "label_map",
             "names or indices of classes",
         )
