@@ -26,7 +26,6 @@ from mixmix.graph.batch_norm import (
     standardize_batch_norms_,
 )
 from mixmix.graph.capture import evaluating, relative_error
-from mixmix.graph.quantized import QuantizedActivation
 from mixmix.models.classes import list_some, repeated_names
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
@@ -44,8 +43,7 @@ from mixmix.runtime.storage import sha256_of_tensors
 
 __all__ = ["Model", "normalize", "resize"]
 
-# Of a copy's outputs: in half precision or with values that are rounded to another step where
-# sums are rounded otherwise, and in more.
+# Of a copy's outputs: in half precision, and in more.
 _COPY_TOLERANCE = (0.1, 1e-3)
 
 
@@ -265,8 +263,7 @@ class Model:
         drop_observing_hooks_(self.module, inputs, others)
         found = self.module(inputs.clone())
         kind = next((p for p in model.parameters() if p.is_floating_point()), inputs)
-        is_rounded = any(isinstance(each, QuantizedActivation) for each in model.modules())
-        tolerance = _COPY_TOLERANCE[kind.element_size() >= 4 and not is_rounded]
+        tolerance = _COPY_TOLERANCE[kind.element_size() >= 4]
         with evaluating(model):
             try:
                 wanted = model(inputs.to(kind, copy=True)).to(found)

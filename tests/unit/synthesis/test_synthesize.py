@@ -413,6 +413,6 @@ class TestStart:
         smaller = ImageSet(start.images[:, :, 1:], start.labels, start.soft_labels, {})
         with pytest.raises(InputError, match="images to start from have shape"):
             synthesize(zoo, SETTINGS, seed=0, start=smaller)
-        fewer = ImageSet(start.images, start.labels, start.soft_labels[:, :3], {})
+        fewer = ImageSet(start.images, start.labels % 3, start.soft_labels[:, :3], {})
         with pytest.raises(InputError, match="it has 4 classes, the image set has 3"):
             synthesize(zoo, SETTINGS, seed=0, start=fewer)
