@@ -32,20 +32,3 @@ def test_directions_have_the_fisher_information_as_their_second_moment() -> None
     np.testing.assert_allclose(
         (found.T @ found / 16).numpy(), np.diag(p) - np.outer(p, p), atol=1e-6
     )
-
-
-def test_several_labels_are_bernoulli_distributions() -> None:
-    generator = torch.Generator().manual_seed(2)
-    logits, others = torch.randn(2, 5, 3, generator=generator) * 3
-    p, q = (np.asarray(t.double().sigmoid()) for t in (logits, others))
-    pairs = [stats.entropy([a, 1 - a], [b, 1 - b]) for a, b in zip(p.flat, q.flat, strict=True)]
-    found = mean_divergence(logits, others, multi_label=True)
-    assert found == pytest.approx(np.sum(pairs) / len(p))
-    far = torch.tensor([[60.0, -60.0]])
-    assert mean_divergence(far, -far, multi_label=True) == pytest.approx(120)
-    # To second order, it is half the change in the metric of the Fisher information.
-    logits, signs = logits.double(), torch.ones(5, 3)
-    changed = fisher_directions(logits, signs, multi_label=True) * 1e-3
-    expected = float(changed.square().sum(1).mean()) / 2
-    found = mean_divergence(logits, logits + 1e-3, multi_label=True)
-    assert found == pytest.approx(expected, rel=1e-2)

@@ -188,7 +188,7 @@ def _divergences(
     inputs = normalize(images.to(device), spec)
     wanted = run_in_batches(nn.Sequential(*teacher.units), inputs)
     return {
-        name: mean_divergence(wanted, run_in_batches(student, inputs), multi_label=spec.multi_label)
+        name: mean_divergence(wanted, run_in_batches(student, inputs))
         for name, student in students.items()
     }
 

@@ -98,15 +98,7 @@ def measure_sensitivity(
     if outer_bits is not None:
         given = dict.fromkeys((names[0], names[-1]), (outer_bits, outer_bits)) | given
     candidates = _candidates(groups, allowed, given)
-    increases = _measure_all(
-        folded,
-        images,
-        candidates,
-        quantize,
-        masks,
-        multi_label=original.spec.multi_label,
-        on_progress=on_progress,
-    )
+    increases = _measure_all(folded, images, candidates, quantize, masks, on_progress=on_progress)
     macs = count_layer_macs(folded, original.spec.input_shape)
     weights = {name: folded.get_parameter(f"{name}.weight") for name in names}
     num_weights = sum(weight.numel() for weight in weights.values())
@@ -133,7 +125,6 @@ def _measure_all(
     quantize: Quantize,
     masks: Mapping[str, Tensor],
     *,
-    multi_label: bool,
     on_progress: Progress,
 ) -> dict[str, dict[str, float]]:
     """Divergence by layer name and bits."""
@@ -142,8 +133,7 @@ def _measure_all(
     for bits in sorted({bits for several in candidates.values() for bits in several}):
         probe = _Probe(folded, images, bits, quantize, masks)
         for name in (name for name, several in candidates.items() if bits in several):
-            logits = probe.logits(name)
-            divergence = mean_divergence(probe.float_logits, logits, multi_label=multi_label)
+            divergence = mean_divergence(probe.float_logits, probe.logits(name))
             increases[name]["W{}A{}".format(*bits)] = divergence
             on_progress("measuring sensitivity", sum(map(len, increases.values())) / total)
     return increases

@@ -118,18 +118,12 @@ class FineTune(Recovery):
             mixtures = mixtures_of(held_out, augmentation, seed=context.seed)
             inputs = context.prepared(mixtures)
             logits = run_in_batches(nn.Sequential(*teacher.units), inputs)
-            multi_label = context.spec.multi_label
-            interpolate_(module, before, inputs, logits, multi_label=multi_label)
+            interpolate_(module, before, inputs, logits)
 
 
 @torch.no_grad()
 def interpolate_(
-    student: nn.Module,
-    before: Mapping[str, Tensor],
-    inputs: Tensor,
-    logits: Tensor,
-    *,
-    multi_label: bool = False,
+    student: nn.Module, before: Mapping[str, Tensor], inputs: Tensor, logits: Tensor
 ) -> None:
     """Interpolate a trained student's parameters in place with those before training, by name.
 
@@ -143,6 +137,6 @@ def interpolate_(
 
     def divergence(fraction: float) -> float:
         set_fraction(fraction)
-        return mean_divergence(logits, run_in_batches(student, inputs), multi_label=multi_label)
+        return mean_divergence(logits, run_in_batches(student, inputs))
 
     set_fraction(distributed.from_main(lambda: min(_FRACTIONS, key=divergence)))

@@ -113,7 +113,6 @@ class PruneBlocks(StructuredPruning):
             images,
             cost_ratios(dense, model.spec.input_shape),
             "macs_ratio" if by_macs else "parameters_ratio",
-            multi_label=model.spec.multi_label,
         )
         budgets = {f"{cost}_ratio": self.budgets.get(cost, 1) for cost in COST_NAMES}
         ratios: dict[str, float] = {}
@@ -163,11 +162,9 @@ class _Order:
         images: Tensor,
         ratios_of: Callable[[nn.Module], dict[str, float]],
         counted: str,
-        *,
-        multi_label: bool,
     ) -> None:
         self._dense, self._images, self._ratios_of = dense, images, ratios_of
-        self._counted, self._multi_label = counted, multi_label
+        self._counted = counted
         self._logits = run_in_batches(dense, images)
         self.ratios = ratios_of(dense)
         self.removed: list[ResidualBlock] = []
@@ -192,9 +189,7 @@ class _Order:
     def _increase(self, block: ResidualBlock) -> float:
         after = without_blocks(self._dense, [*self.removed, block])
         saved = self.ratios[self._counted] - self._ratios_of(after)[self._counted]
-        logits = run_in_batches(after, self._images)
-        divergence = mean_divergence(self._logits, logits, multi_label=self._multi_label)
-        return divergence / max(saved, 1e-9)
+        return mean_divergence(self._logits, run_in_batches(after, self._images)) / max(saved, 1e-9)
 
 
 def _records(

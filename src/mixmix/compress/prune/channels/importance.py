@@ -30,13 +30,9 @@ def rank_channels(
     images: Tensor,
     *,
     seed: int,
-    multi_label: bool,
     on_progress: Progress,
 ) -> list[Ranking]:
-    """Rank the elements of each group by one of ``IMPORTANCES``, on normalized images.
-
-    ``multi_label`` is that of the network's spec.
-    """
+    """Rank the elements of each group by one of ``IMPORTANCES``, on normalized images."""
     if importance == "magnitude":
         return [rank_by_scores(score) for score in magnitude_importance(model, groups)]
     scores = taylor_importance(
@@ -44,7 +40,6 @@ def rank_channels(
         groups,
         images,
         generator=seeding.generator(seed, "channel importance"),
-        multi_label=multi_label,
         on_progress=partial(on_progress, "measuring channels"),
     )
     if importance == "taylor":
@@ -87,7 +82,6 @@ def taylor_importance(
     *,
     generator: torch.Generator,
     num_directions: int = 2,
-    multi_label: bool = False,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[Tensor]:
     """Divergence of the predictions if a channel is pruned, to second order.
@@ -104,7 +98,6 @@ def taylor_importance(
         images: (N, C, H, W) normalized.
         generator: CPU generator for the directions.
         num_directions: directions for each image.
-        multi_label: whether each logit is for a sigmoid.
         on_progress: called with the fraction done.
 
     Returns:
@@ -140,7 +133,7 @@ def taylor_importance(
             flat = [factor for name in consumers for factor in gates[name]]
             for _ in range(num_directions):
                 signs = torch.randint(2, logits.shape, generator=generator).to(logits) * 2 - 1
-                directions = fisher_directions(logits.detach(), signs, multi_label=multi_label)
+                directions = fisher_directions(logits.detach(), signs)
                 found = iter(torch.autograd.grad(logits, flat, directions, retain_graph=True))
                 gradients = {
                     name: sum(_per_image(next(found), len(batch)) for _ in gates[name]).cpu()  # type: ignore[union-attr]

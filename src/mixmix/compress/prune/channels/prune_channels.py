@@ -131,13 +131,7 @@ class PruneChannels(StructuredPruning):
             "use importance='magnitude'",
         ):
             rankings = rank_channels(
-                self.chosen_importance,
-                dense,
-                groups,
-                images,
-                seed=seed,
-                multi_label=model.spec.multi_label,
-                on_progress=on_progress,
+                self.chosen_importance, dense, groups, images, seed=seed, on_progress=on_progress
             )
         new_search = partial(
             ChannelSearch,
