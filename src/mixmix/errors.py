@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,7 @@ __all__ = [
     "is_out_of_memory",
     "raise_if_out_of_memory",
     "translate_errors",
+    "warn",
 ]
 
 
@@ -82,6 +85,19 @@ def raise_if_out_of_memory(error: BaseException) -> None:
 
 class MixmixWarning(UserWarning):
     """Results may be wrong; the message says why, and what to change."""
+
+
+def warn(message: str) -> None:
+    """Issue a ``MixmixWarning``, of the line that called mixmix."""
+    packages, frame = [], sys._getframe()
+    while frame is not None:
+        packages.append(frame.f_globals.get("__name__", "").partition(".")[0])
+        frame = frame.f_back  # type: ignore[assignment]
+    level = len(packages) - packages[::-1].index("mixmix")
+    # Decorators call functions of mixmix from the modules that define them.
+    while packages[level : level + 1] in (["contextlib"], ["torch"]):
+        level += 1
+    warnings.warn(message, MixmixWarning, stacklevel=level + 1)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         FineTune,
         GeneratedImages,
         MixedPrecision,
+        ModelSpec,
         Prune,
         PruneChannels,
         Quantize,
@@ -31,6 +32,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
 
     Attributes:
         json: print one JSON object.
+        spec: of all networks.
         file: file to write.
         source: what the command reads.
         compare: add results for other images of equal cost.
@@ -48,6 +50,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
     """
 
     json: bool = False
+    spec: ModelSpec  # type: ignore[assignment]  # in tables, its fields that are given
     file: Path | None = None
     source: str = ""
     compare: bool = False

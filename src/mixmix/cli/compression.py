@@ -24,6 +24,7 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
     export.optimize_for
     quantize.bits
     images.held_out
+    spec.flip
     COMMON
     [Grid]
     all_layers
@@ -89,6 +90,7 @@ def _quantization(settings: Given, steps: int, training: Given) -> Given:
     then_quantize
     then_train
     images.held_out
+    spec.flip
     COMMON
     [Single weights]
     prune.sparsity
@@ -166,6 +168,7 @@ def _within(checkpoints: str | None, folder: str) -> Given:
     model.reference! --model -m
     student!
     file! --out: File to write: .onnx, .pt2 or .safetensors.
+    spec.flip
     COMMON
     [Images]
     networks --zoo

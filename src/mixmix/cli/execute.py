@@ -70,13 +70,13 @@ def execute(run: Run) -> Outcome:
         raise InputError(
             f"--out must name a file that ends in {', '.join(_SUFFIXES)}, got {run.export.file}"
         )
-    methods = tuple(_on_device(Method.from_dict(table), device) for table in run.methods)
+    methods = tuple(_adapted(Method.from_dict(table), run, device) for table in run.methods)
     settings = _image_settings(run)
     images = load_images(run.images.folders) if run.images and run.images.folders else None
-    model = load_zoo((run.model.reference,), device)[0] if run.model else None
+    model = load_zoo((run.model.reference,), device, spec=run.spec)[0] if run.model else None
     outcome, artifact = Outcome(), None
     if run.image_section and run.zoo:
-        zoo = load_zoo(run.zoo.models, device, run.zoo.weights)
+        zoo = load_zoo(run.zoo.models, device, run.zoo.weights, run.spec)
         made = _make_images(run, zoo, settings)
         images = made if images is None else made.join([made, images])
     if images is not None and (run.image_section or model is None):
@@ -94,18 +94,20 @@ def execute(run: Run) -> Outcome:
     return outcome
 
 
-def _on_device(settings: Any, device: str) -> Any:
-    """Settings whose zoos, which are read to the CPU, are on another device."""
+def _adapted(settings: Any, run: Run, device: str) -> Any:
+    """Settings whose zoos, which are read to the CPU, are on a device and have the run's specs."""
     from mixmix import Zoo
 
-    if isinstance(settings, Zoo) and device != "cpu":
-        return Zoo.load(list(settings), weights=settings.weights, device=device)
+    if device == "cpu" and not run.spec:
+        return settings
+    if isinstance(settings, Zoo):
+        return load_zoo(settings, device, settings.weights, run.spec)
     if isinstance(settings, tuple):
-        return tuple(_on_device(each, device) for each in settings)
-    if device == "cpu" or not isinstance(settings, Settings):
+        return tuple(_adapted(each, run, device) for each in settings)
+    if not isinstance(settings, Settings):
         return settings
     names = [each.name for each in fields(settings) if each.init]  # type: ignore[arg-type]
-    values = {name: _on_device(getattr(settings, name), device) for name in names}
+    values = {name: _adapted(getattr(settings, name), run, device) for name in names}
     return replace(settings, **values)  # type: ignore[type-var]
 
 
@@ -236,7 +238,7 @@ def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
 
     def loaded(reference: str) -> Any:
         is_file = reference.endswith((".onnx", ".pt2"))  # evaluated as it is
-        return Path(reference) if is_file else load_zoo((reference,), device)[0]
+        return Path(reference) if is_file else load_zoo((reference,), device, spec=run.spec)[0]
 
     if section.model is not None:
         model = loaded(section.model)

@@ -47,6 +47,7 @@ def run(given: Given) -> None:
     synthesis.recipe
     synthesis.start
     synthesis.memory_gib
+    spec.flip
     COMMON
     """,
 )
@@ -73,6 +74,7 @@ def synthesize(given: Given) -> None:
     generation.warmup_rounds
     generator.steps
     generator.batch_size
+    spec.flip
     COMMON
     """,
 )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixmix._display import printable
-from mixmix.errors import translate_errors
+from mixmix.errors import InputError, translate_errors, warn
 
 if TYPE_CHECKING:
     from mixmix import ImageSet, Zoo
+    from mixmix.models.loading import Reference
     from mixmix.models.spec import ModelSpec
 
 __all__ = ["labeled_images", "load_images", "load_zoo"]
+
+# Arguments of ``load`` that networks cannot share.
+_OF_ONE = {"reference", "name", "weights", "device"}
 
 
 def load_images(folders: Sequence[Path]) -> ImageSet:
@@ -23,16 +28,37 @@ def load_images(folders: Sequence[Path]) -> ImageSet:
 
     loaded = [ImageSet.load(folder) for folder in folders]
     images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)
-    for reason in images.refused.values():
-        print(printable(f"warning: left out: {reason}"), file=sys.stderr)
+    if images.refused:
+        first, *others = images.refused.values()
+        more = f", and {len(others)} more" if others else ""
+        warn(f"left out: {first}{more}; repeat the command that made the images")
     return images
 
 
-def load_zoo(references: Sequence[str], device: str, weights: Sequence[float] | None = None) -> Zoo:
-    """Load networks; prints which of them are used without their labels."""
-    from mixmix import Zoo
+def load_zoo(
+    references: Iterable[Reference],
+    device: str,
+    weights: Sequence[float] | None = None,
+    spec: Mapping[str, Any] | None = None,
+) -> Zoo:
+    """Load networks; prints which of them are used without their labels.
 
-    zoo = Zoo.load(references, weights=weights, device=device)
+    Args:
+        references: the networks.
+        device: to run on.
+        weights: see ``Zoo``.
+        spec: fields of the specs of all networks.
+
+    Raises:
+        InputError: if a network cannot be loaded, or there is no such field.
+    """
+    from mixmix import Zoo, load
+
+    given, known = spec or {}, sorted(inspect.signature(load).parameters.keys() - _OF_ONE)
+    if not given.keys() <= set(known):
+        unknown = ", ".join(sorted(given.keys() - set(known)))
+        raise InputError(f"unknown keys in [spec]: {unknown}; known: {', '.join(known)}")
+    zoo = Zoo([load(each, device=device, **given) for each in references], weights=weights)
     for member in zoo.members:
         if member.why:
             text = f"note: {member.model.spec.name} contributes {member.role}"

@@ -8,18 +8,27 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import mixmix
 from mixmix._display import printable
 from mixmix.cli.streams import open_closed_streams, silence_full_streams, writes_of_progress
-from mixmix.errors import ExportError, InputError, RankError, first_line, is_out_of_memory
+from mixmix.errors import (
+    ExportError,
+    InputError,
+    MixmixWarning,
+    RankError,
+    first_line,
+    is_out_of_memory,
+)
 
 __all__ = ["run"]
 
 _BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
+
+
+# Lines of warnings that are printed.
+_SHOWN: set[str] = set()
 
 
 class _Terminated(BaseException):
@@ -106,9 +115,13 @@ def _message(error: Exception) -> str:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, *args: Any, **kwargs: Any
 ) -> None:
-    """Print warnings of mixmix as one line; those of other packages are for their authors."""
-    if Path(filename).is_relative_to(Path(mixmix.__file__).parent):
-        print("warning: " + printable(str(message)), file=sys.stderr)
+    """Print warnings of mixmix as one line, once; those of other packages are for their authors."""
+    from mixmix.runtime.distributed import is_main
+
+    line = "warning: " + printable(str(message))
+    if issubclass(category, MixmixWarning) and line not in _SHOWN and is_main():
+        _SHOWN.add(line)
+        print(line, file=sys.stderr)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

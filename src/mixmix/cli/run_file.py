@@ -169,6 +169,7 @@ class Run(_Section):
         seed: seed of all random draws.
         device: device to compute on: cpu, cuda, cuda:1, mps ...
         threads: number of CPU threads (default: all cores).
+        spec: fields of the specs of all networks, such as ``flip``.
         methods: tables with ``method`` and its fields, applied to the model in order.
 
     Raises:
@@ -179,6 +180,7 @@ class Run(_Section):
     seed: int = 0
     device: str = "cpu"
     threads: int | None = None
+    spec: Mapping[str, Any] | None = None
     model: ModelSection | None = None
     zoo: ZooSection | None = None
     synthesis: SynthesisSection | None = None

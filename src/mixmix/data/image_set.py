@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from torch.utils.data import Dataset
 
 from mixmix._display import format_value, percent, summary
 from mixmix.data.labels import index_in, map_labels, map_soft_labels
-from mixmix.data.pixels import tensor_to_pil
+from mixmix.data.pixels import tensor_to_pil, to_unit_range
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
-from mixmix.errors import DataError, InputError, MixmixWarning
+from mixmix.errors import DataError, InputError, warn
 from mixmix.models.classes import LabelSpace
 from mixmix.runtime.storage import sha256_of_tensors, write_atomic, write_record
 
@@ -28,6 +27,8 @@ __all__ = ["ImageSet", "file_name", "label_agreement", "warn_if_labels_are_chanc
 
 # Labels of fewer images than that are not judged.
 _FEWEST_TO_JUDGE = 16
+# Of probabilities.
+_ROUNDING = 1e-3
 
 # Smaller images are doubled on contact sheets.
 _LARGE = 128
@@ -71,7 +72,8 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         refused: dict[str, str] | None = None,
         path: Path | None = None,
     ) -> None:
-        if images.ndim != 4 or not len(images) == len(labels) == len(soft_labels):
+        dimensions = (images.ndim, labels.ndim, soft_labels.ndim)
+        if dimensions != (4, 1, 2) or not len(images) == len(labels) == len(soft_labels):
             raise InputError(
                 f"expected images (N, C, H, W), labels (N,) and soft labels (N, K), got shapes "
                 f"{tuple(images.shape)}, {tuple(labels.shape)}, {tuple(soft_labels.shape)}"
@@ -80,11 +82,20 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             raise InputError(
                 f"expected images as floats in [0, 1], got {images.dtype}; divide bytes by 255"
             )
+        if labels.is_floating_point() or labels.is_complex():
+            raise InputError(f"expected labels as class indices, got {labels.dtype}")
         if not bool(torch.isfinite(images).all()):
             raise InputError("images contain NaN or infinite values, expected numbers in [0, 1]")
+        to_unit_range(images)
         if not bool(torch.isfinite(soft_labels).all()):
             raise InputError("soft labels contain NaN or infinite values, expected probabilities")
-        num_classes = soft_labels.shape[1] if soft_labels.ndim == 2 else 0
+        if bool(((soft_labels < -_ROUNDING) | (soft_labels > 1 + _ROUNDING)).any()):
+            low, high = float(soft_labels.min()), float(soft_labels.max())
+            raise InputError(
+                f"soft labels are from {low:.3g} to {high:.3g}, expected probabilities; take the "
+                "softmax of logits"
+            )
+        num_classes = soft_labels.shape[1]
         if (
             num_classes
             and len(labels)
@@ -407,9 +418,7 @@ def warn_if_labels_are_chance(hits: int, total: int, num_classes: int, what: str
     chance = 1 / num_classes
     if hits > total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
         return
-    warnings.warn(
+    warn(
         f"only {hits} of {total} {what}, no more than by chance ({100 * chance:.3g}%); check the "
-        "order of the classes, mean and std",
-        MixmixWarning,
-        stacklevel=4,
+        "order of the classes, mean and std"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +15,7 @@ from mixmix.data.image_set import ImageSet, label_agreement, warn_if_labels_are_
 from mixmix.data.labels import checked_labels, dataset_index
 from mixmix.data.pixels import is_image_file, read_image, to_unit_range
 from mixmix.data.shards import MANIFEST_NAME
-from mixmix.errors import DataError, InputError, MixmixWarning
+from mixmix.errors import DataError, InputError, warn
 from mixmix.models.member import label_space
 from mixmix.models.spec import ModelSpec
 
@@ -106,11 +105,7 @@ def as_image_set(images: Images, model: Predicts, *, keep_labels: bool = False) 
     except InputError as error:
         if keep_labels:
             raise
-        warnings.warn(
-            f"{error}; the predictions of {model.spec.name} are used as labels",
-            MixmixWarning,
-            stacklevel=2,
-        )
+        warn(f"{error}; the predictions of {model.spec.name} are used as labels")
     return _with_labels(_Source(data.images, None, "images of other classes"), model)
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixmix.errors import DataError, InputError, MixmixWarning
+from mixmix.errors import DataError, InputError, warn
 from mixmix.models.classes import LabelSpace, list_some, match_classes
 
-__all__ = ["checked_labels", "dataset_index", "index_in", "map_labels", "map_soft_labels"]
+__all__ = [
+    "checked_label_sets",
+    "checked_labels",
+    "dataset_index",
+    "index_in",
+    "map_labels",
+    "map_soft_labels",
+]
 
 
 def index_in(target: LabelSpace, own: LabelSpace, labels: Tensor | None = None) -> Tensor | None:
@@ -28,11 +34,9 @@ def index_in(target: LabelSpace, own: LabelSpace, labels: Tensor | None = None) 
     """
     match = match_classes(own, target)
     if match.guessed:
-        warnings.warn(
+        warn(
             f"the classes of {own.owner} are taken for those of {target.owner} by index, since "
-            "only one of them has names; set the classes, or the same label_set, of both",
-            MixmixWarning,
-            stacklevel=3,
+            "only one of them has names; set the classes, or the same label_set, of both"
         )
     if not match.indices:
         raise InputError(
@@ -87,11 +91,9 @@ def dataset_index(source: Any, target: LabelSpace) -> Tensor | None:
             f"the data has {len(names)} classes ({list_some(names)}), {target.owner} has "
             f"{target.num_classes} others ({list_some(target.names)}); use data of its own classes"
         )
-    warnings.warn(
+    warn(
         f"the classes of the data ({list_some(names)}) are taken for those of {target.owner} "
-        f"({list_some(target.names)}) by index, since no name is the same",
-        MixmixWarning,
-        stacklevel=3,
+        f"({list_some(target.names)}) by index, since no name is the same"
     )
     return None
 
@@ -131,6 +133,21 @@ def checked_labels(
             f"{list_some(list(map(str, missing)))}; use data of its own classes"
         )
     return mapped
+
+
+def checked_label_sets(labels: Tensor, count: int, target: LabelSpace) -> Tensor:
+    """Labels (N, K) of 0 and 1 as booleans on the CPU, for networks with ``multi_label``.
+
+    Raises:
+        DataError: if they have another form.
+    """
+    expected = (count, target.num_classes)
+    if tuple(labels.shape) != expected or not bool(((labels == 0) | (labels == 1)).all()):
+        raise DataError(
+            f"labels of {target.owner}, which has multi_label, must be 0 or 1 for each class "
+            f"{expected}, got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    return labels.bool().cpu()
 
 
 def _class_names_of(source: Any) -> tuple[str, ...]:

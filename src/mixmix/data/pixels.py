@@ -30,6 +30,9 @@ _SUFFIXES = frozenset(
 _MODES = {1: "L", 3: "RGB"}
 # Decoders and resizing overshoot [0, 1] by rounding; normalized images exceed it by far.
 _RANGE_TOLERANCE = 0.01
+# Larger values are bytes.
+_MOST_NORMALIZED = 16
+_AS_THEY_ARE = "pass them without normalization, mixmix applies the model's own"
 _MOST_PIXELS = 10**8
 
 
@@ -114,12 +117,14 @@ def to_unit_range(images: Tensor) -> Tensor:
         return images.float() / 255
     if not images.is_floating_point():
         raise DataError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
+    if not images.numel():
+        return images.float()
     low, high = float(images.min()), float(images.max())
     if math.isnan(low):
         raise DataError("images must be in [0, 1], got NaN values")
     if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
         raise DataError(
-            f"images must be in [0, 1], got values from {low:.3g} to {high:.3g}; pass them "
-            "without normalization, mixmix applies the model's own"
+            f"images must be in [0, 1], got values from {low:.3g} to {high:.3g}; "
+            + ("divide them by 255" if low >= 0 and high > _MOST_NORMALIZED else _AS_THEY_ARE)
         )
     return images.float()

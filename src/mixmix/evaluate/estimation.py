@@ -26,7 +26,7 @@ class Estimate:
     """Agreement and predicted accuracy loss of a compressed network, in percent.
 
     Attributes:
-        agreement: images with the same class from both networks.
+        agreement: images with the same classes from both networks.
         agreement_interval: 95% Wilson interval of the agreement.
         predicted_drop: top-1 accuracy of the reference minus that of the compressed network, in
             percentage points, >= 0; see ``estimate_accuracy``.
@@ -93,6 +93,9 @@ def estimate_accuracy(
     is neither a bound nor a substitute for evaluation on real images. It is too low if rounding to
     very few bits was learned on similar images, and too high if few bits were rounded to nearest.
 
+    With ``multi_label``, ``a`` and ``b`` are whether a class is predicted, ``p`` are sigmoids, and
+    the mean is over images and classes: ``predicted_drop`` is that of ``label_accuracy``.
+
     >>> import mixmix, torch
     >>> images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     >>> mixmix.estimate_accuracy("bundled:resnet", "bundled:resnet", images).predicted_drop
@@ -121,10 +124,6 @@ def estimate_accuracy(
     """
     predict, compare = (Predictor(one, device=device) for one in (model, reference))
     check_comparable(predict, compare, batch_size)
-    if compare.spec.multi_label:
-        raise InputError(
-            f"{compare.spec.name} has multi_label, and estimates are of images with one class each"
-        )
     data = as_image_set(data, compare, keep_labels=True)
     soft_labels = data.soft_labels
     if soft_labels.shape[1] != compare.spec.num_classes:
@@ -137,7 +136,8 @@ def estimate_accuracy(
         logits.append(compare.logits(images))
         classes.append(predict(images))
         on_progress("estimate", min(1.0, (index + 1) * batch_size / len(data)))
-    same, loss = _compare(torch.cat(logits), torch.cat(classes), soft_labels)
+    compared = _compare_labels if compare.spec.multi_label else _compare
+    same, loss = compared(torch.cat(logits), torch.cat(classes), soft_labels)
     num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(data)
     return Estimate(
         agreement=100 * num_same / num_images,
@@ -156,7 +156,15 @@ def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tens
     return classes == logits.argmax(1), loss
 
 
-def fit_temperature(logits: Tensor, soft_labels: Tensor) -> float:
+def _compare_labels(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``_compare`` for ``multi_label``: classes (N, K) bool, and the loss is that of labels."""
+    temperature = fit_temperature(logits, soft_labels, multi_label=True)
+    differ = classes != (logits >= 0)
+    margins = (2 * (logits.double() / temperature).sigmoid() - 1).abs()
+    return ~differ.any(1), (margins * differ).mean(1)
+
+
+def fit_temperature(logits: Tensor, soft_labels: Tensor, *, multi_label: bool = False) -> float:
     """The T that minimizes the cross-entropy of ``softmax(logits / T)`` and soft labels.
 
     Guo et al. 2017, On calibration of modern neural networks, section 4.2, with soft labels.
@@ -164,6 +172,7 @@ def fit_temperature(logits: Tensor, soft_labels: Tensor) -> float:
     Args:
         logits: (N, K).
         soft_labels: (N, K), probabilities.
+        multi_label: whether probabilities are sigmoids.
 
     Returns:
         T, from 1/16 to 16.
@@ -173,6 +182,8 @@ def fit_temperature(logits: Tensor, soft_labels: Tensor) -> float:
     low, high = 1 / _LARGEST_TEMPERATURE, _LARGEST_TEMPERATURE
     for _ in range(_NUM_BISECTIONS):
         inverse = (low + high) / 2
-        slope = (((logits * inverse).softmax(1) - soft_labels) * logits).sum(1).mean()
+        scaled = logits * inverse
+        probabilities = scaled.sigmoid() if multi_label else scaled.softmax(1)
+        slope = ((probabilities - soft_labels) * logits).sum(1).mean()
         low, high = (inverse, high) if slope < 0 else (low, inverse)
     return 2 / (low + high)

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
-from mixmix.data.image_set import ImageSet
-from mixmix.data.labels import checked_labels, dataset_index
+from mixmix.data.image_set import ImageSet, warn_if_labels_are_chance
+from mixmix.data.labels import checked_label_sets, checked_labels, dataset_index
 from mixmix.data.pixels import to_unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import percent_interval
@@ -41,13 +41,19 @@ Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
 class Evaluation:
     """Accuracy on labeled images, in percent.
 
+    With ``multi_label``, the predicted classes of an image are those of probability 0.5 and more.
+
     Attributes:
-        top1: images whose largest logit is that of their label.
+        top1: images whose largest logit is that of their label; with ``multi_label``, images whose
+            predicted classes are exactly theirs (subset accuracy).
         top1_interval: 95% Wilson interval of the accuracy.
         num_images: number of images.
-        agreement: images with the same class from the reference, or None without one.
+        agreement: images with the same classes from the reference, or None without one.
         agreement_interval: 95% Wilson interval of the agreement, or None.
-        predictions: predicted classes (num_images,) int64, in the order of the data.
+        predictions: predicted classes (num_images,) int64, in the order of the data; with
+            ``multi_label``, whether each class is predicted, (num_images, K) bool.
+        label_accuracy: with ``multi_label``, labels that are predicted as they are, of all images
+            and classes; None otherwise.
     """
 
     top1: float
@@ -56,11 +62,15 @@ class Evaluation:
     agreement: float | None
     agreement_interval: tuple[float, float] | None
     predictions: Tensor
+    label_accuracy: float | None = None
 
     def _facts(self) -> dict[str, Any]:
         interval = self.agreement_interval
+        of_labels = self.label_accuracy
+        name = "top1" if of_labels is None else "all labels right"
         return {
-            "top1": percent(self.top1, self.top1_interval),
+            name: percent(self.top1, self.top1_interval),
+            "label_accuracy": None if of_labels is None else percent(of_labels),
             "agreement": None if self.agreement is None else percent(self.agreement, interval),
             "images": self.num_images,
         }
@@ -80,7 +90,7 @@ class Evaluation:
             "num_images": self.num_images,
             "agreement": self.agreement,
             "agreement_interval": None if interval is None else list(interval),
-        }
+        } | ({} if self.label_accuracy is None else {"label_accuracy": self.label_accuracy})
 
 
 def evaluate(
@@ -107,7 +117,8 @@ def evaluate(
         data: a ``Dataset`` of images (C, H, W) and labels, or a ``DataLoader`` of batches of them;
             or two tensors, images (N, C, H, W) and labels (N,). Images are uint8, or floats in
             [0, 1], and are resized to the input of the model. Labels of an ``ImageSet``, and of
-            data sets that name their ``classes``, are matched to those of the model by name.
+            data sets that name their ``classes``, are matched to those of the model by name. With
+            ``multi_label``, labels are (N, K) of 0 and 1, in the order of the model's classes.
         reference: a model to compare predictions with, of any of these types.
         spec: of a file that mixmix did not write, or of a module.
         batch_size: images per batch; a ``DataLoader`` has its own.
@@ -129,14 +140,23 @@ def evaluate(
     check_comparable(predict, compare, batch_size)
     predictions, labels, others = [], [], []
     space = label_space(predict.spec)
+    several = predict.spec.multi_label
     if isinstance(data, ImageSet):
+        if several:
+            raise InputError(
+                f"{predict.spec.name} has multi_label, and an ImageSet has one label per image; "
+                "pass (images, labels) with labels (N, K) of 0 and 1"
+            )
         data = data.with_classes(space)
-    indices = None if isinstance(data, ImageSet) else dataset_index(data, space)
+    indices = None if isinstance(data, ImageSet) or several else dataset_index(data, space)
     batches, num_batches = _batches(data, batch_size)
     for index, (raw, targets) in enumerate(batches):
         images = to_unit_range(raw)
         _check_batch(images, predict.spec)
-        labels.append(checked_labels(targets, len(images), space, indices))
+        if several:
+            labels.append(checked_label_sets(targets, len(images), space))
+        else:
+            labels.append(checked_labels(targets, len(images), space, indices))
         predictions.append(predict(images))
         if compare is not None:
             others.append(compare(images))
@@ -144,8 +164,13 @@ def evaluate(
     if not predictions:
         raise DataError("no images to evaluate on; the data set is empty")
     predicted, n = torch.cat(predictions), sum(map(len, predictions))
-    correct = int((predicted == torch.cat(labels)).sum())
-    same = int((predicted == torch.cat(others)).sum()) if others else None
+    wanted = torch.cat(labels)
+    correct = int(_are_equal(predicted, wanted).sum())
+    is_float = not isinstance(model, Artifact | Compressed) and not _is_file(model)
+    if is_float and not several:
+        what = f"images are predicted as labeled by {predict.spec.name}"
+        warn_if_labels_are_chance(correct, n, predict.spec.num_classes, what)
+    same = int(_are_equal(predicted, torch.cat(others)).sum()) if others else None
     return Evaluation(
         top1=100 * correct / n,
         top1_interval=percent_interval(correct, n),
@@ -153,11 +178,18 @@ def evaluate(
         agreement=None if same is None else 100 * same / n,
         agreement_interval=None if same is None else percent_interval(same, n),
         predictions=predicted,
+        label_accuracy=100 * float((predicted == wanted).double().mean()) if several else None,
     )
 
 
+def _are_equal(classes: Tensor, others: Tensor) -> Tensor:
+    """Whether the classes (N,) or (N, K) of each image are the same, (N,)."""
+    same = classes == others
+    return same.flatten(1).all(1) if same.ndim > 1 else same
+
+
 def check_comparable(predict: Predictor, compare: Predictor | None, batch_size: int) -> None:
-    """Raise an ``InputError`` unless both models have the same number of classes.
+    """Raise an ``InputError`` unless both models have as many classes and the same kind of labels.
 
     A ``batch_size`` below 1 is an ``InputError``, too.
     """
@@ -166,12 +198,20 @@ def check_comparable(predict: Predictor, compare: Predictor | None, batch_size: 
             f"{predict.spec.name} has {predict.spec.num_classes} classes, the reference "
             f"{compare.spec.name} has {compare.spec.num_classes}; compare models of one label set"
         )
+    if compare is not None and compare.spec.multi_label != predict.spec.multi_label:
+        one, other = predict.spec, compare.spec
+        name = one.name if one.multi_label else other.name
+        raise InputError(
+            f"of {one.name} and {other.name}, only {name} has multi_label; set it for both, or none"
+        )
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
 
 
 class Predictor:
     """Maps images (N, C, H, W) in [0, 1] to classes (N,) with any kind of model.
+
+    With ``multi_label``, to whether each class has a probability of 0.5 or more, (N, K).
 
     Args:
         model: as for ``evaluate``.
@@ -206,7 +246,8 @@ class Predictor:
             raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.logits(images).argmax(1)
+        logits = self.logits(images)
+        return logits >= 0 if self.spec.multi_label else logits.argmax(1)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:

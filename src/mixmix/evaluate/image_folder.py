@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mixmix.data.image_set import file_name
 from mixmix.data.pixels import opened
-from mixmix.errors import DataError, MixmixWarning, first_line
+from mixmix.errors import DataError, first_line, warn
 from mixmix.models.classes import find_classes, list_some
 from mixmix.models.sources.label_sets import IMAGENET1K
 from mixmix.models.spec import ModelSpec
@@ -86,11 +85,9 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
                 f"({list_some(names)}) is not that of the numbers; set the classes of {spec.name}"
             )
         if not (spec.label_set == IMAGENET1K and all(map(_SYNSET.fullmatch, names))):
-            warnings.warn(
+            warn(
                 f"subfolders of {self._folder} are taken for the classes of {spec.name} in "
-                f"alphabetical order ({list_some(names)}), since it has no classes of these names",
-                MixmixWarning,
-                stacklevel=3,
+                f"alphabetical order ({list_some(names)}), since it has no classes of these names"
             )
         return list(range(len(names)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, TypeGuard
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mixmix.errors import InputError, MixmixWarning
+from mixmix.errors import InputError, warn
 
 __all__ = [
     "BatchNorm",
@@ -74,19 +73,15 @@ def check_statistics(model: nn.Module, owner: str) -> None:
         if bool((mean == 0).all() and (var == 1).all()):
             untrained.append(name)
     if constant:
-        warnings.warn(
-            f"{owner}: some running variances of {constant[0]} and {len(constant) - 1} other "
-            "BatchNorm layers are 0: their channels were constant in training, or are not loaded; "
-            "check the checkpoint",
-            MixmixWarning,
-            stacklevel=4,
+        others = f" and {len(constant) - 1} other BatchNorm layers" if constant[1:] else ""
+        warn(
+            f"{owner}: some running variances of {constant[0]}{others} are 0: their channels were "
+            "constant in training, or are not loaded; check the checkpoint"
         )
     if layers and len(untrained) == len(layers):
-        warnings.warn(
+        warn(
             f"{owner}: all BatchNorm layers have mean 0 and variance 1, as before training; load "
-            "its trained weights, with their running statistics",
-            MixmixWarning,
-            stacklevel=4,
+            "its trained weights, with their running statistics"
         )
 
 

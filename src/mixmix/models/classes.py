@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from unicodedata import normalize
 
 from mixmix.errors import InputError
 
-__all__ = ["ClassMatch", "LabelSpace", "find_classes", "list_some", "match_classes"]
+__all__ = [
+    "ClassMatch",
+    "LabelSpace",
+    "find_classes",
+    "list_some",
+    "match_classes",
+    "repeated_names",
+    "tell_sides",
+]
+
+# More names than that are not repeated in label sets; ImageNet has two cranes and two maillots.
+_MOST_REPEATED = 0.01
 
 # Spellings of one label set may contradict one another in a few names: ImageNet has two cranes.
 _MOST_CONTRADICTIONS = 0.1
+
+# Classes tell left from right if at least this fraction of their names is of digits or letters, or
+# names a side.
+_LEAST_SIDED = 0.01
+_NUMBERS = "zero|one|two|three|four|five|six|seven|eight|nine"
+_CHARACTER = re.compile(
+    r"(?:(?:digit|number|letter|char|character) )?"
+    rf"(?:[^\W\d_]|{_NUMBERS}|[0-9](?: ?[-:]? ?(?:{_NUMBERS}))?)"
+)
+_SIDE = re.compile(r"\b(?:left|right)(?:wards?|hand|handed)?\b(?! whale| angle)")
+# More classes with the names 0, 1, 2 ... have no other names.
+_NUM_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,22 @@ def find_classes(wanted: Sequence[str], own: Sequence[str]) -> tuple[int | None,
 
 def _folded(name: str) -> str:
     return " ".join(normalize("NFC", name).casefold().replace("_", " ").split())
+
+
+def repeated_names(names: tuple[str, ...]) -> list[str]:
+    """Names of several classes, if they are too many to be those of a label set."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    return repeated if len(repeated) > _MOST_REPEATED * len(names) else []
+
+
+@lru_cache(maxsize=64)
+def tell_sides(names: tuple[str, ...]) -> bool:
+    """Whether names of classes say that mirrored images change class: digits, letters, sides."""
+    if len(names) > _NUM_DIGITS and names == tuple(map(str, range(len(names)))):
+        return False
+    spaced = (re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name) for name in names)
+    sided = [n for n in map(_folded, spaced) if _CHARACTER.fullmatch(n) or _SIDE.search(n)]
+    return len(sided) > 0 and len(sided) >= _LEAST_SIDED * len(names)
 
 
 def list_some(names: Sequence[str]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mixmix.errors import InputError, MixmixWarning
+from mixmix.errors import InputError, warn
 from mixmix.models.classes import LabelSpace, find_classes, list_some, match_classes
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
@@ -100,11 +99,9 @@ def label_map(zoo: ModelSpec, own: ModelSpec) -> tuple[tuple[int, ...] | None, s
     if match.complete is None:
         return None, match.why
     if match.guessed:
-        warnings.warn(
+        warn(
             f"classes of {own.name} and {zoo.name} are matched by index, since only one of them "
-            "has names; set classes of both, or the same label_set",
-            MixmixWarning,
-            stacklevel=2,
+            "has names; set classes of both, or the same label_set"
         )
     return match.complete, ""
 
@@ -134,4 +131,23 @@ def _given(zoo: ModelSpec, own: ModelSpec) -> tuple[int, ...]:
             f"{own.name}: label_map names {list_some(wrong)}, expected names of its classes or "
             f"their indices, 0 to {own.num_classes - 1}"
         )
-    return tuple(index for index in indices if index is not None)
+    found = tuple(index for index in indices if index is not None)
+    _warn_of_contradictions(zoo, own, found)
+    return found
+
+
+def _warn_of_contradictions(zoo: ModelSpec, own: ModelSpec, found: tuple[int, ...]) -> None:
+    """Warn if a ``label_map`` names a class twice, or another class than the names do."""
+    twice = sorted({index for index in found if found.count(index) > 1})
+    if twice:
+        warn(
+            f"{own.name}: label_map names {list_some(list(map(str, twice)))} more than once; "
+            f"give each class of {zoo.name} its own"
+        )
+    by_name = find_classes(zoo.classes, own.classes) if zoo.classes and own.classes else ()
+    others = [zoo.classes[i] for i, j in enumerate(by_name) if j not in (None, found[i])]
+    if others:
+        warn(
+            f"{own.name}: label_map gives {list_some(others)} other classes than those of the same "
+            "names; correct label_map or classes, or leave out label_map to match names"
+        )

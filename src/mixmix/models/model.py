@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixmix._display import summary
-from mixmix.errors import CaptureError, InputError, raise_if_out_of_memory, translate_errors
+from mixmix.errors import (
+    CaptureError,
+    InputError,
+    raise_if_out_of_memory,
+    translate_errors,
+    warn,
+)
 from mixmix.graph.batch_norm import (
     BatchNorm,
     check_statistics,
@@ -20,6 +26,7 @@ from mixmix.graph.batch_norm import (
     standardize_batch_norms_,
 )
 from mixmix.graph.capture import evaluating, relative_error
+from mixmix.models.classes import list_some, repeated_names
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation
@@ -111,6 +118,12 @@ class Model:
             if has_statistics(module)
         )
         check_statistics(self.module, spec.name)
+        repeated = repeated_names(spec.classes)
+        if repeated:
+            warn(
+                f"{spec.name}: several classes are called {list_some(repeated)}, so that they "
+                "cannot be told apart by name; correct classes"
+            )
         # By scale.
         self._networks: dict[float, HookedNetwork | FusedNetwork] = {}
         self._taken: dict[float, bool] = {}

@@ -13,6 +13,7 @@ from torch import Tensor
 from mixmix._display import summary
 from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
+from mixmix.models.classes import tell_sides
 
 __all__ = ["ModelSpec"]
 
@@ -54,8 +55,8 @@ class ModelSpec(Settings):
         multi_label: whether an image may have several classes or none, so that each logit is for
             itself (sigmoid instead of softmax).
         flip: whether mirrored images keep their class; False for text, digits, traffic signs and
-            whatever tells left from right. None: the network's predictions decide (see
-            ``data.flips``).
+            whatever tells left from right. None: names of classes and the network's predictions
+            decide (see ``data.flips``).
 
     Raises:
         InputError: if a field is invalid.
@@ -89,8 +90,9 @@ class ModelSpec(Settings):
             value = getattr(self, name)
             is_shape = isinstance(self.input_shape, list | tuple) and len(self.input_shape) > 0
             channels = self.input_shape[0] if is_shape else None
-            if _is_finite(value) and isinstance(channels, int):
-                object.__setattr__(self, name, (float(value),) * channels)
+            if isinstance(value, int | float) and isinstance(channels, int):
+                value = float(value) if _is_finite(value) else value
+                object.__setattr__(self, name, (value,) * channels)
         for name in ("input_shape", "mean", "std", "classes", "label_map"):
             value = getattr(self, name)
             is_sequence = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
@@ -134,7 +136,7 @@ class ModelSpec(Settings):
         self._require(all(isinstance(each, str) for each in self.classes), "classes", "names")
         self._require(self.top1 is None or _is_finite(self.top1), "top1", "a percentage or None")
         self._require(
-            all(isinstance(each, int | str) for each in self.label_map),
+            all(isinstance(e, int | str) and not isinstance(e, bool) for e in self.label_map),
             "label_map",
             "names or indices of classes",
         )
@@ -153,6 +155,11 @@ class ModelSpec(Settings):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of the classes from logits (N, K)."""
         return logits.sigmoid() if self.multi_label else logits.softmax(1)
+
+    @property
+    def may_flip(self) -> bool:
+        """``flip``, or else whether names of classes tell no left from right."""
+        return not tell_sides(self.classes) if self.flip is None else self.flip
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:

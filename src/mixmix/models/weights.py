@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
 
 from torch import Tensor
 
-from mixmix.errors import DataError, translate_errors
+from mixmix.errors import DataError, translate_errors, warn
 from mixmix.models.pickled_data import Inert, read_pickled
 from mixmix.runtime.storage import read_tensors
 
@@ -50,10 +49,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} {_why_none(content, found, key)}")
     others = [f"{path}#{each}" for each in found if each != chosen and "optim" not in each]
     if others and not key:
-        warnings.warn(
-            f"{path} holds several networks; loaded {chosen!r}, not {', '.join(others)}",
-            stacklevel=2,
-        )
+        warn(f"{path} holds several networks; loaded {chosen!r}, not {', '.join(others)}")
     return found[chosen]
 
 
@@ -116,7 +112,5 @@ def unwrapped_state(state: dict[str, Tensor], required: Set[str]) -> dict[str, T
         return state
     others = ", ".join(prefix for prefix in whole if prefix != chosen[0])
     if others:
-        warnings.warn(
-            f"the weights hold several networks; loaded {chosen[0]!r}, not {others}", stacklevel=3
-        )
+        warn(f"the weights hold several networks; loaded {chosen[0]!r}, not {others}")
     return whole[chosen[0]]

@@ -216,8 +216,8 @@ class Zoo(Sequence[Model]):
 
     @property
     def may_flip(self) -> bool:
-        """Whether no network forbids to mirror images."""
-        return all(model.spec.flip is not False for model in self)
+        """Whether mirrored images keep their class for all networks, as far as specs say."""
+        return all(model.spec.may_flip for model in self)
 
     @property
     def multi_label(self) -> bool:

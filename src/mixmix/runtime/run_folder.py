@@ -163,8 +163,9 @@ _Difference = tuple[tuple[str, ...], Any, Any]
 
 def _first_difference(old: Any, new: Any, names: tuple[str, ...] = ()) -> _Difference | None:
     """Names that lead to the first difference, and both values there."""
+    old, new = _by_kind(old), _by_kind(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in {**new, **old}:
+        for key in {**old, **new}:
             values = old.get(key, _ABSENT), new.get(key, _ABSENT)
             found = _first_difference(*values, (*names, str(key)))
             if found is not None:
@@ -190,6 +191,14 @@ def _first_difference(old: Any, new: Any, names: tuple[str, ...] = ()) -> _Diffe
     if old == new or (old != old and new != new):
         return None
     return names, old, new
+
+
+def _by_kind(value: Any) -> Any:
+    """A list of terms as a table of them."""
+    is_terms = _is_list(value) and all(isinstance(e, Mapping) and "term" in e for e in value)
+    if not (is_terms and value):
+        return value
+    return {str(each["term"]): each for each in value}
 
 
 def _is_list(value: Any) -> bool:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mixmix.data.flips import warn_of_names
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
 from mixmix.runtime.storage import tensors_below
@@ -70,6 +71,8 @@ class AmortizedSynthesizer:
 
     def __init__(self, zoo: Zoo, settings: AmortizedSettings, *, seed: int) -> None:
         check_terms(zoo, settings)
+        if settings.flip:
+            warn_of_names(model.spec for model in zoo)
         self._zoo, self._settings, self._seed = zoo, settings, seed
         self.rounds_done = 0
         size = settings.latent_size

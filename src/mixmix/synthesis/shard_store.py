@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixmix.data.flips import LEAST_AGREEMENT, flip_agreement
 from mixmix.data.image_set import ImageSet, label_agreement, warn_if_labels_are_chance
 from mixmix.data.shards import (
     MANIFEST_NAME,
@@ -22,7 +23,7 @@ from mixmix.data.shards import (
     shard_name,
     sidecar,
 )
-from mixmix.errors import DataError, InputError
+from mixmix.errors import DataError, InputError, warn
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed
 from mixmix.runtime.run_folder import check_same_run, locked_folder
@@ -30,7 +31,7 @@ from mixmix.runtime.storage import check_writable, sha256_of_json, write_record
 
 __all__ = ["ShardStore"]
 
-_NOT_OF_RUN = ("shards", "versions", "machine", "run")
+_NOT_OF_RUN = ("shards", "versions", "machine", "run", "flip_agreement")
 # Files that a run writes, besides the manifest.
 _OWN = re.compile(r"shard-\d{5,}\.(safetensors|json)|generator\.safetensors")
 
@@ -118,7 +119,8 @@ class ShardStore:
     def finish(self) -> ImageSet:
         """Collect the shards of all processes in one data set.
 
-        Warns if images were made for their labels, and these are predicted as rarely as by chance.
+        Warns if images were made for their labels, and these are predicted as rarely as by chance,
+        and if images were mirrored, and change class by that.
         """
         data = self._collected()
         settings = self._manifest["settings"]
@@ -127,7 +129,26 @@ class ShardStore:
             hits = int((data.soft_labels.argmax(1) == data.labels).sum())
             what = f"images are predicted as labeled by {', '.join(self._zoo.names)}"
             warn_if_labels_are_chance(hits, len(data), self._zoo.num_classes, what)
+        undecided = any(model.spec.flip is None for model in self._zoo)
+        if settings.get("flip") and undecided and self._zoo.may_flip:
+            self._judge_flips(data)
         return data
+
+    def _judge_flips(self, data: ImageSet) -> None:
+        """Add the fraction of images that keep their class when mirrored to the manifest."""
+        known = data.manifest.get("flip_agreement")
+        share = distributed.from_main(lambda: known or flip_agreement(self._zoo.soft_labels, data))
+        if share is None:
+            return
+        data.manifest["flip_agreement"] = share
+        if self.path is not None and known is None and distributed.is_main():
+            write_record(self.path / MANIFEST_NAME, data.manifest)
+        if share < LEAST_AGREEMENT:
+            warn(
+                f"only {100 * share:.0f}% of the images keep their class when mirrored, as they "
+                "were during synthesis; set flip=False of a spec (--no-flip), or flip=True if "
+                "mirrored images keep their class"
+            )
 
     def _collected(self) -> ImageSet:
         if self.path is None:
@@ -201,22 +222,3 @@ def _is_whole(folder: Path, index: int, hashes: Mapping[str, str]) -> bool:
     except (KeyError, DataError):
         return False
     return True
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """The innermost fields that differ, such as ``terms.bn.weight: 1.0, now 2.0``."""
-    before, now = _by_kind(before), _by_kind(now)
-    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
-        return [] if before == now else [f"{name}: {before}, now {now}".removeprefix(": ")]
-    return [
-        line
-        for key in {**before, **now}
-        for line in _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
-    ]
-
-
-def _by_kind(value: Any) -> Any:
-    """A list of terms as a table of them."""
-    if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
-        return {str(each.get("term", index)): each for index, each in enumerate(value)}
-    return value

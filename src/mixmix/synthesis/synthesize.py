@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mixmix.data.flips import warn_of_names
 from mixmix.data.image_set import ImageSet
 from mixmix.data.shards import FORMAT
 from mixmix.errors import InputError
@@ -100,6 +101,8 @@ def synthesize(
     if start is not None:
         start = _fitted_start(start, zoo)
         settings = replace(settings, num_images=len(start))
+    if settings.flip:
+        warn_of_names(model.spec for model in zoo)
     distributed.join(zoo.device)
     schedule = plan(zoo, settings, threads=threads, memory_gib=memory_gib)
     on_plan(schedule)

@@ -27,6 +27,7 @@ LINES = """
     quantize.equalize
     quantize.per_channel --per-channel/--per-tensor
     prune.checkpoints
+    spec.flip
     [Panel]
     blocks
     student
@@ -45,7 +46,7 @@ def test_only_what_was_given_is_passed_on_of_tables() -> None:
     code, _, seen = given("-z a")
     assert code == 0 and seen == [{"zoo": {"models": ["a"]}, "blocks": False, "student": ""}]
     arguments = "--zoo a,b -z c -n 256 --members-per-step none --scale 0.5 --scale 1 --steps 3"
-    arguments += " --no-equalize --per-tensor --checkpoints f/g --blocks --student x"
+    arguments += " --no-flip --no-equalize --per-tensor --checkpoints f/g --blocks --student x"
     code, output, seen = given(arguments)
     assert code == 0, output
     assert seen == [
@@ -54,6 +55,7 @@ def test_only_what_was_given_is_passed_on_of_tables() -> None:
             "settings": {"num_images": 256, "members_per_step": "none", "scales": [0.5, 1.0]},
             "distill": {"training": {"steps": 3}},
             "quantize": {"equalize": False, "per_channel": False},
+            "spec": {"flip": False},
             "prune": {"checkpoints": "f/g"},
             "blocks": True,
             "student": "x",

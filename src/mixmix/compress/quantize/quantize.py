@@ -199,7 +199,7 @@ class Quantize(Method):
                 data.images,
                 self.reconstruction,
                 views=self.views,
-                flip=model.spec.flip is not False,
+                flip=model.spec.may_flip,
                 prepare=lambda images: in_faster_layout(normalize(images, model.spec)),
                 store=store,
                 correct_bias=self.correct_bias,

@@ -267,7 +267,7 @@ def iterate_units(
 
     Mixtures of the images are added until there are ``views`` images.
     """
-    flip = context.spec.flip is not False
+    flip = context.spec.may_flip
     images = with_mixtures(context.data.images, views, seed=context.seed, flip=flip)
     inputs = teacher_inputs = store.run(context.prepared, images)
     for index, pair in enumerate(context.pairs):

@@ -83,7 +83,7 @@ WIDE_VIEWS = Augmentation(
 
 def fitting(settings: Augmentation, spec: ModelSpec) -> Augmentation:
     """The settings for a network, without flips if they change its classes."""
-    return replace(settings, flip=False) if spec.flip is False else settings
+    return settings if spec.may_flip else replace(settings, flip=False)
 
 
 def augment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,8 @@ from mixmix._settings import identify
 from mixmix.compress.method import Progress
 from mixmix.compress.train.image_source import ImageSource, MoreImages
 from mixmix.data.image_set import ImageSet
+from mixmix.data.labels import index_in, map_labels
+from mixmix.models.member import label_space
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import seeding
@@ -72,15 +74,30 @@ class GeneratedImages(MoreImages):
         seed: int,
         on_progress: Progress = lambda what, fraction: None,
     ) -> ImageSource:
-        """Build the source that ``train_`` calls; it reports progress while it warms up."""
-        return _GeneratedImageSource(self, seed, on_progress)
+        """Build the source that ``train_`` calls; it reports progress while it warms up.
+
+        Raises:
+            InputError: if the teacher lacks classes of the zoo.
+        """
+        synthesis = self.synthesis if spec.may_flip else replace(self.synthesis, flip=False)
+        own, target = self.zoo.label_space, label_space(spec)
+        indices = index_in(target, own) if own.num_classes and target.num_classes else None
+        return _GeneratedImageSource(self, synthesis, indices, seed, on_progress)
 
 
 class _GeneratedImageSource:
-    def __init__(self, settings: GeneratedImages, seed: int, on_progress: Progress) -> None:
-        self._settings, self._on_progress = settings, on_progress
+    def __init__(
+        self,
+        settings: GeneratedImages,
+        synthesis: AmortizedSettings,
+        indices: Tensor | None,
+        seed: int,
+        on_progress: Progress,
+    ) -> None:
+        self._settings, self._indices, self._on_progress = settings, indices, on_progress
+        self.may_flip = settings.zoo.may_flip
         self._synthesizer = AmortizedSynthesizer(
-            settings.zoo, settings.synthesis, seed=seeding.child_seed(seed, "generated images")
+            settings.zoo, synthesis, seed=seeding.child_seed(seed, "generated images")
         )
         self._generated = 0
 
@@ -110,7 +127,7 @@ class _GeneratedImageSource:
         """Add the images of new rounds to the bank, and drop the oldest beyond its capacity."""
         batches = [batch for _ in range(rounds) for batch in self._synthesizer.make()]
         images = torch.cat([batch.images for batch in batches])
-        labels = torch.cat([batch.labels for batch in batches])
+        labels = map_labels(torch.cat([batch.labels for batch in batches]), self._indices)
         # Training does not use soft labels, so that the zoo is not evaluated for them.
         classes = data.soft_labels.shape[1]
         one_hot = F.one_hot(labels, classes).float() if classes else torch.zeros(len(labels), 0)

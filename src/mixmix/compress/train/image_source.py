@@ -17,7 +17,10 @@ __all__ = ["ImageSource", "MoreImages", "SameImages", "source_of"]
 
 
 class ImageSource(Protocol):
-    """Replaces the images of a training run from time to time."""
+    """Replaces the images of a training run from time to time.
+
+    One with an attribute ``may_flip`` that is False makes images that are not mirrored.
+    """
 
     def images_for(self, step: int, student: nn.Module, data: ImageSet) -> ImageSet | None:
         """New images of the same size, or None to keep ``data``; called before every step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,8 @@ def train_(
     parallel = distributed.data_parallel(student)
     state = TrainingState(student, _optimizer(student, settings, rate_of), settings.ema_decay)
     source = source or SameImages()
+    if not getattr(source, "may_flip", True):
+        spec = replace(spec, flip=False)
     checkpoint, since = None, 0
     with ExitStack() as resources:
         resources.enter_context(distributed.stopping_together())
