@@ -19,6 +19,8 @@ from mixmix.errors import InputError, translate_errors
 __all__ = ["Settings", "default_of", "identify", "load_entry_points", "subclasses", "to_plain"]
 
 _S = TypeVar("_S", bound="Settings")
+# Of anything that is counted; tensors are not much larger.
+_LARGEST_COUNT = 2**31
 _SCALARS = (bool, int, float, str, types.NoneType)
 
 
@@ -128,6 +130,8 @@ class Settings:
             value = getattr(self, name)
             valid = (optional and value is None) or (_fits(value, int) and value >= least)
             self._require(valid, name, f"a whole number >= {least}" + " or None" * optional)
+            valid = value is None or value <= _LARGEST_COUNT
+            self._require(valid, name, f"a whole number <= {_LARGEST_COUNT:,}")
 
     def _require_range(
         self,

@@ -234,8 +234,10 @@ class Run(_Section):
         Raises:
             InputError: if it cannot be read, or a section or key is unknown.
         """
+        from mixmix.runtime.storage import read_text
+
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"cannot read the run {path}: {first_line(error)}") from error
         try:
