@@ -520,6 +520,8 @@ def test_commands_leave_a_file_that_reproduces_them(
         ("[model]", "ModelSection: "),
         ("[synthesis]", "add [zoo]"),
         ("[[methods]]\nmethod = 'quantize'", "add [model]"),
+        ("", "bad.toml: nothing to run; add [synthesis]"),
+        ("seed = 3\n[model]\nreference = 'small.json'", "bad.toml: nothing to run"),
         ("[evaluation]", "nothing to evaluate"),
         ("[export]", "nothing to export"),
         ("[zoo]\nmodels = ['small.json']\n[synthesis]\nspeed = 3", "SynthesisSettings has no 's"),

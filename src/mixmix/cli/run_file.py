@@ -241,9 +241,15 @@ class Run(_Section):
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"cannot read the run {path}: {first_line(error)}") from error
         try:
-            return cls.from_dict(content)
+            run = cls.from_dict(content)
+            if not (run.image_section or run.methods or run.export or run.evaluation):
+                raise InputError(
+                    "nothing to run; add [synthesis], [generation], [[methods]], [export] or "
+                    "[evaluation]"
+                )
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        return run
 
     def write(self, command: str) -> None:
         """Write the TOML file that reproduces the run."""

@@ -143,6 +143,11 @@ def _check_agreement(
     images = torch.randn(batch, *spec.input_shape, generator=generator)
     session = OnnxSession(name)
     expected = session.run(images.permute(0, 2, 3, 1) if channels_last else images)
+    if not expected.isfinite().all():
+        raise InputError(
+            f"{spec.name}: {name} returns NaN or infinite values; its weights are damaged, or too "
+            "large for its precision"
+        )
     with translate_errors(
         f"{spec.name}: {name} runs in ONNX Runtime, but not in PyTorch after its conversion",
         "use the PyTorch model itself",

@@ -11,7 +11,7 @@ import torch
 
 from mixmix import Quantize, compress, export, load
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
-from mixmix.errors import DataError
+from mixmix.errors import DataError, InputError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -214,4 +214,12 @@ def test_batch_norm_for_training_is_refused(tmp_path: Path) -> None:
     weights = [random("m", CHANNELS), constant("v", [0.5, 1.0, 2.0, 3.0])]
     path = written(tmp_path / "net.onnx", around(norm), weights, opset=9)
     with pytest.raises(DataError, match="BatchNormalization for training; export it in eval mode"):
+        load(path, mean=0.5, std=0.25)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    nodes = around(node("Add", "c broken", "z"))
+    path = written(tmp_path / "net.onnx", nodes, [constant("broken", np.float32(value))])
+    with pytest.raises(InputError, match="returns NaN or infinite values; its weights are damaged"):
         load(path, mean=0.5, std=0.25)
