@@ -292,6 +292,8 @@ def _from_plain(value: Any, hint: Any, where: str) -> Any:
             raise InputError(f"{where} must be a table, got {value!r}")
         return {str(k): _from_plain(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     if hint is Path and isinstance(value, str):
+        if "\0" in value:
+            raise InputError(f"{shorten(repr(value))} is no path: it has a NUL character")
         return Path(value)
     if not _fits(value, hint):
         raise InputError(f"{where} must be {_named(hint)}, got {value!r}")
