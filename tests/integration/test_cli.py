@@ -258,7 +258,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "onnx-corrupt": (write("bad.onnx", "not a model"), "evaluate bad.onnx", "bad.onnx"),
     "onnx-absent": (nothing, "evaluate absent.onnx", "absent.onnx"),
-    "no-labeled-images": (nothing, "evaluate small.json --data .", "subfolder"),
+    "no-labeled-images": (nothing, "evaluate small.json --data .", "contains no images"),
     "no-command": (nothing, "compress", "compress"),
     "out-is-a-file": (write("x", ""), ONE + "small.json", "x"),
 }

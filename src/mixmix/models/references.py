@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixmix._display import printable
 from mixmix.errors import InputError, first_line, translate_errors
 from mixmix.models.sources import (
     Source,
@@ -192,6 +193,6 @@ def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec, sour
     if problems:
         raise InputError(
             f"{spec.name}: the weights in {spec.weights} do not fit {spec.source}: "
-            + "; ".join(problems)
+            + printable("; ".join(problems))
         )
     model.load_state_dict(state, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import functools
 import pathlib
@@ -134,6 +135,15 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beside", [{"epoch": 3, "name": "best"}, {7: 1.5}])
 def test_state_dicts_with_other_entries(beside: dict[Any, Any], tmp_path: Path) -> None:
     assert load_state_dict(saved(tmp_path / "w.pth", {**STATE, **beside})).keys() == STATE.keys()
+
+
+def test_names_of_weights_are_printable(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    path = saved(tmp_path / "w.pth", {"\x1b[31ma\nb": torch.ones(1)})
+    spec = ModelSpec("s", "torchvision:squeezenet1_1", (3, 64, 64), 0.5, 0.25, 1000)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unexpected .x1b.31ma b") as error:
+        load_model(dataclasses.replace(spec, weights=str(path)))
+    assert str(error.value).isprintable()
 
 
 def written(kind: str, path: Path) -> None:
