@@ -46,8 +46,8 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, width: int = 200) -> str:
-    """The text on one line, with the middle omitted if it is longer than ``width``."""
-    text = " ".join(text.split())
+    """The printable text, with the middle omitted if it is longer than ``width``."""
+    text = printable(text)
     if len(text) <= width:
         return text
     half = (width - 3) // 2

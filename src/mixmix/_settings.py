@@ -19,6 +19,8 @@ from mixmix.errors import InputError, translate_errors
 __all__ = ["Settings", "default_of", "identify", "load_entry_points", "subclasses", "to_plain"]
 
 _S = TypeVar("_S", bound="Settings")
+# Of anything that is counted; tensors are not much larger.
+_LARGEST_COUNT = 2**31
 _SCALARS = (bool, int, float, str, types.NoneType)
 
 
@@ -132,6 +134,8 @@ class Settings:
             value = getattr(self, name)
             valid = (optional and value is None) or (_fits(value, int) and value >= least)
             self._require(valid, name, f"a whole number >= {least}" + " or None" * optional)
+            valid = value is None or value <= _LARGEST_COUNT
+            self._require(valid, name, f"a whole number <= {_LARGEST_COUNT:,}")
 
     def _require_range(
         self,
@@ -292,6 +296,8 @@ def _from_plain(value: Any, hint: Any, where: str) -> Any:
             raise InputError(f"{where} must be a table, got {value!r}")
         return {str(k): _from_plain(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     if hint is Path and isinstance(value, str):
+        if "\0" in value:
+            raise InputError(f"{shorten(repr(value))} is no path: it has a NUL character")
         return Path(value)
     if not _fits(value, hint):
         raise InputError(f"{where} must be {_named(hint)}, got {value!r}")

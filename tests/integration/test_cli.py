@@ -246,7 +246,11 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "choices-without-budget": (images_made, QUANTIZE + "--out q.onnx --choices W2A8", "--max-size"),
     "budget-too-small": (images_made, QUANTIZE + "--out q.onnx --max-size 0.01", "at least"),
-    "all-images-held-out": (images_made, QUANTIZE + "--out q.onnx --held-out 40", "split"),
+    "all-images-held-out": (
+        images_made,
+        QUANTIZE + "--out q.onnx --held-out 40",
+        "held_out must be from 1 to",
+    ),
     "not-capturable": (
         lambda folder: (images_made(folder), spec(source="python:cli_models:branching")(folder))[1],
         "quantize -m bad.json --data images --out q.onnx",
@@ -520,6 +524,10 @@ def test_commands_leave_a_file_that_reproduces_them(
         ("[model]", "ModelSection: "),
         ("[synthesis]", "add [zoo]"),
         ("[[methods]]\nmethod = 'quantize'", "add [model]"),
+        ("", "bad.toml: nothing to run; add [synthesis]"),
+        ("seed = 3\n[model]\nreference = 'small.json'", "bad.toml: nothing to run"),
+        ("out = 'a\\u0000'\n[export]".replace("'", '"'), "is no path: it has a NUL character"),
+        ("device = 'meta'\n[export]", "device 'meta' cannot be used"),
         ("[evaluation]", "nothing to evaluate"),
         ("[export]", "nothing to export"),
         ("[zoo]\nmodels = ['small.json']\n[synthesis]\nspeed = 3", "SynthesisSettings has no 's"),

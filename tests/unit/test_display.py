@@ -174,3 +174,9 @@ class TestPieces:
 
     def test_an_empty_table(self) -> None:
         assert html_table([], caption="<none>").startswith("<table><caption>&lt;none&gt;")
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\x07b", "a\u202eb"])
+def test_names_from_files_do_not_reach_the_terminal_as_they_are(name: str) -> None:
+    for text in (summary("Model", {"name": name}), format_value((name,)), shorten(name)):
+        assert text.isprintable() and name not in text

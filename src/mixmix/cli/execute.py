@@ -200,6 +200,11 @@ def _compress(
         if images is not None and len(images) >= MIN_PROBE_IMAGES:
             probe = images.images[:_PROBE_IMAGES]
         if images is not None and run.images is not None and run.images.held_out:
+            if not 0 < run.images.held_out < len(images):
+                raise InputError(
+                    f"held_out must be from 1 to {len(images) - 1} of {len(images)} images, got "
+                    f"{run.images.held_out}"
+                )
             images, held_out = images.split(len(images) - run.images.held_out)
         with progress_bar("compressing") as advance:
             compressed = compress(model, images, methods, seed=run.seed, on_progress=advance)

@@ -42,7 +42,7 @@ def prepare(device: str, threads: int | None, *, distributed: bool) -> None:
             raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads}")
         torch.set_num_threads(threads)
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"device {device!r} cannot be used: {first_line(error)}; use --device cpu"

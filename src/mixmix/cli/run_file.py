@@ -236,14 +236,22 @@ class Run(_Section):
         Raises:
             InputError: if it cannot be read, or a section or key is unknown.
         """
+        from mixmix.runtime.storage import read_text
+
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"cannot read the run {path}: {first_line(error)}") from error
         try:
-            return cls.from_dict(content)
+            run = cls.from_dict(content)
+            if not (run.image_section or run.methods or run.export or run.evaluation):
+                raise InputError(
+                    "nothing to run; add [synthesis], [generation], [[methods]], [export] or "
+                    "[evaluation]"
+                )
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        return run
 
     def write(self, command: str) -> None:
         """Write the TOML file that reproduces the run."""

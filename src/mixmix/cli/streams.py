@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -11,7 +12,10 @@ __all__ = ["open_closed_streams", "silence_full_streams", "writes_of_progress"]
 
 
 def open_closed_streams() -> None:
-    """Connect closed standard streams to nothing, so that no file takes their numbers."""
+    """Connect closed standard streams to nothing, so that no file takes their numbers.
+
+    Characters that the encoding of a terminal does not have are escaped.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -20,6 +24,9 @@ def open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _Patient:

@@ -10,7 +10,13 @@ from __future__ import annotations
 import argparse
 import collections
 import pathlib
+import pickle
+import re
 import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,7 @@ from mixmix.runtime.archives import StoredArchive
 
 __all__ = ["Inert", "read_pickled"]
 
-_ZIP = b"PK\x03\x04"
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _PATHS = {
     f"{module}.{kind}": pure
     for module in ("pathlib", "pathlib._local")
@@ -54,8 +60,16 @@ _DATA: dict[str, Any] = {
     **_PATHS,
 }
 
-# Parts of torch whose objects training scripts save.
-_INERT_PARTS = ("torch.nn.", "torch.optim.", "torch.amp.", "torch.cuda.amp.", "torch.utils.data.")
+# Parts of torch and of the standard library whose objects training scripts save.
+_INERT_PARTS = (
+    *("torch.nn.", "torch.optim.", "torch.amp.", "torch.cuda.amp.", "torch.utils.data."),
+    *("datetime.", "decimal.", "fractions.", "functools.partial", "torch.torch_version."),
+    *(f"builtins.{kind}" for kind in ("bool", "bytes", "range", "slice", "str", "tuple", "type")),
+    *(
+        f"__builtin__.{kind}"
+        for kind in ("bool", "bytes", "xrange", "slice", "unicode", "tuple", "type")
+    ),
+)
 
 
 class Inert:
@@ -78,12 +92,21 @@ def read_pickled(path: Path) -> Any:
         DataError: if it is damaged, or refers to functions.
     """
     with open(path, "rb") as file:
-        is_zip = file.read(4) == _ZIP
+        start = file.read(4)
+    is_zip = start == _ZIP
+    if not is_zip and start[:1] != _PICKLE:
+        raise DataError(f"{path} was not written by torch.save: it begins with {start!r}")
     if is_zip:
+        _refuse_other_archives(path)
         try:
             StoredArchive(path).check_sums()
         except DataError as error:
             raise DataError(f"{path} is damaged: {error}; copy it again") from error
+    with _refusals(path):
+        return _read(path, is_zip=is_zip)
+
+
+def _read(path: Path, *, is_zip: bool) -> Any:
     names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if is_zip else []
     own = sys.stdlib_module_names | {"torch", "__builtin__"}
     refused = [
@@ -103,3 +126,43 @@ def read_pickled(path: Path) -> Any:
     with torch.serialization.safe_globals([*known, *((v, k) for k, v in _DATA.items())]):
         # Mapped files have views of the bytes that there are, whatever sizes the pickle claims.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """One line for what PyTorch refuses in many."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other protocols, which are refused
+            yield
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path} {_why_refused(str(error))}") from error
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """Zip archives of other kinds, which are not damaged."""
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise DataError(
+                f"{path} is a TorchScript program; load it by torch.jit.load in your own code, and "
+                "save its state_dict() by torch.save"
+            )
+        if any(name.endswith(".npy") for name in names):
+            raise DataError(f"{path} contains arrays of NumPy; save tensors by torch.save")
+
+
+def _why_refused(message: str) -> str:
+    """Why PyTorch does not load a pickle, from its message of many lines, and what to do."""
+    if "Unsupported operand" in message or "pickle protocol" in message:
+        return (
+            "is a pickle of another kind or protocol than torch.save writes; save "
+            "model.state_dict() by torch.save"
+        )
+    refused = re.search(r"Unsupported (?:global|class):? (?:GLOBAL )?([\w.]+)", message)
+    if refused is not None:
+        return (
+            f"refers to {refused[1]}, and its older format keeps such objects from being left "
+            "out; load it in your own code, and save model.state_dict() alone"
+        )
+    return "is no checkpoint of plain tensors; save model.state_dict() by torch.save"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixmix._display import printable
 from mixmix.errors import InputError, first_line, translate_errors
 from mixmix.models.sources import (
     Source,
@@ -22,7 +23,7 @@ from mixmix.models.sources import (
 from mixmix.models.sources.misfit import explain_misfit
 from mixmix.models.spec import ModelSpec
 from mixmix.models.weights import load_state_dict, unwrapped_state
-from mixmix.runtime.storage import sha256_of_tensors
+from mixmix.runtime.storage import read_text, sha256_of_tensors
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,7 +72,7 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
 
 def _read_spec_file(path: Path, fields: dict[str, Any]) -> ModelSpec:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read the model spec {path}: {first_line(error)}") from error
@@ -145,7 +146,15 @@ def _source_of(spec: ModelSpec) -> tuple[Source, str]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout == torch.strided
+    is_dense = tensor.layout == torch.strided and not tensor.is_meta
+    return tensor.is_floating_point() and is_dense
+
+
+def _kind(tensor: Tensor) -> str:
+    """What values a tensor has that cannot be loaded."""
+    if tensor.is_meta:
+        return "no"
+    return str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
 
 
 def _drop_auxiliary_heads(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -170,7 +179,7 @@ def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec, sour
         if state[name].shape != expected[name].shape
     ]
     misshapen += [
-        f"{name} holds {state[name].dtype} values, expected floats"
+        f"{name} holds {_kind(state[name])} values, expected floats"
         for name in sorted(set(state) & set(expected) - optional)
         if expected[name].is_floating_point() and not _is_plain(state[name])
     ]
@@ -184,6 +193,6 @@ def _load_into(model: nn.Module, state: dict[str, Tensor], spec: ModelSpec, sour
     if problems:
         raise InputError(
             f"{spec.name}: the weights in {spec.weights} do not fit {spec.source}: "
-            + "; ".join(problems)
+            + printable("; ".join(problems))
         )
     model.load_state_dict(state, strict=False)

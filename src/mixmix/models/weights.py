@@ -43,6 +43,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     if _is_state_dict(content):
         return dict(content)
     found = _state_dicts_in(content)
+    if not found and not key and (own := _tensors_beside_data(content)):
+        return own
     usual = [each for each in _USUAL_KEYS if each in found]
     chosen = key or (usual[0] if usual else next(iter(found)) if len(found) == 1 else None)
     if chosen is None or chosen not in found:
@@ -68,7 +70,20 @@ def _state_dicts_in(content: object) -> dict[str, dict[str, Tensor]]:
     """The state dicts in a checkpoint by key."""
     if not isinstance(content, dict):
         return {}
-    return {str(key): value for key, value in content.items() if value and _is_state_dict(value)}
+    return {
+        str(key): value
+        for key, value in content.items()
+        if isinstance(value, dict) and value and _is_state_dict(value)
+    }
+
+
+def _tensors_beside_data(content: object) -> dict[str, Tensor]:
+    """The tensors of a state dict to which a script added numbers and texts, such as an epoch."""
+    entries = content if isinstance(content, dict) else {}
+    if any(isinstance(value, Inert) for value in entries.values()):
+        return {}
+    named = {name: each for name, each in entries.items() if isinstance(name, str)}
+    return {name: each for name, each in named.items() if isinstance(each, Tensor)}
 
 
 def _why_none(content: object, found: Mapping[str, object], key: str) -> str:
@@ -85,6 +100,8 @@ def _why_none(content: object, found: Mapping[str, object], key: str) -> str:
     if whole:
         origin = getattr(parts[whole[0]], "origin", "module")
         place = f" under {whole[0]!r}" if whole[0] else ""
+        if origin.startswith("numpy."):
+            return f"contains arrays of NumPy{place}, expected tensors; {advice}"
         return (
             f"contains a whole pickled {origin}{place}, whose code is not run; load it in your "
             f"own code, and {advice}"

@@ -31,6 +31,7 @@ __all__ = [
     "check_writable",
     "read_json",
     "read_tensors",
+    "read_text",
     "remove_abandoned",
     "sha256_of_file",
     "sha256_of_json",
@@ -292,6 +293,16 @@ def _sync_folder(folder: Path) -> None:
 def _read(path: Path) -> bytes:
     with os.fdopen(_open_file(path), "rb") as file:
         return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file in UTF-8, without the mark that editors of Windows begin it with.
+
+    Raises:
+        OSError: if it cannot be read, or is a folder or a special file.
+        ValueError: if it has another encoding.
+    """
+    return _read(path).decode("utf-8-sig")
 
 
 def _open_file(path: Path) -> int:

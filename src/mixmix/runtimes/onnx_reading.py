@@ -42,6 +42,9 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         _check_sizes(model)
         if model.ByteSize() < _LARGEST_FILE:
             onnx.checker.check_model(model)
+        if any(n.op_type == "BatchNormalization" and len(n.output) > 3 for n in model.graph.node):
+            # As up to opset 13; ONNX Runtime may crash.
+            raise DataError("it has BatchNormalization for training; export it in eval mode")
     return model
 
 

@@ -77,6 +77,8 @@ def plan(
     Raises:
         InputError: if ``memory_gib`` is too little for a single image.
     """
+    if memory_gib is not None and not 0 < memory_gib < math.inf:
+        raise InputError(f"memory_gib must be a finite number > 0, got {memory_gib}")
     if threads is None:
         threads = usable_cpus() if distributed.launched() else torch.get_num_threads()
     if settings.iterations == 0:

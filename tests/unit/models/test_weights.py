@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import datetime
+import functools
 import pathlib
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,9 @@ def saved(path: Path, content: Any) -> Path:
         {"metric": np.float64(71.2), "best": np.int64(3), "epoch": 3},
         {"hyper_parameters": {"loss": nn.CrossEntropyLoss(), "schedule": nn.ReLU()}},
         {"optimizer": {"state": {}, "param_groups": []}},
+        {"time": datetime.datetime(2026, 1, 1), "took": datetime.timedelta(1)},
+        {"hyper_parameters": {"optimizer": functools.partial(torch.optim.Adam, lr=0.1)}},
+        {"types": [str, bool, type(None)], "steps": range(3), "torch": torch.__version__},
     ],
 )
 def test_what_lies_beside_the_weights_is_data(about: dict[str, Any], tmp_path: Path) -> None:
@@ -122,3 +130,59 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="holds torch.int8 values, expected floats"):
         load_model(spec)
+
+
+@pytest.mark.parametrize("beside", [{"epoch": 3, "name": "best"}, {7: 1.5}])
+def test_state_dicts_with_other_entries(beside: dict[Any, Any], tmp_path: Path) -> None:
+    assert load_state_dict(saved(tmp_path / "w.pth", {**STATE, **beside})).keys() == STATE.keys()
+
+
+def test_names_of_weights_are_printable(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    path = saved(tmp_path / "w.pth", {"\x1b[31ma\nb": torch.ones(1)})
+    spec = ModelSpec("s", "torchvision:squeezenet1_1", (3, 64, 64), 0.5, 0.25, 1000)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unexpected .x1b.31ma b") as error:
+        load_model(dataclasses.replace(spec, weights=str(path)))
+    assert str(error.value).isprintable()
+
+
+def written(kind: str, path: Path) -> None:
+    """Files that are no checkpoints, as people pass them."""
+    if kind == "torchscript":
+        torch.jit.save(torch.jit.trace(nn.Linear(3, 2), torch.zeros(1, 3)), path)  # type: ignore[no-untyped-call]
+    elif kind == "numpy":
+        with open(path, "wb") as file:
+            np.savez(file, weight=np.zeros(3))
+    elif kind == "arrays":
+        torch.save({"weight": np.zeros(3)}, path)
+    elif kind == "protocol":
+        torch.save(STATE, path, pickle_protocol=4)
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps({"weight": [1.0]}, protocol=4))
+    elif kind == "older object":
+        content = {"state_dict": STATE, "loss": nn.CrossEntropyLoss()}
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    else:
+        path.write_text(kind)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("torchscript", "is a TorchScript program; load it by torch.jit.load"),
+        ("numpy", "contains arrays of NumPy; save tensors"),
+        ("arrays", "contains arrays of NumPy under 'weight', expected tensors"),
+        ("protocol", "is a pickle of another kind or protocol than torch.save writes"),
+        ("plain pickle", "is a pickle of another kind or protocol than torch.save writes"),
+        ("older object", "refers to torch.nn.modules.loss.CrossEntropyLoss, and its older format"),
+        ("<!DOCTYPE html>", "was not written by torch.save: it begins with b'<!DO'"),
+        ("version https://git-lfs", "was not written by torch.save: it begins with b'vers'"),
+        ("", "was not written by torch.save: it begins with b''"),
+    ],
+)
+def test_other_files_are_named(kind: str, message: str, tmp_path: Path) -> None:
+    written(kind, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        load_state_dict(tmp_path / "w.pth")
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)

@@ -12,6 +12,7 @@ from mixmix.errors import DataError, InputError
 from mixmix.runtime.storage import (
     read_json,
     read_tensors,
+    read_text,
     sha256_of_file,
     sha256_of_tensors,
     write_atomic,
@@ -158,3 +159,12 @@ def test_identity_of_tensors_depends_on_everything_but_order_and_layout() -> Non
     digests = [sha256_of_tensors(tensors) for tensors in (base, *others)]
     assert sha256_of_tensors(same) == digests[0]
     assert len(set(digests)) == len(digests)
+
+
+def test_text_of_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfx = 1\r\n")
+    assert read_text(tmp_path / "a.toml") == "x = 1\r\n"
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is a .*, expected a file"):
+            read_text(path)

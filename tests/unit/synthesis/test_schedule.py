@@ -152,6 +152,9 @@ class TestPlan:
             InputError, match="batches of 4, processed one image at a time, take 0.00 GiB"
         ):
             plan(zoo, self.SETTINGS, memory_gib=1e-6)
+        for absurd in (float("nan"), float("inf"), -1.0):
+            with pytest.raises(InputError, match="memory_gib must be a finite number > 0, got"):
+                plan(zoo, self.SETTINGS, memory_gib=absurd)
 
 
 def planned(zoo: Zoo, settings: SynthesisSettings, **options: int) -> tuple[int, int]:

@@ -7,10 +7,13 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, numpy_helper
 
+from mixmix.runtimes.onnx_nodes import constant
+
 __all__ = ["as_float32", "channels_first"]
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_TO_FIRST = [0, 3, 1, 2]
+_TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
+_BY_ELEMENT = ("Add", "Cast", "Div", "Identity", "Mul", "Sub")
 
 
 def as_float32(model: onnx.ModelProto) -> None:
@@ -31,20 +34,44 @@ def as_float32(model: onnx.ModelProto) -> None:
 
 
 def channels_first(model: ir.Model) -> bool:
-    """Let a graph that transposes images (N, H, W, C) take (N, C, H, W), in place; if it does."""
+    """Let a graph that transposes images (N, H, W, C) take (N, C, H, W), in place; if it does.
+
+    Images may be normalized by values per channel before.
+    """
     images = [value for value in model.graph.inputs if not value.is_initializer()]
     shape = images[0].shape if len(images) == 1 else None
     if shape is None or len(shape) != 4:
         return False
     (image,) = images
-    users = image.consumers()
-    if not users or any(
-        node.op_type != "Transpose" or list(node.attributes.get_ints("perm", [])) != _TO_FIRST
-        for node in users
-    ):
+    transposes = _transposes(image)
+    if not transposes:
         return False
     image.shape = ir.Shape([shape[axis] for axis in _TO_FIRST])
-    for node in list(users):
+    if any(node.inputs[0] is not image for node in transposes):
+        users = list(image.uses())
+        last = ir.node("Transpose", [image], {"perm": _TO_LAST})
+        model.graph.insert_before(users[0].node, last)
+        for user in users:
+            user.node.replace_input_with(user.idx, last.outputs[0])
+        return True
+    for node in transposes:
         node.outputs[0].replace_all_uses_with(image)
         model.graph.remove(node, safe=True)
     return True
+
+
+def _transposes(image: ir.Value) -> list[ir.Node]:
+    """The nodes that put the channels of images first; none if images have other uses, too."""
+    found = []
+    for node in image.consumers():
+        others = [each for each in node.inputs if each is not image and each is not None]
+        if node.op_type == "Transpose" and list(node.attributes.get_ints("perm", [])) == _TO_FIRST:
+            found.append(node)
+        elif node.op_type in _BY_ELEMENT and all(constant(each) is not None for each in others):
+            further = _transposes(node.outputs[0])
+            if not further:
+                return []
+            found += further
+        else:
+            return []
+    return found

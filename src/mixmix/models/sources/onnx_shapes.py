@@ -14,11 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 __all__ = ["kind_of", "settle_shapes"]
 
 # Two batch sizes show what depends on it; odd, so that they cannot be halved.
 _BATCHES = (3, 5)
+
+# Of images; by the names of ONNX.
+_RESIZE_MODES = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}
 
 
 def settle_shapes(model: fx.GraphModule, input_shape: Sequence[int], batch: int | None) -> None:
@@ -89,6 +93,9 @@ class _Settled:
             "OnnxSlice": self._slice,
             "OnnxGather": self._gather,
             "OnnxSplit13": self._split,
+            "OnnxResize": self._resize,
+            "OnnxResizeV10": self._resize,
+            "OnnxPadDynamic": self._pad,
             "OnnxSqueezeDynamicAxes": partial(self._axis_by_axis, "squeeze"),
             "OnnxUnsqueezeDynamicAxes": partial(self._axis_by_axis, "unsqueeze"),
         }
@@ -209,6 +216,33 @@ class _Settled:
     def _split(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
         parts, axis = self._fixed(node, 1), self._axis_of(node, "axis")
         return parts and self._graph.call_function(torch.split, (source, parts, axis))
+
+    def _resize(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        module = self._model.get_submodule(str(node.target))
+        module = getattr(module, "_resize", module)
+        before, after = (self._first.shapes[each] for each in (source, node))
+        mode = _RESIZE_MODES.get(str(module.onnx_mode))
+        if mode is None or len(after) != 4:
+            return None
+        scales = self._fixed(node, 1 if kind_of(self._model, node) == "OnnxResizeV10" else 2)
+        how: dict[str, Any] = {"size": after[2:]}
+        # Scales that leave out a part of a pixel differ from the ratio of the sizes.
+        if scales and any(a * by != b for a, by, b in zip(before, scales, after, strict=True)):
+            how = {"scale_factor": tuple(scales[2:])}
+        how |= {"mode": mode, "align_corners": module.align_corners}
+        return self._graph.call_function(F.interpolate, (source,), how)
+
+    def _pad(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        pads, values = self._fixed(node, 1), self._values(node, 2)
+        value = 0.0 if values[0] is None else self._fixed(node, 2)
+        if pads is None or value is None:
+            return None
+        dims = len(pads) // 2
+        pairs = [[pads[axis], pads[axis + dims]] for axis in reversed(range(dims))]
+        while pairs and pairs[-1] == [0, 0]:
+            pairs.pop()
+        mode = str(self._model.get_submodule(str(node.target)).mode)
+        return self._graph.call_function(F.pad, (source, sum(pairs, []), mode, value))
 
     def _axis_by_axis(self, method: str, node: fx.Node, source: fx.Node) -> fx.Node | None:
         axes, squeezes = self._fixed(node, 1), method == "squeeze"

@@ -26,7 +26,13 @@ class PythonSource(Source):
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
         module, _, function = name.partition(":")
         with translate_errors(f"{spec.name}: cannot build {spec.source!r}"):
-            model = getattr(importlib.import_module(module), function)()
+            try:
+                model = getattr(importlib.import_module(module), function)()
+            except SystemExit as error:
+                raise InputError(
+                    f"{spec.name}: {spec.source!r} ended the process ({error.code}); put what a "
+                    "script does below if __name__ == '__main__'"
+                ) from error
         if not isinstance(model, nn.Module):
             raise InputError(
                 f"{spec.name}: {spec.source!r} returned {type(model).__name__}, not a module"
