@@ -157,7 +157,6 @@ class _Absent:
 
 
 _ABSENT = _Absent()
-_NAMES = ("name", "term", "method", "recovery")
 _Difference = tuple[tuple[str, ...], Any, Any]
 
 
@@ -206,10 +205,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _name_of(value: Any) -> str:
-    """The name of an entry of a list, or its kind; empty if it has neither."""
-    if not isinstance(value, Mapping):
-        return ""
-    return next((str(value[key]) for key in _NAMES if key in value), "")
+    return str(value.get("name", "")) if isinstance(value, Mapping) else ""
 
 
 def _is_short(value: Any) -> bool:

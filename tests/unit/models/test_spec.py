@@ -37,7 +37,7 @@ def test_lists_become_tuples() -> None:
         ({"std": [0.5, float("inf"), 0.5]}, "finite numbers"),
         ({"std": [0.5, 0.0, 0.5]}, "std must be positive"),
         ({"num_classes": -1}, "num_classes must be a whole number >= 0, got -1"),
-        ({"num_classes": "4"}, "num_classes must be a whole number, got '4'"),
+        ({"num_classes": "4"}, "num_classes must be a whole number >= 0, got '4'"),
         ({"num_classes": 1}, "num_classes is 1, .* set num_classes = 2"),
         ({"classes": ["cat", "dog"]}, "2 class names for 4 classes"),
         ({"classes": "abcd"}, "classes must be a sequence, got 'abcd'"),

@@ -235,7 +235,7 @@ class TestResume:
         ("changes", "message"),
         [
             ({"sharpness": 1}, r"sharpness: 1, now None"),
-            ({"terms": [{"term": "unheard-of", "weight": 1.0}]}, r"terms: unheard-of, now bn"),
+            ({"terms": [{"term": "unheard-of", "weight": 1.0}]}, r"terms\.unheard-of: \{"),
             (None, "None, now"),
         ],
     )
