@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import mixmix
 from campaigns.commands import leftovers, result
 from campaigns.rows import Tally, arguments, finish
 from campaigns.scenarios import SCENARIOS, forked
@@ -27,6 +28,8 @@ _LEAST, _MOST = 1, 400
 def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
     """Run a scenario under limits of memory."""
     tally, out, run = Tally(f"little memory in {name}", seed), work / "out", SCENARIOS[name]
+    for each in mixmix.__all__:
+        getattr(mixmix, each)  # imports that fail say nothing of memory
     wanted = forked(lambda: run(out, 0))
     assert wanted.kind == "result", wanted
     expected = result(out)
