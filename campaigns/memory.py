@@ -10,6 +10,8 @@ import resource
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,7 @@ _LEAST, _MOST = 1, 400
 def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
     """Run a scenario under limits of memory."""
     tally, out, run = Tally(f"little memory in {name}", seed), work / "out", SCENARIOS[name]
-    for each in mixmix.__all__:
-        getattr(mixmix, each)  # imports that fail say nothing of memory
+    _import_all()
     wanted = forked(lambda: run(out, 0))
     assert wanted.kind == "result", wanted
     expected = result(out)
@@ -42,8 +43,11 @@ def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
 
         def limited(mebibytes: int = mebibytes) -> Any:
             limit = _address_space() + mebibytes * 2**20
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            return run(out, 0)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            try:
+                return run(out, 0)
+            finally:  # the report of an error needs memory
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 
         ended = forked(limited)
         resumed = forked(lambda: run(out, 0))
@@ -62,6 +66,15 @@ def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
         if leftovers(out):
             tally.fault("lost", f"{what} left behind: {', '.join(leftovers(out))}")
     return tally
+
+
+def _import_all() -> None:
+    """Import what runs import late; Python reports imports without memory as other errors."""
+    for name in mixmix.__all__:
+        getattr(mixmix, name)
+    for name in ("torch._dynamo", "torch.onnx", "onnxscript", "onnxruntime", "matplotlib.pyplot"):
+        with suppress(ImportError):
+            import_module(name)
 
 
 def _address_space() -> int:
