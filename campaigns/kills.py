@@ -34,6 +34,7 @@ def kills(name: str, runs: int, seed: int, work: Path) -> Tally:
     images = inputs(work / "inputs", temporary)
     # All runs use one path, since files contain it.
     out = work / "out"
+    _remove(out)
     started = time.monotonic()
     ended = run(command.line(images, out), environment(temporary))
     seconds = time.monotonic() - started
