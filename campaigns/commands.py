@@ -61,7 +61,9 @@ COMMANDS = {
         ),
         Command(
             "prune blocks",
-            "prune " + _MODEL + " --max-macs 0.8 --blocks --recovery fine-tune --steps 4 "
+            "prune "
+            + _MODEL.replace("resnet", "mobilenetv2")
+            + " --max-macs 0.8 --blocks --recovery fine-tune --steps 4 "
             "--checkpoints {out}/run --out {out}/model.onnx",
         ),
         Command(
