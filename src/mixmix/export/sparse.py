@@ -22,6 +22,7 @@ from mixmix.compress.method import Compressed
 from mixmix.compress.prune.weights.sparsity import check_zeros
 from mixmix.errors import DataError
 from mixmix.export.notes import notes
+from mixmix.runtime.storage import with_sorted_metadata
 
 __all__ = ["load_sparse", "read_sparse", "sparse_bytes"]
 
@@ -52,7 +53,7 @@ def sparse_bytes(compressed: Compressed) -> bytes:
         use_gaps = len(gaps) < len(bits)
         tensors[f"{name}.gaps" if use_gaps else f"{name}.bitmask"] = gaps if use_gaps else bits
     metadata = {"format": _FORMAT, "shapes": json.dumps(shapes)}
-    return save(tensors, metadata | notes(compressed))
+    return with_sorted_metadata(save(tensors, metadata | notes(compressed)))
 
 
 def load_sparse(path: str | Path) -> dict[str, Tensor]:

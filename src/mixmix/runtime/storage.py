@@ -40,6 +40,7 @@ __all__ = [
     "write_atomic",
     "write_json",
     "write_record",
+    "with_sorted_metadata",
     "write_tensors",
 ]
 
@@ -172,7 +173,7 @@ def write_tensors(
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = dict(metadata or {})
     seal = {_SEAL: _seal_of_tensors(contiguous, about)}
-    content = _with_sorted_metadata(save(contiguous, about | seal))
+    content = with_sorted_metadata(save(contiguous, about | seal))
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -239,7 +240,7 @@ def _seal_of_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     return sha256_of_json({"tensors": sha256_of_tensors(tensors), "metadata": metadata})
 
 
-def _with_sorted_metadata(content: bytes) -> bytes:
+def with_sorted_metadata(content: bytes) -> bytes:
     """A safetensors file whose metadata, which have a random order, are sorted by key."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
