@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from mixmix.graph.batch_norm import is_batch_norm
 from mixmix.graph.calls import count_calls, module_of
@@ -62,16 +60,10 @@ class SharedGraph:
                 user is not None
                 and len(node.users) == 1
                 and is_batch_norm(norm)
-                and (isinstance(self.layers[str(node.target)], nn.Conv2d) or _is_matrix(node))
                 and calls[str(node.target)] == calls[str(user.target)] == 1
             ):
                 found[str(node.target)] = str(user.target)
         return found
-
-
-def _is_matrix(node: fx.Node) -> bool:
-    """Whether a linear layer's features are its outputs' channels, not those of tokens."""
-    return len(node.meta["tensor_meta"].shape) == 2
 
 
 def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
@@ -87,8 +79,6 @@ def share_graph(module: nn.Module, example: Tensor) -> SharedGraph:
     graph_module = capture(module, example)
     # Names in the module, by names in graphs of torch.export; other graphs keep them.
     sources = graph_module.meta.get("sources", {})
-    with torch.no_grad():
-        ShapeProp(graph_module).propagate(example)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     own: dict[str, Tensor] = parameters | dict(module.named_buffers(remove_duplicate=False))
     first_names = {parameter: name for name, parameter in module.named_parameters()}
