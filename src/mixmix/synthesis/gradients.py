@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
-from mixmix.errors import MixmixWarning, translate_errors
+from mixmix.errors import translate_errors, warn
 from mixmix.models.model import Model
 from mixmix.models.zoo import Zoo
 from mixmix.runtime.seeding import generator
@@ -26,11 +24,9 @@ def check_gradients(zoo: Zoo) -> None:
         ):
             found = _has_gradient(model)
         if not found:
-            warnings.warn(
+            warn(
                 f"the outputs of {model.spec.name} have no gradient with respect to the images, so "
-                "labels cannot shape images: it rounds, detaches or casts what depends on them",
-                MixmixWarning,
-                stacklevel=4,
+                "labels cannot shape images: it rounds, detaches or casts what depends on them"
             )
 
 
