@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mixmix.errors import InputError, warn
+from mixmix.graph.agreement import relative_error
 
 __all__ = [
     "BatchNorm",
@@ -150,7 +151,7 @@ def _standard(module: nn.Module, x: Tensor) -> nn.Module | None:
     for value in (*own, *_EPS):
         candidate = _with_eps(module, x.ndim, value)
         found = candidate(x.clone())
-        error = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+        error = relative_error(found, expected)
         if error < best[0]:
             best = (error, candidate)
     return best[1]

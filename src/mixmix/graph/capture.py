@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixmix.errors import CaptureError, first_line, raise_if_out_of_memory
+from mixmix.graph.agreement import relative_error
 from mixmix.graph.calls import is_call_to, module_of
 from mixmix.graph.copies import detached_copy
 from mixmix.graph.images import mark_images_, two_batches
@@ -25,7 +26,6 @@ __all__ = [
     "check_chain",
     "check_outputs",
     "evaluating",
-    "relative_error",
 ]
 
 FOLD_TOLERANCE = 1e-3
@@ -257,8 +257,3 @@ def check_outputs(
             f"{step} changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} is numerical "
             f"noise); {hint}"
         )
-
-
-def relative_error(value: Tensor, reference: Tensor) -> float:
-    """``|| value - reference || / || reference ||``."""
-    return float((value - reference).norm() / reference.norm().clamp_min(1e-12))

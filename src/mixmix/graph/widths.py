@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from mixmix.errors import raise_if_out_of_memory
+from mixmix.graph.agreement import relative_error
 from mixmix.graph.calls import is_call_to
-from mixmix.graph.capture import relative_error
 from mixmix.graph.copies import detached_copy
 from mixmix.graph.edit import replace_by_module
 from mixmix.graph.ops import has_kind, zero_padding

@@ -21,9 +21,10 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from mixmix.errors import CaptureError
+from mixmix.graph.agreement import relative_error
 from mixmix.graph.batch_norm import is_batch_norm
 from mixmix.graph.calls import module_of
-from mixmix.graph.capture import capture, relative_error
+from mixmix.graph.capture import capture
 from mixmix.graph.ops import bounds_of, has_kind
 from mixmix.models import fused_kernels
 from mixmix.models.observation import BatchNormStatistics, Observation

@@ -19,13 +19,14 @@ from mixmix.errors import (
     translate_errors,
     warn,
 )
+from mixmix.graph.agreement import relative_error
 from mixmix.graph.batch_norm import (
     BatchNorm,
     check_statistics,
     has_statistics,
     standardize_batch_norms_,
 )
-from mixmix.graph.capture import evaluating, relative_error
+from mixmix.graph.capture import evaluating
 from mixmix.models.classes import list_some, repeated_names
 from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork

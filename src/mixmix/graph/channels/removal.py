@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.errors import InputError, first_line, raise_if_out_of_memory
-from mixmix.graph.capture import relative_error
+from mixmix.graph.agreement import relative_error
 from mixmix.graph.channels.dependencies import (
     dependency_graph,
     torch_pruning_name,

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from mixmix.errors import DataError, InputError, translate_errors
+from mixmix.graph.agreement import relative_error
 from mixmix.models.sources.graphs import (
     GraphSource,
     check_any_batch,
@@ -153,7 +154,7 @@ def _check_agreement(
         "use the PyTorch model itself",
     ):
         found = model(images)
-        error = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+        error = relative_error(found, expected)
     if not error <= _TOLERANCE:
         raise InputError(
             f"{spec.name}: the logits of {name} differ by {error:.1%} in PyTorch after its "
