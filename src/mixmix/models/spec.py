@@ -79,11 +79,6 @@ class ModelSpec(Settings):
     flip: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("name", "source", "label_set", "license", "sha256"):
-            self._require(isinstance(getattr(self, name), str), name, "text")
-        for name in ("weights",):
-            value = getattr(self, name)
-            self._require(value is None or isinstance(value, str), name, "text or None")
         if isinstance(self.input_shape, list | tuple) and not _fits_memory(self.input_shape):
             self._require(False, "input_shape", f"at most {_MOST_VALUES:,} values in all")
         for name in ("mean", "std"):
@@ -120,8 +115,6 @@ class ModelSpec(Settings):
                 "expected those of images in [0, 1]; divide both by 255"
             )
         self._require_int("num_classes", least=0)
-        self._require(isinstance(self.multi_label, bool), "multi_label", "true or false")
-        self._require(self.flip in (None, True, False), "flip", "true, false or None")
         if self.num_classes == 1:
             raise InputError(
                 f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
