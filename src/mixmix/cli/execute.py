@@ -168,7 +168,7 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
 
 
 def _image_facts(run: Run, images: ImageSet) -> dict[str, Any]:
-    from mixmix.data.image_set import label_agreement
+    from mixmix.data.labels import label_agreement
 
     facts: dict[str, Any] = {
         "num_images": len(images),

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mixmix.data.image_set import ImageSet, label_agreement
+from mixmix.data.image_set import ImageSet
+from mixmix.data.labels import label_agreement
 from mixmix.errors import warn
 from mixmix.models.classes import list_some, tell_sides
 from mixmix.models.model import Model

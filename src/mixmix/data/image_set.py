@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixmix._display import format_value, percent, summary
-from mixmix.data.labels import index_in, map_labels, map_soft_labels
+from mixmix.data.labels import index_in, label_agreement, map_labels, map_soft_labels
 from mixmix.data.pixels import tensor_to_pil, to_unit_range
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
-from mixmix.errors import DataError, InputError, warn
+from mixmix.errors import DataError, InputError
 from mixmix.models.classes import LabelSpace
 from mixmix.runtime.storage import sha256_of_tensors, write_atomic, write_record
 
-__all__ = ["ImageSet", "file_name", "label_agreement", "warn_if_labels_are_chance"]
+__all__ = ["ImageSet", "file_name"]
 
-# Labels of fewer images than that are not judged.
-_FEWEST_TO_JUDGE = 16
 # Of probabilities.
 _ROUNDING = 1e-3
 
@@ -384,13 +381,6 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         return [(self.labels == label).nonzero().flatten()[:columns].tolist() for label in classes]
 
 
-def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
-    """Fraction of images whose top soft label (N, K) is their label (N,); None if K = 0."""
-    if not soft_labels.numel():
-        return None
-    return float((soft_labels.argmax(1) == labels).float().mean())
-
-
 def _encoded(image: Image.Image, format: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format)
@@ -400,25 +390,3 @@ def _encoded(image: Image.Image, format: str = "PNG") -> bytes:
 def file_name(text: str) -> str:
     """The name of a class as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)[:60]
-
-
-def warn_if_labels_are_chance(hits: int, total: int, num_classes: int, what: str) -> None:
-    """Warn if labels are predicted as rarely as by chance.
-
-    That is, within two standard deviations of 1 / K, of at least 16 images.
-
-    Args:
-        hits: images that are predicted as labeled.
-        total: number of images.
-        num_classes: K.
-        what: a description of the images and of who predicts.
-    """
-    if total < _FEWEST_TO_JUDGE or num_classes < 2:
-        return
-    chance = 1 / num_classes
-    if hits > total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
-        return
-    warn(
-        f"only {hits} of {total} {what}, no more than by chance ({100 * chance:.3g}%); check the "
-        "order of the classes, mean and std"
-    )

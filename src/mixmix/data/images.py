@@ -11,8 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mixmix.data.datasets import read_dataset
-from mixmix.data.image_set import ImageSet, label_agreement, warn_if_labels_are_chance
-from mixmix.data.labels import checked_labels, dataset_index
+from mixmix.data.image_set import ImageSet
+from mixmix.data.labels import (
+    checked_labels,
+    dataset_index,
+    label_agreement,
+    warn_if_labels_are_chance,
+)
 from mixmix.data.pixels import is_image_file, read_image, to_unit_range
 from mixmix.data.shards import MANIFEST_NAME
 from mixmix.errors import DataError, InputError, warn

@@ -1,7 +1,8 @@
-"""Labels of images in the classes of a network."""
+"""Labels of images: in the classes of a network, and as it predicts them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,14 @@ __all__ = [
     "checked_labels",
     "dataset_index",
     "index_in",
+    "label_agreement",
     "map_labels",
     "map_soft_labels",
+    "warn_if_labels_are_chance",
 ]
+
+# Labels of fewer images than that are not judged.
+_FEWEST_TO_JUDGE = 16
 
 
 def index_in(target: LabelSpace, own: LabelSpace, labels: Tensor | None = None) -> Tensor | None:
@@ -148,6 +154,35 @@ def checked_label_sets(labels: Tensor, count: int, target: LabelSpace) -> Tensor
             f"{expected}, got {labels.dtype} of shape {tuple(labels.shape)}"
         )
     return labels.bool().cpu()
+
+
+def label_agreement(soft_labels: Tensor, labels: Tensor) -> float | None:
+    """Fraction of images whose top soft label (N, K) is their label (N,); None if K = 0."""
+    if not soft_labels.numel():
+        return None
+    return float((soft_labels.argmax(1) == labels).float().mean())
+
+
+def warn_if_labels_are_chance(hits: int, total: int, num_classes: int, what: str) -> None:
+    """Warn if labels are predicted as rarely as by chance.
+
+    That is, within two standard deviations of 1 / K, of at least 16 images.
+
+    Args:
+        hits: images that are predicted as labeled.
+        total: number of images.
+        num_classes: K.
+        what: a description of the images and of who predicts.
+    """
+    if total < _FEWEST_TO_JUDGE or num_classes < 2:
+        return
+    chance = 1 / num_classes
+    if hits > total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
+        return
+    warn(
+        f"only {hits} of {total} {what}, no more than by chance ({100 * chance:.3g}%); check the "
+        "order of the classes, mean and std"
+    )
 
 
 def _class_names_of(source: Any) -> tuple[str, ...]:

@@ -13,8 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
-from mixmix.data.image_set import ImageSet, warn_if_labels_are_chance
-from mixmix.data.labels import checked_label_sets, checked_labels, dataset_index
+from mixmix.data.image_set import ImageSet
+from mixmix.data.labels import (
+    checked_label_sets,
+    checked_labels,
+    dataset_index,
+    warn_if_labels_are_chance,
+)
 from mixmix.data.pixels import to_unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.intervals import percent_interval

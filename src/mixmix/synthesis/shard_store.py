@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mixmix.data.flips import LEAST_AGREEMENT, flip_agreement
-from mixmix.data.image_set import ImageSet, label_agreement, warn_if_labels_are_chance
+from mixmix.data.image_set import ImageSet
+from mixmix.data.labels import label_agreement, warn_if_labels_are_chance
 from mixmix.data.shards import (
     MANIFEST_NAME,
     Shard,
