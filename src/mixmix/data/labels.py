@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixmix.errors import DataError, InputError, warn
-from mixmix.models.classes import LabelSpace, list_some, match_classes
+from mixmix.models.classes import ClassMatch, LabelSpace, list_some, match_classes
 
 __all__ = [
     "checked_label_sets",
@@ -49,7 +49,7 @@ def index_in(target: LabelSpace, own: LabelSpace, labels: Tensor | None = None) 
             f"labels of {own.owner} are not those of {target.owner}: {match.why}; use images of "
             "its own classes"
         )
-    indices = torch.tensor([-1 if index is None else index for index in match.indices])
+    indices = _as_tensor(match)
     used = range(own.num_classes) if labels is None else labels.unique().tolist()
     missing = [own.names[label] for label in used if indices[label] < 0]
     if missing:
@@ -57,8 +57,7 @@ def index_in(target: LabelSpace, own: LabelSpace, labels: Tensor | None = None) 
             f"{target.owner} has no classes {list_some(missing)}, which labels of {own.owner} "
             "name; use images of its own classes, or correct the names"
         )
-    is_same = own.num_classes == target.num_classes
-    return None if is_same and indices.equal(torch.arange(len(indices))) else indices
+    return _unless_same(indices, target)
 
 
 def map_labels(labels: Tensor, indices: Tensor | None) -> Tensor:
@@ -89,9 +88,7 @@ def dataset_index(source: Any, target: LabelSpace) -> Tensor | None:
     own = LabelSpace("the data", len(names), names)
     match = match_classes(own, target)
     if match.indices and any(index is not None for index in match.indices):
-        indices = torch.tensor([-1 if i is None else i for i in match.indices])
-        is_same = len(names) == target.num_classes and indices.equal(torch.arange(len(names)))
-        return None if is_same else indices
+        return _unless_same(_as_tensor(match), target)
     if len(names) != target.num_classes:
         raise DataError(
             f"the data has {len(names)} classes ({list_some(names)}), {target.owner} has "
@@ -102,6 +99,16 @@ def dataset_index(source: Any, target: LabelSpace) -> Tensor | None:
         f"({list_some(target.names)}) by index, since no name is the same"
     )
     return None
+
+
+def _as_tensor(match: ClassMatch) -> Tensor:
+    """Its indices, -1 for none."""
+    return torch.tensor([-1 if index is None else index for index in match.indices])
+
+
+def _unless_same(indices: Tensor, target: LabelSpace) -> Tensor | None:
+    """The indices; None if every class is itself."""
+    return None if indices.tolist() == list(range(target.num_classes)) else indices
 
 
 def checked_labels(
