@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from campaigns.commands import leftovers, result
 from campaigns.hooks import CRASHED, at_step, count_steps
-from campaigns.rows import Tally, arguments, finish
+from campaigns.rows import Tally, run_all
 from campaigns.scenarios import SCENARIOS, Result, forked
 
 QUESTION = "Do runs that end amid a write resume with the same bits?"
@@ -79,17 +78,10 @@ def _judge(
         tally.fault("tracebacks", f"{what}: {resumed}")
     elif resumed != wanted or result(out) != expected:
         tally.fault("not_identical", what)
-    if leftovers(out):
-        tally.fault("lost", f"{what} left behind: {', '.join(leftovers(out))}")
-
-
-def main() -> int:
-    given = arguments(__doc__, runs=0)
-    each = -(-given.runs // len(SCENARIOS)) or None
-    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        tallies = [crash_points(name, each, given.seed, Path(folder, name)) for name in SCENARIOS]
-    return finish(QUESTION, tallies, given.out)
+    tally.left_behind(what, leftovers(out))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        run_all(crash_points, tuple(SCENARIOS), question=QUESTION, description=__doc__, runs=0)
+    )

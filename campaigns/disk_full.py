@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from campaigns.commands import leftovers, result
 from campaigns.hooks import at_step, count_steps
-from campaigns.rows import Tally, arguments, finish
+from campaigns.rows import Tally, run_all
 from campaigns.scenarios import SCENARIOS, forked
 
 QUESTION = "Do runs that meet a full disk end in one line, and resume with the same bits?"
@@ -38,7 +37,6 @@ def disk_full(name: str, runs: int | None, seed: int, work: Path) -> Tally:
     for step in points:
         shutil.rmtree(out, ignore_errors=True)
         tally.runs += 1
-        names: list[str] = []
 
         def fail(what: str, proceed: Callable[[], Any], half: Callable[[], Any] | None) -> None:
             if what == "unlink":  # needs no space
@@ -66,18 +64,9 @@ def disk_full(name: str, runs: int | None, seed: int, work: Path) -> Tally:
             tally.fault("lost", f"step {step}: {resumed}")
         elif result(out) != expected:
             tally.fault("not_identical", f"step {step}")
-        if names:
-            tally.fault("lost", f"step {step} left behind: {', '.join(names)}")
+        tally.left_behind(f"step {step}", names)
     return tally
 
 
-def main() -> int:
-    given = arguments(__doc__, runs=0)
-    each = -(-given.runs // len(SCENARIOS)) or None
-    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        tallies = [disk_full(name, each, given.seed, Path(folder, name)) for name in SCENARIOS]
-    return finish(QUESTION, tallies, given.out)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(disk_full, tuple(SCENARIOS), question=QUESTION, description=__doc__, runs=0))

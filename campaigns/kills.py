@@ -6,17 +6,17 @@ python campaigns/kills.py --runs 200 --seed 0 --out FILE
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from campaigns.commands import COMMANDS, Command, Ended, environment, inputs, leftovers, result, run
-from campaigns.rows import Tally, arguments, finish
+from campaigns.rows import Tally, run_all
 
 QUESTION = "Do killed commands resume with the same bits?"
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -29,12 +29,11 @@ def kills(name: str, runs: int, seed: int, work: Path) -> Tally:
     """Kill a command in ``runs`` runs, each once or twice."""
     tally = Tally(f"kills of {name}", seed)
     command, draws = COMMANDS[name], random.Random(f"{seed} {name}")
-    temporary = work / "temporary"
+    temporary = work.parent / "temporary"
     temporary.mkdir(parents=True, exist_ok=True)
-    images = inputs(work / "inputs", temporary)
+    images = inputs(work.parent / "inputs", temporary)
     # All runs use one path, since files contain it.
     out = work / "out"
-    _remove(out)
     started = time.monotonic()
     ended = run(command.line(images, out), environment(temporary))
     seconds = time.monotonic() - started
@@ -42,7 +41,7 @@ def kills(name: str, runs: int, seed: int, work: Path) -> Tally:
     tally.processes += 1
     expected = result(out)
     for _ in range(runs):
-        _remove(out)
+        shutil.rmtree(out, ignore_errors=True)
         tally.runs += 1
         for _ in range(draws.choice((1, 1, 2))):
             number, delay = draws.choice(_SIGNALS), draws.uniform(0, 1.05 * seconds)
@@ -61,8 +60,7 @@ def kills(name: str, runs: int, seed: int, work: Path) -> Tally:
             found = result(out)
             names = [n for n in expected | found if expected.get(n) != found.get(n)]
             tally.fault("not_identical", f"{', '.join(names)}")
-        if leftovers(out):
-            tally.fault("lost", f"left behind: {', '.join(leftovers(out))}")
+        tally.left_behind("resumed run", leftovers(out))
     return tally
 
 
@@ -103,17 +101,5 @@ def _judge(tally: Tally, ended: Ended, number: int, delay: float) -> None:
         tally.fault("tracebacks", f"{what}: exit code {ended.code}: {ended.error[-500:]}")
 
 
-def _remove(out: Path) -> None:
-    subprocess.run(["rm", "-rf", str(out)], check=True)
-
-
-def main() -> int:
-    given = arguments(__doc__, runs=198)
-    each = -(-given.runs // len(COMMANDS))
-    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        tallies = [kills(name, each, given.seed, Path(folder)) for name in COMMANDS]
-    return finish(QUESTION, tallies, given.out)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(kills, tuple(COMMANDS), question=QUESTION, description=__doc__, runs=198))

@@ -9,7 +9,6 @@ import random
 import resource
 import shutil
 import sys
-import tempfile
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import mixmix
 from campaigns.commands import leftovers, result
-from campaigns.rows import Tally, arguments, finish
+from campaigns.rows import Tally, run_all
 from campaigns.scenarios import SCENARIOS, forked
 
 QUESTION = "Do runs without enough memory end with an error, and resume with the same bits?"
@@ -63,8 +62,7 @@ def memory(name: str, runs: int, seed: int, work: Path) -> Tally:
             tally.fault("lost", f"{what}: {resumed}")
         elif resumed != wanted or result(out) != expected:
             tally.fault("not_identical", what)
-        if leftovers(out):
-            tally.fault("lost", f"{what} left behind: {', '.join(leftovers(out))}")
+        tally.left_behind(what, leftovers(out))
     return tally
 
 
@@ -82,13 +80,5 @@ def _address_space() -> int:
     return pages * resource.getpagesize()
 
 
-def main() -> int:
-    given = arguments(__doc__, runs=30)
-    each = -(-given.runs // len(SCENARIOS))
-    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        tallies = [memory(name, each, given.seed, Path(folder, name)) for name in SCENARIOS]
-    return finish(QUESTION, tallies, given.out)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(memory, tuple(SCENARIOS), question=QUESTION, description=__doc__, runs=30))

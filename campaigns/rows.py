@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mixmix.report.record import benchmark_record
 from mixmix.runtime.storage import write_json
 
-__all__ = ["FAULTS", "Tally", "arguments", "finish"]
+__all__ = ["FAULTS", "Tally", "arguments", "finish", "run_all"]
 
 FAULTS = ("executions", "silent_wrong", "tracebacks", "hangs", "lost", "not_identical")
 
@@ -47,6 +49,11 @@ class Tally:
     not_identical: int = 0
     examples: dict[str, str] = field(default_factory=dict)
 
+    def left_behind(self, what: str, names: Sequence[str]) -> None:
+        """Count a loss if temporary files remain."""
+        if names:
+            self.fault("lost", f"{what} left behind: {', '.join(names)}")
+
     def fault(self, kind: str, what: str) -> None:
         """Count a fault of a kind in ``FAULTS``."""
         assert kind in FAULTS, kind
@@ -69,6 +76,34 @@ def arguments(
     parser.add_argument("--seed", type=int, default=0, help="seed of all choices (%(default)s)")
     parser.add_argument("--out", type=Path, help="file of the record, result.json")
     return parser.parse_args(argv)
+
+
+def run_all(
+    campaign: Callable[[str, Any, int, Path], Tally],
+    names: Sequence[str],
+    *,
+    question: str,
+    description: str | None,
+    runs: int,
+) -> int:
+    """Run a campaign on several commands or scenarios, as the command line asks for.
+
+    Args:
+        campaign: gets a name, its share of the runs (None for all there are), the seed, and a
+            folder of its own beside those of the others.
+        names: of commands or scenarios.
+        question: that the record answers.
+        description: docstring of the campaign.
+        runs: in all, by default; 0 for all there are.
+
+    Returns:
+        The exit status; see ``finish``.
+    """
+    given = arguments(description, runs=runs)
+    share = -(-given.runs // len(names)) or (None if runs == 0 else 0)
+    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
+        tallies = [campaign(name, share, given.seed, Path(folder, name)) for name in names]
+    return finish(question, tallies, given.out)
 
 
 def finish(question: str, tallies: Sequence[Tally], out: Path | None) -> int:

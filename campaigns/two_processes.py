@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from campaigns.commands import leftovers, result
 from campaigns.hooks import at_step, count_steps
-from campaigns.rows import Tally, arguments, finish
+from campaigns.rows import Tally, run_all
 from campaigns.scenarios import SCENARIOS, forked, started, waited
 
 QUESTION = "Does a folder hold one run, whoever else starts in it?"
@@ -82,18 +81,9 @@ def two_processes(name: str, runs: int, seed: int, work: Path) -> Tally:
                 tally.fault("silent_wrong", f"{what}: {ended} {second}, expected {found}")
             elif result(out) != expected[winner]:
                 tally.fault("not_identical", what)
-        if leftovers(out):
-            tally.fault("lost", f"{what} left behind: {', '.join(leftovers(out))}")
+        tally.left_behind(what, leftovers(out))
     return tally
 
 
-def main() -> int:
-    given = arguments(__doc__, runs=50)
-    each = -(-given.runs // len(_NAMES))
-    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        tallies = [two_processes(name, each, given.seed, Path(folder, name)) for name in _NAMES]
-    return finish(QUESTION, tallies, given.out)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(two_processes, _NAMES, question=QUESTION, description=__doc__, runs=50))
