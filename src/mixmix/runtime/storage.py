@@ -37,10 +37,10 @@ __all__ = [
     "sha256_of_json",
     "sha256_of_tensors",
     "tensors_below",
+    "with_sorted_metadata",
     "write_atomic",
     "write_json",
     "write_record",
-    "with_sorted_metadata",
     "write_tensors",
 ]
 
