@@ -25,8 +25,9 @@ class Command:
 
     def line(self, inputs: Path, out: Path) -> list[str]:
         """The command line of a process."""
-        words = self.arguments.format(inputs=inputs, out=out).split()
-        return [sys.executable, "-W", "ignore", "-m", "mixmix", *words, "--threads", "1"]
+        words = [word.format(inputs=inputs, out=out) for word in self.arguments.split()]
+        threads = [] if words[0] == "run" else ["--threads", "1"]
+        return [sys.executable, "-W", "ignore", "-m", "mixmix", *words, *threads]
 
 
 _MODEL = "-m bundled:resnet --data {inputs}/images"
@@ -76,8 +77,26 @@ COMMANDS = {
             "quantize " + _MODEL + " --bits W4A4 --iterations 2 --train 4 "
             "--checkpoints {out}/run --out {out}/model.onnx",
         ),
+        Command("run", "run {inputs}/run.toml --out {out}"),
     )
 }
+_RUN = """
+[zoo]
+models = ["bundled:vgg"]
+[synthesis]
+num_images = 8
+batch_size = 4
+iterations = 3
+[model]
+reference = "bundled:resnet"
+[[methods]]
+method = "prune"
+sparsity = 0.5
+[[methods]]
+method = "quantize"
+bits = "W8A8"
+[export]
+"""
 
 
 def environment(temporary: Path, **more: str) -> dict[str, str]:
@@ -123,6 +142,7 @@ def inputs(folder: Path, temporary: Path) -> Path:
         line += ["--batch-size", "16", "--iterations", "2", "--threads", "1"]
         ended = run([*line, "--out", str(folder / "images")], environment(temporary))
         assert ended.code == 0, ended.error
+        (folder / "run.toml").write_text(_RUN)
     return folder
 
 

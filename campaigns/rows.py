@@ -101,16 +101,18 @@ def run_all(
     """
     given = arguments(description, runs=runs)
     share = -(-given.runs // len(names)) or (None if runs == 0 else 0)
+    tallies, code = [], 0
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        tallies = [campaign(name, share, given.seed, Path(folder, name)) for name in names]
-    return finish(question, tallies, given.out)
+        for name in names:
+            tallies.append(campaign(name, share, given.seed, Path(folder, name)))
+            code = finish(question, tallies, given.out)
+    return code
 
 
 def finish(question: str, tallies: Sequence[Tally], out: Path | None) -> int:
-    """Print the rows and write the record; the exit status is 1 if there was a fault."""
+    """Print the last row and write the record; the exit status is 1 if there was a fault."""
     names = ("campaign", "runs", "processes", *FAULTS)
-    for tally in tallies:
-        print("  ".join(f"{name} {getattr(tally, name)}" for name in names))
+    print("  ".join(f"{name} {getattr(tallies[-1], name)}" for name in names), flush=True)
     if out is not None:
         command = f"python {shlex.join(sys.argv)}"
         write_json(out, benchmark_record(question, command, [vars(tally) for tally in tallies]))

@@ -23,10 +23,11 @@ __all__ = [
 ]
 
 
-# From messages of PyTorch on CPU and GPU, C++, the linker, threads and ONNX Runtime.
+# From messages of PyTorch on CPU and GPU, oneDNN, C++, the linker, threads and ONNX Runtime.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
+    "could not create a primitive",
     "out of memory",
     "std::bad_alloc",
     "bad allocation",
@@ -68,19 +69,31 @@ def first_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of any library says that memory cannot be allocated."""
+    """Whether an error of any library, or its cause, says that memory cannot be allocated."""
+    return _out_of_memory(error) is not None
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Raise an error that says so again, before it is taken for a fault of a network."""
+    found = _out_of_memory(error)
+    if found is not None:
+        raise found
+
+
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The first error of a chain of causes that says that memory cannot be allocated."""
+    while error is not None and not _says_out_of_memory(error):
+        error = error.__cause__
+    return error
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error).lower()
     return isinstance(error, Exception) and any(each in text for each in _OUT_OF_MEMORY)
-
-
-def raise_if_out_of_memory(error: BaseException) -> None:
-    """Raise an error again that says so, before it is taken for a fault of a network."""
-    if is_out_of_memory(error):
-        raise error
 
 
 class MixmixWarning(UserWarning):

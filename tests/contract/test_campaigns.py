@@ -15,24 +15,45 @@ import sys, tempfile
 from pathlib import Path
 from campaigns.{module} import {module}
 with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-    tally = {module}("{scenario}", 3, 0, Path(folder))
-assert tally.runs == 3, tally
+    tally = {module}("{scenario}", {runs}, 0, Path(folder))
+assert tally.runs == {runs}, tally
 sys.exit(tally.faults)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="campaigns fork")
 @pytest.mark.parametrize(
-    ("module", "scenario"),
+    ("module", "scenario", "runs"),
     [
-        ("crash_points", "synthesize"),
-        ("crash_points", "distill"),
-        ("disk_full", "save"),
-        ("two_processes", "prune"),
+        ("crash_points", "synthesize", 3),
+        ("crash_points", "distill", 3),
+        ("disk_full", "save", 3),
+        ("kills", "synthesize", 1),
+        ("memory", "save", 3),
+        ("two_processes", "prune", 3),
     ],
 )
-def test_no_fault(module: str, scenario: str) -> None:
-    program = PROGRAM.format(module=module, scenario=scenario)
+def test_no_fault(module: str, scenario: str, runs: int) -> None:
+    _run(PROGRAM.format(module=module, scenario=scenario, runs=runs))
+
+
+NETWORK = """
+import sys, tempfile
+from pathlib import Path
+from campaigns.networks import run_apart
+with tempfile.TemporaryDirectory() as folder:
+    steps = run_apart("timm:test_resnet", 0, Path(folder))["steps"]
+assert len(steps) == 7, steps
+sys.exit(any(step["outcome"] != "ok" for step in steps))
+"""
+
+
+def test_a_network_from_elsewhere() -> None:
+    pytest.importorskip("timm")
+    _run(NETWORK)
+
+
+def _run(program: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         cwd=ROOT,
@@ -41,4 +62,4 @@ def test_no_fault(module: str, scenario: str) -> None:
         text=True,
         timeout=500,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout

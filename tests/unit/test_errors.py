@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from mixmix.errors import CaptureError, DataError, InputError, first_line, translate_errors
+from mixmix.errors import (
+    CaptureError,
+    DataError,
+    InputError,
+    first_line,
+    is_out_of_memory,
+    translate_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +45,16 @@ def test_errors_of_mixmix_pass() -> None:
     with pytest.raises(InputError) as caught, translate_errors("cannot load"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("could not create a primitive"), OSError(12, "")]
+)
+def test_too_little_memory_is_no_fault_of_an_input(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, translate_errors("cannot convert"):
+        try:
+            raise error
+        except Exception as cause:
+            raise RuntimeError("step 1 of 3 has failed") from cause
+    assert caught.value is error
+    assert not is_out_of_memory(RuntimeError("broken"))
