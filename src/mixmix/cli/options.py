@@ -161,6 +161,8 @@ class _Numbers(click.ParamType[Any]):
         self._kind, self.name = kind, "numbers"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str):  # a default
+            return value
         try:
             return [self._kind(each) for each in value.strip("()[]").replace(",", " ").split()]
         except ValueError:
