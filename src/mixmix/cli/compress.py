@@ -26,6 +26,7 @@ _SHORT_BITS = {"8": "W8A8", "int8": "W8A8"}
     fraction --prune
     recipe --recipe
     export.optimize_for
+    DEPLOYMENT
     layers
     COMMON
     [What the network does not say]

@@ -236,8 +236,21 @@ def _compress(
         facts["sparsity"] = sparsity_of(compressed.module).total
     outcome.compressed, outcome.facts["export"] = compressed, facts
     if run.export is not None:
-        goal = run.export.optimize_for
-        artifact = export(compressed, run.out / run.export.file, optimize_for=goal, probe=probe)
+        chosen = run.export
+        artifact = export(
+            compressed,
+            run.out / chosen.file,
+            optimize_for=chosen.optimize_for,
+            probe=probe,
+            with_preprocessing=chosen.layout if chosen.with_preprocessing else False,
+            with_softmax=chosen.with_softmax,
+        )
+        channels, *size = compressed.spec.input_shape
+        is_last = chosen.with_preprocessing and chosen.layout == "NHWC"
+        facts["input"] = {
+            "shape": [1, *size, channels] if is_last else [1, channels, *size],
+            "dtype": "uint8" if chosen.with_preprocessing else "float32",
+        }
         facts["out"] = str(artifact.path)
         facts["size_bytes"] = artifact.size_bytes
         facts["agreement_with_pytorch"] = artifact.agreement

@@ -18,6 +18,7 @@ __all__ = ["demo", "evaluate", "export", "zoo_list", "zoo_show"]
     """
     source! source: A model, or a folder of synthetic images.
     out!: ONNX file, or folder for PNG files.
+    DEPLOYMENT
     COMMON
     """,
 )

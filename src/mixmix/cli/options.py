@@ -25,7 +25,10 @@ Given = dict[str, Any]
 
 # A field, "!" if it is required, names other than --field, and a help other than the field's.
 _LINE = re.compile(r"([\w.-]+)(!?)([^:]*)(?:: (.*))?")
-_COMMON = "seed\ndevice\nthreads\njson"
+_SHORT = {
+    "COMMON": "seed\ndevice\nthreads\njson",
+    "DEPLOYMENT": "export.with_preprocessing\nexport.layout\nexport.with_softmax",
+}
 
 
 class Command(RichCommand):
@@ -47,7 +50,10 @@ class Command(RichCommand):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, read at the first use."""
         panel = "Options"
-        lines = self.lines.replace("COMMON", _COMMON).strip().splitlines()
+        text = self.lines
+        for word, options in _SHORT.items():
+            text = text.replace(word, options)
+        lines = text.strip().splitlines()
         for line in [] if self.params else map(str.strip, lines):
             if line.startswith("["):
                 panel = line.strip("[]")
@@ -90,7 +96,8 @@ def command(path: str, lines: str) -> Callable[[Callable[[Given], object]], Comm
         lines: the options. Each line has a field of ``CommandLine``, followed by an exclamation
             mark if it is required, by names of the option other than ``--field`` (one without
             dashes is an argument), and by a colon and the help if it is not the documentation of
-            the field. ``[PANEL]`` is a heading, COMMON the options of commands that compute.
+            the field. ``[PANEL]`` is a heading, COMMON the options of commands that compute,
+            DEPLOYMENT those of files that others run.
     """
     return lambda call: Command(path, lines, call)
 

@@ -40,6 +40,7 @@ def do_run(run: Run, *, as_json: bool, by_section: bool = False, layers: bool = 
         by_section: whether the object has an entry for each section of the run.
         layers: whether to print a table of all layers, too.
     """
+    from mixmix.report.card import write_card
     from mixmix.report.run_page import write_run_page
     from mixmix.runtime.distributed import is_main
 
@@ -49,6 +50,9 @@ def do_run(run: Run, *, as_json: bool, by_section: bool = False, layers: bool = 
     facts, command = outcome.facts, shlex.join(["mixmix", *sys.argv[1:]])
     if run.writes_files:
         run.write(command)
+        if run.export is not None and outcome.compressed is not None:
+            file = run.out / run.export.file
+            write_card(run.card, file, facts, outcome.compressed, command=command)
         write_run_page(
             run.page, facts, command=command, images=outcome.images, compressed=outcome.compressed
         )

@@ -136,12 +136,25 @@ class ExportSection(_Section):
         file: .onnx, .pt2 (PyTorch) or .safetensors (weights without zeros), relative to the folder
             of the run; without a model, a folder for the images as PNG files.
         optimize_for: size or speed, for .onnx files with 4 bits or fewer.
+        with_preprocessing: write normalization into an .onnx file, which then takes bytes.
+        layout: of these bytes, NHWC or NCHW.
+        with_softmax: write softmax into an .onnx file, which then returns probabilities.
         sensitivity: JSON file for sensitivities.
     """
 
     file: Path = Path("model.onnx")
     optimize_for: str = "size"
+    with_preprocessing: bool = False
+    layout: str = "NHWC"
+    with_softmax: bool = False
     sensitivity: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        self._require_one_of("layout", ("NHWC", "NCHW"))
+        if (self.with_preprocessing or self.with_softmax) and self.file.suffix != ".onnx":
+            raise InputError(
+                f"--with-preprocessing and --with-softmax are for .onnx files, got {self.file}"
+            )
 
 
 @dataclass(frozen=True)
@@ -219,7 +232,12 @@ class Run(_Section):
             return []
         is_model = self.model is not None and self.export is not None
         file = [self.out / self.export.file] if is_model and self.export else []
-        return [self.path, self.page, *file]
+        return [self.path, self.page, *([self.card] if file else []), *file]
+
+    @property
+    def card(self) -> Path:
+        """Path of the model card."""
+        return self.page.with_suffix(".card.md")
 
     @property
     def page(self) -> Path:
