@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mixmix._settings import Settings
 from mixmix.cli.costs import measure_costs
 from mixmix.cli.inputs import labeled_images, load_images, load_network, load_zoo
-from mixmix.cli.process import prepare, print_schedule, progress_bar
+from mixmix.cli.process import prepare, print_schedule
 from mixmix.cli.run_file import GenerationSection, Run
 from mixmix.errors import InputError
 
@@ -161,12 +161,7 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
     section = run.image_section
     assert section is not None
     folder = run.out / section.folder
-    title = "generating" if isinstance(section, GenerationSection) else "synthesizing"
-    with process_group(str(zoo.device)), progress_bar(title, shown=is_main()) as advance:
-
-        def on_progress(done: int, total: int) -> None:
-            advance(title, done / max(total, 1))
-
+    with process_group(str(zoo.device)):
         if isinstance(section, GenerationSection):
             images = generate(
                 zoo,
@@ -175,7 +170,6 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
                 seed=run.seed,
                 warmup_rounds=section.warmup_rounds,
                 out=folder,
-                on_progress=on_progress,
             )
         else:
             images = synthesize(
@@ -187,7 +181,6 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
                 threads=run.threads,
                 memory_gib=section.memory_gib,
                 on_plan=print_schedule,
-                on_progress=on_progress,
             )
     if is_main() and images.images.shape[1] in (1, 3):
         images.contact_sheet(folder / _SHEET)
@@ -229,8 +222,7 @@ def _compress(
             probe = images.images[:_PROBE_IMAGES]
         if images is not None and (number := _num_held_out(run, model, images)):
             images, held_out = images.split(len(images) - number)
-        with progress_bar("compressing") as advance:
-            compressed = compress(model, images, methods, seed=run.seed, on_progress=advance)
+        compressed = compress(model, images, methods, seed=run.seed)
         facts["model"] = compressed.spec.name
         facts["setting"] = " + ".join(method.setting for method in methods)
         facts["sparsity"] = sparsity_of(compressed.module).total
@@ -302,6 +294,5 @@ def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
         raise InputError("nothing to evaluate; add [model], or a model in [evaluation]")
     reference = None if section.reference is None else loaded(section.reference)
     data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
-    with progress_bar("evaluating") as advance:
-        result = evaluate(model, data, reference=reference, device=device, on_progress=advance)
+    result = evaluate(model, data, reference=reference, device=device)
     return ({"model": section.model} if section.model else {}) | result.to_dict()
