@@ -35,6 +35,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
         spec: of all networks.
         file: file to write.
         source: what the command reads.
+        class_file: names of the classes: a text file with one per line, or a JSON file.
         compare: add results for other images of equal cost.
         all_layers: quantize first and last layer like the others.
         train: steps of quantization-aware training; 0 for none.
@@ -53,6 +54,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
     spec: ModelSpec  # type: ignore[assignment]  # in tables, its fields that are given
     file: Path | None = None
     source: str = ""
+    class_file: Path | None = None
     compare: bool = False
     settings: SynthesisSettings
     generator: AmortizedSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixmix._settings import Settings
-from mixmix.cli.inputs import labeled_images, load_images, load_zoo
+from mixmix.cli.inputs import labeled_images, load_images, load_zoo, spec_fields
 from mixmix.cli.process import prepare, print_schedule, progress_bar
 from mixmix.cli.run_file import GenerationSection, Run
 from mixmix.errors import InputError
@@ -235,22 +235,24 @@ def _executable(artifact: Artifact | None, compressed: Compressed | None) -> Any
 
 
 def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
-    from mixmix import evaluate
-    from mixmix.evaluate.evaluation import Predictor
+    from mixmix import evaluate, load
+    from mixmix.evaluate.predictor import Predictor, is_file
 
-    section = run.evaluation
+    section, fields = run.evaluation, spec_fields(run.spec)
     assert section is not None
 
     def loaded(reference: str) -> Any:
-        is_file = reference.endswith((".onnx", ".pt2"))  # evaluated as it is
-        return Path(reference) if is_file else load_zoo((reference,), device, spec=run.spec)[0]
+        # Files are evaluated as they are.
+        return Path(reference) if is_file(reference) else load(reference, device=device, **fields)
 
     if section.model is not None:
         model = loaded(section.model)
     if model is None:
         raise InputError("nothing to evaluate; add [model], or a model in [evaluation]")
     reference = None if section.reference is None else loaded(section.reference)
-    data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
+    data = labeled_images(section.data, lambda: Predictor(model, fields, device).spec)
     with progress_bar("evaluating") as advance:
-        result = evaluate(model, data, reference=reference, device=device, on_progress=advance)
+        result = evaluate(
+            model, data, reference=reference, spec=fields, device=device, on_progress=advance
+        )
     return ({"model": section.model} if section.model else {}) | result.to_dict()

@@ -38,16 +38,19 @@ def export(given: Given) -> None:
 @command(
     "evaluate",
     """
-    evaluation.model! model: A model, or an exported .onnx or .pt2 file.
+    evaluation.model! network: A network, or an .onnx or .pt2 file of any exporter.
     evaluation.data
     evaluation.reference
     COMMON
+    NETWORK
     """,
 )
 def evaluate(given: Given) -> None:
     """Measure the accuracy of a network or an exported file on labeled images.
 
-    Example: mixmix evaluate resnet-w4a8.onnx --reference bundled:resnet
+    Prints top-1 and top-5 accuracy, accuracy by class, and agreement with --reference.
+
+    Example: mixmix evaluate small.onnx --data photographs/val --reference net.onnx
     """
     do(given)
 

@@ -26,6 +26,17 @@ Given = dict[str, Any]
 # A field, "!" if it is required, names other than --field, and a help other than the field's.
 _LINE = re.compile(r"([\w.-]+)(!?)([^:]*)(?:: (.*))?")
 _COMMON = "seed\ndevice\nthreads\njson"
+_NETWORK = """
+[What the network does not say]
+spec.mean: Mean of the training images in [0, 1], such as 0.485,0.456,0.406 (ImageNet).
+spec.std: Standard deviation of the training images, such as 0.229,0.224,0.225 (ImageNet).
+spec.input_shape: Channels, height and width, such as 3,224,224.
+spec.num_classes
+class_file --classes
+spec.label_set
+spec.multi_label
+spec.flip
+"""
 
 
 class Command(RichCommand):
@@ -47,8 +58,8 @@ class Command(RichCommand):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, read at the first use."""
         panel = "Options"
-        lines = self.lines.replace("COMMON", _COMMON).strip().splitlines()
-        for line in [] if self.params else map(str.strip, lines):
+        text = self.lines.replace("COMMON", _COMMON).replace("NETWORK", _NETWORK)
+        for line in [] if self.params else filter(None, map(str.strip, text.splitlines())):
             if line.startswith("["):
                 panel = line.strip("[]")
             else:
@@ -80,7 +91,8 @@ def command(path: str, lines: str) -> Callable[[Callable[[Given], object]], Comm
         lines: the options. Each line has a field of ``CommandLine``, followed by an exclamation
             mark if it is required, by names of the option other than ``--field`` (one without
             dashes is an argument), and by a colon and the help if it is not the documentation of
-            the field. ``[PANEL]`` is a heading, COMMON the options of commands that compute.
+            the field. ``[PANEL]`` is a heading, COMMON the options of commands that compute, and
+            NETWORK those that complete the spec of a network.
     """
     return lambda call: Command(path, lines, call)
 
@@ -115,16 +127,16 @@ def _plain(value: Any) -> Any:
     """A value in plain types; text in lists is split at commas."""
     if not isinstance(value, tuple):
         return value
-    parts = [each.split(",") if isinstance(each, str) else [each] for each in value]
-    return [each for part in parts for each in part]
+    parts = [each.split(",") if isinstance(each, str) else each for each in value]
+    return [each for part in parts for each in (part if isinstance(part, list) else [part])]
 
 
 def _parsing(kind: Any, default: Any) -> dict[str, Any]:
     """How click parses an option of a type."""
     kinds = [each for each in get_args(kind) if each not in (NoneType, ...)]
     if get_origin(kind) is tuple:
-        many = ... in get_args(kind)
-        return {"type": kinds[0], "multiple": True} if many else {"type": tuple(kinds)}
+        listed = _Numbers(kinds[0]) if kinds[0] in (int, float) else kinds[0]
+        return {"type": listed, "multiple": True}
     if kinds:
         kind = Path if Path in kinds else kinds[0]
         return _parsing(kind, None) if default in (None, ...) else {"type": _OrNone(kind)}
@@ -142,3 +154,17 @@ class _OrNone(click.ParamType[Any]):
             return value if value == NO_VALUE else self._kind(value)
         except ValueError:
             self.fail(f"{value!r} is neither a number nor {NO_VALUE}", param, ctx)
+
+
+class _Numbers(click.ParamType[Any]):
+    """One number, or several with commas between them."""
+
+    def __init__(self, kind: Callable[[str], Any]) -> None:
+        self._kind, self.name = kind, "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            return [self._kind(each) for each in str(value).strip("()[]").replace(",", " ").split()]
+        except ValueError:
+            kind = "whole numbers" if self._kind is int else "numbers"
+            self.fail(f"{value!r} are not {kind} with commas between them", param, ctx)

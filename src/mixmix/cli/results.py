@@ -11,6 +11,7 @@ from typing import Any
 
 from mixmix._display import printable
 from mixmix.cli.execute import Outcome, execute
+from mixmix.cli.inputs import with_spec
 from mixmix.cli.run_file import Run
 
 __all__ = ["do", "do_run", "print_facts", "print_json"]
@@ -23,7 +24,7 @@ def do(given: Mapping[str, Any]) -> None:
         given: a run, in plain types; with ``json``, and ``file`` for the path of the file to
             export.
     """
-    content = dict(given)
+    content = with_spec(given)
     as_json = content.pop("json")
     if "file" in content:
         path = Path(content.pop("file"))
@@ -71,6 +72,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 def _print_tables(outcome: Outcome) -> None:
     from rich.console import Console
 
+    from mixmix.report.evaluation import print_evaluation
     from mixmix.report.sensitivity import print_sensitivity
     from mixmix.report.table import print_rows
 
@@ -92,4 +94,6 @@ def _print_tables(outcome: Outcome) -> None:
         print_sensitivity(table, Console(), layer_bits=layer_bits)
     if outcome.compressed is not None:
         print_rows(outcome.compressed.rows)
-    print_facts({**outcome.facts.get("images", {}), **outcome.facts.get("evaluation", {})})
+    print_facts(outcome.facts.get("images", {}))
+    if "evaluation" in outcome.facts:
+        print_evaluation(outcome.facts["evaluation"])

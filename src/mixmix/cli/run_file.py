@@ -147,8 +147,9 @@ class EvaluationSection(_Section):
 
     Attributes:
         model: a model, or an .onnx or .pt2 file (default: the exported file).
-        data: folder with one subfolder of images per class, or with the cifar-10-batches-py of
-            CIFAR-10 (default: the 1,000 bundled CIFAR-10 test images).
+        data: folder with a subfolder of images for each class, or .csv file with paths and labels
+            (names or indices of classes); a folder may also have the cifar-10-batches-py of
+            CIFAR-10 (default for networks of CIFAR-10: the 1,000 bundled test images).
         reference: a model to measure agreement with.
     """
 
