@@ -84,13 +84,17 @@ class OnnxSession:
         Raises:
             InputError: if the images do not fit the model.
         """
-        if self._channels_last and images.shape[3] != self.input_shape[3]:
-            images = images.permute(0, 2, 3, 1)
+        images = self.oriented(images)
 
         def logits(batch: Tensor) -> Tensor:
             return torch.from_numpy(self.outputs(batch)[0]).float()
 
         return in_batches_of(self.input_shape[0] if self.input_shape else None, logits, images)
+
+    def oriented(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) with the channels where the file takes them."""
+        is_other = self._channels_last and images.shape[3] != self.input_shape[3]
+        return images.permute(0, 2, 3, 1) if is_other else images
 
     def outputs(
         self, images: Tensor, names: Sequence[str] | None = None
