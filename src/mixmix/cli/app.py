@@ -6,7 +6,7 @@ import click
 from rich_click import RichGroup
 
 from mixmix.cli.compression import distill, prune, quantize
-from mixmix.cli.files import demo, evaluate, export, zoo_list, zoo_show
+from mixmix.cli.files import compare, demo, evaluate, export, zoo_list, zoo_show
 from mixmix.cli.images import generate, synthesize
 from mixmix.cli.images import run as run_file
 
@@ -15,7 +15,7 @@ __all__ = ["COMMANDS", "app"]
 # In the order of the help.
 COMMANDS = (
     *(run_file, synthesize, generate, quantize, prune, distill),
-    *(export, evaluate, demo, zoo_list, zoo_show),
+    *(export, evaluate, compare, demo, zoo_list, zoo_show),
 )
 _HELP = {
     "text_markup": None,

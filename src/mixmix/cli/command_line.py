@@ -35,6 +35,9 @@ class CommandLine(Run):  # not a dataclass: it has no instances
         spec: of all networks.
         file: file to write.
         source: what the command reads.
+        other: model to compare with.
+        explain: print the error of each layer, compared with the original.
+        keep: layer to keep in float, or with other bits as LAYER=W8A8; repeat for several.
         class_file: names of the classes: a text file with one per line, or a JSON file.
         compare: add results for other images of equal cost.
         all_layers: quantize first and last layer like the others.
@@ -54,6 +57,9 @@ class CommandLine(Run):  # not a dataclass: it has no instances
     spec: ModelSpec  # type: ignore[assignment]  # in tables, its fields that are given
     file: Path | None = None
     source: str = ""
+    other: str = ""
+    explain: bool = False
+    keep: tuple[str, ...] = ()
     class_file: Path | None = None
     compare: bool = False
     settings: SynthesisSettings

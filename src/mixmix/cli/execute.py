@@ -88,7 +88,10 @@ def execute(run: Run) -> Outcome:
             raise InputError("nothing to export; add [model], [images] or [synthesis]")
         folder = images.export_image_folder(run.out / run.export.file)
         outcome.facts["export"] = {"out": str(folder)}
-    if run.evaluation is not None:
+    if model is not None and run.evaluation is not None and run.evaluation.explain:
+        executable = _executable(artifact, outcome.compressed)
+        outcome.facts["layers"] = {"layer_errors": _explain(executable, model, images, run)}
+    elif run.evaluation is not None:
         executable = _executable(artifact, outcome.compressed)
         outcome.facts["evaluation"] = _evaluate(run, executable, device)
     return outcome
@@ -234,6 +237,19 @@ def _executable(artifact: Artifact | None, compressed: Compressed | None) -> Any
     return artifact if is_graph else compressed
 
 
+def _explain(model: Any, reference: Any, images: Any, run: Run) -> dict[str, Any]:
+    """Errors by layer, in plain JSON types; of noise if there are no images."""
+    from mixmix.evaluate.layer_errors import layer_errors
+    from mixmix.evaluate.predictor import Predictor
+    from mixmix.export.verify import probe_images
+
+    fields = spec_fields(run.spec)
+    few = probe_images(Predictor(reference, fields).spec) if images is None else images.images
+    with progress_bar("comparing layers") as advance:
+        found = layer_errors(model, reference, few[:32], spec=fields, on_progress=advance)
+    return found.to_dict()
+
+
 def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
     from mixmix import evaluate, load
     from mixmix.evaluate.predictor import Predictor, is_file
@@ -255,4 +271,9 @@ def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
         result = evaluate(
             model, data, reference=reference, spec=fields, device=device, on_progress=advance
         )
-    return ({"model": section.model} if section.model else {}) | result.to_dict()
+    facts = ({"model": section.model} if section.model else {}) | result.to_dict()
+    if section.explain:
+        if reference is None:
+            raise InputError("--explain compares layers with the original; add --reference")
+        facts["layer_errors"] = _explain(model, reference, None, run)
+    return facts

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from mixmix.models.loading import Reference
     from mixmix.models.spec import ModelSpec
 
-__all__ = ["labeled_images", "load_images", "load_zoo", "read_classes", "spec_fields", "with_spec"]
+__all__ = [
+    "images_to_compare",
+    "labeled_images",
+    "load_images",
+    "load_zoo",
+    "read_classes",
+    "spec_fields",
+    "with_spec",
+]
 
 # Arguments of ``load`` that networks cannot share.
 _NUM_CIFAR10 = 10
@@ -152,6 +160,24 @@ def labeled_images(path: Path | None, spec: Callable[[], ModelSpec]) -> Any:
             _check_cifar10(found, f"{path} has the images of CIFAR-10")
         return images
     return image_folder(path, spec())
+
+
+def images_to_compare(path: Path | None, spec: ModelSpec) -> Any:
+    """Images as ``compare`` takes them: with labels if they have some; None for noise."""
+    from mixmix.data.images import as_images
+    from mixmix.data.pixels import is_image_file
+
+    if path is None:
+        try:
+            return labeled_images(None, lambda: spec)
+        except InputError:
+            return None
+    from mixmix.data.shards import MANIFEST_NAME
+
+    is_plain = path.is_dir() and any(map(is_image_file, path.iterdir()))
+    if is_plain or (path / MANIFEST_NAME).is_file():  # without labels, or with synthesized ones
+        return as_images(path, spec)
+    return labeled_images(path, lambda: spec)
 
 
 def _check_cifar10(spec: ModelSpec, problem: str) -> None:

@@ -73,6 +73,7 @@ def _print_tables(outcome: Outcome) -> None:
     from rich.console import Console
 
     from mixmix.report.evaluation import print_evaluation
+    from mixmix.report.layers import print_layer_errors
     from mixmix.report.sensitivity import print_sensitivity
     from mixmix.report.table import print_rows
 
@@ -97,3 +98,6 @@ def _print_tables(outcome: Outcome) -> None:
     print_facts(outcome.facts.get("images", {}))
     if "evaluation" in outcome.facts:
         print_evaluation(outcome.facts["evaluation"])
+    for section in ("layers", "evaluation"):
+        if "layer_errors" in outcome.facts.get(section, {}):
+            print_layer_errors(outcome.facts[section]["layer_errors"])

@@ -151,11 +151,13 @@ class EvaluationSection(_Section):
             (names or indices of classes); a folder may also have the cifar-10-batches-py of
             CIFAR-10 (default for networks of CIFAR-10: the 1,000 bundled test images).
         reference: a model to measure agreement with.
+        explain: also compare each layer with that of the reference.
     """
 
     model: str | None = None
     data: Path | None = None
     reference: str | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -20,6 +20,7 @@ from mixmix.evaluate.predictor import Evaluated, Predictor, is_file
 from mixmix.export import Artifact
 from mixmix.graph.costs import count_macs
 from mixmix.models.loading import load
+from mixmix.models.spec import ModelSpec
 
 __all__ = ["LayerError", "LayerErrors", "layer_errors", "match_layers"]
 
@@ -157,6 +158,7 @@ def layer_errors(
     reference: Evaluated,
     images: Tensor,
     *,
+    spec: ModelSpec | Mapping[str, Any] | None = None,
     on_progress: Progress = lambda what, fraction: None,
 ) -> LayerErrors:
     """Compare the layers of a model with those of its original.
@@ -174,13 +176,14 @@ def layer_errors(
         model: a ``Compressed``, an ``Artifact``, an ONNX file or a network, as for ``evaluate``.
         reference: the original, of any of these types.
         images: (N, C, H, W) in [0, 1]; a few are enough.
+        spec: as for ``evaluate``.
         on_progress: called with (current step, fraction done).
 
     Raises:
         InputError: if a model cannot be loaded, or they have no layers in common.
         CaptureError: if a network cannot be captured as a graph.
     """
-    own, original = (_layers_of(each) for each in (model, reference))
+    own, original = (_layers_of(each, spec) for each in (model, reference))
     if not own.layers or not original.layers:
         empty = own if not own.layers else original
         raise InputError(f"{empty.spec.name} has no convolution or linear layer to compare")
@@ -245,18 +248,18 @@ def match_layers(
     return sorted(found.items())
 
 
-def _layers_of(model: Evaluated) -> LayerOutputs:
+def _layers_of(model: Evaluated, spec: ModelSpec | Mapping[str, Any] | None) -> LayerOutputs:
     path = model.path if isinstance(model, Artifact) else model
     if is_file(path):
         if not str(path).endswith(".onnx"):
             raise InputError(f"layers of {path} are not read; compare networks and .onnx files")
         from mixmix.evaluate.onnx_layers import OnnxLayers  # slow to import
 
-        return OnnxLayers(path, Predictor(model).spec)
+        return OnnxLayers(path, Predictor(model, spec).spec)
     if isinstance(model, Compressed):
         return GraphLayers(model.module, model.spec)
     assert not isinstance(model, Artifact)
-    network = load(model)
+    network = load(model, **(spec if isinstance(spec, Mapping) else {}))
     return GraphLayers(network.module, network.spec)
 
 

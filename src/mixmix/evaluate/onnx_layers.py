@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -244,7 +243,8 @@ def _dequantized(values: Array, scale: Array, zero_point: Array | None) -> Array
 
 
 def _bits(values: Array) -> int:
-    """The fewest bits that all integers fit."""
-    low, high = int(values.min()), int(values.max())
-    levels = high + 1 if low >= 0 else 2 * max(-low, high + 1)
-    return max(2, math.ceil(math.log2(max(2, levels))))
+    """The fewest bits that have as many levels as the integers of a channel span."""
+    rows = values.astype(np.int64).reshape(len(values), -1)
+    of_channels = (rows, rows.T) if values.ndim == 2 else (rows,)
+    span = min(int((each.max(1) - each.min(1)).max()) for each in of_channels)
+    return max(2, span.bit_length())
