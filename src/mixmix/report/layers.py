@@ -37,11 +37,11 @@ def _row(layer: Mapping[str, Any], costly: list[str]) -> dict[str, Any]:
     def decibels(name: str) -> float | None:
         return None if layer[name] is None else round(layer[name], 1)
 
-    bits = layer["weight_bits"], layer["activation_bits"]
-    text = "".join(f"{k}{v}" for k, v in zip("WA", bits, strict=True) if v) or "float"
+    weight_bits, activation_bits = layer["weight_bits"], layer["activation_bits"]
+    text = f"W{weight_bits}" + (f"A{activation_bits}" if activation_bits else "")
     return {
         "layer": layer["name"],
-        "bits": text,
+        "bits": text if weight_bits else "float",
         "outputs": decibels("snr_db"),
         "weights": decibels("weight_snr_db"),
         "alone": decibels("alone_snr_db"),
