@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixmix._display import printable
+from mixmix._display import did_you_mean, printable
 from mixmix.errors import InputError, first_line, translate_errors, warn
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ def spec_fields(spec: Mapping[str, Any] | None) -> dict[str, Any]:
     given, known = dict(spec or {}), sorted(inspect.signature(load).parameters.keys() - _OF_ONE)
     if not given.keys() <= set(known):
         unknown = ", ".join(sorted(given.keys() - set(known)))
-        raise InputError(f"unknown keys in [spec]: {unknown}; known: {', '.join(known)}")
+        raise InputError(
+            f"unknown keys in [spec]: {unknown}; known: {', '.join(known)}"
+            + did_you_mean(given.keys() - set(known), known)
+        )
     return given
 
 

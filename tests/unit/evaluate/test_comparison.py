@@ -81,7 +81,11 @@ def test_layers_kept_in_float(model: Model, tmp_path: Path, layers: tuple[str, .
         is_kept = name in layers
         assert found[name][:2] == (("skipped", None) if is_kept else ("quantized", 8))
         assert ("kept in float" in found[name][2]) == is_kept
-        same = torch.equal(small.module.get_submodule(name).weight, weight(model, name)) if is_kept else True
+        same = (
+            torch.equal(small.module.get_submodule(name).weight, weight(model, name))
+            if is_kept
+            else True
+        )
         assert same
     export(small, tmp_path / "small.onnx")  # checks the outputs
 
