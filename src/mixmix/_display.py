@@ -15,6 +15,7 @@ __all__ = [
     "percent",
     "printable",
     "shorten",
+    "similar_file",
     "summary",
 ]
 

@@ -11,13 +11,14 @@ from mixmix.cli.compression import distill, prune, quantize
 from mixmix.cli.files import compare, demo, evaluate, export, zoo_list, zoo_show
 from mixmix.cli.images import generate, synthesize
 from mixmix.cli.images import run as run_file
+from mixmix.cli.inspect import doctor, inspect
 
 __all__ = ["COMMANDS", "app"]
 
 # In the order of the help.
 COMMANDS = (
     *(run_file, synthesize, generate, quantize, prune, distill),
-    *(export, evaluate, compare, demo, zoo_list, zoo_show),
+    *(export, inspect, evaluate, compare, demo, doctor, zoo_list, zoo_show),
 )
 _HELP = {
     "text_markup": None,
