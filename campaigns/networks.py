@@ -4,9 +4,9 @@
 
 Every network has random weights, BatchNorm statistics of a few forward passes, and the smallest
 images that it takes. It is quantized to W8A8 and loses 30% of its MACs by channels; both are
-exported to ONNX (at 8 bits, files for size and for speed are the same) and to ``.pt2``. Each result is compared in values, by
-runtimes that do not use mixmix where there are any. Each network runs in a process of its own;
-finished networks are kept in DIR, so that a run resumes.
+exported to ONNX (at 8 bits, files for size and for speed are the same) and to ``.pt2``. Each result
+is compared in values, by runtimes that do not use mixmix where there are any. Each network runs in
+a process of its own; finished networks are kept in DIR, so that a run resumes.
 """
 
 from __future__ import annotations

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["format_value", "html_table", "percent", "printable", "shorten", "summary"]
+__all__ = [
+    "did_you_mean",
+    "format_value",
+    "html_table",
+    "percent",
+    "printable",
+    "shorten",
+    "similar_file",
+    "summary",
+]
 
 _WIDTH = 100
 _MAX_ITEMS = 4
@@ -37,6 +48,25 @@ def format_value(value: Any) -> str:
         more = [f"... {len(value) - _MAX_ITEMS} more"] * (len(value) > _MAX_ITEMS)
         return f"({', '.join(inner + more)})"
     return shorten(str(value))
+
+
+def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:
+    """``"; did you mean NAME?"`` if a known name is similar to one of these, else nothing."""
+    options = [str(each) for each in known]
+    folded = {option.casefold(): option for option in reversed(options)}
+    for name in [names] if isinstance(names, str) else names:
+        near = difflib.get_close_matches(name.casefold(), folded, 1, 0.6)
+        if near:
+            return f"; did you mean {folded[near[0]]!r}?"
+    return ""
+
+
+def similar_file(path: Path) -> str:
+    """``did_you_mean`` of the name of a file that does not exist."""
+    try:
+        return did_you_mean(path.name, (each.name for each in path.parent.iterdir()))
+    except OSError:
+        return ""
 
 
 def printable(text: str) -> str:

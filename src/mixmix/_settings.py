@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mixmix._display import shorten
+from mixmix._display import did_you_mean, shorten
 from mixmix.errors import InputError, translate_errors
 
 __all__ = ["Settings", "default_of", "identify", "load_entry_points", "subclasses", "to_plain"]
@@ -174,7 +174,7 @@ def _values(
     if unknown:
         raise InputError(
             f"{cls.__name__} has no {', '.join(map(repr, unknown))}; it has "
-            f"{', '.join(sorted(known)) or 'no fields'}"
+            f"{', '.join(sorted(known)) or 'no fields'}" + did_you_mean(unknown, known)
         )
     hints = get_type_hints(cls)
     values = {}
@@ -264,7 +264,10 @@ def _of_kind(cls: type[_S], kind: Any) -> type[_S]:
     if kind is None:
         raise InputError(f"the table needs a {cls.family}: {', '.join(sorted(kinds))}")
     if kind not in kinds:
-        raise InputError(f"unknown {cls.family} {kind!r}; known: {', '.join(sorted(kinds))}")
+        raise InputError(
+            f"unknown {cls.family} {kind!r}; known: {', '.join(sorted(kinds))}"
+            + did_you_mean(str(kind), kinds)
+        )
     return kinds[kind]
 
 

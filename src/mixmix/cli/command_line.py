@@ -43,6 +43,9 @@ class CommandLine(Run):  # not a dataclass: it has no instances
         photographs: folder of photographs to compress with, instead of synthesized images; labels
             are not needed. Repeat to combine.
         synthetic: synthesize images in addition to those of --data and --images.
+        other: model to compare with.
+        explain: print the error of each layer, compared with the original.
+        keep: layer to keep in float, or with other bits as LAYER=W8A8; repeat for several.
         compare: add results for other images of equal cost.
         all_layers: quantize first and last layer like the others.
         train: steps of quantization-aware training; 0 for none.
@@ -67,6 +70,9 @@ class CommandLine(Run):  # not a dataclass: it has no instances
     class_file: Path | None = None
     photographs: tuple[Path, ...] = ()
     synthetic: bool = False
+    other: str = ""
+    explain: bool = False
+    keep: tuple[str, ...] = ()
     compare: bool = False
     settings: SynthesisSettings
     generator: AmortizedSettings

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixmix.cli.inputs import read_classes
 from mixmix.cli.options import Given, command
 from mixmix.cli.results import do
 from mixmix.cli.run_file import NO_VALUE, read_toml
@@ -29,14 +28,7 @@ _SHORT_BITS = {"8": "W8A8", "int8": "W8A8"}
     DEPLOYMENT
     layers
     COMMON
-    [What the network does not say]
-    spec.mean: Mean of the training images in [0, 1], such as 0.485,0.456,0.406 (ImageNet).
-    spec.std: Standard deviation of the training images, such as 0.229,0.224,0.225 (ImageNet).
-    spec.input_shape: Channels, height and width, such as 3,224,224.
-    spec.num_classes
-    class_file --classes
-    spec.multi_label
-    spec.flip
+    NETWORK
     [Images]
     images.folders --images
     photographs --data
@@ -57,7 +49,6 @@ def compress(given: Given) -> None:
     """
     file = Path(given["file"])
     _check_other_file(given["model"]["reference"], file)
-    given["model"] |= _spec_fields(given.pop("spec", {}), given.pop("class_file"))
     photographs, synthetic = given.pop("photographs"), given.pop("synthetic")
     settings, images = given.pop("settings", {}), given.pop("images", {})
     folders = [*images.pop("folders", []), *photographs]
@@ -80,14 +71,6 @@ def compress(given: Given) -> None:
 def _check_other_file(reference: str, file: Path) -> None:
     if Path(reference).exists() and file.exists() and file.samefile(reference):
         raise InputError(f"--out {file} is the network itself; name another file")
-
-
-def _spec_fields(fields: Given, class_file: str | None) -> Given:
-    """What the network does not say, as keys of the section of the network."""
-    for name in ("mean", "std"):
-        if len(fields.get(name, ())) == 1:  # for all channels
-            fields[name] = fields[name][0]
-    return fields if class_file is None else fields | {"classes": read_classes(Path(class_file))}
 
 
 def _recipe(path: str | None) -> dict[str, Any]:

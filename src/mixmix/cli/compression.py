@@ -28,6 +28,7 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
     spec.flip
     layers
     COMMON
+    NETWORK
     [Grid]
     all_layers
     quantize.per_channel --per-channel/--per-tensor
@@ -55,6 +56,8 @@ def quantize(given: Given) -> None:
     Example: mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx
     """
     settings, budget = given.pop("quantize", {}), given.pop("mixed", {})
+    if kept := given.pop("keep"):
+        settings["layer_bits"] = dict(map(_kept_bits, kept))
     training, steps = given.pop("training", {}), given.pop("train")
     if given.pop("all_layers"):
         settings["first_last_bits"] = NO_VALUE
@@ -73,6 +76,14 @@ def quantize(given: Given) -> None:
     else:
         method = _quantization(settings, steps, training)
     do(given | {"methods": [method]})
+
+
+def _kept_bits(text: str) -> tuple[str, str]:
+    """The layer and the bits of a value of --keep: LAYER, LAYER=W8A8 or LAYER=8."""
+    name, equals, bits = text.rpartition("=")
+    if not equals:
+        return text, "float"
+    return name, f"W{bits}A{bits}" if bits.isdecimal() else bits
 
 
 def _quantization(settings: Given, steps: int, training: Given) -> Given:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixmix._settings import Settings
 from mixmix.cli.costs import measure_costs
-from mixmix.cli.inputs import labeled_images, load_images, load_network, load_zoo
+from mixmix.cli.inputs import labeled_images, load_images, load_zoo, spec_fields
 from mixmix.cli.process import prepare, print_schedule
 from mixmix.cli.run_file import GenerationSection, Run
 from mixmix.errors import InputError
@@ -78,7 +78,7 @@ def execute(run: Run) -> Outcome:
         )
     methods = tuple(_adapted(Method.from_dict(table), run, device) for table in run.methods)
     settings = _image_settings(run)
-    model = load_network(run.model, device, run.spec) if run.model else None
+    model = load_zoo((run.model.reference,), device, spec=run.spec)[0] if run.model else None
     images = load_images(run.images.folders, model) if run.images and run.images.folders else None
     outcome, artifact = Outcome(), None
     if run.image_section:
@@ -95,7 +95,10 @@ def execute(run: Run) -> Outcome:
             raise InputError("nothing to export; add [model], [images] or [synthesis]")
         folder = images.export_image_folder(run.out / run.export.file)
         outcome.facts["export"] = {"out": str(folder)}
-    if run.evaluation is not None:
+    if model is not None and run.evaluation is not None and run.evaluation.explain:
+        executable = _executable(artifact, outcome.compressed)
+        outcome.facts["layers"] = {"layer_errors": _explain(executable, model, images, run)}
+    elif run.evaluation is not None:
         executable = _executable(artifact, outcome.compressed)
         outcome.facts["evaluation"] = _evaluate(run, executable, device)
     return outcome
@@ -277,22 +280,41 @@ def _executable(artifact: Artifact | None, compressed: Compressed | None) -> Any
     return artifact if is_graph else compressed
 
 
-def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
-    from mixmix import evaluate
-    from mixmix.evaluate.evaluation import Predictor
+def _explain(model: Any, reference: Any, images: Any, run: Run) -> dict[str, Any]:
+    """Errors by layer, in plain JSON types; of noise if there are no images."""
+    from mixmix.evaluate.layer_errors import layer_errors
+    from mixmix.evaluate.predictor import Predictor
+    from mixmix.export.verify import probe_images
+    from mixmix.runtime.progress import showing
 
-    section = run.evaluation
+    fields = spec_fields(run.spec)
+    few = probe_images(Predictor(reference, fields).spec) if images is None else images.images
+    with showing("comparing layers") as advance:
+        found = layer_errors(model, reference, few[:32], spec=fields, on_progress=advance)
+    return found.to_dict()
+
+
+def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
+    from mixmix import evaluate, load
+    from mixmix.evaluate.predictor import Predictor, is_file
+
+    section, fields = run.evaluation, spec_fields(run.spec)
     assert section is not None
 
     def loaded(reference: str) -> Any:
-        is_file = reference.endswith((".onnx", ".pt2"))  # evaluated as it is
-        return Path(reference) if is_file else load_zoo((reference,), device, spec=run.spec)[0]
+        # Files are evaluated as they are.
+        return Path(reference) if is_file(reference) else load(reference, device=device, **fields)
 
     if section.model is not None:
         model = loaded(section.model)
     if model is None:
         raise InputError("nothing to evaluate; add [model], or a model in [evaluation]")
     reference = None if section.reference is None else loaded(section.reference)
-    data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
-    result = evaluate(model, data, reference=reference, device=device)
-    return ({"model": section.model} if section.model else {}) | result.to_dict()
+    data = labeled_images(section.data, lambda: Predictor(model, fields, device).spec)
+    result = evaluate(model, data, reference=reference, spec=fields, device=device)
+    facts = ({"model": section.model} if section.model else {}) | result.to_dict()
+    if section.explain:
+        if reference is None:
+            raise InputError("--explain compares layers with the original; add --reference")
+        facts["layer_errors"] = _explain(model, reference, None, run)
+    return facts

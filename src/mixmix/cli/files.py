@@ -10,7 +10,7 @@ from mixmix.cli.results import do, print_facts, print_json
 from mixmix.cli.run_file import Run
 from mixmix.errors import InputError
 
-__all__ = ["demo", "evaluate", "export", "zoo_list", "zoo_show"]
+__all__ = ["compare", "demo", "evaluate", "export", "zoo_list", "zoo_show"]
 
 
 @command(
@@ -39,18 +39,58 @@ def export(given: Given) -> None:
 @command(
     "evaluate",
     """
-    evaluation.model! model: A model, or an exported .onnx or .pt2 file.
+    evaluation.model! network: A network, or an .onnx or .pt2 file of any exporter.
     evaluation.data
     evaluation.reference
+    evaluation.explain
     COMMON
+    NETWORK
     """,
 )
 def evaluate(given: Given) -> None:
     """Measure the accuracy of a network or an exported file on labeled images.
 
-    Example: mixmix evaluate resnet-w4a8.onnx --reference bundled:resnet
+    Prints top-1 and top-5 accuracy, accuracy by class, and agreement with --reference.
+
+    Example: mixmix evaluate small.onnx --data photographs/val --reference net.onnx
     """
     do(given)
+
+
+@command(
+    "compare",
+    """
+    source! a: A network, or an .onnx or .pt2 file of any exporter.
+    other! b: What to compare with, usually the original.
+    evaluation.data: Folder or .csv file of labeled images as for evaluate, or folder of images without labels (default: bundled images for networks of CIFAR-10, noise for others).
+    COMMON
+    NETWORK
+    """,  # noqa: E501
+)
+def compare(given: Given) -> None:
+    """Compare two files or networks: accuracy, agreement, size, latency, and their layers.
+
+    Example: mixmix compare small.onnx net.onnx --data photographs/val
+    """
+    from mixmix.cli.inputs import images_to_compare, spec_fields, with_spec
+    from mixmix.evaluate.comparison import compare as compare_models
+    from mixmix.evaluate.predictor import Predictor
+    from mixmix.report.comparison import print_comparison
+    from mixmix.runtime.progress import showing
+
+    given = with_spec(given)
+    prepare(given["device"], given["threads"], distributed=False)
+    fields, data = spec_fields(given.get("spec")), given.get("evaluation", {}).get("data")
+    spec = Predictor(given["source"], fields).spec
+    images = images_to_compare(None if data is None else Path(data), spec)
+    with showing("comparing") as advance:
+        found = compare_models(
+            given["source"], given["other"], images, spec=fields, on_progress=advance
+        )
+    if given["json"]:
+        print_json(found.to_dict())
+    else:
+        print_comparison(found)
 
 
 @command("zoo list", "json")

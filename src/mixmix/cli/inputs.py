@@ -9,18 +9,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixmix._display import printable
+from mixmix._display import did_you_mean, printable
 from mixmix.errors import InputError, first_line, translate_errors, warn
 
 if TYPE_CHECKING:
     from mixmix import ImageSet, Model, Zoo
-    from mixmix.cli.run_file import ModelSection
     from mixmix.models.loading import Reference
     from mixmix.models.spec import ModelSpec
 
-__all__ = ["labeled_images", "load_images", "load_network", "load_zoo", "read_classes"]
+__all__ = [
+    "images_to_compare",
+    "labeled_images",
+    "load_images",
+    "load_zoo",
+    "read_classes",
+    "spec_fields",
+    "with_spec",
+]
 
 # Arguments of ``load`` that networks cannot share.
+_NUM_CIFAR10 = 10
 _OF_ONE = {"reference", "name", "weights", "device"}
 _MOST_PHOTOGRAPHS = 1024
 
@@ -69,10 +77,7 @@ def load_zoo(
     """
     from mixmix import Zoo, load
 
-    given, known = spec or {}, sorted(inspect.signature(load).parameters.keys() - _OF_ONE)
-    if not given.keys() <= set(known):
-        unknown = ", ".join(sorted(given.keys() - set(known)))
-        raise InputError(f"unknown keys in [spec]: {unknown}; known: {', '.join(known)}")
+    given = spec_fields(spec)
     zoo = Zoo([load(each, device=device, **given) for each in references], weights=weights)
     for member in zoo.members:
         if member.why:
@@ -81,22 +86,34 @@ def load_zoo(
     return zoo
 
 
-def load_network(section: ModelSection, device: str, spec: Mapping[str, Any] | None) -> Model:
-    """Load the network to compress.
+def spec_fields(spec: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of ``load`` from fields of the specs of all networks.
 
     Raises:
-        InputError: if it cannot be loaded.
+        InputError: if there is no such field.
     """
     from mixmix import load
 
-    known = inspect.signature(load).parameters.keys() - {"reference", "device"}
-    if unknown := sorted(section.settings.keys() - known):
+    given, known = dict(spec or {}), sorted(inspect.signature(load).parameters.keys() - _OF_ONE)
+    if not given.keys() <= set(known):
+        unknown = ", ".join(sorted(given.keys() - set(known)))
         raise InputError(
-            f"unknown keys in [model]: {', '.join(unknown)}; known: reference, "
-            f"{', '.join(sorted(known))}"
+            f"unknown keys in [spec]: {unknown}; known: {', '.join(known)}"
+            + did_you_mean(given.keys() - set(known), known)
         )
-    own = load(section.reference, device=device, **section.settings)
-    return load_zoo((own,), device, spec=spec)[0]
+    return given
+
+
+def with_spec(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in plain types, with what they say about networks under ``spec``."""
+    content = dict(given)
+    class_file, spec = content.pop("class_file", None), dict(content.get("spec") or {})
+    for name in ("mean", "std"):
+        if isinstance(spec.get(name), list) and len(spec[name]) == 1:  # for all channels
+            spec[name] = spec[name][0]
+    if class_file is not None:
+        spec["classes"] = read_classes(Path(class_file))
+    return content | ({"spec": spec} if spec else {})
 
 
 def read_classes(path: Path) -> list[str]:
@@ -108,41 +125,96 @@ def read_classes(path: Path) -> list[str]:
     from mixmix.runtime.storage import read_text
 
     try:
-        text = read_text(path).strip()
-        content = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        text = read_text(path)
+        content: Any = json.loads(text) if path.suffix == ".json" else text.split("\n")
         if isinstance(content, Mapping):
             content = [content[key] for key in sorted(content, key=int)]
         # Of a synset and a name, as in imagenet_class_index.json, the name.
-        found = [each[-1] if isinstance(each, list) and each else each for each in content]
+        names = [each[-1] if isinstance(each, list) and each else each for each in content]
     except (OSError, ValueError, RecursionError, TypeError) as error:
         raise InputError(f"cannot read the classes in {path}: {first_line(error)}") from error
-    names = [each.strip() if isinstance(each, str) else "" for each in found]
-    if not names or not all(names):
+    names = [each.strip() if isinstance(each, str) else each for each in names]
+    while names and names[-1] == "":
+        names.pop()
+    if not names or not all(isinstance(each, str) and each for each in names):
         raise InputError(
             f"{path} must hold the name of a class in each line, or a JSON list of names"
         )
     return names
 
 
-def labeled_images(folder: Path | None, spec: Callable[[], ModelSpec]) -> Any:
+def labeled_images(path: Path | None, spec: Callable[[], ModelSpec]) -> Any:
     """Images and labels as ``evaluate`` takes them.
 
     Args:
-        folder: with a subfolder of images for each class, or with the ``cifar-10-batches-py`` of
-            CIFAR-10; None is the bundled test images of CIFAR-10.
+        path: folder with a subfolder of images for each class, with the ``cifar-10-batches-py`` of
+            CIFAR-10, or with images of mixmix; or a .csv file of paths and labels. None is the
+            bundled test images of CIFAR-10.
         spec: returns the spec of the evaluated model.
 
     Raises:
-        DataError: if the folder holds neither.
+        DataError: if it is none of these.
+        InputError: if it is None, and the model is not known to classify CIFAR-10.
     """
+    from mixmix.data.image_set import ImageSet
+    from mixmix.data.shards import MANIFEST_NAME
     from mixmix.demo.cifar10 import load_evaluation_pack
-    from mixmix.evaluate.image_folder import ImageFolder
+    from mixmix.evaluate.image_folder import image_folder
+    from mixmix.evaluate.image_table import TABLES, image_table
 
-    if folder is None:
+    if path is None:
+        _check_cifar10(spec(), "the bundled test images are those of CIFAR-10")
         return load_evaluation_pack()
-    if (folder / "cifar-10-batches-py").is_dir():
-        return _test_split_of_cifar10(folder)
-    return ImageFolder(folder, spec())
+    if path.suffix.lower() in TABLES:
+        return image_table(path, spec())
+    if (path / MANIFEST_NAME).is_file():
+        return ImageSet.load(path)
+    if (path / "cifar-10-batches-py").is_dir():
+        images = _test_split_of_cifar10(path)
+        found = spec()
+        if found.label_set or found.classes or found.num_classes != _NUM_CIFAR10:
+            _check_cifar10(found, f"{path} has the images of CIFAR-10")
+        return images
+    return image_folder(path, spec())
+
+
+def images_to_compare(path: Path | None, spec: ModelSpec) -> Any:
+    """Images as ``compare`` takes them: with labels if they have some; None for noise."""
+    from mixmix.data.images import as_images
+    from mixmix.data.pixels import is_image_file
+
+    if path is None:
+        try:
+            return labeled_images(None, lambda: spec)
+        except InputError:
+            return None
+    from mixmix.data.shards import MANIFEST_NAME
+
+    is_plain = path.is_dir() and any(map(is_image_file, path.iterdir()))
+    if is_plain or (path / MANIFEST_NAME).is_file():  # without labels, or with synthesized ones
+        return as_images(path, spec)
+    return labeled_images(path, lambda: spec)
+
+
+def _check_cifar10(spec: ModelSpec, problem: str) -> None:
+    """Raise an ``InputError`` unless a network is known to have the classes of CIFAR-10."""
+    from mixmix.models import load_spec
+    from mixmix.models.classes import find_classes, list_some
+
+    names = load_spec("bundled:resnet").classes
+    if spec.label_set.lower().replace("-", "") == "cifar10" and spec.num_classes == _NUM_CIFAR10:
+        return
+    if len(spec.classes) == len(names) and find_classes(names, spec.classes) == (*range(10),):
+        return
+    what = f"{spec.num_classes} classes"
+    if spec.label_set or spec.classes:
+        what += f" ({spec.label_set or list_some(spec.classes)})"
+    raise InputError(
+        f"{problem}, and {spec.name} has {what}; give labeled images of its own classes: "
+        "--data FOLDER with a subfolder for each class, or --data FILE.csv with paths and labels"
+        + ", or if its classes are those of CIFAR-10, --label-set cifar10"
+        * (spec.num_classes == _NUM_CIFAR10 and not spec.label_set)
+    )
 
 
 def _test_split_of_cifar10(folder: Path) -> Any:

@@ -28,6 +28,17 @@ _LINE = re.compile(r"([\w.-]+)(!?)([^:]*)(?:: (.*))?")
 _SHORT = {
     "COMMON": "seed\ndevice\nthreads\njson",
     "DEPLOYMENT": "export.with_preprocessing\nexport.layout\nexport.with_softmax",
+    "NETWORK": """
+[What the network does not say]
+spec.mean: Mean of the training images in [0, 1], such as 0.485,0.456,0.406 (ImageNet).
+spec.std: Standard deviation of the training images, such as 0.229,0.224,0.225 (ImageNet).
+spec.input_shape: Channels, height and width, such as 3,224,224.
+spec.num_classes
+class_file --classes
+spec.label_set
+spec.multi_label
+spec.flip
+""",
 }
 
 
@@ -53,8 +64,7 @@ class Command(RichCommand):
         text = self.lines
         for word, options in _SHORT.items():
             text = text.replace(word, options)
-        lines = text.strip().splitlines()
-        for line in [] if self.params else map(str.strip, lines):
+        for line in [] if self.params else filter(None, map(str.strip, text.splitlines())):
             if line.startswith("["):
                 panel = line.strip("[]")
             else:
@@ -97,7 +107,8 @@ def command(path: str, lines: str) -> Callable[[Callable[[Given], object]], Comm
             mark if it is required, by names of the option other than ``--field`` (one without
             dashes is an argument), and by a colon and the help if it is not the documentation of
             the field. ``[PANEL]`` is a heading, COMMON the options of commands that compute,
-            DEPLOYMENT those of files that others run.
+            DEPLOYMENT those of files that others run, and NETWORK those that complete the spec of a
+            network.
     """
     return lambda call: Command(path, lines, call)
 
@@ -168,10 +179,8 @@ class _Numbers(click.ParamType[Any]):
         self._kind, self.name = kind, "numbers"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str):  # a default
-            return value
         try:
-            return [self._kind(each) for each in value.strip("()[]").replace(",", " ").split()]
+            return [self._kind(each) for each in str(value).strip("()[]").replace(",", " ").split()]
         except ValueError:
             kind = "whole numbers" if self._kind is int else "numbers"
             self.fail(f"{value!r} are not {kind} with commas between them", param, ctx)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmix.cli.execute import Outcome, execute
+from mixmix.cli.inputs import with_spec
 from mixmix.cli.run_file import Run
 
 __all__ = ["do", "do_run", "print_facts", "print_json"]
@@ -22,7 +23,7 @@ def do(given: Mapping[str, Any]) -> None:
         given: a run, in plain types; with ``json``, and ``file`` for the path of the file to
             export.
     """
-    content = dict(given)
+    content = with_spec(given)
     as_json, layers = content.pop("json"), content.pop("layers", False)
     if "file" in content:
         path = Path(content.pop("file"))
@@ -79,6 +80,8 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
     from rich.console import Console
 
+    from mixmix.report.evaluation import print_evaluation
+    from mixmix.report.layers import print_layer_errors
     from mixmix.report.sensitivity import print_sensitivity
     from mixmix.report.summary import summary_lines
     from mixmix.report.table import print_rows
@@ -88,8 +91,11 @@ def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
         print_sensitivity(table, Console(), layer_bits=layer_bits)
     if layers and outcome.compressed is not None:
         print_rows(outcome.compressed.rows)
-    if evaluation := outcome.facts.get("evaluation"):
-        print_facts(evaluation)
+    if "evaluation" in outcome.facts:
+        print_evaluation(outcome.facts["evaluation"])
+    for section in ("layers", "evaluation"):
+        if "layer_errors" in outcome.facts.get(section, {}):
+            print_layer_errors(outcome.facts[section]["layer_errors"])
     for line in summary_lines(outcome.facts, run.written, _next(run)):
         print(line)
 

@@ -52,8 +52,8 @@ class _WithSettings(_Section):
 
 
 @dataclass(frozen=True)
-class ModelSection(_WithSettings):
-    """The network to compress; other keys are fields of its ``ModelSpec``.
+class ModelSection(_Section):
+    """The network to compress.
 
     Attributes:
         reference: bundled:NAME, timm:NAME, torchvision:NAME, hf:REPOSITORY or imagenet:NAME
@@ -163,14 +163,17 @@ class EvaluationSection(_Section):
 
     Attributes:
         model: a model, or an .onnx or .pt2 file (default: the exported file).
-        data: folder with one subfolder of images per class, or with the cifar-10-batches-py of
-            CIFAR-10 (default: the 1,000 bundled CIFAR-10 test images).
+        data: folder with a subfolder of images for each class, or .csv file with paths and labels
+            (names or indices of classes); a folder may also have the cifar-10-batches-py of
+            CIFAR-10 (default for networks of CIFAR-10: the 1,000 bundled test images).
         reference: a model to measure agreement with.
+        explain: also compare each layer with that of the reference.
     """
 
     model: str | None = None
     data: Path | None = None
     reference: str | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True)

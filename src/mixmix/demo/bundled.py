@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from mixmix._display import did_you_mean
 from mixmix.demo.architectures import build_architecture
 from mixmix.errors import DataError, InputError
 from mixmix.models.sources.source import Source, check_pretrained
@@ -58,6 +59,7 @@ def _path(name: str) -> Path:
     if not path.exists():
         raise InputError(
             f"no bundled network named {name!r}; bundled: {', '.join(bundled_names())}"
+            + did_you_mean(name, bundled_names())
         )
     return path
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from mixmix._display import html_table, percent, summary
 from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
-from mixmix.evaluate.evaluation import Evaluated, Predictor, check_comparable
 from mixmix.evaluate.intervals import percent_interval
+from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable
 from mixmix.runtime.progress import Progress, showing
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]

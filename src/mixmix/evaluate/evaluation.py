@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
@@ -22,23 +21,17 @@ from mixmix.data.labels import (
 )
 from mixmix.data.pixels import to_unit_range
 from mixmix.errors import DataError, InputError
+from mixmix.evaluate.class_accuracy import ClassAccuracy, class_accuracies, num_in_top
 from mixmix.evaluate.intervals import percent_interval
+from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable, is_file
 from mixmix.export import Artifact
-from mixmix.models.loading import Reference, load
 from mixmix.models.member import label_space
-from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from mixmix.runtimes.program import ProgramSession
-    from mixmix.runtimes.session import OnnxSession
 from mixmix.runtime.progress import Progress, showing
 
 __all__ = ["Evaluated", "Evaluation", "Predictor", "check_comparable", "evaluate"]
 
-Evaluated = Artifact | Compressed | Reference
-# Suffixes of files that run, and of specs.
-_RUNNABLE, _SPECS = (".onnx", ".pt2"), (".toml", ".json")
+_TOP = 5
 
 Data = Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor]
 
@@ -60,6 +53,10 @@ class Evaluation:
             ``multi_label``, whether each class is predicted, (num_images, K) bool.
         label_accuracy: with ``multi_label``, labels that are predicted as they are, of all images
             and classes; None otherwise.
+        top5: images whose label is among the five classes of the largest logits; None with
+            ``multi_label``, and for networks of five classes or fewer.
+        top5_interval: 95% Wilson interval, or None.
+        class_accuracy: of each class that has images.
     """
 
     top1: float
@@ -69,6 +66,9 @@ class Evaluation:
     agreement_interval: tuple[float, float] | None
     predictions: Tensor
     label_accuracy: float | None = None
+    top5: float | None = None
+    top5_interval: tuple[float, float] | None = None
+    class_accuracy: tuple[ClassAccuracy, ...] = ()
 
     def _facts(self) -> dict[str, Any]:
         interval = self.agreement_interval
@@ -76,6 +76,7 @@ class Evaluation:
         name = "top1" if of_labels is None else "all labels right"
         return {
             name: percent(self.top1, self.top1_interval),
+            "top5": None if self.top5 is None else percent(self.top5, self.top5_interval),
             "label_accuracy": None if of_labels is None else percent(of_labels),
             "agreement": None if self.agreement is None else percent(self.agreement, interval),
             "images": self.num_images,
@@ -89,13 +90,19 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the predictions."""
-        interval = self.agreement_interval
+
+        def listed(interval: tuple[float, float] | None) -> list[float] | None:
+            return None if interval is None else list(interval)
+
         return {
             "top1": self.top1,
-            "top1_interval": list(self.top1_interval),
+            "top1_interval": listed(self.top1_interval),
+            "top5": self.top5,
+            "top5_interval": listed(self.top5_interval),
             "num_images": self.num_images,
             "agreement": self.agreement,
-            "agreement_interval": None if interval is None else list(interval),
+            "agreement_interval": listed(self.agreement_interval),
+            "class_accuracy": [each.to_dict() for each in self.class_accuracy],
         } | ({} if self.label_accuracy is None else {"label_accuracy": self.label_accuracy})
 
 
@@ -104,7 +111,7 @@ def evaluate(
     data: Data,
     *,
     reference: Evaluated | None = None,
-    spec: ModelSpec | None = None,
+    spec: ModelSpec | Mapping[str, Any] | None = None,
     batch_size: int = 100,
     device: str | torch.device = "cpu",
     on_progress: Progress | None = None,
@@ -126,7 +133,8 @@ def evaluate(
             data sets that name their ``classes``, are matched to those of the model by name. With
             ``multi_label``, labels are (N, K) of 0 and 1, in the order of the model's classes.
         reference: a model to compare predictions with, of any of these types.
-        spec: of a file that mixmix did not write, or of a module.
+        spec: of a file that mixmix did not write, or of a module; or a dict of the fields of the
+            spec that complete or override those of the model and the reference.
         batch_size: images per batch; a ``DataLoader`` has its own.
         device: of a ``Compressed``; a ``Model`` keeps its own.
         on_progress: called with (current step, fraction done); None shows progress on standard
@@ -145,9 +153,10 @@ def evaluate(
     predict = Predictor(model, spec, device)
     compare = None if reference is None else Predictor(reference, spec, device)
     check_comparable(predict, compare, batch_size)
-    predictions, labels, others = [], [], []
+    predictions, labels, others, num_top = [], [], [], 0
     space = label_space(predict.spec)
     several = predict.spec.multi_label
+    has_top = not several and predict.spec.num_classes > _TOP
     if isinstance(data, ImageSet):
         if several:
             raise InputError(
@@ -165,7 +174,10 @@ def evaluate(
                 labels.append(checked_label_sets(targets, len(images), space))
             else:
                 labels.append(checked_labels(targets, len(images), space, indices))
-            predictions.append(predict(images))
+            logits = predict.logits(images)
+            predictions.append(predict.classes(logits))
+            if has_top:
+                num_top += num_in_top(logits, labels[-1], _TOP)
             if compare is not None:
                 others.append(compare(images))
             advance("evaluate", (index + 1) / num_batches if num_batches else 0.0)
@@ -174,7 +186,7 @@ def evaluate(
     predicted, n = torch.cat(predictions), sum(map(len, predictions))
     wanted = torch.cat(labels)
     correct = int(_are_equal(predicted, wanted).sum())
-    is_float = not isinstance(model, Artifact | Compressed) and not _is_file(model)
+    is_float = not isinstance(model, Artifact | Compressed) and not is_file(model)
     if is_float and not several:
         what = f"images are predicted as labeled by {predict.spec.name}"
         warn_if_labels_are_chance(correct, n, predict.spec.num_classes, what)
@@ -187,6 +199,9 @@ def evaluate(
         agreement_interval=None if same is None else percent_interval(same, n),
         predictions=predicted,
         label_accuracy=100 * float((predicted == wanted).double().mean()) if several else None,
+        top5=100 * num_top / n if has_top else None,
+        top5_interval=percent_interval(num_top, n) if has_top else None,
+        class_accuracy=class_accuracies(predicted, wanted, predict.spec),
     )
 
 
@@ -194,122 +209,6 @@ def _are_equal(classes: Tensor, others: Tensor) -> Tensor:
     """Whether the classes (N,) or (N, K) of each image are the same, (N,)."""
     same = classes == others
     return same.flatten(1).all(1) if same.ndim > 1 else same
-
-
-def check_comparable(predict: Predictor, compare: Predictor | None, batch_size: int) -> None:
-    """Raise an ``InputError`` unless both models have as many classes and the same kind of labels.
-
-    A ``batch_size`` below 1 is an ``InputError``, too.
-    """
-    if compare is not None and compare.spec.num_classes != predict.spec.num_classes:
-        raise InputError(
-            f"{predict.spec.name} has {predict.spec.num_classes} classes, the reference "
-            f"{compare.spec.name} has {compare.spec.num_classes}; compare models of one label set"
-        )
-    if compare is not None and compare.spec.multi_label != predict.spec.multi_label:
-        one, other = predict.spec, compare.spec
-        name = one.name if one.multi_label else other.name
-        raise InputError(
-            f"of {one.name} and {other.name}, only {name} has multi_label; set it for both, or none"
-        )
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
-
-
-class Predictor:
-    """Maps images (N, C, H, W) in [0, 1] to classes (N,) with any kind of model.
-
-    With ``multi_label``, to whether each class has a probability of 0.5 or more, (N, K).
-
-    Args:
-        model: as for ``evaluate``.
-        spec: of a file that mixmix did not write, or of a module.
-        device: of a ``Compressed``.
-
-    Raises:
-        InputError: if the model cannot be loaded or has no label head.
-    """
-
-    def __init__(
-        self,
-        model: Evaluated,
-        spec: ModelSpec | None = None,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self._logits: Callable[[Tensor], Tensor]
-        if not isinstance(model, Artifact | Compressed) and not _is_file(model):
-            named = (model, spec) if isinstance(model, nn.Module) and spec else model
-            model = load(named, device=None if isinstance(model, Model) else device)
-        if isinstance(model, Compressed):
-            model = Model(model.module, model.spec, device=device)
-        if isinstance(model, Model):
-            self.spec = model.spec
-            self._logits = model
-            self._device = model.device
-        else:
-            assert isinstance(model, Artifact | str | Path)
-            self.spec, self._logits = _open(model, spec)
-            self._device = torch.device("cpu")
-        if self.spec.num_classes < 1:
-            raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        logits = self.logits(images)
-        return logits >= 0 if self.spec.multi_label else logits.argmax(1)
-
-    @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, K) on the CPU, all of them finite."""
-        logits = self._logits(images.to(self._device)).cpu()
-        expected = (len(images), self.spec.num_classes)
-        if tuple(logits.shape) != expected:
-            raise InputError(
-                f"{self.spec.name} returns logits of shape {tuple(logits.shape)}, expected "
-                f"{expected}; check num_classes of the spec"
-            )
-        if not bool(torch.isfinite(logits).all()):
-            raise InputError(
-                f"{self.spec.name} returns NaN or infinite logits; its weights or scales are "
-                "damaged"
-            )
-        return logits
-
-
-def _is_file(model: object) -> TypeGuard[str | Path]:
-    """Whether it is the path of a file that runs, not a reference to a network."""
-    if not isinstance(model, str | Path):
-        return False
-    path = Path(model)
-    return path.suffix in _RUNNABLE or (path.is_file() and path.suffix not in _SPECS)
-
-
-def _open(
-    model: Artifact | str | Path, spec: ModelSpec | None
-) -> tuple[ModelSpec, Callable[[Tensor], Tensor]]:
-    path = model.path if isinstance(model, Artifact) else Path(model)
-    if path.suffix not in _RUNNABLE and path.is_file():
-        raise InputError(
-            f"cannot evaluate {path}; expected an ONNX file that ends in .onnx, or an exported "
-            "program that ends in .pt2"
-        )
-    # Each is slow to import.
-    session: OnnxSession | ProgramSession
-    if path.suffix == ".pt2":
-        from mixmix.runtimes.program import ProgramSession
-
-        session = ProgramSession(path)
-    else:
-        from mixmix.runtimes.session import OnnxSession
-
-        session = OnnxSession(path)
-    own = ModelSpec.from_metadata(session.metadata, session.name)
-    found = model.spec if isinstance(model, Artifact) else own or spec
-    if found is None:
-        raise InputError(
-            f"{path} was not written by mixmix and does not say how to normalize images; pass "
-            "spec=ModelSpec(...) with its input_shape, mean, std and num_classes"
-        )
-    return found, lambda images: session.run(normalize(images, found))
 
 
 def _batches(data: Data, batch_size: int) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:

@@ -85,10 +85,14 @@ def load(
         "weights": None if weights is None else str(weights),
     }
     fields: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if isinstance(reference, Model) and not fields and _is_on(reference.device, device):
-        return reference
     if weights is not None and isinstance(reference, nn.Module | Model | tuple):
         raise InputError("a module has weights already; leave out weights")
+    if (
+        isinstance(reference, Model)
+        and _is_on(reference.device, device)
+        and replace(reference.spec, **fields) == reference.spec
+    ):
+        return reference
     if isinstance(reference, nn.Module):
         module, spec = reference, _spec_of_module(reference, fields)
     elif isinstance(reference, Model | tuple):

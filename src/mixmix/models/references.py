@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix._display import printable
+from mixmix._display import did_you_mean, printable, similar_file
 from mixmix.errors import InputError, first_line, translate_errors
 from mixmix.models.sources import (
     Source,
     complete,
     describe_references,
     find_source,
+    sources,
     split_reference,
 )
 from mixmix.models.sources.misfit import explain_misfit
@@ -64,9 +65,11 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
     path = Path(text)
     if path.suffix in (".toml", ".json"):
         return _read_spec_file(path, fields)
+    kind, colon, name = text.partition(":")
+    near = did_you_mean(kind, sources()) if colon else ""
     raise InputError(
         f"{text!r} is not a model: expected {describe_references()}, or the path of a model spec "
-        "(.toml or .json)"
+        f"(.toml or .json){near or similar_file(path)}"
     )
 
 
@@ -95,6 +98,11 @@ def _beside(spec_file: Path, key: str, value: object) -> object:
         raise InputError(f"{spec_file}: {key} must be text, got {value!r}")
     if key == "weights" or Path(value).suffix in (".onnx", ".pt2"):
         return str(spec_file.parent / value)
+    module, _, function = value.removeprefix("python:").rpartition(":")
+    if value.startswith("python:") and module:
+        file = module if module.endswith(".py") else f"{module.replace('.', '/')}.py"
+        own = spec_file.parent / file
+        return f"python:{own}:{function}" if own.is_file() and own.parent != Path() else value
     if value.startswith(("hf:./", "hf:../")):
         return f"hf:{spec_file.parent / value.removeprefix('hf:')}"
     return value

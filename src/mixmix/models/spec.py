@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mixmix._display import summary
+from mixmix._display import did_you_mean, summary
 from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
 from mixmix.models.classes import tell_sides
@@ -173,6 +173,7 @@ class ModelSpec(Settings):
         if unknown:
             raise InputError(
                 f"unknown keys in a model spec: {', '.join(unknown)}; known: {', '.join(known)}"
+                + did_you_mean(unknown, known)
             )
         required = ("name", "source", "input_shape", "mean", "std", "num_classes")
         missing = [name for name in required if name not in content]

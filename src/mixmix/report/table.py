@@ -13,6 +13,8 @@ from rich.text import Text
 from mixmix._display import printable
 from mixmix.report.rows import ABSENT, format_rows
 
+_MOST_ITEMS = 12
+
 __all__ = ["print_results", "print_rows", "print_uncut"]
 
 
@@ -51,15 +53,19 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
-        table.add_column(name.replace("_", " "))
+        table.add_column(name.replace("_", " "), no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(ABSENT if value is None else _text(value)) for value in row.values()))
+        table.add_row(*(Text(_text(value)) for value in row.values()))
     print_uncut(table, Console())
 
 
 def _text(value: Any) -> str:
+    if value is None or value == "" or (isinstance(value, list | tuple) and not value):
+        return ABSENT
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_text, value))}]"
+        shown = [_text(each) for each in value[:_MOST_ITEMS]]
+        more = f" ... {len(value) - _MOST_ITEMS:,} more" if len(value) > _MOST_ITEMS else ""
+        return ", ".join(shown) + more
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 

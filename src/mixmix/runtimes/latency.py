@@ -38,6 +38,7 @@ def compare_latency_ms(
     rounds: int = 5,
     threads: int = 1,
     quantile: float = 0.5,
+    input_shape: tuple[int, int, int] | None = None,
 ) -> dict[str, float]:
     """Latency of ONNX files in ONNX Runtime on the CPU, in milliseconds.
 
@@ -51,6 +52,7 @@ def compare_latency_ms(
         threads: threads within an operator.
         quantile: of the runs of a round, in [0, 1]. Other load can only slow runs down, so a low
             quantile is more precise on a busy machine.
+        input_shape: (C, H, W) of images, for files that leave it open.
 
     Returns:
         From paths, as given, to milliseconds, in the order given.
@@ -72,7 +74,10 @@ def compare_latency_ms(
 
     sessions = {str(path): OnnxSession(path, threads=threads) for path in paths}
     models = {
-        name: (session, session.feed(torch.zeros(session.batch_shape(batch_size))))
+        name: (
+            session,
+            session.feed(torch.zeros(batch_size, *input_shape or session.batch_shape(1)[1:])),
+        )
         for name, session in sessions.items()
     }
     for session, images in models.values():

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 from onnx import external_data_helper as external
 
+from mixmix._display import similar_file
 from mixmix.errors import DataError, InputError, translate_errors
 
 __all__ = ["read_onnx"]
@@ -27,7 +28,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         DataError: if it is damaged, refers to other files, or has values of absurd sizes.
     """
     if not path.is_file():
-        raise InputError(f"no ONNX file at {path}; pass the path of the export")
+        hint = similar_file(path) or "; pass the path of the export"
+        raise InputError(f"no ONNX file at {path}{hint}")
     if path.stat().st_size >= _LARGEST_FILE:
         raise DataError(f"{path} has 2 GiB or more; store its weights as external data")
     with translate_errors(f"{path} is no valid ONNX model", into=DataError):

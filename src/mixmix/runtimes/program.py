@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mixmix.errors import DataError, InputError, first_line
 from mixmix.runtime.archives import StoredArchive
+from mixmix.runtimes.fixed_batches import in_batches_of
 from mixmix.runtimes.program_graph import ProgramGraph
 from mixmix.runtimes.program_operators import is_quantized
 from mixmix.runtimes.program_tensors import register_tensors, tensors_of
@@ -178,6 +179,9 @@ class ProgramSession:
     def __init__(self, program: str | Path | bytes) -> None:
         self._module: nn.Module
         self.metadata: dict[str, str] = {}
+        # Of images and logits; axes that vary are None.
+        self.image_shape: tuple[int | None, ...] = ()
+        self.output_shape: tuple[int | None, ...] = ()
         if isinstance(program, bytes):
             self.name = "the exported program"
             self._module = torch.export.load(io.BytesIO(program)).module()
@@ -185,6 +189,7 @@ class ProgramSession:
             self.name = str(program)
             found = read_program(Path(program), quantized=True)
             self._module, self.metadata = found.module, found.metadata
+            self.image_shape, self.output_shape = found.inputs[0], found.outputs[0]
 
     @torch.no_grad()
     def run(self, images: Tensor) -> Tensor:
@@ -194,9 +199,9 @@ class ProgramSession:
             InputError: if the images do not fit the program.
         """
         try:
-            logits: Tensor = self._module(images.detach().cpu())
+            size = self.image_shape[0] if self.image_shape else None
+            return in_batches_of(size, self._module, images.detach().cpu())
         except Exception as error:
             raise InputError(
                 f"{self.name} cannot run on images of {tuple(images.shape)}: {first_line(error)}"
             ) from error
-        return logits

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_memory
 from mixmix.runtimes.file_ends import FileEnds
+from mixmix.runtimes.fixed_batches import in_batches_of
 from mixmix.runtimes.onnx_reading import read_onnx
 
 __all__ = ["OnnxSession"]
 
 # ONNX Runtime also prints the errors that it raises; 4 prints fatal ones only.
 _FATAL_ONLY = 4
+_MOST_CHANNELS = 4
 
 
 class OnnxSession:
@@ -66,17 +68,34 @@ class OnnxSession:
         self._ends = FileEnds.from_metadata(self.metadata)
         # Free axes, such as the batch, are strings.
         self.input_shape: tuple[int | str, ...] = tuple(inputs[0].shape)
+        self.output_shape: tuple[int | str, ...] = tuple(self._session.get_outputs()[0].shape)
+        self._channels_last = _has_channels_last(self.input_shape)
+
+    @property
+    def image_shape(self) -> tuple[int | str, ...]:
+        """``input_shape`` as (N, C, H, W), also if the file takes (N, H, W, C)."""
+        shape = self.input_shape
+        return (shape[0], shape[3], *shape[1:3]) if self._channels_last else shape
 
     def run(self, images: Tensor) -> Tensor:
         """The first output, logits (N, K), of normalized images (N, C, H, W) float32.
 
-        Files that mixmix wrote with preprocessing get the bytes that normalization gave these
-        images; of files that return probabilities, these are logits, too (see ``FileEnds``).
+        Images are transposed for a file that takes (N, H, W, C), and run in batches of the size
+        that it was written for.
 
         Raises:
             InputError: if the images do not fit the model.
         """
-        return self._ends.logits(torch.from_numpy(self.outputs(images)[0]).float())
+
+        def logits(batch: Tensor) -> Tensor:
+            return self._ends.logits(torch.from_numpy(self.outputs(batch)[0]).float())
+
+        return in_batches_of(self.input_shape[0] if self.input_shape else None, logits, images)
+
+    def oriented(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) with the channels where the file takes them."""
+        is_other = self._channels_last and images.shape[3] != self.input_shape[3]
+        return images.permute(0, 2, 3, 1) if is_other else images
 
     def outputs(
         self, images: Tensor, names: Sequence[str] | None = None
@@ -90,8 +109,9 @@ class OnnxSession:
 
     def feed(self, images: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
         """Normalized images (N, C, H, W) float32 as the model takes them."""
-        values = self._ends.feed(images)
-        return values if self._ends.pixels else values.astype(self._dtype)
+        if self._ends.pixels:
+            return self._ends.feed(images)
+        return self._ends.feed(self.oriented(images)).astype(self._dtype)
 
     def run_feed(
         self, values: np.ndarray[Any, np.dtype[Any]], names: Sequence[str] | None = None
@@ -126,7 +146,7 @@ class OnnxSession:
                 f"{self.name} leaves the size of its images open: {self.input_shape}; export it "
                 "with a fixed height and width"
             )
-        if self._ends.layout == "NHWC":
+        if self._channels_last:
             sizes = (sizes[-1], *sizes[:-1])
         return batch_size, *sizes
 
@@ -138,3 +158,11 @@ class OnnxSession:
     def metadata(self) -> dict[str, str]:
         """Metadata of the file."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
+
+
+def _has_channels_last(shape: Sequence[int | str]) -> bool:
+    """Whether only the last axis of images can be the channels."""
+    if len(shape) != 4:
+        return False
+    few = [isinstance(size, int) and 1 <= size <= _MOST_CHANNELS for size in shape]
+    return few[3] and not few[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
+from mixmix._display import did_you_mean
 from mixmix.errors import InputError
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.terms.bn import BatchNormDistance
@@ -54,11 +55,13 @@ def recipe(name: str, **changes: Any) -> SynthesisSettings:
     0.0
     """
     if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise InputError(
+            f"unknown recipe {name!r}; known: {', '.join(RECIPES)}" + did_you_mean(name, RECIPES)
+        )
     known = [field.name for field in fields(SynthesisSettings)]
     if unknown := sorted(set(changes) - set(known)):
         raise InputError(
             f"recipe {name!r} has no {', '.join(map(repr, unknown))}; it has "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(known))}" + did_you_mean(unknown, known)
         )
     return replace(RECIPES[name], **changes)

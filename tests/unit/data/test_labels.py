@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from mixmix import ImageSet, Model, SynthesisSettings, Zoo, evaluate, load, synthesize
 from mixmix.data.images import as_image_set
 from mixmix.errors import DataError, InputError, MixmixWarning
-from mixmix.evaluate.image_folder import ImageFolder
+from mixmix.evaluate.image_folder import image_folder
 
 NAMES, ORDER = ("cat", "dog", "fox", "owl"), (2, 0, 3, 1)
 MOVED = tuple(NAMES[index] for index in ORDER)
@@ -133,7 +133,7 @@ class TestImageFolder:
             (folder / name).mkdir(exist_ok=True)
             (folder / name / "0.png").write_bytes(b"")
         spec = replace(model().spec, num_classes=len(classes), classes=classes)
-        return [label for _, label in ImageFolder(folder, spec)._items]
+        return [label for _, label in image_folder(folder, spec).items]
 
     def test_names(self, tmp_path: Path) -> None:
         assert self.labels(tmp_path, ["Fox", "cat"], NAMES) == [2, 0]

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -198,15 +200,80 @@ def test_files_of_others_need_a_spec(artifact: Artifact, tmp_path: Path) -> None
     del model.metadata_props[:]
     path = tmp_path / "foreign.onnx"
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"spec=ModelSpec\(\.\.\.\)"):
+    with pytest.raises(InputError, match=r"does not say its mean, std; add --mean, --std, or in "):
         evaluate(path, (IMAGES, LABELS))
     assert evaluate(path, (IMAGES, LABELS), spec=SPEC).top1 == 80
+    fields = {"mean": SPEC.mean, "std": SPEC.std, "classes": ("red", "green", "blue")}
+    assert evaluate(path, (IMAGES, LABELS), spec=fields).class_accuracy[1].name == "green"
     wrong = ModelSpec.from_dict(SPEC.to_dict() | {"num_classes": 5})
     with pytest.raises(InputError, match=r"logits of shape \(30, 3\), expected \(30, 5\)"):
         evaluate(path, (IMAGES, LABELS), spec=wrong)
     small = ModelSpec.from_dict(SPEC.to_dict() | {"input_shape": [3, 4, 4]})
     with pytest.raises(InputError, match="foreign.onnx cannot run on images of"):
         evaluate(path, (IMAGES, LABELS), spec=small)
+
+
+def onnx_of(module: nn.Module, example: Tensor, path: Path, *, channels_last: bool) -> Path:
+    """A file as other exporters write it: for one batch size, perhaps with channels last."""
+    shape = list(example.shape)
+    image = [shape[i] for i in (0, 2, 3, 1)] if channels_last else shape
+    axes = [1, 2] if channels_last else [2, 3]
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "std"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "mean"], ["logits"]),
+    ]
+    values = {"axes": np.array(axes), "std": np.float32(SPEC.std), "mean": np.float32(SPEC.mean)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [shape[0], 3])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_files_for_one_batch_size_or_with_channels_last(
+    tmp_path: Path, batch: int, channels_last: bool
+) -> None:
+    example = torch.zeros(batch, *SPEC.input_shape)
+    path = onnx_of(Brightest(), example, tmp_path / "m.onnx", channels_last=channels_last)
+    fields = {"mean": SPEC.mean, "std": SPEC.std}
+    result = evaluate(path, (IMAGES, LABELS), spec=fields, batch_size=7)
+    assert result.top1 == 80 and torch.equal(result.predictions, CLASSES)
+
+
+def test_top5_and_accuracy_by_class() -> None:
+    class Ranked(nn.Module):
+        """Logits of seven classes that fall from that of the brightest pixel."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = x.flatten(1).argmax(1, keepdim=True)
+            return -((torch.arange(7.0) - first) % 7)
+
+    spec = ModelSpec("ranked", "module", (1, 1, 7), 0.0, 1.0, 7, classes=tuple("abcdefg"))
+    images = torch.eye(7).view(7, 1, 1, 7)
+    labels = (torch.arange(7) + torch.tensor([0, 0, 1, 1, 4, 5, 6])) % 7  # ranks of the labels
+    result = evaluate(Model(Ranked(), spec), (images, labels))
+    assert result.top1 == pytest.approx(200 / 7) and result.top5 == pytest.approx(500 / 7)
+    found = {each.name: each for each in result.class_accuracy}
+    # Labels are a b d e b d f, the network says a b c d e f g.
+    assert [(each.name, each.num_images) for each in result.class_accuracy] == [
+        *(("a", 1), ("b", 2), ("d", 2), ("e", 1), ("f", 1))
+    ]
+    assert found["a"].accuracy == 100 and found["a"].taken_for is None
+    assert found["b"].accuracy == 50 and found["b"].taken_for == "e"
+    content = json.loads(json.dumps(result.to_dict()))
+    assert content["class_accuracy"][0]["name"] == "a" and len(content["top5_interval"]) == 2
+
+
+def test_no_top5_of_few_classes() -> None:
+    assert evaluate(Model(Brightest(), SPEC), (IMAGES, LABELS)).top5 is None
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])

@@ -6,7 +6,10 @@ import re
 
 from mixmix.errors import InputError
 
-__all__ = ["parse_bits"]
+__all__ = ["FLOAT", "parse_bits"]
+
+# Instead of bits, of layers that are not quantized.
+FLOAT = "float"
 
 
 def parse_bits(bits: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ def insert_quantizers(
     symmetric_weights: bool = True,
     symmetric_activations: bool = False,
     quantize_prob: float,
-    layer_bits: Mapping[str, tuple[int, int]] | None = None,
+    layer_bits: Mapping[str, tuple[int, int] | None] | None = None,
     masks: Mapping[str, Tensor] | None = None,
 ) -> dict[str, int]:
     """Replace layers by learnable ones and quantize the tensors between them, in place.
@@ -40,7 +40,8 @@ def insert_quantizers(
     quantized to ``input_bits``, unless it is None, and so is what is made of them without a layer.
 
     Args:
-        layer_bits: weight and input bits by layer name; they override the other settings.
+        layer_bits: weight and input bits by layer name, or None for layers that stay in float; they
+            override the other settings.
         masks: masks of pruned weights by layer name, True where a weight is kept.
 
     Returns:
@@ -49,14 +50,19 @@ def insert_quantizers(
     Raises:
         InputError: if ``layer_bits`` names a layer that does not exist or cannot be quantized.
     """
-    operands = Operands(graph_module, is_layer=_is_quantizable)
+    layer_bits = layer_bits or {}
+    calls = Operands(graph_module, is_layer=_is_quantizable).layers()
+    check_layer_names(layer_bits, {str(call.target) for call in calls})
+    kept = {id(graph_module.get_submodule(n)) for n, own in layer_bits.items() if own is None}
+    operands = Operands(
+        graph_module, is_layer=lambda each: _is_quantizable(each) and id(each) not in kept
+    )
     calls = operands.layers()
     names = list(dict.fromkeys(str(call.target) for call in calls))
-    check_layer_names(layer_bits or {}, names)
     bits = dict.fromkeys(names, (weight_bits, activation_bits))
     if first_last_bits is not None and names:
         bits |= dict.fromkeys((names[0], names[-1]), (first_last_bits, first_last_bits))
-    bits |= layer_bits or {}
+    bits |= {name: own for name, own in layer_bits.items() if own is not None}
 
     sources: dict[fx.Node, fx.Node] = {}
     for call in calls:

@@ -88,7 +88,11 @@ class MixedPrecision(Method):
         layer_bits = allocate_bits(table, self.budget)
         # The bits of all layers only decide whether additions are quantized.
         activation_bits = max(parse_bits(bits)[1] for bits in self.choices)
-        quantize = replace(self.quantize, bits=f"W8A{activation_bits}", layer_bits=layer_bits)
+        quantize = replace(
+            self.quantize,
+            bits=f"W8A{activation_bits}",
+            layer_bits=layer_bits | self.quantize.float_layers,
+        )
         results = {"sensitivity": table.to_dict(), "layer_bits": layer_bits}
         model = model.with_method(self, results)
         return quantize.apply(model, data, seed=seed, on_progress=on_progress)

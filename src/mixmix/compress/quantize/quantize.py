@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor, fx, nn
@@ -14,7 +14,7 @@ from mixmix.compress.activation_store import (
     images_at_a_time,
 )
 from mixmix.compress.method import Compressed, LayerRecord, Method, Progress, with_channels
-from mixmix.compress.quantize.bits import parse_bits
+from mixmix.compress.quantize.bits import FLOAT, parse_bits
 from mixmix.compress.quantize.calibrate_units import calibrate_units, learnable_units
 from mixmix.compress.quantize.insertion import insert_quantizers
 from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer
@@ -72,7 +72,7 @@ class Quantize(Method):
         memory_gib: memory for activations, in GiB; None allows half of the machine's memory. The
             rest is stored in temporary files, with the same result.
         reconstruction: settings of the reconstruction.
-        layer_bits: bits such as ``W4A8`` by layer name, which override ``bits`` and
+        layer_bits: bits such as ``W4A8``, or ``float``, by layer name, which override ``bits`` and
             ``first_last_bits``.
 
     Raises:
@@ -102,9 +102,12 @@ class Quantize(Method):
         parse_bits(self.bits)
         object.__setattr__(self, "bits", self.bits.upper())
         if self.layer_bits is not None:
-            for bits in self.layer_bits.values():
-                parse_bits(bits)
-            named = {name: bits.upper() for name, bits in self.layer_bits.items()}
+            named = {}
+            for name, bits in self.layer_bits.items():
+                is_float = isinstance(bits, str) and bits.lower() == FLOAT
+                if not is_float:
+                    parse_bits(bits)
+                named[name] = FLOAT if is_float else bits.upper()
             object.__setattr__(self, "layer_bits", named)
         self._require_range("first_last_bits", "input_bits", low=2, high=8, optional=True)
         self._require_int("views", least=0)
@@ -113,6 +116,11 @@ class Quantize(Method):
     @property
     def setting(self) -> str:
         return self.bits
+
+    @property
+    def float_layers(self) -> dict[str, str]:
+        """The part of ``layer_bits`` for layers that stay in float."""
+        return {name: bits for name, bits in (self.layer_bits or {}).items() if bits == FLOAT}
 
     @property
     def equalizes(self) -> bool:
@@ -173,7 +181,10 @@ class Quantize(Method):
             symmetric_weights=self.symmetric_weights,
             symmetric_activations=self.symmetric_activations,
             quantize_prob=self.reconstruction.quantize_prob,
-            layer_bits={name: parse_bits(bits) for name, bits in (self.layer_bits or {}).items()},
+            layer_bits={
+                name: None if bits == FLOAT else parse_bits(bits)
+                for name, bits in (self.layer_bits or {}).items()
+            },
             masks=masks,
         )
 
@@ -207,6 +218,12 @@ class Quantize(Method):
                 on_progress=on_progress,
             )
         records = record_layers(model.module, graph_module, folded, input_bits, errors, masks)
+        records = tuple(
+            replace(each, reason="kept in float by layer_bits")
+            if each.name in self.float_layers
+            else each
+            for each in records
+        )
         return Calibrated(graph_module, with_channels(records, model.records))
 
 

@@ -77,7 +77,11 @@ def measure_sensitivity(
         SensitivityTable(model=Sequential, layers=2, choices=(W4A8, W8A8), images=16)
     """
     quantize = quantize or Quantize()
-    given = {name: parse_bits(bits) for name, bits in (quantize.layer_bits or {}).items()}
+    given = {
+        name: parse_bits(bits)
+        for name, bits in (quantize.layer_bits or {}).items()
+        if name not in quantize.float_layers
+    }
     allowed = list(dict.fromkeys(map(parse_bits, choices)))
     if not allowed:
         raise InputError("choices is empty; list the bits that a layer may have, such as W4A8")
@@ -156,7 +160,10 @@ class _Probe:
     ) -> None:
         self.whole = copy.deepcopy(folded)
         uniform = replace(
-            quantize, bits="W{}A{}".format(*bits), first_last_bits=None, layer_bits=None
+            quantize,
+            bits="W{}A{}".format(*bits),
+            first_last_bits=None,
+            layer_bits=quantize.float_layers or None,
         )
         uniform.insert(self.whole, masks)
         self.quantizers = input_quantizers(self.whole)

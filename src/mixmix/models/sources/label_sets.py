@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["IMAGENET1K", "imagenet1k_names", "known_label_set"]
+__all__ = ["IMAGENET1K", "imagenet1k_names", "imagenet1k_synsets", "known_label_set"]
 
 IMAGENET1K = "imagenet1k"
 
@@ -27,3 +28,13 @@ def imagenet1k_names() -> tuple[str, ...]:
         return ()
     info = ImageNetInfo("imagenet-1k")
     return tuple(info.index_to_description(index) for index in range(1000))
+
+
+def imagenet1k_synsets() -> tuple[str, ...]:
+    """WordNet's names of the 1,000 classes, such as n01440764, or empty without timm."""
+    try:
+        from timm.data.imagenet_info import ImageNetInfo
+    except ImportError:
+        return ()
+    info: Any = ImageNetInfo("imagenet-1k")
+    return tuple(info.label_names())

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,7 +21,11 @@ __all__ = ["PythonSource"]
 
 
 class PythonSource(Source):
-    """``python:MODULE:CALLABLE``; the callable takes no arguments and returns the module."""
+    """``python:MODULE:CALLABLE``; the callable takes no arguments and returns the module.
+
+    MODULE is the name of one that Python finds, also in the current folder, or the path of a .py
+    file.
+    """
 
     pattern = "MODULE:CALLABLE"
     adapts = False
@@ -24,10 +34,10 @@ class PythonSource(Source):
         return {}
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
-        module, _, function = name.partition(":")
+        module, _, function = name.rpartition(":")  # paths may contain colons
         with translate_errors(f"{spec.name}: cannot build {spec.source!r}"):
             try:
-                model = getattr(importlib.import_module(module), function)()
+                model = getattr(_imported(module), function)()
             except SystemExit as error:
                 raise InputError(
                     f"{spec.name}: {spec.source!r} ended the process ({error.code}); put what a "
@@ -41,3 +51,30 @@ class PythonSource(Source):
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
         return self.build(name, spec)
+
+
+def _imported(module: str) -> ModuleType:
+    """A module by name, also from the current folder, or by the path of its file."""
+    path = Path(module)
+    if path.suffix != ".py":
+        with _on_path(Path.cwd()):
+            return importlib.import_module(module)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; check the source of the network")
+    with _on_path(path.parent.resolve()):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        found = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, found)
+        spec.loader.exec_module(found)
+        return found
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    """Context in which modules of a folder can be imported, if no others have their names."""
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     known = {key: value for key, value in known.items() if key not in dropped}
     merged = {"name": default} | known | given
     missing = tuple(key for key in _REQUIRED if key not in merged)
-    if missing:
+    if missing and merged.keys() <= {field.name for field in fields(ModelSpec)}:
         options = " ".join(f"--{key.replace('_', '-')} {_USUAL[key]}" for key in missing)
         raise MissingFieldsError(
             f"{source} does not say its {', '.join(missing)}; add the numbers of its training, "
