@@ -25,7 +25,6 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
     DEPLOYMENT
     quantize.bits
     images.held_out
-    spec.flip
     layers
     COMMON
     NETWORK
