@@ -143,15 +143,14 @@ def _focused(images: Tensor, size: tuple[int, int], generator: torch.Generator) 
         images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
     soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     sharpness = torch.rand(len(images), 1, 1, 1, generator=generator)
-    focused: Tensor = soft + sharpness * (images - soft)
-    return focused
+    return torch.lerp(soft, images, sharpness)
 
 
 def _colors(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Values (..., C) with mean 0 and standard deviation 1, correlated between channels."""
     common = torch.randn(*shape[:-1], 1, generator=generator)
     own = torch.randn(shape, generator=generator)
-    return (1 - _OWN_FRACTION) ** 0.5 * common + _OWN_FRACTION**0.5 * own
+    return math.sqrt(1 - _OWN_FRACTION) * common + math.sqrt(_OWN_FRACTION) * own
 
 
 def _directions(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -161,4 +160,4 @@ def _directions(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Ten
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator)
+    return torch.rand(shape, generator=generator).mul_(high - low).add_(low)
