@@ -66,7 +66,7 @@ def images_of(source: str, alone: Model, network: str, seed: int, folders: argpa
         pixels, labels = load_cifar10(folders.data, split="train")
     else:
         pixels, labels = load_photographs(folders.photographs, alone.spec.input_shape[1])
-        labels = torch.zeros_like(labels)  # their classes are not the network's
+        labels = alone.logits(pixels.float() / 255).argmax(1)  # their own classes are others
     chosen = torch.randperm(len(pixels), generator=generator(seed, source))[:NUM_IMAGES]
     soft = torch.full((len(chosen), alone.spec.num_classes), 1 / alone.spec.num_classes)
     return ImageSet(pixels[chosen].float() / 255, labels[chosen], soft, {})
