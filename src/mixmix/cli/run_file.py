@@ -84,8 +84,7 @@ class SynthesisSection(_WithSettings):
     """Images by optimization; other keys are fields of ``SynthesisSettings``.
 
     Attributes:
-        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq,
-            without-batch-norm, procedural, noise, or refine
+        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, noise, or refine
             (default: mixmix; with --start: refine). The defaults shown are those of mixmix.
         start: folder of images to start from, to adapt them to another network.
         memory_gib: limit on memory, in GiB (default: half of the memory).
