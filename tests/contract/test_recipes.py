@@ -18,8 +18,12 @@ SMALL = {"num_images": 6, "batch_size": 4, "iterations": 2}
 
 
 def small(name: str) -> dict[str, int]:
-    # Noise stays noise: its iterations are what makes it so.
-    return {key: value for key, value in SMALL.items() if name != "noise" or key != "iterations"}
+    # What is not optimized stays so: its iterations are what makes it so.
+    return {
+        key: value
+        for key, value in SMALL.items()
+        if RECIPES[name].iterations or key != "iterations"
+    }
 
 
 def check(data: ImageSet, channels: int = 3, num_classes: int = NUM_CLASSES) -> None:

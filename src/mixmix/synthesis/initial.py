@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["balanced_labels", "initial_images"]
+from mixmix.data.procedural import dead_leaves, pink_noise
+
+__all__ = ["INITIAL_KINDS", "balanced_labels", "initial_images"]
+
+INITIAL_KINDS = ("pink", "white", "leaves")
 
 # Fraction of the variance of pink noise that is independent per channel.
 _OWN_FRACTION = 0.25
@@ -25,20 +29,14 @@ def balanced_labels(num_images: int, num_classes: int) -> Tensor:
 def initial_images(
     kind: str, shape: tuple[int, int, int, int], *, generator: torch.Generator
 ) -> Tensor:
-    """Pink or white noise (N, C, H, W), mean 1/2, standard deviation 1/4, clamped to [0, 1]."""
-    is_pink = kind == "pink"
-    noise = _pink_noise(shape, generator) if is_pink else torch.randn(shape, generator=generator)
+    """Images (N, C, H, W) in [0, 1] to start from: one of ``INITIAL_KINDS``.
+
+    Noise has mean 1/2 and standard deviation 1/4.
+    """
+    if kind == "leaves":
+        return dead_leaves(shape, generator=generator)
+    if kind == "pink":
+        noise = pink_noise(shape, own_fraction=_OWN_FRACTION, generator=generator)
+    else:
+        noise = torch.randn(shape, generator=generator)
     return (noise * 0.25 + 0.5).clamp_(0, 1)
-
-
-def _pink_noise(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
-    """Noise with amplitude 1/f and correlated channels, as in photographs (Field 1987)."""
-    height, width = shape[2:]
-    common = torch.randn(shape[0], 1, height, width, generator=generator)
-    own = torch.randn(shape, generator=generator)
-    noise = (1 - _OWN_FRACTION) ** 0.5 * common + _OWN_FRACTION**0.5 * own
-    rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
-    frequency = torch.hypot(rows[:, None], columns[None, :])
-    frequency[0, 0] = 1 / max(height, width)
-    pink: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(height, width))
-    return pink.div_(pink.std())

@@ -33,6 +33,10 @@ RECIPES: dict[str, SynthesisSettings] = {
         ),
     ),
     "zeroq": replace(_WHITE, terms=(BatchNormDistance(distance="absolute"),), jitter=0, flip=False),
+    "without-batch-norm": SynthesisSettings(
+        initial="leaves", iterations=30, learning_rate=0.005, terms=(CrossEntropy(), _PRIOR)
+    ),
+    "procedural": SynthesisSettings(initial="leaves", iterations=0),
     "noise": replace(_WHITE, iterations=0),
 }
 
@@ -42,7 +46,8 @@ def recipe(name: str, **changes: Any) -> SynthesisSettings:
 
     ``mixmix`` and ``feature-mixing`` are for a zoo of several networks; ``data-mixing`` (which is
     ``mixmix`` with one network), ``deepinversion`` and ``zeroq`` for one network. ``refine`` adapts
-    images to a network outside their zoo; ``noise`` does not optimize.
+    images to a network outside their zoo. ``without-batch-norm`` is for networks that have none: it
+    changes drawn images little. ``procedural`` and ``noise`` do not optimize.
 
     Args:
         name: of the recipe.

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from mixmix._settings import Settings
 from mixmix.errors import InputError
+from mixmix.synthesis.initial import INITIAL_KINDS
 from mixmix.synthesis.terms.bn import BatchNormDistance
 from mixmix.synthesis.terms.labels import CrossEntropy
 from mixmix.synthesis.terms.prior import TotalVariation
@@ -123,8 +124,9 @@ class SynthesisSettings(ObjectiveSettings):
 
     Attributes:
         num_images: number of images; labels are balanced over the classes.
-        initial: noise to start from: ``pink``, with the spectrum of photographs, or ``white``.
-        iterations: optimizer steps per batch; 0 returns the noise.
+        initial: images to start from: noise, ``pink``, with the spectrum of photographs, or
+            ``white``; or ``leaves``, drawn shapes that occlude one another (see ``dead_leaves``).
+        iterations: optimizer steps per batch; 0 returns the initial images.
         learning_rate: initial learning rate of Adam on pixels in [0, 1], with cosine decay to 0.
         scales: increasing fractions of the full resolution, ending with 1. The iterations are
             divided equally among them, and images are enlarged from one to the next. Networks run
@@ -146,7 +148,7 @@ class SynthesisSettings(ObjectiveSettings):
         self._require_int("num_images", least=1)
         self._require_int("iterations", least=0)
         self._require_range("learning_rate", low=0, ends="()")
-        self._require_one_of("initial", ("pink", "white"))
+        self._require_one_of("initial", INITIAL_KINDS)
         scales = self._numbers("scales")
         self._require(
             bool(scales)

@@ -25,7 +25,8 @@ def test_recipes_differ_in_what_their_method_is_about() -> None:
     )
     assert {recipe(name).members_per_step for name in RECIPES} == {1}
     assert [term.kind for term in recipe("zeroq").terms] == ["bn"]
-    assert recipe("noise").iterations == 0
+    assert recipe("noise").iterations == recipe("procedural").iterations == 0
+    assert "bn" not in [term.kind for term in recipe("without-batch-norm").terms]
 
 
 def test_settings_are_frozen() -> None:
@@ -36,7 +37,7 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"initial": "gray"}, "initial must be one of pink, white, got 'gray'"),
+        ({"initial": "gray"}, "initial must be one of pink, white, leaves, got 'gray'"),
         ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, got 'int8'"),
         ({"num_images": 0}, "num_images must be a whole number >= 1, got 0"),
         ({"num_images": 2.5}, "num_images must be a whole number >= 1, got 2.5"),

@@ -45,6 +45,7 @@ class OnnxSource(GraphSource):
         return describe_graph(name, model.metadata_props, *shapes)
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
+        from mixmix.models.sources.onnx_batch_norm import restore_batch_norms
         from mixmix.models.sources.onnx_forms import channels_first
         from mixmix.models.sources.onnx_lowering import lowered
         from mixmix.models.sources.onnx_names import renamed
@@ -54,6 +55,7 @@ class OnnxSource(GraphSource):
         batch = _fixed_batch(_ends(name, original)[0])
         converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
         had_softmax = _drop_softmax(original)
+        restore_batch_norms(original)
         with translate_errors(
             f"{spec.name}: {name} cannot be converted to PyTorch",
             "export it without this operation, or use the PyTorch model itself",
