@@ -4,9 +4,9 @@
 --out benchmarks/records/DATE_estimates``
 
 Images are made from the compressed network alone, or (``zoo``, at every third seed, and for
-networks without BatchNorm) from the four bundled ones with BatchNorm. 64 of them are held out. A run
-adds the missing rows to an existing record; the logits that estimates are computed from are kept in
-WORK, from which ``fit_estimates.py`` draws the table and fits the constants.
+networks without BatchNorm) from the four bundled ones with BatchNorm. 64 of them are held out. A
+run adds the missing rows to an existing record; the logits that estimates are computed from are
+kept in WORK. ``draw_loss_bounds.py`` draws the table.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def main() -> None:
             "num_test": len(labels),
             "float_top1": before,
             "top1": top1,
-            "agreement": 100 * float((after.argmax(1) == truths[network].argmax(1)).double().mean()),
+            "agreement": 100
+            * float((after.argmax(1) == truths[network].argmax(1)).double().mean()),
             "estimate": estimate.to_dict(),
             "logits": name,
             "cpu_seconds": round(seconds, 1),
