@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "InputError",
+    "MissingFieldsError",
     "MixmixWarning",
     "RankError",
     "first_line",
@@ -38,6 +39,18 @@ _OUT_OF_MEMORY = (
 
 class InputError(ValueError):
     """An argument or a file is invalid; the message says what to change."""
+
+
+class MissingFieldsError(InputError):
+    """Fields of a network's spec are neither in its source nor given.
+
+    Attributes:
+        missing: their names.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class DataError(InputError):

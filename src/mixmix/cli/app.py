@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from rich_click import RichGroup
 
+from mixmix.cli.compress import compress
 from mixmix.cli.compression import distill, prune, quantize
 from mixmix.cli.files import demo, evaluate, export, zoo_list, zoo_show
 from mixmix.cli.images import generate, synthesize
@@ -14,7 +15,7 @@ __all__ = ["COMMANDS", "app"]
 
 # In the order of the help.
 COMMANDS = (
-    *(run_file, synthesize, generate, quantize, prune, distill),
+    *(compress, run_file, synthesize, generate, quantize, prune, distill),
     *(export, evaluate, demo, zoo_list, zoo_show),
 )
 _HELP = {

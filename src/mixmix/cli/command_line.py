@@ -35,6 +35,14 @@ class CommandLine(Run):  # not a dataclass: it has no instances
         spec: of all networks.
         file: file to write.
         source: what the command reads.
+        layers: print a table of all layers.
+        fraction: fraction of the multiplications to remove, by pruning channels, in (0, 1).
+        recipe: TOML file with [[methods]] and [synthesis], as in a run file, instead of --bits and
+            --prune.
+        class_file: names of the classes: a text file with one per line, or a JSON file.
+        photographs: folder of photographs to compress with, instead of synthesized images; labels
+            are not needed. Repeat to combine.
+        synthetic: synthesize images in addition to those of --data and --images.
         compare: add results for other images of equal cost.
         all_layers: quantize first and last layer like the others.
         train: steps of quantization-aware training; 0 for none.
@@ -53,6 +61,12 @@ class CommandLine(Run):  # not a dataclass: it has no instances
     spec: ModelSpec  # type: ignore[assignment]  # in tables, its fields that are given
     file: Path | None = None
     source: str = ""
+    layers: bool = False
+    fraction: float | None = None
+    recipe: Path | None = None
+    class_file: Path | None = None
+    photographs: tuple[Path, ...] = ()
+    synthetic: bool = False
     compare: bool = False
     settings: SynthesisSettings
     generator: AmortizedSettings

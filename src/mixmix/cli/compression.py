@@ -22,9 +22,11 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
     images.folders! --data
     file! --out: File to write: .onnx, or .pt2 for PyTorch.
     export.optimize_for
+    DEPLOYMENT
     quantize.bits
     images.held_out
     spec.flip
+    layers
     COMMON
     [Grid]
     all_layers
@@ -90,7 +92,9 @@ def _quantization(settings: Given, steps: int, training: Given) -> Given:
     then_quantize
     then_train
     images.held_out
+    DEPLOYMENT
     spec.flip
+    layers
     COMMON
     [Single weights]
     prune.sparsity
@@ -168,7 +172,9 @@ def _within(checkpoints: str | None, folder: str) -> Given:
     model.reference! --model -m
     student!
     file! --out: File to write: .onnx, .pt2 or .safetensors.
+    DEPLOYMENT
     spec.flip
+    layers
     COMMON
     [Images]
     networks --zoo

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixmix._settings import Settings
-from mixmix.cli.inputs import labeled_images, load_images, load_zoo
-from mixmix.cli.process import prepare, print_schedule, progress_bar
+from mixmix.cli.costs import measure_costs
+from mixmix.cli.inputs import labeled_images, load_images, load_network, load_zoo
+from mixmix.cli.process import prepare, print_schedule
 from mixmix.cli.run_file import GenerationSection, Run
 from mixmix.errors import InputError
 
@@ -21,6 +22,9 @@ __all__ = ["Outcome", "execute"]
 _SUFFIXES = (".onnx", ".pt2", ".safetensors")
 _SHEET = "contact-sheet.png"
 _PROBE_IMAGES = 256
+_AUTOMATIC = "auto"
+# Images held out for the estimate, if the run does not say how many.
+_HELD_OUT = 64
 
 
 @dataclass
@@ -30,10 +34,12 @@ class Outcome:
     Attributes:
         facts: by section of the run, in plain JSON types.
         compressed: the compressed model, if there is one.
+        images: all images of the run, if there are any.
     """
 
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     compressed: Compressed | None = None
+    images: ImageSet | None = None
 
     @property
     def sensitivity(self) -> tuple[SensitivityTable, dict[str, str]] | None:
@@ -72,14 +78,15 @@ def execute(run: Run) -> Outcome:
         )
     methods = tuple(_adapted(Method.from_dict(table), run, device) for table in run.methods)
     settings = _image_settings(run)
-    images = load_images(run.images.folders) if run.images and run.images.folders else None
-    model = load_zoo((run.model.reference,), device, spec=run.spec)[0] if run.model else None
+    model = load_network(run.model, device, run.spec) if run.model else None
+    images = load_images(run.images.folders, model) if run.images and run.images.folders else None
     outcome, artifact = Outcome(), None
-    if run.image_section and run.zoo:
-        zoo = load_zoo(run.zoo.models, device, run.zoo.weights, run.spec)
-        made = _make_images(run, zoo, settings)
+    if run.image_section:
+        zoo = _zoo(run, model, device)
+        made = _make_images(run, zoo, _suited(settings, run, zoo))
         images = made if images is None else made.join([made, images])
-    if images is not None and (run.image_section or model is None):
+    outcome.images = images
+    if images is not None:
         outcome.facts["images"] = _image_facts(run, images)
     if model is not None:
         artifact = _compress(run, model, methods, images, outcome)
@@ -123,7 +130,27 @@ def _image_settings(run: Run) -> Any:
             "the start determines the number of images; leave out --num-images (num_images)"
         )
     default = "mixmix" if run.synthesis.start is None else "refine"
-    return recipe(run.synthesis.recipe or default).updated(run.synthesis.settings)
+    name = run.synthesis.recipe or default
+    return recipe(default if name == _AUTOMATIC else name).updated(run.synthesis.settings)
+
+
+def _zoo(run: Run, model: Model | None, device: str) -> Zoo:
+    """The networks that images are synthesized from: by default, the model itself."""
+    from mixmix import Zoo
+
+    if run.zoo is not None:
+        return load_zoo(run.zoo.models, device, run.zoo.weights, run.spec)
+    assert model is not None
+    return Zoo([model])
+
+
+def _suited(settings: Any, run: Run, zoo: Zoo) -> Any:
+    """The settings, or those that suit the networks."""
+    from mixmix.synthesis.automatic import settings_for
+
+    if run.synthesis is None or run.synthesis.recipe != _AUTOMATIC:
+        return settings
+    return settings_for(zoo).updated(run.synthesis.settings)
 
 
 def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
@@ -134,12 +161,7 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
     section = run.image_section
     assert section is not None
     folder = run.out / section.folder
-    title = "generating" if isinstance(section, GenerationSection) else "synthesizing"
-    with process_group(str(zoo.device)), progress_bar(title, shown=is_main()) as advance:
-
-        def on_progress(done: int, total: int) -> None:
-            advance(title, done / max(total, 1))
-
+    with process_group(str(zoo.device)):
         if isinstance(section, GenerationSection):
             images = generate(
                 zoo,
@@ -148,7 +170,6 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
                 seed=run.seed,
                 warmup_rounds=section.warmup_rounds,
                 out=folder,
-                on_progress=on_progress,
             )
         else:
             images = synthesize(
@@ -160,7 +181,6 @@ def _make_images(run: Run, zoo: Zoo, settings: Any) -> ImageSet:
                 threads=run.threads,
                 memory_gib=section.memory_gib,
                 on_plan=print_schedule,
-                on_progress=on_progress,
             )
     if is_main() and images.images.shape[1] in (1, 3):
         images.contact_sheet(folder / _SHEET)
@@ -173,6 +193,7 @@ def _image_facts(run: Run, images: ImageSet) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "num_images": len(images),
         "label_agreement": label_agreement(images.soft_labels, images.labels),
+        "networks": [model["name"] for model in images.manifest.get("models", ())],
     }
     if run.image_section is None:
         return facts
@@ -199,33 +220,55 @@ def _compress(
         # The outputs of fewer images are too noisy to verify the file with.
         if images is not None and len(images) >= MIN_PROBE_IMAGES:
             probe = images.images[:_PROBE_IMAGES]
-        if images is not None and run.images is not None and run.images.held_out:
-            if not 0 < run.images.held_out < len(images):
-                raise InputError(
-                    f"held_out must be from 1 to {len(images) - 1} of {len(images)} images, got "
-                    f"{run.images.held_out}"
-                )
-            images, held_out = images.split(len(images) - run.images.held_out)
-        with progress_bar("compressing") as advance:
-            compressed = compress(model, images, methods, seed=run.seed, on_progress=advance)
+        if images is not None and (number := _num_held_out(run, model, images)):
+            images, held_out = images.split(len(images) - number)
+        compressed = compress(model, images, methods, seed=run.seed)
         facts["model"] = compressed.spec.name
         facts["setting"] = " + ".join(method.setting for method in methods)
         facts["sparsity"] = sparsity_of(compressed.module).total
     outcome.compressed, outcome.facts["export"] = compressed, facts
     if run.export is not None:
-        goal = run.export.optimize_for
-        artifact = export(compressed, run.out / run.export.file, optimize_for=goal, probe=probe)
+        chosen = run.export
+        artifact = export(
+            compressed,
+            run.out / chosen.file,
+            optimize_for=chosen.optimize_for,
+            probe=probe,
+            with_preprocessing=chosen.layout if chosen.with_preprocessing else False,
+            with_softmax=chosen.with_softmax,
+        )
+        channels, *size = compressed.spec.input_shape
+        is_last = chosen.with_preprocessing and chosen.layout == "NHWC"
+        facts["input"] = {
+            "shape": [1, *size, channels] if is_last else [1, channels, *size],
+            "dtype": "uint8" if chosen.with_preprocessing else "float32",
+        }
         facts["out"] = str(artifact.path)
         facts["size_bytes"] = artifact.size_bytes
         facts["agreement_with_pytorch"] = artifact.agreement
         if run.export.sensitivity is not None and outcome.sensitivity is not None:
             outcome.sensitivity[0].save(run.export.sensitivity)
+        facts |= measure_costs(model, compressed, artifact)
     facts["estimate"] = None
     if held_out is not None:
         small = _executable(artifact, compressed)
         facts["estimate"] = estimate_accuracy(small, model, held_out).to_dict()
     facts["layers"] = [record.to_dict() for record in compressed.records]
     return artifact
+
+
+def _num_held_out(run: Run, model: Model, images: ImageSet) -> int:
+    """Number of images for the estimate; none for networks without classes."""
+    asked = None if run.images is None else run.images.held_out
+    if asked is None:
+        has_labels = images.soft_labels.shape[1] == model.spec.num_classes > 0
+        number = _HELD_OUT if len(images) >= 2 * _HELD_OUT else len(images) // 4
+        return number if has_labels else 0
+    if not 0 <= asked < len(images):
+        raise InputError(
+            f"held_out must be from 1 to {len(images) - 1} of {len(images)} images, got {asked}"
+        )
+    return asked
 
 
 def _executable(artifact: Artifact | None, compressed: Compressed | None) -> Any:
@@ -251,6 +294,5 @@ def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
         raise InputError("nothing to evaluate; add [model], or a model in [evaluation]")
     reference = None if section.reference is None else loaded(section.reference)
     data = labeled_images(section.data, lambda: Predictor(model, device=device).spec)
-    with progress_bar("evaluating") as advance:
-        result = evaluate(model, data, reference=reference, device=device, on_progress=advance)
+    result = evaluate(model, data, reference=reference, device=device)
     return ({"model": section.model} if section.model else {}) | result.to_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mixmix.cli.options import Given, command
-from mixmix.cli.process import prepare, progress_bar
+from mixmix.cli.process import prepare
 from mixmix.cli.results import do, print_facts, print_json
 from mixmix.cli.run_file import Run
 from mixmix.errors import InputError
@@ -18,6 +18,7 @@ __all__ = ["demo", "evaluate", "export", "zoo_list", "zoo_show"]
     """
     source! source: A model, or a folder of synthetic images.
     out!: ONNX file, or folder for PNG files.
+    DEPLOYMENT
     COMMON
     """,
 )
@@ -117,10 +118,11 @@ def demo(given: Given) -> None:
 
     from mixmix.demo.demo import run_demo
     from mixmix.report.table import print_results
+    from mixmix.runtime.progress import showing
 
     out, device = Path(given["out"] or "mixmix-demo"), given["device"]
     prepare(device, given["threads"], distributed=False)
-    with progress_bar("demo") as advance:
+    with showing("demo") as advance:
         result = run_demo(
             out,
             seed=Run(seed=given["seed"]).seed,

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixmix._display import printable
-from mixmix.errors import InputError, translate_errors, warn
+from mixmix.errors import InputError, first_line, translate_errors, warn
 
 if TYPE_CHECKING:
-    from mixmix import ImageSet, Zoo
+    from mixmix import ImageSet, Model, Zoo
+    from mixmix.cli.run_file import ModelSection
     from mixmix.models.loading import Reference
     from mixmix.models.spec import ModelSpec
 
-__all__ = ["labeled_images", "load_images", "load_zoo"]
+__all__ = ["labeled_images", "load_images", "load_network", "load_zoo", "read_classes"]
 
 # Arguments of ``load`` that networks cannot share.
 _OF_ONE = {"reference", "name", "weights", "device"}
+_MOST_PHOTOGRAPHS = 1024
 
 
-def load_images(folders: Sequence[Path]) -> ImageSet:
-    """Images of all folders; shards that cannot be read are left out with a warning."""
+def load_images(folders: Sequence[Path], model: Model | None = None) -> ImageSet:
+    """Images of all folders; shards that cannot be read are left out with a warning.
+
+    Args:
+        folders: with images that mixmix wrote, or with photographs.
+        model: the network that photographs are for.
+    """
     from mixmix import ImageSet
+    from mixmix.data.images import read_photographs
+    from mixmix.data.shards import MANIFEST_NAME
 
-    loaded = [ImageSet.load(folder) for folder in folders]
+    loaded = [
+        ImageSet.load(folder)
+        if model is None or (folder / MANIFEST_NAME).exists()
+        else read_photographs(folder, model, at_most=_MOST_PHOTOGRAPHS)
+        for folder in folders
+    ]
     images = loaded[0] if len(loaded) == 1 else ImageSet.join(loaded)
     if images.refused:
         first, *others = images.refused.values()
@@ -64,6 +79,49 @@ def load_zoo(
             text = f"note: {member.model.spec.name} contributes {member.role}"
             print(printable(text), file=sys.stderr)
     return zoo
+
+
+def load_network(section: ModelSection, device: str, spec: Mapping[str, Any] | None) -> Model:
+    """Load the network to compress.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
+    from mixmix import load
+
+    known = inspect.signature(load).parameters.keys() - {"reference", "device"}
+    if unknown := sorted(section.settings.keys() - known):
+        raise InputError(
+            f"unknown keys in [model]: {', '.join(unknown)}; known: reference, "
+            f"{', '.join(sorted(known))}"
+        )
+    own = load(section.reference, device=device, **section.settings)
+    return load_zoo((own,), device, spec=spec)[0]
+
+
+def read_classes(path: Path) -> list[str]:
+    """Names of classes: the lines of a text file, or a list or table by index in a JSON file.
+
+    Raises:
+        InputError: if the file cannot be read, or holds no names.
+    """
+    from mixmix.runtime.storage import read_text
+
+    try:
+        text = read_text(path).strip()
+        content = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        if isinstance(content, Mapping):
+            content = [content[key] for key in sorted(content, key=int)]
+        # Of a synset and a name, as in imagenet_class_index.json, the name.
+        found = [each[-1] if isinstance(each, list) and each else each for each in content]
+    except (OSError, ValueError, RecursionError, TypeError) as error:
+        raise InputError(f"cannot read the classes in {path}: {first_line(error)}") from error
+    names = [each.strip() if isinstance(each, str) else "" for each in found]
+    if not names or not all(names):
+        raise InputError(
+            f"{path} must hold the name of a class in each line, or a JSON list of names"
+        )
+    return names
 
 
 def labeled_images(folder: Path | None, spec: Callable[[], ModelSpec]) -> Any:

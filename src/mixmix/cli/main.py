@@ -46,8 +46,9 @@ def run() -> None:
         sys.stderr = writes_of_progress(sys.stderr)
         code = _run()
         _flush()
-    except KeyboardInterrupt:
-        _end("interrupted; repeat the command to continue", 128 + signal.SIGINT)
+    except KeyboardInterrupt as error:
+        said = str(error) or str(error.__cause__ or "")  # click raises another one
+        _end(said or "interrupted; repeat the command to continue", 128 + signal.SIGINT)
     except _Terminated:
         _end("terminated; repeat the command to continue", 128 + signal.SIGTERM)
     except BrokenPipeError:
@@ -75,7 +76,7 @@ def _run() -> int:
     except BrokenPipeError:
         raise
     except click.Abort as error:  # click turns an interrupt into it
-        raise KeyboardInterrupt from error
+        raise KeyboardInterrupt from error.__cause__
     except click.ClickException as error:
         _fail(error.format_message())
     except (InputError, ExportError) as error:

@@ -25,7 +25,10 @@ Given = dict[str, Any]
 
 # A field, "!" if it is required, names other than --field, and a help other than the field's.
 _LINE = re.compile(r"([\w.-]+)(!?)([^:]*)(?:: (.*))?")
-_COMMON = "seed\ndevice\nthreads\njson"
+_SHORT = {
+    "COMMON": "seed\ndevice\nthreads\njson",
+    "DEPLOYMENT": "export.with_preprocessing\nexport.layout\nexport.with_softmax",
+}
 
 
 class Command(RichCommand):
@@ -47,13 +50,26 @@ class Command(RichCommand):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, read at the first use."""
         panel = "Options"
-        lines = self.lines.replace("COMMON", _COMMON).strip().splitlines()
+        text = self.lines
+        for word, options in _SHORT.items():
+            text = text.replace(word, options)
+        lines = text.strip().splitlines()
         for line in [] if self.params else map(str.strip, lines):
             if line.startswith("["):
                 panel = line.strip("[]")
             else:
                 self.params.append(_parameter(line, panel))
         return super().get_params(ctx)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; explains numbers with spaces between them."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if re.search(r"unexpected extra arguments? \([-\d., ]+\)", error.message):
+                hint = "; write several numbers with commas, such as 0.5,0.5,0.5"
+                raise click.UsageError(error.message + hint, ctx) from error
+            raise
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command."""
@@ -80,7 +96,8 @@ def command(path: str, lines: str) -> Callable[[Callable[[Given], object]], Comm
         lines: the options. Each line has a field of ``CommandLine``, followed by an exclamation
             mark if it is required, by names of the option other than ``--field`` (one without
             dashes is an argument), and by a colon and the help if it is not the documentation of
-            the field. ``[PANEL]`` is a heading, COMMON the options of commands that compute.
+            the field. ``[PANEL]`` is a heading, COMMON the options of commands that compute,
+            DEPLOYMENT those of files that others run.
     """
     return lambda call: Command(path, lines, call)
 
@@ -115,16 +132,16 @@ def _plain(value: Any) -> Any:
     """A value in plain types; text in lists is split at commas."""
     if not isinstance(value, tuple):
         return value
-    parts = [each.split(",") if isinstance(each, str) else [each] for each in value]
-    return [each for part in parts for each in part]
+    parts = [each.split(",") if isinstance(each, str) else each for each in value]
+    return [each for part in parts for each in (part if isinstance(part, list) else [part])]
 
 
 def _parsing(kind: Any, default: Any) -> dict[str, Any]:
     """How click parses an option of a type."""
     kinds = [each for each in get_args(kind) if each not in (NoneType, ...)]
     if get_origin(kind) is tuple:
-        many = ... in get_args(kind)
-        return {"type": kinds[0], "multiple": True} if many else {"type": tuple(kinds)}
+        listed = _Numbers(kinds[0]) if kinds[0] in (int, float) else kinds[0]
+        return {"type": listed, "multiple": True}
     if kinds:
         kind = Path if Path in kinds else kinds[0]
         return _parsing(kind, None) if default in (None, ...) else {"type": _OrNone(kind)}
@@ -142,3 +159,19 @@ class _OrNone(click.ParamType[Any]):
             return value if value == NO_VALUE else self._kind(value)
         except ValueError:
             self.fail(f"{value!r} is neither a number nor {NO_VALUE}", param, ctx)
+
+
+class _Numbers(click.ParamType[Any]):
+    """One number, or several with commas between them."""
+
+    def __init__(self, kind: Callable[[str], Any]) -> None:
+        self._kind, self.name = kind, "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str):  # a default
+            return value
+        try:
+            return [self._kind(each) for each in value.strip("()[]").replace(",", " ").split()]
+        except ValueError:
+            kind = "whole numbers" if self._kind is int else "numbers"
+            self.fail(f"{value!r} are not {kind} with commas between them", param, ctx)

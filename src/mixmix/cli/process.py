@@ -1,10 +1,8 @@
-"""The process that runs a command: device, threads, progress on standard error."""
+"""The process that runs a command: device, threads, plan."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mixmix.errors import InputError, RankError, first_line
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
 
 _MOST_THREADS = 4096
 
-__all__ = ["prepare", "print_schedule", "progress_bar"]
+__all__ = ["prepare", "print_schedule"]
 
 
 def prepare(device: str, threads: int | None, *, distributed: bool) -> None:
@@ -61,14 +59,3 @@ def print_schedule(schedule: Schedule) -> None:
         f"{schedule.peak_bytes / 2**30:.2f} GiB at the peak, in addition to the networks",
         file=sys.stderr,
     )
-
-
-@contextmanager
-def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[str, float], None]]:
-    """A bar on standard error, advanced by (current activity, fraction done in [0, 1])."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        task = progress.add_task(title, total=1.0)
-        yield lambda what, fraction: progress.update(task, description=what, completed=fraction)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixmix._display import printable
 from mixmix.cli.execute import Outcome, execute
 from mixmix.cli.run_file import Run
 
@@ -24,36 +23,45 @@ def do(given: Mapping[str, Any]) -> None:
             export.
     """
     content = dict(given)
-    as_json = content.pop("json")
+    as_json, layers = content.pop("json"), content.pop("layers", False)
     if "file" in content:
         path = Path(content.pop("file"))
         content["out"] = str(path.parent)
         content["export"] = {"file": path.name, **content.get("export", {})}
-    do_run(Run.from_dict(content), as_json=as_json)
+    do_run(Run.from_dict(content), as_json=as_json, layers=layers)
 
 
-def do_run(run: Run, *, as_json: bool, by_section: bool = False) -> None:
+def do_run(run: Run, *, as_json: bool, by_section: bool = False, layers: bool = False) -> None:
     """Execute a run, write its file, and print its results.
 
     Args:
         run: the run.
         as_json: whether to print one JSON object instead of tables.
         by_section: whether the object has an entry for each section of the run.
+        layers: whether to print a table of all layers, too.
     """
+    from mixmix.report.card import write_card
+    from mixmix.report.run_page import write_run_page
     from mixmix.runtime.distributed import is_main
 
     outcome = execute(run)
     if not is_main():
         return
+    facts, command = outcome.facts, shlex.join(["mixmix", *sys.argv[1:]])
     if run.writes_files:
-        run.write(shlex.join(["mixmix", *sys.argv[1:]]))
-    facts = outcome.facts
+        run.write(command)
+        if run.export is not None and outcome.compressed is not None:
+            file = run.out / run.export.file
+            write_card(run.card, file, facts, outcome.compressed, command=command)
+        write_run_page(
+            run.page, facts, command=command, images=outcome.images, compressed=outcome.compressed
+        )
     if as_json and by_section:
         print_json({**({"run": str(run.path)} if run.writes_files else {}), **facts})
     elif as_json:
         print_json({name: value for section in facts.values() for name, value in section.items()})
     else:
-        _print_tables(outcome)
+        _print_summary(run, outcome, layers=layers)
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -68,28 +76,34 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     print_rows([{"field": name, "value": value} for name, value in facts.items()])
 
 
-def _print_tables(outcome: Outcome) -> None:
+def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
     from rich.console import Console
 
     from mixmix.report.sensitivity import print_sensitivity
+    from mixmix.report.summary import summary_lines
     from mixmix.report.table import print_rows
 
-    export, parts = outcome.facts.get("export", {}), []
-    if "size_bytes" in export:
-        parts.append(f"wrote {export['out']} ({export['size_bytes']:,} bytes)")
-    elif "out" in export:
-        parts.append(f"wrote {export['out']}")
-    if estimate := export.get("estimate"):
-        low, high = estimate["predicted_drop_interval"]
-        parts.append(
-            f"estimated accuracy loss {estimate['predicted_drop']:.1f} points ({low:.1f} to "
-            f"{high:.1f}), agreement {estimate['agreement']:.1f}%"
-        )
-    if parts:
-        print(printable("; ".join(parts)))
     if outcome.sensitivity is not None:
         table, layer_bits = outcome.sensitivity
         print_sensitivity(table, Console(), layer_bits=layer_bits)
-    if outcome.compressed is not None:
+    if layers and outcome.compressed is not None:
         print_rows(outcome.compressed.rows)
-    print_facts({**outcome.facts.get("images", {}), **outcome.facts.get("evaluation", {})})
+    if evaluation := outcome.facts.get("evaluation"):
+        print_facts(evaluation)
+    for line in summary_lines(outcome.facts, run.written, _next(run)):
+        print(line)
+
+
+def _next(run: Run) -> str:
+    """The command that most people type next."""
+    if run.evaluation is not None:
+        return ""
+    if run.model is not None and run.export is not None:
+        path = run.out / run.export.file
+        if path.suffix == ".safetensors":
+            return ""
+        return f"mixmix evaluate {shlex.quote(str(path))} --data FOLDER  # of labeled photographs"
+    if run.image_section is not None and run.zoo is not None:
+        folder = shlex.quote(str(run.out / run.image_section.folder))
+        return f"mixmix quantize -m {run.zoo.models[0]} --data {folder} --out FILE.onnx"
+    return ""

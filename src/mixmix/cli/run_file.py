@@ -32,8 +32,28 @@ class _Section(Settings):
 
 
 @dataclass(frozen=True)
-class ModelSection(_Section):
-    """The network to compress.
+class _WithSettings(_Section):
+    """A section whose other keys are fields of a settings class."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        content = super().to_dict()
+        settings: dict[str, Any] = content.pop("settings")
+        return content | settings
+
+    @classmethod
+    def from_dict(cls: type[_S], content: Mapping[str, Any]) -> _S:
+        own = {each.name for each in fields(cls)} - {"settings"}
+        settings = {key: value for key, value in content.items() if key not in own}
+        return super().from_dict(
+            {key: content[key] for key in own & content.keys()} | {"settings": settings}
+        )
+
+
+@dataclass(frozen=True)
+class ModelSection(_WithSettings):
+    """The network to compress; other keys are fields of its ``ModelSpec``.
 
     Attributes:
         reference: bundled:NAME, timm:NAME, torchvision:NAME, hf:REPOSITORY or imagenet:NAME
@@ -60,32 +80,13 @@ class ZooSection(_Section):
 
 
 @dataclass(frozen=True)
-class _WithSettings(_Section):
-    """A section whose other keys are fields of a settings class."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        content = super().to_dict()
-        settings: dict[str, Any] = content.pop("settings")
-        return content | settings
-
-    @classmethod
-    def from_dict(cls: type[_S], content: Mapping[str, Any]) -> _S:
-        own = {each.name for each in fields(cls)} - {"settings"}
-        settings = {key: value for key, value in content.items() if key not in own}
-        return super().from_dict(
-            {key: content[key] for key in own & content.keys()} | {"settings": settings}
-        )
-
-
-@dataclass(frozen=True)
 class SynthesisSection(_WithSettings):
     """Images by optimization; other keys are fields of ``SynthesisSettings``.
 
     Attributes:
-        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, noise, or refine
-            (default: mixmix; with --start: refine). The defaults shown are those of mixmix.
+        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, noise, refine, or
+            auto, which suits networks and size (default: mixmix; with --start: refine). The
+            defaults shown are those of mixmix.
         start: folder of images to start from, to adapt them to another network.
         memory_gib: limit on memory, in GiB (default: half of the memory).
         folder: folder of the images, relative to that of the run.
@@ -117,12 +118,14 @@ class ImagesSection(_Section):
     """Existing images to compress with, in addition to those that the run synthesizes.
 
     Attributes:
-        folders: folder written by 'mixmix synthesize' or 'mixmix generate'; repeat to combine.
-        held_out: number of images held out to estimate the accuracy loss.
+        folders: folder written by 'mixmix synthesize' or 'mixmix generate', or of photographs
+            without labels; repeat to combine.
+        held_out: number of images held out to estimate the accuracy loss; 0 for no estimate
+            (default: 64, or a quarter of fewer than 128 images).
     """
 
     folders: tuple[Path, ...] = ()
-    held_out: int = 0
+    held_out: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,25 @@ class ExportSection(_Section):
         file: .onnx, .pt2 (PyTorch) or .safetensors (weights without zeros), relative to the folder
             of the run; without a model, a folder for the images as PNG files.
         optimize_for: size or speed, for .onnx files with 4 bits or fewer.
+        with_preprocessing: write normalization into an .onnx file, which then takes bytes.
+        layout: of these bytes, NHWC or NCHW.
+        with_softmax: write softmax into an .onnx file, which then returns probabilities.
         sensitivity: JSON file for sensitivities.
     """
 
     file: Path = Path("model.onnx")
     optimize_for: str = "size"
+    with_preprocessing: bool = False
+    layout: str = "NHWC"
+    with_softmax: bool = False
     sensitivity: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        self._require_one_of("layout", ("NHWC", "NCHW"))
+        if (self.with_preprocessing or self.with_softmax) and self.file.suffix != ".onnx":
+            raise InputError(
+                f"--with-preprocessing and --with-softmax are for .onnx files, got {self.file}"
+            )
 
 
 @dataclass(frozen=True)
@@ -195,7 +211,7 @@ class Run(_Section):
             raise InputError(f"seed must be >= 0, got {self.seed}")
         if self.synthesis and self.generation:
             raise InputError("use either [synthesis] or [generation], not both")
-        if self.image_section and self.zoo is None:
+        if self.image_section and self.zoo is None and self.model is None:
             raise InputError("images are synthesized from networks; add [zoo] with its models")
         if self.methods and self.model is None:
             raise InputError("[[methods]] need a network; add [model] with its reference")
@@ -215,13 +231,32 @@ class Run(_Section):
         if not self.writes_files:
             return []
         is_model = self.model is not None and self.export is not None
-        return [self.path, *([self.out / self.export.file] if is_model and self.export else [])]
+        file = [self.out / self.export.file] if is_model and self.export else []
+        return [self.path, self.page, *([self.card] if file else []), *file]
+
+    @property
+    def card(self) -> Path:
+        """Path of the model card."""
+        return self.page.with_suffix(".card.md")
+
+    @property
+    def page(self) -> Path:
+        """Path of the HTML page on the run."""
+        if self.path.name == "run.toml":
+            return self.out / "index.html"
+        return self.path.with_name(self.path.name.removesuffix(".run.toml") + ".html")
+
+    @property
+    def written(self) -> list[str]:
+        """Files and folders that the run writes, as people type them."""
+        folder = [] if self.image_section is None else [f"{self.out / self.image_section.folder}/"]
+        return [*map(str, reversed(self.files)), *folder]
 
     @property
     def path(self) -> Path:
         """Path of the run's file: next to its only file, or in its folder."""
         file = None if self.export is None else self.export.file
-        if file is None or not file.suffix or self.image_section:
+        if file is None or not file.suffix:
             return self.out / "run.toml"
         return (self.out / file).with_suffix(".run.toml")
 
@@ -236,12 +271,7 @@ class Run(_Section):
         Raises:
             InputError: if it cannot be read, or a section or key is unknown.
         """
-        from mixmix.runtime.storage import read_text
-
-        try:
-            content = tomllib.loads(read_text(path))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"cannot read the run {path}: {first_line(error)}") from error
+        content = read_toml(path, "the run")
         try:
             run = cls.from_dict(content)
             if not (run.image_section or run.methods or run.export or run.evaluation):
@@ -262,6 +292,20 @@ class Run(_Section):
         text = tomli_w.dumps(_replaced(self.to_dict(), None, NO_VALUE))
         head = f"# mixmix {__version__}: {command}\n# Again: mixmix run {self.path}\n\n"
         write_atomic(self.path, (head + text).encode())
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    from mixmix.runtime.storage import read_text
+
+    try:
+        return tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {what} {path}: {first_line(error)}") from error
 
 
 def _replaced(value: Any, old: Any, new: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from mixmix._settings import Settings, to_plain
 from mixmix.data.image_set import ImageSet
 from mixmix.graph.costs import count_parameters
 from mixmix.models.spec import ModelSpec
+from mixmix.runtime.progress import Progress
 
 __all__ = [
     "AppliedMethod",
@@ -25,9 +26,6 @@ __all__ = [
     "skipped_layers",
     "with_channels",
 ]
-
-# Called with (a description, fraction done in [0, 1]).
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

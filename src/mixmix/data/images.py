@@ -24,7 +24,7 @@ from mixmix.errors import DataError, InputError, warn
 from mixmix.models.member import label_space
 from mixmix.models.spec import ModelSpec
 
-__all__ = ["Images", "Predicts", "as_image_set", "as_images"]
+__all__ = ["Images", "Predicts", "as_image_set", "as_images", "read_photographs"]
 
 Images = (
     ImageSet
@@ -193,7 +193,16 @@ def _is_like_dataset(images: object) -> bool:
     return has_items and not isinstance(images, Mapping | bytes)
 
 
-def _read_folder(folder: Path, spec: ModelSpec) -> Tensor:
+def read_photographs(folder: Path, model: Predicts, *, at_most: int) -> ImageSet:
+    """Images of a folder, as ``as_image_set`` reads them, but no more than that.
+
+    Those that are read are spread evenly over the folder.
+    """
+    source = _Source(_read_folder(folder, model.spec, at_most), None, f"the folder {folder}")
+    return _with_labels(source, model)
+
+
+def _read_folder(folder: Path, spec: ModelSpec, at_most: int | None = None) -> Tensor:
     if not folder.is_dir():
         raise DataError(f"there is no folder of images at {folder}")
     paths = sorted(path for path in folder.rglob("*") if is_image_file(path))
@@ -202,6 +211,8 @@ def _read_folder(folder: Path, spec: ModelSpec) -> Tensor:
             f"{folder} contains no image files (.png, .jpg, .webp ...), and was not written by "
             "mixmix"
         )
+    if at_most is not None and len(paths) > at_most:
+        paths = [paths[index * len(paths) // at_most] for index in range(at_most)]
     return torch.stack([read_image(path, spec.input_shape) for path in paths])
 
 

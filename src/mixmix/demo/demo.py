@@ -143,9 +143,7 @@ class _Demo:
             settings,
             seed=self.seed,
             out=self.folder / ("images" if images == "mixmix" else f"images-{images}"),
-            on_progress=lambda done, total: on_progress(
-                f"synthesizing images ({images})", done / max(total, 1)
-            ),
+            on_progress=lambda what, fraction: on_progress(f"{what} images ({images})", fraction),
         )
         return data, {"zoo": list(zoo.names)}
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mixmix._display import html_table, percent, summary
-from mixmix.compress.method import Progress
 from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
 from mixmix.evaluate.evaluation import Evaluated, Predictor, check_comparable
 from mixmix.evaluate.intervals import percent_interval
+from mixmix.runtime.progress import Progress, showing
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]
 
@@ -79,7 +79,7 @@ def estimate_accuracy(
     *,
     batch_size: int = 100,
     device: str | torch.device = "cpu",
-    on_progress: Progress = lambda what, fraction: None,
+    on_progress: Progress | None = None,
 ) -> Estimate:
     """Estimate from synthetic images how much accuracy a compressed network has lost.
 
@@ -121,7 +121,8 @@ def estimate_accuracy(
             reference are used.
         batch_size: images per batch.
         device: of a ``Compressed``; a ``Model`` keeps its own.
-        on_progress: called with (current step, fraction done).
+        on_progress: called with (current step, fraction done); None shows progress on standard
+            error.
 
     Raises:
         InputError: if a model cannot be loaded, has no label head or does not fit the images, or
@@ -144,10 +145,11 @@ def estimate_accuracy(
             f"{compare.spec.name} has {compare.spec.num_classes}; use images of its own label set"
         )
     logits, others = [], []
-    for index, images in enumerate(data.images.split(batch_size)):
-        logits.append(compare.logits(images))
-        others.append(predict.logits(images))
-        on_progress("estimate", min(1.0, (index + 1) * batch_size / len(data)))
+    with showing("estimating", on_progress) as advance:
+        for index, images in enumerate(data.images.split(batch_size)):
+            logits.append(compare.logits(images))
+            others.append(predict.logits(images))
+            advance("estimate", min(1.0, (index + 1) * batch_size / len(data)))
     several = compare.spec.multi_label
     wanted, got = torch.cat(logits), torch.cat(others)
     classes = got >= 0 if several else got.argmax(1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mixmix._display import html_table, percent, summary
-from mixmix.compress.method import Compressed, Progress
+from mixmix.compress.method import Compressed
 from mixmix.data.image_set import ImageSet
 from mixmix.data.labels import (
     checked_label_sets,
@@ -32,6 +32,7 @@ from mixmix.models.spec import ModelSpec
 if TYPE_CHECKING:
     from mixmix.runtimes.program import ProgramSession
     from mixmix.runtimes.session import OnnxSession
+from mixmix.runtime.progress import Progress, showing
 
 __all__ = ["Evaluated", "Evaluation", "Predictor", "check_comparable", "evaluate"]
 
@@ -106,7 +107,7 @@ def evaluate(
     spec: ModelSpec | None = None,
     batch_size: int = 100,
     device: str | torch.device = "cpu",
-    on_progress: Progress = lambda what, fraction: None,
+    on_progress: Progress | None = None,
 ) -> Evaluation:
     """Measure the accuracy of a model on labeled images.
 
@@ -128,7 +129,8 @@ def evaluate(
         spec: of a file that mixmix did not write, or of a module.
         batch_size: images per batch; a ``DataLoader`` has its own.
         device: of a ``Compressed``; a ``Model`` keeps its own.
-        on_progress: called with (current step, fraction done).
+        on_progress: called with (current step, fraction done); None shows progress on standard
+            error.
 
     Raises:
         InputError: if a model cannot be loaded or does not fit the images.
@@ -155,17 +157,18 @@ def evaluate(
         data = data.with_classes(space)
     indices = None if isinstance(data, ImageSet) or several else dataset_index(data, space)
     batches, num_batches = _batches(data, batch_size)
-    for index, (raw, targets) in enumerate(batches):
-        images = to_unit_range(raw)
-        _check_batch(images, predict.spec)
-        if several:
-            labels.append(checked_label_sets(targets, len(images), space))
-        else:
-            labels.append(checked_labels(targets, len(images), space, indices))
-        predictions.append(predict(images))
-        if compare is not None:
-            others.append(compare(images))
-        on_progress("evaluate", (index + 1) / num_batches if num_batches else 0.0)
+    with showing("evaluating", on_progress) as advance:
+        for index, (raw, targets) in enumerate(batches):
+            images = to_unit_range(raw)
+            _check_batch(images, predict.spec)
+            if several:
+                labels.append(checked_label_sets(targets, len(images), space))
+            else:
+                labels.append(checked_labels(targets, len(images), space, indices))
+            predictions.append(predict(images))
+            if compare is not None:
+                others.append(compare(images))
+            advance("evaluate", (index + 1) / num_batches if num_batches else 0.0)
     if not predictions:
         raise DataError("no images to evaluate on; the data set is empty")
     predicted, n = torch.cat(predictions), sum(map(len, predictions))

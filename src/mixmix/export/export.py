@@ -18,13 +18,16 @@ from mixmix.errors import DataError, ExportError, InputError
 from mixmix.export.sparse import read_sparse, sparse_bytes
 from mixmix.export.verify import check_agreement, check_steps, probe_images
 from mixmix.models.loading import Reference, load
+from mixmix.models.model import resize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.storage import write_atomic
+from mixmix.runtimes.file_ends import logits_of
 
 __all__ = ["Artifact", "export"]
 
 _SUFFIXES = {"onnx": ".onnx", "pt2e": ".pt2", "sparse": ".safetensors"}
 _GOALS = ("size", "speed")
+_LAYOUTS = ("NHWC", "NCHW")
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +74,8 @@ def export(
     probe: Images | None = None,
     min_agreement: float = 98.0,
     max_logit_error: float = 1e-3,
+    with_preprocessing: bool | str = False,
+    with_softmax: bool = False,
 ) -> Artifact:
     """Export a compressed or float model to a file, and check that both compute the same.
 
@@ -79,7 +84,7 @@ def export(
     kernels compute them.
 
     The file takes normalized images ``images`` (N, C, H, W) and returns ``logits`` (N, K), for any
-    N. Its metadata contain spec, settings and version.
+    N. Its metadata contain spec, settings and version; ``docs/deploy.md`` lists them.
 
     - ``onnx`` (``.onnx``): weights are integers, quantizers are ``QuantizeLinear`` and
       ``DequantizeLinear`` nodes of uint8. 8-bit weights are int8, except in layers that would
@@ -104,10 +109,14 @@ def export(
             ignored if the model has no classes.
         max_logit_error: maximum ``Artifact.logit_error``. If noise of a hundredth of a step before
             every rounding changes the model's own logits more, 1.5 times that error is allowed.
+        with_preprocessing: whether an ``onnx`` file takes bytes, of which it normalizes the images
+            itself: ``NHWC`` (or True), as image libraries have them, or ``NCHW``.
+        with_softmax: whether an ``onnx`` file returns ``probabilities`` instead of logits; with
+            ``multi_label``, those of each class.
 
     Raises:
-        InputError: if ``format`` or ``optimize_for`` is unknown, or the probe images do not fit the
-            model.
+        InputError: if ``format`` or ``optimize_for`` is unknown, the probe images do not fit the
+            model, or preprocessing or softmax do not fit the format or the model.
         ExportError: if the model cannot be exported, a pruned weight is not zero, or the outputs do
             not agree; nothing is written.
 
@@ -126,15 +135,25 @@ def export(
     check_zeros(compressed)
     given = None if probe is None else as_images(probe, compressed.spec)
     images = probe_images(compressed.spec, given)
+    layout, probabilities = _ends(compressed.spec, format, with_preprocessing, with_softmax)
+    if layout:  # bytes of the input's size
+        images = (resize(images, compressed.spec.input_shape[1:]) * 255).round() / 255
     try:
         content, run = _content(compressed, images, format, fast=optimize_for == "speed")
         check_steps(content, format, compressed, images, max_logit_error=max_logit_error)
+        if layout or probabilities:
+            content, run = _with_ends(content, compressed.spec, layout, probabilities)
     except DataError as error:
         raise ExportError(
             f"the exported file of {compressed.spec.name} cannot be loaded: {error}"
         ) from error
     agreement, logit_error = check_agreement(
-        run, compressed, images, min_agreement=min_agreement, max_logit_error=max_logit_error
+        run,
+        compressed,
+        images,
+        min_agreement=min_agreement,
+        max_logit_error=max_logit_error,
+        outputs=lambda logits: logits_of(logits, probabilities),
     )
     write_atomic(path, content)
     digest = hashlib.sha256(content).hexdigest()
@@ -179,6 +198,33 @@ def _content(
         return content, ProgramSession(content).run
     content = sparse_bytes(compressed)
     return content, _loaded(compressed.module, content)
+
+
+def _ends(
+    spec: ModelSpec, format: str, preprocessing: bool | str, softmax: bool
+) -> tuple[str, str]:
+    """The layout of bytes and the kind of probabilities of a file; empty without."""
+    layout = preprocessing if isinstance(preprocessing, str) else "NHWC" * preprocessing
+    if layout not in ("", *_LAYOUTS):
+        raise InputError(f"with_preprocessing must be {_listed(_LAYOUTS)}, got {layout!r}")
+    if (layout or softmax) and format != "onnx":
+        raise InputError(
+            f"preprocessing and softmax are written into .onnx files, not into {format}; leave "
+            "them out, or write an .onnx file"
+        )
+    if softmax and not spec.num_classes:
+        raise InputError(f"{spec.name} has no classes, so that it has no softmax; leave it out")
+    return layout, ("sigmoid" if spec.multi_label else "softmax") * softmax
+
+
+def _with_ends(
+    content: bytes, spec: ModelSpec, layout: str, probabilities: str
+) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+    from mixmix.export.onnx.ends import with_ends
+    from mixmix.runtimes.session import OnnxSession
+
+    content = with_ends(content, spec, layout=layout, probabilities=probabilities)
+    return content, OnnxSession(content).run
 
 
 def _loaded(model: nn.Module, content: bytes) -> nn.Module:

@@ -74,6 +74,7 @@ def check_agreement(
     *,
     min_agreement: float,
     max_logit_error: float,
+    outputs: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> tuple[float, float]:
     """Compare a file's logits with the model's; see ``mixmix.export``.
 
@@ -88,6 +89,7 @@ def check_agreement(
         images: (N, C, H, W) in [0, 1].
         min_agreement: minimum percentage of images with the same class.
         max_logit_error: maximum relative error of the logits.
+        outputs: what the file tells of the model's logits.
 
     Returns:
         The agreement in percent and the mean relative error of the logits.
@@ -98,7 +100,7 @@ def check_agreement(
     spec = compressed.spec
     model = Model(compressed.module, spec)
     batches = images.split(_BATCH)
-    wanted = torch.cat([model(batch) for batch in batches])
+    wanted = outputs(torch.cat([model(batch) for batch in batches]))
     got = torch.cat([run(normalize(batch, spec)) for batch in batches])
     for name, logits in (("model", wanted), ("exported file", got)):
         if not bool(torch.isfinite(logits).all()):
@@ -124,7 +126,7 @@ def check_agreement(
 
     allowed, least = max_logit_error, min_agreement if spec.num_classes else 0.0
     if error > allowed or checked(got, allowed) < least:
-        noisy = noisy_logits(compressed, images).flatten(1)
+        noisy = outputs(noisy_logits(compressed, images)).flatten(1)
         allowed = max(allowed, _OWN_ERRORS * logit_error(noisy, wanted))
         # Errors of single images may be a multiple of their mean.
         least -= 100 - checked(noisy, allowed)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixmix.errors import InputError, translate_errors
+from mixmix.errors import InputError, MissingFieldsError, translate_errors
 from mixmix.models.model import Model
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.references import load_model, load_spec
@@ -95,8 +95,7 @@ def load(
         module, spec = _pair(reference)
         spec = replace(spec, **fields)
     else:
-        spec = load_spec(reference, **fields)
-        module = load_model(spec)
+        module, spec = _from_source(reference, fields)
     if device is None:
         device = reference.device if isinstance(reference, Model) else "cpu"
     return Model(module, spec, device=device)
@@ -134,6 +133,22 @@ def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
         plain = {"num_classes": 0, "classes": (), "label_map": ()}
         content["num_classes"] = _count_logits(module, ModelSpec.from_dict(content | plain))
     return ModelSpec.from_dict(content)
+
+
+def _from_source(
+    reference: str | Path | ModelSpec, fields: Mapping[str, Any]
+) -> tuple[nn.Module, ModelSpec]:
+    """The network of a reference; it is run to find the number of its logits if nothing says it."""
+    try:
+        spec = load_spec(reference, **fields)
+        return load_model(spec), spec
+    except MissingFieldsError as error:
+        if error.missing != ("num_classes",):
+            raise
+    plain = {"num_classes": 0, "classes": (), "label_map": ()}
+    spec = load_spec(reference, **{**fields, **plain})
+    module = load_model(spec)
+    return module, load_spec(reference, **fields, num_classes=_count_logits(module, spec))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ __all__ = ["ModelSpec"]
 
 # Of one image; 8192 x 8192 x 3 fit.
 _MOST_VALUES = 2**28
+_NOT_OF_RESULTS = ("weights", "sha256", "resize", "interpolation")
 # Of images in [0, 1], means and standard deviations are at most 1.
 _LARGEST_FACTOR = 4.0
 
@@ -57,6 +58,9 @@ class ModelSpec(Settings):
         flip: whether mirrored images keep their class; False for text, digits, traffic signs and
             whatever tells left from right. None: names of classes and the network's predictions
             decide (see ``data.flips``).
+        resize: shorter side that photographs are scaled to before their center is cropped to the
+            input; None scales them to cover it. Noted in exported files.
+        interpolation: of that scaling, such as bicubic; empty if unknown.
 
     Raises:
         InputError: if a field is invalid.
@@ -77,6 +81,8 @@ class ModelSpec(Settings):
     top1: float | None = None
     multi_label: bool = False
     flip: bool | None = None
+    resize: int | None = None
+    interpolation: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.input_shape, list | tuple) and not _fits_memory(self.input_shape):
@@ -115,6 +121,7 @@ class ModelSpec(Settings):
                 "expected those of images in [0, 1]; divide both by 255"
             )
         self._require_int("num_classes", least=0)
+        self._require_int("resize", least=1, optional=True)
         if self.num_classes == 1:
             raise InputError(
                 f"{self.name}: num_classes is 1, and a single logit z leaves no class to choose; "
@@ -142,8 +149,8 @@ class ModelSpec(Settings):
         return summary("ModelSpec", {k: None if v == () else v for k, v in said.items()})
 
     def identity(self) -> dict[str, Any]:
-        """All fields but those on the weights, which ``Model.identity`` has the hash of."""
-        return {k: v for k, v in self.to_dict().items() if k not in ("weights", "sha256")}
+        """All fields but those on weights, which ``Model.identity`` has the hash of, and files."""
+        return {k: v for k, v in self.to_dict().items() if k not in _NOT_OF_RESULTS}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of the classes from logits (N, K)."""

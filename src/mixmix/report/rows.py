@@ -9,7 +9,7 @@ from typing import Any
 
 from mixmix.evaluate.intervals import wilson_interval
 
-__all__ = ["ABSENT", "ResultRow", "format_rows"]
+__all__ = ["ABSENT", "ResultRow", "format_latency", "format_rows", "format_size"]
 
 ABSENT = "–"
 
@@ -60,9 +60,9 @@ def _format_row(row: Row, float_size: Any) -> ResultRow:
         top1=_percent(row.get("top1"), digits),
         interval=_interval(row.get("top1"), num_test, digits),
         agreement=_percent(row.get("agreement"), digits),
-        size=_size(row.get("size_bytes")),
+        size=format_size(row.get("size_bytes")),
         ratio=_ratio(row.get("size_bytes"), float_size),
-        latency=_latency(row.get("latency_ms")),
+        latency=format_latency(row.get("latency_ms")),
         sparsity=_percent(row.get("sparsity"), 1, scale=100),
         is_float=is_float,
     )
@@ -92,7 +92,8 @@ def _interval(top1: Any, num_test: Any, digits: int) -> str:
     return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
 
 
-def _size(size_bytes: Any) -> str:
+def format_size(size_bytes: Any) -> str:
+    """Bytes as text, such as ``562 kB``."""
     if not _is_number(size_bytes):
         return ABSENT
     if size_bytes < 1e3:
@@ -107,7 +108,8 @@ def _ratio(size_bytes: Any, float_size: Any) -> str:
     return f"{size_bytes / float_size:.2f}×"
 
 
-def _latency(latency_ms: Any) -> str:
+def format_latency(latency_ms: Any) -> str:
+    """Milliseconds as text, such as ``0.30 ms``."""
     if not _is_number(latency_ms):
         return ABSENT
     return f"{latency_ms:.2f} ms" if latency_ms < 10 else f"{latency_ms:.1f} ms"

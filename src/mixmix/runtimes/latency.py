@@ -72,19 +72,19 @@ def compare_latency_ms(
 
     sessions = {str(path): OnnxSession(path, threads=threads) for path in paths}
     models = {
-        name: (session, torch.zeros(session.batch_shape(batch_size)))
+        name: (session, session.feed(torch.zeros(session.batch_shape(batch_size))))
         for name, session in sessions.items()
     }
     for session, images in models.values():
         for _ in range(_NUM_WARM_UP_RUNS):
-            session.run(images)
+            session.run_feed(images)
     results: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
         times: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(repeats):
             for name, (session, images) in models.items():
                 start = time.perf_counter()
-                session.run(images)
+                session.run_feed(images)
                 times[name].append(1e3 * (time.perf_counter() - start))
         for name, values in times.items():
             results[name].append(float(np.quantile(values, quantile)))

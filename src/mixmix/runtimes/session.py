@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_memory
+from mixmix.runtimes.file_ends import FileEnds
 from mixmix.runtimes.onnx_reading import read_onnx
 
 __all__ = ["OnnxSession"]
@@ -62,16 +63,20 @@ class OnnxSession:
             raise DataError(f"{self.name} takes {len(inputs)} inputs, expected one batch of images")
         self._input = inputs[0].name
         self._dtype = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+        self._ends = FileEnds.from_metadata(self.metadata)
         # Free axes, such as the batch, are strings.
         self.input_shape: tuple[int | str, ...] = tuple(inputs[0].shape)
 
     def run(self, images: Tensor) -> Tensor:
         """The first output, logits (N, K), of normalized images (N, C, H, W) float32.
 
+        Files that mixmix wrote with preprocessing get the bytes that normalization gave these
+        images; of files that return probabilities, these are logits, too (see ``FileEnds``).
+
         Raises:
             InputError: if the images do not fit the model.
         """
-        return torch.from_numpy(self.outputs(images)[0]).float()
+        return self._ends.logits(torch.from_numpy(self.outputs(images)[0]).float())
 
     def outputs(
         self, images: Tensor, names: Sequence[str] | None = None
@@ -81,14 +86,29 @@ class OnnxSession:
         Raises:
             InputError: if the images do not fit the model.
         """
+        return self.run_feed(self.feed(images), names)
+
+    def feed(self, images: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+        """Normalized images (N, C, H, W) float32 as the model takes them."""
+        values = self._ends.feed(images)
+        return values if self._ends.pixels else values.astype(self._dtype)
+
+    def run_feed(
+        self, values: np.ndarray[Any, np.dtype[Any]], names: Sequence[str] | None = None
+    ) -> list[np.ndarray[Any, np.dtype[Any]]]:
+        """The outputs of what ``feed`` returned.
+
+        Raises:
+            InputError: if the images do not fit the model.
+        """
         try:
             found: list[np.ndarray[Any, np.dtype[Any]]] = self._session.run(
-                names, {self._input: images.detach().cpu().numpy().astype(self._dtype)}
+                names, {self._input: values}
             )
         except Exception as error:
             raise_if_out_of_memory(error)
             raise InputError(
-                f"{self.name} cannot run on images of {tuple(images.shape)}, it takes "
+                f"{self.name} cannot run on images of {values.shape}, it takes "
                 f"{self.input_shape}: {first_line(error)}"
             ) from error
         return found
@@ -106,6 +126,8 @@ class OnnxSession:
                 f"{self.name} leaves the size of its images open: {self.input_shape}; export it "
                 "with a fixed height and width"
             )
+        if self._ends.layout == "NHWC":
+            sizes = (sizes[-1], *sizes[:-1])
         return batch_size, *sizes
 
     def end_profiling(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from mixmix.models.loading import Reference
 from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed
 from mixmix.runtime.allocator import keeping_freed_memory
+from mixmix.runtime.progress import Progress, showing
 from mixmix.runtime.storage import read_tensors, write_tensors
 from mixmix.synthesis.amortized import AmortizedSynthesizer
 from mixmix.synthesis.amortized_settings import AmortizedSettings
@@ -35,7 +36,7 @@ def generate(
     seed: int = 0,
     warmup_rounds: int = 20,
     out: str | Path | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress | None = None,
 ) -> ImageSet:
     """Synthesize many images, with a few optimizer steps per batch (FastDFKD, Fang et al. 2022).
 
@@ -51,7 +52,8 @@ def generate(
         warmup_rounds: rounds that train the generator before any image is kept.
         out: folder for the images. An interrupted run resumes after its last round. None keeps the
             images in memory.
-        on_progress: called with (rounds done, total rounds).
+        on_progress: called with (a description, fraction of the rounds done); None shows progress
+            on standard error.
 
     Returns:
         The images; the manifest records how they were made.
@@ -77,7 +79,10 @@ def generate(
     counts = {"num_images": num_images, "warmup_rounds": warmup_rounds}
     manifest = {"format": FORMAT, "settings": settings.to_dict() | counts, "seed": seed}
     size, per_round = settings.batch_size, settings.batches_at_once
-    with ShardStore(zoo, manifest | provenance(zoo), out) as store:
+    with (
+        ShardStore(zoo, manifest | provenance(zoo), out) as store,
+        showing("generating", on_progress) as advance,
+    ):
         missing = store.missing(-(-num_images // size), images_per_shard=size)
         synthesizer = AmortizedSynthesizer(zoo, settings, seed=seed)
         state_path = None if store.path is None else store.path / _STATE
@@ -89,7 +94,7 @@ def generate(
                 synthesizer.load(state)
         num_rounds = warmup_rounds + -(-num_images // settings.images_per_round)
         while missing and synthesizer.rounds_done < num_rounds:
-            on_progress(synthesizer.rounds_done, num_rounds)
+            advance("generating", synthesizer.rounds_done / max(1, num_rounds))
             first = (synthesizer.rounds_done - warmup_rounds) * per_round
             for index, batch in enumerate(synthesizer.make(), first):
                 if index in missing:
@@ -97,7 +102,7 @@ def generate(
                     store.add(index, batch.images[:count], batch.labels[:count], [batch.losses])
             if state_path is not None and first >= 0:
                 write_tensors(state_path, synthesizer.tensors(), {"run": store.run})
-        on_progress(num_rounds, num_rounds)
+        advance("generating", 1.0)
         data = store.finish()
         if state_path is not None:
             state_path.unlink(missing_ok=True)

@@ -80,6 +80,11 @@ class ShardStore:
         """Identifies the run."""
         return str(self._manifest["run"])
 
+    @property
+    def num_added(self) -> int:
+        """Number of shards that this process has stored."""
+        return len(self._entries)
+
     def missing(self, num_shards: int, *, images_per_shard: int) -> list[int]:
         """Indices of the shards that are not finished, or damaged.
 

@@ -21,6 +21,7 @@ from mixmix.models.zoo import Zoo
 from mixmix.runtime import distributed, seeding
 from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.identity import identity_of
+from mixmix.runtime.progress import Progress, showing
 from mixmix.synthesis.gradients import check_gradients
 from mixmix.synthesis.initial import balanced_labels
 from mixmix.synthesis.loop import optimize_batch
@@ -43,7 +44,7 @@ def synthesize(
     threads: int | None = None,
     memory_gib: float | None = None,
     on_plan: Callable[[Schedule], None] = lambda schedule: None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress | None = None,
 ) -> ImageSet:
     """Synthesize labeled images from a zoo of pretrained networks, without data.
 
@@ -74,8 +75,8 @@ def synthesize(
         memory_gib: memory limit in GiB, in addition to the networks' weights; by default half of
             the device's memory.
         on_plan: called with the schedule before the start.
-        on_progress: called with (iterations done, total iterations) of this process, from one
-            thread at a time.
+        on_progress: called with (a description, fraction of this process's iterations done), from
+            one thread at a time; None shows progress on standard error.
 
     Returns:
         The images; the manifest records how they were made.
@@ -110,13 +111,17 @@ def synthesize(
     labels = (balanced if start is None else start.labels).split(settings.batch_size)
     initial = None if start is None else start.images.split(settings.batch_size)
     manifest = _manifest(zoo, settings, seed, schedule, given)
-    with distributed.stopping_together(), ShardStore(zoo, manifest, out) as store:
+    with (
+        distributed.stopping_together(),
+        ShardStore(zoo, manifest, out) as store,
+        showing("synthesizing", on_progress) as advance,
+    ):
         missing = distributed.from_main(
             lambda: store.missing(len(labels), images_per_shard=settings.batch_size)
         )
         mine = missing[distributed.rank() :: distributed.world_size()]
         num_finished = len(labels) - len(missing)
-        progress = _Progress(on_progress, (num_finished + len(mine)) * settings.iterations)
+        progress = _Progress(advance, (num_finished + len(mine)) * settings.iterations)
         for _ in range(num_finished):
             progress.advance(settings.iterations)
 
@@ -137,11 +142,16 @@ def synthesize(
             store.add(index, images, labels[index], trace)
             progress.advance(0)
 
-        run_side_by_side(
-            [partial(make_shard, index) for index in mine],
-            at_once=schedule.shards_at_once,
-            threads_per_job=schedule.threads_per_shard,
-        )
+        try:
+            run_side_by_side(
+                [partial(make_shard, index) for index in mine],
+                at_once=schedule.shards_at_once,
+                threads_per_job=schedule.threads_per_shard,
+            )
+        except KeyboardInterrupt as error:
+            done = f"{num_finished + store.num_added} of {len(labels)} batches of images are kept"
+            kept = "nothing is kept without a folder" if out is None else f"{done} in {out}"
+            raise KeyboardInterrupt(f"interrupted; {kept}; repeat to continue") from error
         return store.finish()
 
 
@@ -193,11 +203,11 @@ def _fitted_start(start: ImageSet, zoo: Zoo) -> ImageSet:
 class _Progress:
     """Counts the iterations of all threads, and reports them one at a time."""
 
-    def __init__(self, on_progress: Callable[[int, int], None], total: int) -> None:
+    def __init__(self, on_progress: Progress, total: int) -> None:
         self._on_progress, self._total, self._done = on_progress, total, 0
         self._lock = Lock()
 
     def advance(self, iterations: int) -> None:
         with self._lock:
             self._done += iterations
-            self._on_progress(self._done, self._total)
+            self._on_progress("synthesizing", self._done / max(1, self._total))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
+from tiny_networks import (
+    INPUT_SHAPE,
+    NUM_CLASSES,
+    tiny_network,
+    tiny_spec,
+    tiny_teacher,
+    without_batch_norm,
+)
 
-from mixmix import Compressed, ImageSet, Quantize, compress
+from mixmix import Compressed, ImageSet, Quantize, compress, recipe
 from mixmix.compress.compress import _methods
 from mixmix.compress.method import Progress
 from mixmix.errors import DataError, InputError
@@ -55,8 +63,29 @@ def test_any_model_and_any_images(tmp_path: Path) -> None:
 def test_methods_that_make_their_own_images_need_none() -> None:
     result = compress(tiny_teacher("plain"), None, Note(needs_images=False))
     assert result.applied[0].results["images"] == 0
-    with pytest.raises(InputError, match="compress needs images"):
-        compress(tiny_teacher("plain"), None, Note())
+
+
+@pytest.mark.parametrize("name", ["plain", "without-batch-norm"])
+def test_images_are_made_where_none_are_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = recipe("mixmix", num_images=8, batch_size=4, iterations=2)
+    monkeypatch.setattr(import_module("mixmix.compress.compress"), "settings_for", lambda zoo: few)
+    network = tiny_network("plain") if name == "plain" else without_batch_norm()
+    spec = tiny_spec("plain")
+    said: dict[str, Any] = {"input_shape": spec.input_shape, "mean": 0.5, "std": 0.25}
+    seen: list[str] = []
+    made = [
+        compress(network, methods=Note(), on_progress=lambda what, _: seen.append(what), **said),
+        compress(network, None, Note(), **said),
+        compress(network, **said),
+        compress(network, bits="W8A8", **said),
+    ]
+    assert seen[0] == "synthesizing"
+    assert made[0].applied[0].results["images"] == made[1].applied[0].results["images"] == 8
+    assert made[2].settings == made[3].settings == (Quantize("W8A8").to_dict(),)
+    with pytest.raises(InputError, match="leave out one of them"):
+        compress(network, methods="W8A8", bits="W4A4", **said)
+    with pytest.raises(InputError, match="does not say its input_shape, mean, std"):
+        compress(network)
 
 
 @pytest.mark.parametrize(

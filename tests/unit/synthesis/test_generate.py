@@ -31,11 +31,11 @@ def test_as_many_images_as_were_asked_for_and_the_same_ones_each_time(
 
 
 def test_a_run_goes_on_behind_its_last_round(zoo: Zoo, tmp_path: Path) -> None:
-    rounds = []
+    rounds, num_rounds = [], 4
 
-    def stop(done: int, total: int) -> None:
-        rounds.append(done)
-        if done == 3:
+    def stop(what: str, fraction: float) -> None:
+        rounds.append(round(num_rounds * fraction))
+        if rounds[-1] == 3:
             raise KeyboardInterrupt
 
     out = tmp_path / "images"
@@ -47,7 +47,7 @@ def test_a_run_goes_on_behind_its_last_round(zoo: Zoo, tmp_path: Path) -> None:
         zoo,
         SETTINGS,
         out=out,
-        on_progress=lambda done, total: rounds.append(done),
+        on_progress=lambda what, fraction: rounds.append(round(num_rounds * fraction)),
         **OPTIONS,  # type: ignore[arg-type]
     )
     assert rounds == [3, 4]

@@ -28,12 +28,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+# Iterations of SETTINGS.
+_TOTAL = 9
+
+
 def interrupt_after(iterations: int) -> Any:
-    def on_progress(done: int, total: int) -> None:
-        if done >= iterations:
+    def on_progress(what: str, fraction: float) -> None:
+        if round(_TOTAL * fraction) >= iterations:
             raise Interrupted
 
     return on_progress
+
+
+def counting(seen: list[int]) -> Any:
+    return lambda what, fraction: seen.append(round(_TOTAL * fraction))
 
 
 def num_hooks(model: nn.Module) -> int:
@@ -107,9 +115,9 @@ class TestResult:
         assert read.manifest == made.manifest
 
     def test_progress_counts_every_iteration(self, zoo: Zoo) -> None:
-        seen: list[tuple[int, int]] = []
-        synthesize(zoo, SETTINGS, seed=0, on_progress=lambda *step: seen.append(step))
-        assert sorted(set(seen)) == [(done, 9) for done in range(1, 10)]
+        seen: list[int] = []
+        synthesize(zoo, SETTINGS, seed=0, on_progress=counting(seen))
+        assert sorted(set(seen)) == list(range(1, 10))
         assert seen == sorted(seen)
 
     def test_part_of_the_zoo_at_each_step(self, zoo: Zoo) -> None:
@@ -131,9 +139,7 @@ class TestResume:
         assert sorted(contents(parts)) == unfinished
         assert torch.equal(ImageSet.load(parts).images, expected.images[:4])
         seen: list[int] = []
-        resumed = synthesize(
-            zoo, SETTINGS, seed=1, out=parts, on_progress=lambda done, total: seen.append(done)
-        )
+        resumed = synthesize(zoo, SETTINGS, seed=1, out=parts, on_progress=counting(seen))
         assert seen[0] == 3
         assert contents(parts) == contents(whole)
         assert torch.equal(resumed.images, expected.images)
@@ -143,9 +149,7 @@ class TestResume:
         synthesize(zoo, SETTINGS, seed=1, out=tmp_path)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
         seen: list[int] = []
-        synthesize(
-            zoo, SETTINGS, seed=1, out=tmp_path, on_progress=lambda done, _: seen.append(done)
-        )
+        synthesize(zoo, SETTINGS, seed=1, out=tmp_path, on_progress=counting(seen))
         assert seen == [3, 6, 9]
         assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
@@ -275,9 +279,9 @@ class TestShardsSideBySide:
         assert contents(tmp_path / "one") == contents(tmp_path / "three")
 
     def test_progress_never_goes_back(self, zoo: Zoo) -> None:
-        seen: list[tuple[int, int]] = []
-        synthesize(zoo, SETTINGS, seed=0, threads=3, on_progress=lambda *step: seen.append(step))
-        assert sorted(set(seen)) == [(done, 9) for done in range(1, 10)]
+        seen: list[int] = []
+        synthesize(zoo, SETTINGS, seed=0, threads=3, on_progress=counting(seen))
+        assert sorted(set(seen)) == list(range(1, 10))
         assert seen == sorted(seen)
 
     @pytest.mark.parametrize("damage", [None, "shard-00000", "shard-00001"])

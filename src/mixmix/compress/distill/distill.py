@@ -162,7 +162,14 @@ class Distill(Method):
         student.eval().requires_grad_(False)
         return Compressed(
             student,
-            replace(model.spec, name=self._student_name, source="module", sha256="", top1=None),
+            replace(
+                model.spec,
+                name=self._student_name,
+                source="module",
+                license="",
+                sha256=sha256_of_tensors(student.state_dict()),
+                top1=None,
+            ),
             records=_records(student),
             applied=model.applied,
         ).with_method(self)

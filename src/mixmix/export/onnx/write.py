@@ -7,6 +7,7 @@ from onnx_ir.passes import common
 from torch import Tensor
 
 from mixmix.compress.method import Compressed
+from mixmix.export.deployment import deployment_notes
 from mixmix.export.notes import notes
 from mixmix.export.onnx.float_exactness import keep_floats_exact
 from mixmix.export.onnx.integer_kernels import (
@@ -49,7 +50,7 @@ def onnx_bytes(compressed: Compressed, images: Tensor, *, fast: bool = False) ->
     prepare_linear_layers(model.graph)
     common.RemoveUnusedNodesPass()(model)
     _strip_notes(model)
-    model.metadata_props.update(notes(compressed))
+    model.metadata_props.update(deployment_notes(compressed) | notes(compressed))
     model.producer_name, model.producer_version = "mixmix", model.metadata_props["mixmix.version"]
     return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 

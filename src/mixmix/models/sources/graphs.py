@@ -15,7 +15,7 @@ from mixmix.models.spec import ModelSpec
 __all__ = ["GraphSource", "check_any_batch", "check_single", "describe_graph"]
 
 # Fields of the spec in a file that hold for its network; its hash and accuracy may not.
-_NOTED = ("name", "mean", "std", "classes", "label_set", "license")
+_NOTED = ("name", "mean", "std", "classes", "label_set", "license", "resize", "interpolation")
 
 
 class GraphSource(Source):

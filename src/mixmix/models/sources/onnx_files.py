@@ -94,8 +94,15 @@ def _read(path: Path) -> ir.Model:
 
 def _ends(name: str, model: ir.Model) -> tuple[ir.Value, ir.Value]:
     """The images and the logits; weights may be listed as inputs, too."""
+    import onnx_ir as ir
+
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     check_single(name, inputs, model.graph.outputs)
+    if inputs[0].dtype == ir.DataType.UINT8:
+        raise InputError(
+            f"{name} takes bytes, as files with their own preprocessing do; use the file that was "
+            "exported without"
+        )
     return inputs[0], model.graph.outputs[0]
 
 
@@ -143,7 +150,8 @@ def _check_agreement(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, *spec.input_shape, generator=generator)
     session = OnnxSession(name)
-    expected = session.run(images.permute(0, 2, 3, 1) if channels_last else images)
+    given = images.permute(0, 2, 3, 1) if channels_last else images
+    expected = torch.from_numpy(session.outputs(given)[0]).float()
     if not expected.isfinite().all():
         raise InputError(
             f"{spec.name}: {name} returns NaN or infinite values; its weights are damaged, or too "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmix._settings import load_entry_points
-from mixmix.errors import InputError, translate_errors
+from mixmix.errors import InputError, MissingFieldsError, translate_errors
 from mixmix.models.sources.hugging_face import HuggingFaceSource
 from mixmix.models.sources.imagenet import ImagenetSource
 from mixmix.models.sources.onnx_files import OnnxSource
@@ -37,6 +37,13 @@ _BUILT_IN: dict[str, Source] = {
 _BY_SUFFIX: dict[str, Source] = {".onnx": OnnxSource(), ".pt2": ProgramSource()}
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _REQUIRED = ("input_shape", "mean", "std", "num_classes")
+# As options, for ImageNet.
+_USUAL = {
+    "input_shape": "3,224,224",
+    "mean": "0.485,0.456,0.406",
+    "std": "0.229,0.224,0.225",
+    "num_classes": "1000",
+}
 
 
 @cache
@@ -113,14 +120,18 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     shape, usual = given.get("input_shape"), known.get("input_shape")
     if isinstance(shape, list | tuple) and len(shape) == 3 and usual and shape[0] != usual[0]:
         dropped |= {"mean", "std"}
+    if usual and shape is not None and tuple(shape[1:]) != tuple(usual[1:]):
+        dropped |= {"resize"}
     default = name or (Path(source).stem if found[0].has_own_weights else source)
     known = {key: value for key, value in known.items() if key not in dropped}
     merged = {"name": default} | known | given
-    missing = [key for key in _REQUIRED if key not in merged]
+    missing = tuple(key for key in _REQUIRED if key not in merged)
     if missing:
-        arguments = ", ".join(f"{key}=..." for key in missing)
-        raise InputError(
-            f"{source} does not say its {', '.join(missing)}; write load({source!r}, {arguments}), "
-            f'or a spec file (.toml) with source = "{source}" and the same'
+        options = " ".join(f"--{key.replace('_', '-')} {_USUAL[key]}" for key in missing)
+        raise MissingFieldsError(
+            f"{source} does not say its {', '.join(missing)}; add the numbers of its training, "
+            f"for ImageNet usually {options} (in Python {missing[0]}=...), or write a spec file "
+            f'(.toml) with source = "{source}" and {" and ".join(missing)}',
+            missing,
         )
     return ModelSpec.from_dict(merged)

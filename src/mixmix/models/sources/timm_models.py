@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,14 +49,17 @@ class TimmModel:
         config, classes, label_set = self.config, self.classes, known_label_set(self.classes)
         if not classes and config.get("num_classes") == 1000 and "in1k" in str(config.get("tag")):
             classes, label_set = imagenet1k_names(), IMAGENET1K
+        size, fraction = config.get("input_size"), config.get("crop_pct")
         known = {
-            "input_shape": config.get("input_size"),
+            "input_shape": size,
             "mean": config.get("mean"),
             "std": config.get("std"),
             "num_classes": config.get("num_classes"),
             "license": config.get("license"),
             "classes": classes,
             "label_set": label_set,
+            "resize": math.floor(min(size[1:]) / fraction) if size and fraction else None,
+            "interpolation": config.get("interpolation"),
         }
         return {key: value for key, value in known.items() if value is not None}
 

@@ -34,6 +34,8 @@ class TorchvisionSource(Source):
             "num_classes": len(classes),
             "classes": classes,
             "label_set": known_label_set(classes),
+            "resize": transforms.resize_size[0],
+            "interpolation": transforms.interpolation.value,
         }
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:

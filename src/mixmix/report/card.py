@@ -1,0 +1,81 @@
+"""The model card of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixmix._display import printable
+from mixmix._version import __version__
+from mixmix.compress.method import Compressed
+from mixmix.report.summary import summary_lines
+from mixmix.runtime.storage import write_atomic
+
+__all__ = ["write_card"]
+
+_RUN = {
+    ".onnx": """import numpy as np, onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+(images,) = session.get_inputs()
+output = session.run(None, {{images.name: np.zeros({shape}, np.{dtype})}})[0]
+""",
+    ".pt2": """import torch
+import torchao.quantization.pt2e  # operators of the file
+
+model = torch.export.load("{file}").module()
+""",
+    ".safetensors": """import mixmix
+
+state_dict = mixmix.load_sparse("{file}")
+""",
+}
+
+
+def write_card(
+    path: Path, file: Path, facts: Mapping[str, Any], compressed: Compressed, *, command: str
+) -> Path:
+    """Write what a file is, what it comes from, what it costs and how to run it, in Markdown.
+
+    Args:
+        path: of the card.
+        file: that it is about.
+        facts: of the run, by section.
+        compressed: the network in the file.
+        command: that wrote the file.
+    """
+    spec, export = compressed.spec, facts["export"]
+    takes = export.get("input", {"shape": [1, *spec.input_shape], "dtype": "float32"})
+    run = _RUN[file.suffix].format(file=file.name, **takes)
+    if takes["dtype"] == "uint8":
+        text = "RGB images as bytes; the file normalizes them itself."
+    else:
+        text = f"images / 255, minus {_numbers(spec.mean)}, divided by {_numbers(spec.std)}."
+    about = {
+        "network": spec.name,
+        "source": spec.source,
+        "license": spec.license or "not stated by the source",
+        "SHA-256 of the weights": spec.sha256,
+        "compressed by": f"mixmix {__version__}, without the training data",
+        "classes": spec.num_classes,
+        "input": f"{takes['shape']}, {takes['dtype']}: {text}",
+    }
+    lines = [
+        *("---", f"license: {json.dumps(spec.license or 'other')}"),
+        *("library_name: onnx" if file.suffix == ".onnx" else "library_name: pytorch", "---"),
+        *("", f"# {file.name}", ""),
+        *(f"- {name}: {printable(str(value))}" for name, value in about.items()),
+        *("", "## Results", "", "```text", *summary_lines(facts, (), ""), "```"),
+        *("", "The loss is estimated on synthesized images, not measured on photographs."),
+        *("", "## How to run it", "", "```python", run.rstrip(), "```"),
+        *("", "## How it was made", "", "```text", command, "```"),
+        *("", "```json", json.dumps(list(compressed.settings), indent=1), "```", ""),
+    ]
+    write_atomic(path, "\n".join(lines).encode())
+    return path
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"

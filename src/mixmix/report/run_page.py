@@ -1,0 +1,78 @@
+"""The page on a run of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixmix.compress.method import Compressed
+from mixmix.data.image_set import ImageSet
+from mixmix.report.page import ReportRun, write_page
+from mixmix.report.summary import summary_lines
+
+__all__ = ["write_run_page"]
+
+
+def write_run_page(
+    path: Path,
+    facts: Mapping[str, Mapping[str, Any]],
+    *,
+    command: str,
+    images: ImageSet | None,
+    compressed: Compressed | None,
+) -> Path:
+    """Write what a run did and what came of it.
+
+    Args:
+        path: of the page.
+        facts: of the run, by section.
+        command: that started the run.
+        images: of the run, if there are any.
+        compressed: the network of the run, if there is one.
+    """
+    export = facts.get("export", {})
+    setting = export.get("setting", "float")
+    name = export.get("model") or "Synthetic images"
+    sheet = facts.get("images", {}).get("contact_sheet")
+    return write_page(
+        path,
+        ReportRun(
+            title=f"{name}, {setting}" if export.get("model") else name,
+            summary=". ".join(_sentences(facts)),
+            rows=_rows(export, facts.get("evaluation", {}), images),
+            command=command,
+            manifest={} if images is None else images.manifest,
+            contact_sheet=None if sheet is None else Path(sheet),
+            records={} if compressed is None else {setting: compressed.records},
+        ),
+    )
+
+
+def _sentences(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [" ".join(line.split()) for line in summary_lines(facts, (), "")]
+
+
+def _rows(
+    export: Mapping[str, Any], evaluation: Mapping[str, Any], images: ImageSet | None
+) -> list[dict[str, Any]]:
+    """The rows of the network before and after, as ``benchmark_record`` describes them."""
+    before = export.get("before")
+    if not before:
+        return []
+    shared = {"model": export["teacher"], "task": "compress"}
+    measured = {
+        "top1": evaluation.get("top1"),
+        "num_test": evaluation.get("num_images"),
+        "agreement": evaluation.get("agreement"),
+    }
+    after = {
+        "setting": export.get("setting"),
+        "images": "none" if images is None else "images",
+        "num_images": None if images is None else len(images),
+        "size_bytes": export["size_bytes"],
+        "latency_ms": export["latency_ms"],
+        "sparsity": export.get("sparsity") or None,
+    }
+    plain = {"setting": "float", "images": "float", **before}
+    return [shared | plain, shared | after | measured]
