@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mixmix.compress.compress import compress
-from mixmix.compress.method import Compressed, Method, Progress
+from mixmix.compress.method import Compressed, Method
 from mixmix.compress.prune.channels.prune_channels import PruneChannels
 from mixmix.compress.quantize.bits import parse_bits
 from mixmix.compress.quantize.quantize import Quantize
@@ -22,6 +22,7 @@ from mixmix.evaluate.estimation import estimate_accuracy
 from mixmix.export import Artifact, export
 from mixmix.export.verify import MIN_PROBE_IMAGES
 from mixmix.models.model import Model
+from mixmix.runtime.progress import Progress, showing
 from mixmix.runtimes.float_onnx import float_onnx_bytes
 from mixmix.runtimes.latency import compare_latency_ms
 from mixmix.search.limits import Limits, parse_size
@@ -76,9 +77,9 @@ def search(
     out: str | Path,
     *,
     base: Quantize | None = None,
-    optimize_for: str | None = None,
+    writing: Mapping[str, Any] | None = None,
     seed: int = 0,
-    on_progress: Progress = lambda what, fraction: None,
+    on_progress: Progress | None = None,
 ) -> SearchResult:
     """Search for the smallest or fastest ONNX file within limits.
 
@@ -95,9 +96,9 @@ def search(
         limits: to meet.
         out: ``.onnx`` file to write.
         base: how to quantize; the bits of its weights are chosen by the search.
-        optimize_for: of the file (see ``export``); None is the aim.
+        writing: further arguments of ``export``; ``optimize_for`` is the aim unless it is given.
         seed: seed of every random draw.
-        on_progress: called with (a description, fraction done).
+        on_progress: called with (a description, fraction done); None shows it.
 
     Raises:
         InputError: if there are no held-out images for ``max_loss``, or nothing meets the limits.
@@ -106,20 +107,12 @@ def search(
         raise InputError("max_loss is judged on held-out images; hold out some, such as 64")
     if Path(out).suffix != ".onnx":
         raise InputError(f"a search writes an .onnx file, got {out}; leave out the limits")
-    with TemporaryDirectory() as folder:
-        trials = _Trials(
-            model,
-            images,
-            held_out,
-            limits,
-            Path(folder),
-            optimize_for or limits.aim,
-            seed,
-            on_progress,
-        )
+    options = {"optimize_for": limits.aim, **(writing or {})}
+    with TemporaryDirectory() as folder, showing("searching", on_progress) as advance:
+        trials = _Trials(model, images, held_out, limits, Path(folder), options, seed, advance)
         trials.explore(base or Quantize())
-        compressed, best = trials.best()
-    artifact = export(compressed, out, optimize_for=trials.goal, probe=trials.probe)
+        compressed = trials.best()
+        artifact = trials.written(compressed, Path(out))
     return SearchResult(compressed, artifact, tuple(trials.steps))
 
 
@@ -133,12 +126,12 @@ class _Trials:
         held_out: ImageSet | None,
         limits: Limits,
         folder: Path,
-        goal: str,
+        options: Mapping[str, Any],
         seed: int,
         on_progress: Progress,
     ) -> None:
         self._model, self._images, self._held_out = model, images, held_out
-        self._limits, self._folder, self.goal = limits, folder, goal
+        self._limits, self._folder, self._options = limits, folder, options
         self._seed, self._on_progress = seed, on_progress
         spec = model.spec
         self._float_bytes = len(float_onnx_bytes(model.module, spec.input_shape, name=spec.name))
@@ -146,7 +139,7 @@ class _Trials:
         if limits.max_size is not None:
             self.max_bytes = parse_size(limits.max_size, self._float_bytes)
         enough = len(images) >= MIN_PROBE_IMAGES
-        self.probe: Tensor | None = images.images[:_PROBE_IMAGES] if enough else None
+        self._probe: Tensor | None = images.images[:_PROBE_IMAGES] if enough else None
         self.steps: list[SearchStep] = []
         self._tried: list[Compressed] = []
 
@@ -229,7 +222,7 @@ class _Trials:
                 on_progress=lambda what, done: self._on_progress(f"{setting}: {what}", done),
             )
         path = self._folder / f"{len(self.steps)}.onnx"
-        artifact = export(compressed, path, optimize_for=self.goal, probe=self.probe)
+        artifact = self.written(compressed, path)
         drop = bound = latency = None
         if self._held_out is not None:
             estimate = estimate_accuracy(artifact, self._model, self._held_out)
@@ -244,7 +237,10 @@ class _Trials:
         self._tried.append(compressed)
         return within
 
-    def best(self) -> tuple[Compressed, SearchStep]:
+    def written(self, compressed: Compressed, path: Path) -> Artifact:
+        return export(compressed, path, probe=self._probe, **self._options)
+
+    def best(self) -> Compressed:
         """The smallest or fastest of those within the limits."""
         pairs = [pair for pair in zip(self._tried, self.steps, strict=True) if pair[1].within]
         if not pairs:
@@ -255,5 +251,5 @@ class _Trials:
                 "--max-size"
             )
         if self._limits.max_loss is not None and self._limits.aim == "speed":
-            return min(pairs, key=lambda pair: pair[1].latency_ms or math.inf)
-        return min(pairs, key=lambda pair: pair[1].size_bytes)
+            return min(pairs, key=lambda pair: pair[1].latency_ms or math.inf)[0]
+        return min(pairs, key=lambda pair: pair[1].size_bytes)[0]
