@@ -57,7 +57,7 @@ def compressed() -> Compressed:
 
 
 EVALUATION = Evaluation(90.0, (88.0, 92.0), 1000, 99.0, (98.0, 99.5), torch.arange(1000))
-ESTIMATE = Estimate(97.0, (95.0, 98.0), 0.5, (0.1, 1.2), 64)
+ESTIMATE = Estimate(97.0, (95.0, 98.0), 0.5, (0.1, 1.2), 64, 1.1)
 
 
 class TestTexts:
@@ -96,7 +96,8 @@ class TestTexts:
             "Evaluation(top1=90.0% (88.0-92.0), agreement=99.0% (98.0-99.5), images=1,000)"
         )
         assert repr(ESTIMATE) == (
-            "Estimate(predicted_drop=0.5 points (0.1-1.2), agreement=97.0% (95.0-98.0), images=64)"
+            "Estimate(\n  predicted_drop=0.5 points (0.1-1.2),\n  at most=1.1 points,\n"
+            "  agreement=97.0% (95.0-98.0),\n  images=64,\n)"
         )
         artifact = Artifact(Path("x.onnx"), "onnx", tiny_spec("plain"), 12345, 99.0, 0.01, "0" * 64)
         for part in ("path=x.onnx", "size_bytes=12,345", "agreement=99.0%", "logit_error=0.01"):

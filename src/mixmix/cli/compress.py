@@ -22,6 +22,9 @@ _SHORT_BITS = {"8": "W8A8", "int8": "W8A8"}
     model.reference! network: A network: an .onnx or .pt2 file, timm:NAME, torchvision:NAME, hf:REPOSITORY, python:MODULE:CALLABLE@FILE for a checkpoint, bundled:NAME, or a model spec (.toml).
     file! --out -o: File to write: .onnx, .pt2 (PyTorch) or .safetensors (weights without zeros).
     quantize.bits
+    search.max_size
+    search.max_loss
+    search.aim
     fraction --prune
     recipe --recipe
     export.optimize_for

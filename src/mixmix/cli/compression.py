@@ -40,7 +40,9 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
     quantize.views
     quantize.memory_gib
     [Mixed precision]
-    mixed.max_size_ratio --max-size
+    search.max_size
+    search.max_loss
+    search.aim
     mixed.max_bitops_ratio --max-bitops
     mixed.choices
     export.sensitivity
@@ -62,16 +64,20 @@ def quantize(given: Given) -> None:
         settings["first_last_bits"] = NO_VALUE
     if training and not steps:
         raise InputError("--checkpoints is for training; set its steps with --train")
+    if steps and "search" in given:
+        raise InputError(
+            "--train needs the same bits for all layers; leave out --max-size and --max-loss, or "
+            "--train"
+        )
     if budget.keys() - {"choices"}:
         if steps:
             raise InputError(
-                "--train needs the same bits for all layers; leave out --max-size and "
-                "--max-bitops, or --train"
+                "--train needs the same bits for all layers; leave out --max-bitops, or --train"
             )
         method = {"method": "mixed-precision", **budget, "quantize": settings}
     elif budget or "sensitivity" in given.get("export", {}):
         name = "choices" if budget else "sensitivity"
-        raise InputError(f"--{name} needs a budget; add --max-size or --max-bitops")
+        raise InputError(f"--{name} needs a budget; add --max-bitops")
     else:
         method = _quantization(settings, steps, training)
     do(given | {"methods": [method]})

@@ -76,6 +76,10 @@ def execute(run: Run) -> Outcome:
         raise InputError(
             f"--out must name a file that ends in {', '.join(_SUFFIXES)}, got {run.export.file}"
         )
+    if run.search is not None:
+        from mixmix.search.limits import Limits
+
+        Limits(**run.search.to_dict())  # raises before anything is computed
     methods = tuple(_adapted(Method.from_dict(table), run, device) for table in run.methods)
     settings = _image_settings(run)
     model = load_zoo((run.model.reference,), device, spec=run.spec)[0] if run.model else None
@@ -225,21 +229,18 @@ def _compress(
             probe = images.images[:_PROBE_IMAGES]
         if images is not None and (number := _num_held_out(run, model, images)):
             images, held_out = images.split(len(images) - number)
-        compressed = compress(model, images, methods, seed=run.seed)
+        if run.search is not None:
+            assert images is not None and run.export is not None
+            compressed, facts["search"] = _search(run, model, methods, images, held_out)
+        else:
+            compressed = compress(model, images, methods, seed=run.seed)
         facts["model"] = compressed.spec.name
         facts["setting"] = " + ".join(method.setting for method in methods)
         facts["sparsity"] = sparsity_of(compressed.module).total
     outcome.compressed, outcome.facts["export"] = compressed, facts
     if run.export is not None:
         chosen = run.export
-        artifact = export(
-            compressed,
-            run.out / chosen.file,
-            optimize_for=chosen.optimize_for,
-            probe=probe,
-            with_preprocessing=chosen.layout if chosen.with_preprocessing else False,
-            with_softmax=chosen.with_softmax,
-        )
+        artifact = export(compressed, run.out / chosen.file, probe=probe, **_writing(run))
         channels, *size = compressed.spec.input_shape
         is_last = chosen.with_preprocessing and chosen.layout == "NHWC"
         facts["input"] = {
@@ -258,6 +259,39 @@ def _compress(
         facts["estimate"] = estimate_accuracy(small, model, held_out).to_dict()
     facts["layers"] = [record.to_dict() for record in compressed.records]
     return artifact
+
+
+def _writing(run: Run) -> dict[str, Any]:
+    """How the file is written: arguments of ``export``."""
+    chosen = run.export
+    assert chosen is not None
+    fastest = run.search is not None and run.search.aim == "speed"
+    return {
+        "optimize_for": "speed" if fastest else chosen.optimize_for,
+        "with_preprocessing": chosen.layout if chosen.with_preprocessing else False,
+        "with_softmax": chosen.with_softmax,
+    }
+
+
+def _search(
+    run: Run,
+    model: Model,
+    methods: Sequence[Method],
+    images: ImageSet,
+    held_out: ImageSet | None,
+) -> tuple[Compressed, list[dict[str, Any]]]:
+    """The network within the limits of the run, and what was tried."""
+    from mixmix import Quantize
+    from mixmix.search import Limits, search
+
+    assert run.search is not None and run.export is not None
+    limits, (base,) = Limits(**run.search.to_dict()), methods
+    assert isinstance(base, Quantize)
+    path = run.out / run.export.file
+    result = search(
+        model, images, held_out, limits, path, base=base, writing=_writing(run), seed=run.seed
+    )
+    return result.compressed, [step.to_dict() for step in result.path]
 
 
 def _num_held_out(run: Run, model: Model, images: ImageSet) -> int:

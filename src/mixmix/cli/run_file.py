@@ -129,6 +129,23 @@ class ImagesSection(_Section):
 
 
 @dataclass(frozen=True)
+class SearchSection(_Section):
+    """Limits that bits and channels are searched for, instead of taking them as given.
+
+    Attributes:
+        max_loss: largest estimated accuracy loss in points, at the upper bound of the estimate:
+            search for the smallest or fastest .onnx file within it.
+        max_size: largest size of the .onnx file, such as 500kB, 1.2MB, or 0.2 for a fraction of
+            the float file; bits of weights are chosen per layer, those of activations kept.
+        aim: of --max-loss: size or speed.
+    """
+
+    max_loss: float | None = None
+    max_size: str | None = None
+    aim: str = "size"
+
+
+@dataclass(frozen=True)
 class ExportSection(_Section):
     """The file to write.
 
@@ -206,6 +223,7 @@ class Run(_Section):
     generation: GenerationSection | None = None
     images: ImagesSection | None = None
     methods: tuple[Mapping[str, Any], ...] = ()
+    search: SearchSection | None = None
     export: ExportSection | None = None
     evaluation: EvaluationSection | None = None
 
@@ -216,6 +234,13 @@ class Run(_Section):
             raise InputError("use either [synthesis] or [generation], not both")
         if self.image_section and self.zoo is None and self.model is None:
             raise InputError("images are synthesized from networks; add [zoo] with its models")
+        if self.search and [each.get("method") for each in self.methods] != ["quantize"]:
+            raise InputError(
+                "a search for --max-loss or --max-size chooses bits and channels itself; leave out "
+                "pruning, training and recipes, or the limits"
+            )
+        if self.search and (self.export is None or self.export.file.suffix != ".onnx"):
+            raise InputError("a search for --max-loss or --max-size writes an .onnx file; name one")
         if self.methods and self.model is None:
             raise InputError("[[methods]] need a network; add [model] with its reference")
 

@@ -17,6 +17,11 @@ from mixmix.runtime.progress import Progress, showing
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]
 
+# Points of accuracy per relative error of the logits, and what the bound allows beyond the
+# estimate: from benchmarks/records/2026-11-28_estimates.
+_POINTS_PER_ERROR = 8.0
+_BOUND_FACTOR, _BOUND_POINTS = 1.6, 0.3
+
 _LARGEST_TEMPERATURE = 16.0
 _NUM_BISECTIONS = 50
 
@@ -32,6 +37,8 @@ class Estimate:
             percentage points, >= 0; see ``estimate_accuracy``.
         predicted_drop_interval: 95% interval over draws of synthetic images only.
         num_images: number of images.
+        upper_bound: bound of the loss in percentage points, 0 if all logits are equal; see
+            ``estimate_accuracy``.
     """
 
     agreement: float
@@ -39,11 +46,13 @@ class Estimate:
     predicted_drop: float
     predicted_drop_interval: tuple[float, float]
     num_images: int
+    upper_bound: float
 
     def _facts(self) -> dict[str, Any]:
         low, high = self.predicted_drop_interval
         return {
             "predicted_drop": f"{self.predicted_drop:.1f} points ({low:.1f}-{high:.1f})",
+            "at most": f"{self.upper_bound:.1f} points",
             "agreement": percent(self.agreement, self.agreement_interval),
             "images": self.num_images,
         }
@@ -85,13 +94,16 @@ def estimate_accuracy(
     the zoo (see ``fit_temperature``). If the zoo is the reference alone, the temperature is near 1,
     and the drop of an overconfident reference is too large.
 
-    Synthetic images are closer to decision boundaries than photographs, so that the agreement is
-    lower than on these. The drop is affected less, since ``p_a`` and ``p_b`` are similar there. Use
-    images that the model was not compressed with (see ``ImageSet.split``).
+    Networks are surer of images that were made from them than of photographs: their classes stay
+    the same, and this is 0, while accuracy is lost. The error of the logits is about the same on
+    both, so that the estimate is at least 8 points times that error, relative to the spread (root
+    mean square) of an image's logits. Use images that the model was not compressed with (see
+    ``ImageSet.split``).
 
-    The estimate separates compression that works from compression that fails, and ranks several. It
-    is neither a bound nor a substitute for evaluation on real images. It is too low if rounding to
-    very few bits was learned on similar images, and too high if few bits were rounded to nearest.
+    ``upper_bound`` is 1.6 times the estimate and 0.3 points, and at least the upper end of the
+    interval if classes changed. Both constants are from a record of networks with ten classes
+    (``benchmarks/records/2026-11-28_estimates``), which says how few they are; for other networks
+    the bound may fail. It does not replace an evaluation on real images.
 
     With ``multi_label``, ``a`` and ``b`` are whether a class is predicted, ``p`` are sigmoids, and
     the mean is over images and classes: ``predicted_drop`` is that of ``label_accuracy``.
@@ -132,22 +144,35 @@ def estimate_accuracy(
             f"the images have soft labels of {soft_labels.shape[1]} classes, "
             f"{compare.spec.name} has {compare.spec.num_classes}; use images of its own label set"
         )
-    logits, classes = [], []
+    logits, others = [], []
     with showing("estimating", on_progress) as advance:
         for index, images in enumerate(data.images.split(batch_size)):
             logits.append(compare.logits(images))
-            classes.append(predict(images))
+            others.append(predict.logits(images))
             advance("estimate", min(1.0, (index + 1) * batch_size / len(data)))
-    compared = _compare_labels if compare.spec.multi_label else _compare
-    same, loss = compared(torch.cat(logits), torch.cat(classes), soft_labels)
+    several = compare.spec.multi_label
+    wanted, got = torch.cat(logits), torch.cat(others)
+    classes = got >= 0 if several else got.argmax(1)
+    same, loss = (_compare_labels if several else _compare)(wanted, classes, soft_labels)
     num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(data)
+    drop, (low, high) = 100 * lost / num_images, percent_interval(lost, num_images)
+    least = 0.0 if several else min(100.0, _POINTS_PER_ERROR * _relative_error(got, wanted))
+    bound = _BOUND_FACTOR * max(drop, least) + _BOUND_POINTS * (drop + least > 0)
     return Estimate(
         agreement=100 * num_same / num_images,
         agreement_interval=percent_interval(num_same, num_images),
-        predicted_drop=100 * lost / num_images,
-        predicted_drop_interval=percent_interval(lost, num_images),
+        predicted_drop=max(drop, least),
+        predicted_drop_interval=(max(low, min(least, high)), max(high, least)),
         num_images=num_images,
+        upper_bound=min(100.0, max(bound, high if num_same < num_images else 0.0)),
     )
+
+
+def _relative_error(logits: Tensor, wanted: Tensor) -> float:
+    """Error of logits (N, K) over their spread, without what all logits of an image share."""
+    wanted = wanted.double() - wanted.double().mean(1, keepdim=True)
+    error = logits.double() - logits.double().mean(1, keepdim=True) - wanted
+    return float((error.square().mean() / wanted.square().mean().clamp_min(1e-24)).sqrt())
 
 
 def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:

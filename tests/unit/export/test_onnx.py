@@ -359,6 +359,7 @@ def test_weights_dominate_the_size(tmp_path: Path) -> None:
     float_size = size(None)
     assert 3.7 < float_size / size(8) < 4.05
     assert 6.8 < float_size / size(4) < 8.05
+    assert 12 < float_size / size(2) < 16.05
 
 
 def test_float_model_exports_plainly(tmp_path: Path) -> None:

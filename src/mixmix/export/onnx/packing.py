@@ -1,4 +1,4 @@
-"""Packing of 4-bit weights, two to a byte."""
+"""Packing of weights of 4 and 2 bits into bytes."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixmix.errors import ExportError
+from mixmix.export.onnx.two_bits import runs_two_bits, two_bit_weights
 from mixmix.export.placeholders import with_placeholders
 from mixmix.graph.quantized import QuantizedActivation, QuantizedLayer
 
@@ -48,13 +49,23 @@ def _(x: Tensor, scale: float, zero_point: int, bits: int, sublevels: int) -> Te
 
 @torch.library.custom_op("mixmix::dequantize_weight", mutates_args=())
 def _dequantize_weight(
-    integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int
+    integers: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    is_odd: Tensor | None,
+    bits: int,
 ) -> Tensor:
     raise NotImplementedError("stands for ONNX nodes")
 
 
 @_dequantize_weight.register_fake
-def _(integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:
+def _(
+    integers: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    is_odd: Tensor | None,
+    bits: int,
+) -> Tensor:
     return torch.empty_like(integers, dtype=torch.float32)
 
 
@@ -78,12 +89,16 @@ def _translate_activation(x: Any, scale: float, zero_point: int, bits: int, subl
     return quantize(x, scale, zero_point, storage)
 
 
-def _translate_weight(integers: Any, scale: Any, zero_point: Any, bits: int) -> Any:
-    if bits <= 4:  # INT2 needs opset 25
-        integers = op.Cast(integers, to=TensorProto.INT4)
-        if zero_point is not None:
-            zero_point = op.Cast(zero_point, to=TensorProto.INT4)
-    return op.DequantizeLinear(integers, scale, zero_point, axis=0)
+def _translate_weight(integers: Any, scale: Any, zero_point: Any, is_odd: Any, bits: int) -> Any:
+    def narrow(x: Any) -> Any:
+        storage = TensorProto.INT2 if bits == 2 else TensorProto.INT4
+        return x if x is None or bits > 4 else op.Cast(x, to=storage)
+
+    weight = op.DequantizeLinear(narrow(integers), scale, narrow(zero_point), axis=0)
+    if is_odd is None:
+        return weight
+    half = op.Constant(value=onnx.helper.make_tensor("value", TensorProto.FLOAT, [], [0.5]))
+    return op.Add(weight, op.Mul(op.DequantizeLinear(narrow(is_odd), scale, axis=0), half))
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -119,11 +134,12 @@ class _Layer(nn.Module):
     integers: Tensor
     scale: Tensor
     zero_point: Tensor | None
+    is_odd: Tensor | None
     bias: Tensor | None
 
     def __init__(self, source: QuantizedLayer, *, fast: bool) -> None:
         super().__init__()
-        self.bits = 8 if fast else source.bits
+        self.bits = 8 if fast else max(source.bits, 3)
         self.convolution: dict[str, Any] | None = source.convolution
         integers, scale = source.integers.to(torch.int16), source.scale
         zero_point = torch.zeros(len(integers), dtype=torch.int16)
@@ -135,6 +151,12 @@ class _Layer(nn.Module):
             multiple = max(1, _LARGEST_SAFE_WEIGHT // largest)
             integers, scale = integers * multiple, scale / multiple
             zero_point = zero_point * multiple
+        is_odd = None
+        if not fast and source.bits == 2 and runs_two_bits():
+            packed = two_bit_weights(integers, scale, zero_point)
+            if packed is not None:
+                integers, scale, zero_point, is_odd = packed
+                self.bits = 2
         is_unsigned = largest > _LARGEST_SAFE_WEIGHT
         integers, zero_point = (
             (tensor + 128).to(torch.uint8) if is_unsigned else tensor.to(torch.int8)
@@ -143,10 +165,13 @@ class _Layer(nn.Module):
         self.register_buffer("integers", integers.contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point if bool(zero_point.any()) else None)
+        self.register_buffer("is_odd", is_odd)
         self.register_buffer("bias", source.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _dequantize_weight(self.integers, self.scale, self.zero_point, self.bits)
+        weight = _dequantize_weight(
+            self.integers, self.scale, self.zero_point, self.is_odd, self.bits
+        )
         if self.convolution is None:
             return F.linear(x, weight, self.bias)
         return F.conv2d(x, weight, self.bias, **self.convolution)

@@ -19,6 +19,7 @@ from mixmix.export.onnx.integer_kernels import (
 from mixmix.export.onnx.packing import pack_weights
 from mixmix.export.onnx.signed_weights import prefer_signed_weights
 from mixmix.export.onnx.translation import TRANSLATIONS, with_onnx_placeholders
+from mixmix.export.onnx.two_bits import declare_two_bits
 from mixmix.models.model import normalize
 from mixmix.runtimes.float_onnx import float_onnx
 
@@ -40,6 +41,7 @@ def onnx_bytes(compressed: Compressed, images: Tensor, *, fast: bool = False) ->
     module = with_onnx_placeholders(compressed.module, fast=fast)
     model = float_onnx(module, spec.input_shape, name=spec.name, translations=TRANSLATIONS)
     pack_weights(model.graph)
+    declare_two_bits(model)
     pool_globally(model.graph)
     repeat_quantizers(model.graph)
     join_quantizers(model.graph)
