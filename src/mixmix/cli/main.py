@@ -29,6 +29,8 @@ _BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 
 # Lines of warnings that are printed.
 _SHOWN: set[str] = set()
+# Signals that asked the process to end.
+_RECEIVED: list[int] = []
 
 
 class _Terminated(BaseException):
@@ -37,11 +39,14 @@ class _Terminated(BaseException):
 
 def run() -> None:
     """Run the command line and exit."""
-    handler, stream = None, sys.stderr
+    handlers: dict[int, Any] = {}
+    stream = sys.stderr
     try:
         # First, so that an interrupt while modules are imported is one line, too.
         with suppress(ValueError):  # in other threads, there are no signals
-            handler = signal.signal(signal.SIGTERM, _terminate)
+            handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, _end_by_signal)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                handlers[signal.SIGINT] = signal.signal(signal.SIGINT, _end_by_signal)
         open_closed_streams()
         sys.stderr = writes_of_progress(sys.stderr)
         code = _run()
@@ -56,8 +61,8 @@ def run() -> None:
         _end("", _BROKEN_PIPE)
     finally:
         sys.stderr = stream
-        if handler is not None:
-            signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     sys.exit(code)
 
 
@@ -77,22 +82,22 @@ def _run() -> int:
         raise
     except click.Abort as error:  # click turns an interrupt into it
         raise KeyboardInterrupt from error.__cause__
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except (InputError, ExportError) as error:
-        _fail(str(error))
-    except RankError as error:
-        from mixmix.runtime.distributed import is_main
-
-        # The process that failed reports its own error; the main one reports for all others.
-        _fail(str(error) if is_main() else "")
     except Exception as error:
-        _fail(_message(error))
+        if _RECEIVED:  # code that a signal ends anywhere may raise an error of its own
+            raise (KeyboardInterrupt if _RECEIVED[0] == signal.SIGINT else _Terminated) from None
+        _fail(error.format_message() if isinstance(error, click.ClickException) else _text(error))
     return code if isinstance(code, int) else 0
 
 
-def _message(error: Exception) -> str:
-    """What to do about an error that no input should raise."""
+def _text(error: Exception) -> str:
+    """The line about an error."""
+    if isinstance(error, InputError | ExportError):
+        return str(error)
+    if isinstance(error, RankError):
+        from mixmix.runtime.distributed import is_main
+
+        # The process that failed reports its own error; the main one reports for all others.
+        return str(error) if is_main() else ""
     if is_out_of_memory(error):
         return (
             f"out of memory ({first_line(error)}); use a smaller batch size (--batch-size), "
@@ -125,7 +130,10 @@ def _show_warning(
         print(line, file=sys.stderr)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _end_by_signal(number: int, frame: FrameType | None) -> NoReturn:
+    _RECEIVED.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # while files are closed
     raise _Terminated
 
