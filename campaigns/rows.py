@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import tempfile
@@ -74,7 +75,8 @@ def arguments(
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=runs, help="number of runs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all choices (%(default)s)")
-    parser.add_argument("--out", type=Path, help="file of the record, result.json")
+    parser.add_argument("--out", type=Path, help="file of the record; its other rows are kept")
+    parser.add_argument("--only", help="one of the commands or scenarios")
     return parser.parse_args(argv)
 
 
@@ -101,9 +103,10 @@ def run_all(
     """
     given = arguments(description, runs=runs)
     share = -(-given.runs // len(names)) or (None if runs == 0 else 0)
+    chosen = [name for name in names if given.only in (None, name)]
     tallies, code = [], 0
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        for name in names:
+        for name in chosen:
             tallies.append(campaign(name, share, given.seed, Path(folder, name)))
             code = finish(question, tallies, given.out)
     return code
@@ -114,6 +117,11 @@ def finish(question: str, tallies: Sequence[Tally], out: Path | None) -> int:
     names = ("campaign", "runs", "processes", *FAULTS)
     print("  ".join(f"{name} {getattr(tallies[-1], name)}" for name in names), flush=True)
     if out is not None:
-        command = f"python {shlex.join(sys.argv)}"
-        write_json(out, benchmark_record(question, command, [vars(tally) for tally in tallies]))
+        known = json.loads(out.read_text())["rows"] if out.exists() else []
+        rows = {row["campaign"]: row for row in known} | {
+            tally.campaign: vars(tally) for tally in tallies
+        }
+        write_json(
+            out, benchmark_record(question, f"python {shlex.join(sys.argv)}", [*rows.values()])
+        )
     return int(any(tally.faults for tally in tallies))
