@@ -313,7 +313,7 @@ def test_pruning(
     pruned = [layer for layer in content["layers"] if layer["sparsity"]]
     assert pruned and all(layer["weight_bits"] == bits for layer in pruned)
     assert content["sparsity"] > 0.35
-    assert (content["estimate"] is None) == ("--held-out" not in options)
+    assert content["estimate"]["num_images"] == (4 if "--held-out" in options else 10)
     assert (folder / "steps").exists() == ("--checkpoints" in options)
 
 
@@ -396,7 +396,8 @@ def test_killed_run_resumes_to_the_same_bits(folder: Path) -> None:
     files = sorted(path.name for path in (folder / "whole").iterdir())
     left = [path.name for path in (folder / "killed").iterdir() if not path.name.startswith(".")]
     assert sorted(left) == files
-    files.remove("run.toml")  # names the folder
+    for name in ("run.toml", "index.html"):  # which name the folder
+        files.remove(name)
     for name in files:
         assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 
@@ -442,8 +443,9 @@ reference = "small.json"
 
 
 def bits(folder: Path) -> dict[str, object]:
-    """The results of a run: all but the run itself."""
-    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".toml"]
+    """The results of a run: all but the run itself and its pages, which have times and paths."""
+    told = (".toml", ".html", ".md")
+    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in told]
     return {path.name: content_of(path) for path in found}
 
 
@@ -462,15 +464,15 @@ def test_a_run_is_a_file_and_gives_the_same_bits(
     for out in ("first", "again"):
         assert mixmix("run", "whole.toml", "--out", out, "--json") == 0
         printed.append(json.loads(capsys.readouterr().out))
-    assert mixmix("run", "first/run.toml", "--out", "third", "--json") == 0
+    assert mixmix("run", "first/small.run.toml", "--out", "third", "--json") == 0
     printed.append(json.loads(capsys.readouterr().out))
     assert bits(folder / "first") == bits(folder / "again") == bits(folder / "third")
     assert printed[0]["evaluation"] == printed[1]["evaluation"] == printed[2]["evaluation"]
-    assert printed[0]["run"] == "first/run.toml"
+    assert printed[0]["run"] == "first/small.run.toml"
     assert printed[0]["evaluation"]["num_images"] == 1000
     assert printed[0]["export"]["estimate"] is not None
     assert {"small.onnx", "manifest.json"} <= bits(folder / "first").keys()
-    assert mixmix("run", "first/run.toml", "--out", "fourth") == 0
+    assert mixmix("run", "first/small.run.toml", "--out", "fourth") == 0
     assert "top1" in capsys.readouterr().out
 
 
