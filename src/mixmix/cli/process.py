@@ -67,8 +67,11 @@ def print_schedule(schedule: Schedule) -> None:
 def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[str, float], None]]:
     """A bar on standard error, advanced by (current activity, fraction done in [0, 1])."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
+    # The spinner and the time move during long steps, too.
+    columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda what, fraction: progress.update(task, description=what, completed=fraction)
