@@ -102,8 +102,8 @@ def _quantization(settings: Given, steps: int, training: Given) -> Given:
     then_quantize
     then_train
     images.held_out
-    spec.flip
     COMMON
+    NETWORK
     [Single weights]
     prune.sparsity
     prune.pattern

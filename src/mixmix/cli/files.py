@@ -19,6 +19,7 @@ __all__ = ["compare", "demo", "evaluate", "export", "zoo_list", "zoo_show"]
     source! source: A model, or a folder of synthetic images.
     out!: ONNX file, or folder for PNG files.
     COMMON
+    NETWORK
     """,
 )
 def export(given: Given) -> None:
