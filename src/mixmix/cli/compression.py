@@ -109,9 +109,9 @@ def _quantization(settings: Given, steps: int, training: Given) -> Given:
     then_train
     images.held_out
     DEPLOYMENT
-    spec.flip
     layers
     COMMON
+    NETWORK
     [Single weights]
     prune.sparsity
     prune.pattern

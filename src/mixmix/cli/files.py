@@ -20,6 +20,7 @@ __all__ = ["compare", "demo", "evaluate", "export", "zoo_list", "zoo_show"]
     out!: ONNX file, or folder for PNG files.
     DEPLOYMENT
     COMMON
+    NETWORK
     """,
 )
 def export(given: Given) -> None:

@@ -98,7 +98,7 @@ class _Demo:
     def add_float_row(self) -> None:
         self.on_progress("exporting the float model", 0.0)
         untouched = Compressed(self.target.module, self.target.spec)
-        self._export_and_evaluate(untouched, "float", "float", None, {})
+        self._export_and_evaluate(untouched, "float", "float", None, {}, self._part(0.0, 0.0))
 
     def add_rows(self, images: str, start: float, end: float) -> None:
         """Quantize with images of one kind, while progress advances from start to end."""
@@ -116,13 +116,18 @@ class _Demo:
                 data,
                 Quantize(setting, reconstruction=self.reconstruction),
                 seed=self.seed,
-                on_progress=self._part(begin, begin + width),
+                on_progress=self._part(begin, begin + 0.6 * width),
             )
             seconds = round(time.process_time() - started, 1)
             if images == "mixmix":
                 self.records[setting] = compressed.records
             self._export_and_evaluate(
-                compressed, setting, images, data, provenance | {"cpu_seconds": seconds}
+                compressed,
+                setting,
+                images,
+                data,
+                provenance | {"cpu_seconds": seconds},
+                self._part(begin + 0.6 * width, begin + width),
             )
 
     def _images(self, images: str, on_progress: Progress) -> tuple[ImageSet, dict[str, Any]]:
@@ -154,15 +159,22 @@ class _Demo:
         images: str,
         data: ImageSet | None,
         extra: dict[str, Any],
+        on_progress: Progress,
     ) -> None:
         name = self.target.spec.name
+        on_progress(f"exporting {setting}", 0.0)
         kind = "float" if setting == "float" else f"{setting.lower()}-{images}"
         artifact = export(
             compressed,
             self.folder / "models" / f"{name}-{kind}.onnx",
             probe=None if data is None else data.images[:256],
         )
-        evaluation = evaluate(artifact, self.evaluation_data, reference=self.target)
+        evaluation = evaluate(
+            artifact,
+            self.evaluation_data,
+            reference=self.target,
+            on_progress=lambda what, fraction: on_progress(what, 0.5 + 0.5 * fraction),
+        )
         self.artifacts.append(artifact)
         self.rows.append(
             {

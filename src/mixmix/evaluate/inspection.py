@@ -30,7 +30,7 @@ from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
-from mixmix.synthesis.recipes import recipe
+from mixmix.synthesis.automatic import settings_for
 from mixmix.synthesis.schedule import plan
 from mixmix.synthesis.settings import SynthesisSettings
 from mixmix.synthesis.synthesize import synthesize
@@ -177,7 +177,7 @@ def inspect(reference: Reference, *, probe: bool = True, **fields: Any) -> Inspe
         layers = _layers(model)
     except CaptureError as error:
         problem = str(error)
-    settings = _settings(model)
+    settings = settings_for(model)
     seconds: Mapping[str, float] = {}
     memory = None
     if probe and not problem:
@@ -206,16 +206,6 @@ def _task(spec: ModelSpec) -> str:
     label_set = f" ({spec.label_set})" if spec.label_set else ""
     several = ", several per image" if spec.multi_label else ""
     return f"{spec.num_classes} classes{label_set}{several}"
-
-
-def _settings(model: Model) -> SynthesisSettings:
-    """How images will be made of this network alone."""
-    try:
-        from mixmix.synthesis import automatic  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        return recipe("mixmix")
-    found: SynthesisSettings = automatic.settings_for([model])
-    return found
 
 
 def _images(model: Model, settings: SynthesisSettings) -> str:

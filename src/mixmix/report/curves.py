@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixmix.synthesis.objective import is_mixed
+
 __all__ = ["loss_curves_svg"]
 
 _TITLES = {
@@ -22,17 +24,22 @@ _INK, _ACCENT = "#010203", "#040506"
 _COLUMNS = 3
 
 
-def loss_curves_svg(shards: Sequence[Mapping[str, Any]]) -> str | None:
+def loss_curves_svg(
+    shards: Sequence[Mapping[str, Any]], *, mixing_fraction: float = 0.0
+) -> str | None:
     """Draw one panel per term of the loss: thin lines for the shards, a thick one for their mean.
 
     Args:
         shards: entries of a manifest; ``losses`` has rows of ``iteration`` and the terms.
+        mixing_fraction: fraction of the iterations at which images are mixed, which changes the
+            losses; only the more frequent of mixed and other iterations are drawn.
 
     Returns:
         A self-contained ``<svg>`` element, or None if no shard has losses of at least two
         iterations.
     """
-    traces = [trace for shard in shards if len(trace := shard.get("losses") or []) > 1]
+    traces = [_comparable(shard.get("losses") or [], mixing_fraction) for shard in shards]
+    traces = [trace for trace in traces if len(trace) > 1]
     terms = list(dict.fromkeys(key for trace in traces for row in trace for key in row))
     terms = [term for term in terms if term != "iteration"]
     if not terms:
@@ -66,6 +73,15 @@ def loss_curves_svg(shards: Sequence[Mapping[str, Any]]) -> str | None:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue())
+
+
+def _comparable(
+    trace: Sequence[Mapping[str, float]], mixing_fraction: float
+) -> Sequence[Mapping[str, float]]:
+    """The rows of mixed or of other iterations, whichever are more."""
+    mixed = [row for row in trace if is_mixed(int(row["iteration"]), mixing_fraction)]
+    others = [row for row in trace if row not in mixed]
+    return mixed if len(mixed) > len(others) else others
 
 
 def _draw_term(axes: Any, term: str, traces: Sequence[Sequence[Mapping[str, float]]]) -> None:

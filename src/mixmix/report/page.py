@@ -77,7 +77,8 @@ def _content(run: ReportRun) -> dict[str, Any]:
     """The variables of the template."""
     rows = format_rows(run.rows)
     shards = run.manifest.get("shards", ())
-    curves = loss_curves_svg(shards)
+    fraction = run.manifest.get("settings", {}).get("mixing_fraction", 0.0)
+    curves = loss_curves_svg(shards, mixing_fraction=fraction)
     return {
         "run": run,
         "rows": rows,

@@ -49,12 +49,15 @@ def showing(title: str, on_progress: Progress | None = None) -> Iterator[Progres
 def _display(title: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
         yield _lines(title)
         return
-    with Bar(console=console, transient=True) as bar:
+    # The spinner and the time move during long steps, too.
+    columns = (SpinnerColumn(), *Bar.get_default_columns(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda what, fraction: bar.update(task, description=what, completed=fraction)
 
