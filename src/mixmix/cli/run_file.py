@@ -84,9 +84,9 @@ class SynthesisSection(_WithSettings):
     """Images by optimization; other keys are fields of ``SynthesisSettings``.
 
     Attributes:
-        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, noise, refine, or
-            auto, which suits networks and size (default: mixmix; with --start: refine). The
-            defaults shown are those of mixmix.
+        recipe: ``mixmix``, feature-mixing, data-mixing, deepinversion, zeroq, refine,
+            without-batch-norm, procedural, noise, or auto, which suits networks and size (default:
+            mixmix; with --start: refine). The defaults shown are those of mixmix.
         start: folder of images to start from, to adapt them to another network.
         memory_gib: limit on memory, in GiB (default: half of the memory).
         folder: folder of the images, relative to that of the run.

@@ -31,7 +31,8 @@ def settings_for(models: Zoo | Reference | Iterable[Reference]) -> SynthesisSett
     are made instead of 256, in batches of 64, and half of the iterations are at half the size. The
     number of iterations falls with the cost of the networks, from 100 to at least 24: statistics of
     BatchNorm, which ranges of activations depend on, are matched first. Networks without BatchNorm
-    get the images of ``recipe("without-batch-norm")``.
+    have recipes of their own, ``without-batch-norm``, or ``procedural`` if there are no classes,
+    either.
 
     Args:
         models: the networks to invert, as for ``synthesize``.
@@ -45,15 +46,16 @@ def settings_for(models: Zoo | Reference | Iterable[Reference]) -> SynthesisSett
     """
     zoo = Zoo.load(models)
     has_batch_norm = any(model.batch_norms for model in zoo)
-    settings = recipe("mixmix" if has_batch_norm else "without-batch-norm")
+    settings = recipe(
+        "mixmix" if has_batch_norm else "without-batch-norm" if zoo.headed else "procedural"
+    )
     if max(zoo.input_shape[1:]) >= _LARGE_SIDE:
-        settings = replace(
-            settings, num_images=_FEW_IMAGES, batch_size=_FEW_AT_A_TIME, scales=_COARSE
-        )
+        settings = replace(settings, num_images=_FEW_IMAGES, batch_size=_FEW_AT_A_TIME)
+        # Drawn images are sharp, and would be blurred by enlarging them.
+        settings = replace(settings, scales=_COARSE) if has_batch_norm else settings
     budget = _BUDGET_OF_GPUS if zoo.device.type == "cuda" else _BUDGET
     affordable = math.floor(budget / (settings.num_images * _macs_of_step(zoo, settings)))
-    fewest = min(_FEWEST_ITERATIONS, settings.iterations)
-    iterations = max(fewest, min(settings.iterations, affordable))
+    iterations = min(settings.iterations, max(_FEWEST_ITERATIONS, affordable))
     return replace(settings, iterations=iterations)
 
 

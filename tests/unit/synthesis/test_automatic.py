@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -30,3 +31,18 @@ def test_of_large_images_fewer_are_made_in_fewer_iterations_the_more_the_network
     assert cheap.num_images == dear.num_images == 128
     assert cheap.batch_size == 64 and cheap.scales == (0.5, 1.0)
     assert cheap.iterations == 100 > dear.iterations > dearest.iterations == 24
+
+
+@pytest.mark.parametrize(("num_classes", "name"), [(4, "without-batch-norm"), (0, "procedural")])
+def test_networks_without_batch_norm_have_their_own_recipe(num_classes: int, name: str) -> None:
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    module = nn.Sequential(*layers, *([nn.Linear(4, num_classes)] if num_classes else []))
+    small, large = (
+        settings_for(
+            load(module, input_shape=(3, side, side), mean=0.5, std=0.25, num_classes=num_classes)
+        )
+        for side in (16, 128)
+    )
+    assert small == recipe(name)
+    assert (large.initial, large.num_images, large.scales) == ("leaves", 128, (1.0,))
+    assert large.iterations == recipe(name).iterations
