@@ -244,8 +244,12 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
         QUANTIZE + "--out q.onnx --max-size 0.2 --train 2",
         "--train",
     ),
-    "choices-without-budget": (images_made, QUANTIZE + "--out q.onnx --choices W2A8", "--max-size"),
-    "budget-too-small": (images_made, QUANTIZE + "--out q.onnx --max-size 0.01", "at least"),
+    "choices-without-budget": (
+        images_made,
+        QUANTIZE + "--out q.onnx --choices W2A8",
+        "--max-bitops",
+    ),
+    "budget-too-small": (images_made, QUANTIZE + "--out q.onnx --max-size 0.01", "does not fit"),
     "all-images-held-out": (
         images_made,
         QUANTIZE + "--out q.onnx --held-out 40",
@@ -268,7 +272,7 @@ def test_bits_within_a_budget_and_an_estimate(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images_made(folder)
-    command = QUANTIZE + "--max-size 0.25 --choices W2A8,W8A8 --held-out 20 --iterations 2"
+    command = QUANTIZE + "--max-bitops 0.03 --choices W2A8,W8A8 --held-out 20 --iterations 2"
     assert mixmix(*command.split(), "--sensitivity", "s.json", "--out", "q.onnx") == 0
     printed = capsys.readouterr().out
     assert "points of accuracy" in printed

@@ -231,11 +231,12 @@ def _compress(
             images, held_out = images.split(len(images) - number)
         if run.search is not None:
             assert images is not None and run.export is not None
-            compressed, facts["search"] = _search(run, model, methods, images, held_out)
+            compressed, searched = _search(run, model, methods, images, held_out)
+            facts |= searched
         else:
             compressed = compress(model, images, methods, seed=run.seed)
         facts["model"] = compressed.spec.name
-        facts["setting"] = " + ".join(method.setting for method in methods)
+        facts.setdefault("setting", " + ".join(method.setting for method in methods))
         facts["sparsity"] = sparsity_of(compressed.module).total
     outcome.compressed, outcome.facts["export"] = compressed, facts
     if run.export is not None:
@@ -279,19 +280,20 @@ def _search(
     methods: Sequence[Method],
     images: ImageSet,
     held_out: ImageSet | None,
-) -> tuple[Compressed, list[dict[str, Any]]]:
-    """The network within the limits of the run, and what was tried."""
+) -> tuple[Compressed, dict[str, Any]]:
+    """The network within the limits of the run, its setting, and what was tried."""
     from mixmix import Quantize
     from mixmix.search import Limits, search
 
     assert run.search is not None and run.export is not None
     limits, (base,) = Limits(**run.search.to_dict()), methods
     assert isinstance(base, Quantize)
-    path = run.out / run.export.file
+    out = run.out / run.export.file
     result = search(
-        model, images, held_out, limits, path, base=base, writing=_writing(run), seed=run.seed
+        model, images, held_out, limits, out, base=base, writing=_writing(run), seed=run.seed
     )
-    return result.compressed, [step.to_dict() for step in result.path]
+    path = [step.to_dict() for step in result.path]
+    return result.compressed, {"setting": result.chosen.setting, "search": path}
 
 
 def _num_held_out(run: Run, model: Model, images: ImageSet) -> int:

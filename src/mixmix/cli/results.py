@@ -89,6 +89,8 @@ def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
     if outcome.sensitivity is not None:
         table, layer_bits = outcome.sensitivity
         print_sensitivity(table, Console(), layer_bits=layer_bits)
+    if path := outcome.facts.get("export", {}).get("search"):
+        print_rows(path)
     if layers and outcome.compressed is not None:
         print_rows(outcome.compressed.rows)
     if "evaluation" in outcome.facts:

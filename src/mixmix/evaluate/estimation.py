@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from mixmix.evaluate.intervals import percent_interval
 from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable
 from mixmix.runtime.progress import Progress, showing
 
-__all__ = ["Estimate", "estimate_accuracy", "fit_temperature"]
+__all__ = ["Estimate", "estimate_accuracy", "fit_temperature", "loss_and_bound"]
 
 # Points of accuracy per relative error of the logits, and what the bound allows beyond the
 # estimate: from benchmarks/records/2026-11-28_estimates.
@@ -150,22 +150,48 @@ def estimate_accuracy(
             logits.append(compare.logits(images))
             others.append(predict.logits(images))
             advance("estimate", min(1.0, (index + 1) * batch_size / len(data)))
-    several = compare.spec.multi_label
-    wanted, got = torch.cat(logits), torch.cat(others)
-    classes = got >= 0 if several else got.argmax(1)
-    same, loss = (_compare_labels if several else _compare)(wanted, classes, soft_labels)
-    num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(data)
-    drop, (low, high) = 100 * lost / num_images, percent_interval(lost, num_images)
-    least = 0.0 if several else min(100.0, _POINTS_PER_ERROR * _relative_error(got, wanted))
-    bound = _BOUND_FACTOR * max(drop, least) + _BOUND_POINTS * (drop + least > 0)
-    return Estimate(
-        agreement=100 * num_same / num_images,
-        agreement_interval=percent_interval(num_same, num_images),
-        predicted_drop=max(drop, least),
-        predicted_drop_interval=(max(low, min(least, high)), max(high, least)),
-        num_images=num_images,
-        upper_bound=min(100.0, max(bound, high if num_same < num_images else 0.0)),
+    found = loss_and_bound(
+        torch.cat(logits), torch.cat(others), soft_labels, multi_label=compare.spec.multi_label
     )
+    return Estimate(
+        agreement=100 * found.num_same / len(data),
+        agreement_interval=percent_interval(found.num_same, len(data)),
+        predicted_drop=found.drop,
+        predicted_drop_interval=found.interval,
+        num_images=len(data),
+        upper_bound=found.bound,
+    )
+
+
+class LossAndBound(NamedTuple):
+    """Images whose classes stay, and in points: estimated loss, its interval, its bound."""
+
+    num_same: int
+    drop: float
+    interval: tuple[float, float]
+    bound: float
+
+
+def loss_and_bound(
+    wanted: Tensor, got: Tensor, soft_labels: Tensor, *, multi_label: bool = False
+) -> LossAndBound:
+    """The numbers of ``estimate_accuracy``, from logits of the reference and of the model.
+
+    Args:
+        wanted: (N, K), of the reference.
+        got: (N, K), of the compressed network.
+        soft_labels: (N, K), of the images.
+        multi_label: whether each logit is for itself.
+    """
+    classes = got >= 0 if multi_label else got.argmax(1)
+    same, loss = (_compare_labels if multi_label else _compare)(wanted, classes, soft_labels)
+    num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(wanted)
+    drop, (low, high) = 100 * lost / num_images, percent_interval(lost, num_images)
+    least = 0.0 if multi_label else min(100.0, _POINTS_PER_ERROR * _relative_error(got, wanted))
+    bound = _BOUND_FACTOR * max(drop, least) + _BOUND_POINTS * (drop + least > 0)
+    interval = max(low, min(least, high)), max(high, least)
+    at_most = max(bound, high if num_same < num_images else 0.0)
+    return LossAndBound(num_same, max(drop, least), interval, min(100.0, at_most))
 
 
 def _relative_error(logits: Tensor, wanted: Tensor) -> float:

@@ -100,8 +100,9 @@ def export(
         path: of the file to write; an existing file is replaced only after the check.
         format: ``onnx``, ``pt2e`` or ``sparse``; None infers it from the suffix of the path.
         optimize_for: for activations or weights of 4 bits or fewer, in ``onnx``. ``size`` stores
-            such weights in 4 bits; they run in float kernels, slower than a float model. ``speed``
-            stores them in 8 bits and writes activations so that integer kernels are used.
+            such weights in 4 bits, or in 2 if they have 2 (opset 25); they run in float kernels,
+            slower than a float model. ``speed`` stores them in 8 bits and writes activations so
+            that integer kernels are used.
         probe: at least 32 images on which file and model are compared, as for ``compress``; None
             uses smooth noise.
         min_agreement: minimum percentage of probe images with the same top-1 class, not counting

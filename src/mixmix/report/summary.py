@@ -153,7 +153,8 @@ def _loss(export: Facts) -> str:
     low, high = estimate["predicted_drop_interval"]
     return (
         f"about {estimate['predicted_drop']:.1f} points of accuracy (95% interval {low:.1f} to "
-        f"{high:.1f}; estimated on {estimate['num_images']} held-out images)"
+        f"{high:.1f}, at most {estimate['upper_bound']:.1f}; estimated on "
+        f"{estimate['num_images']} held-out images)"
     )
 
 

@@ -16,6 +16,7 @@ from mixmix.compress.method import Compressed, Method
 from mixmix.compress.prune.channels.prune_channels import PruneChannels
 from mixmix.compress.quantize.bits import parse_bits
 from mixmix.compress.quantize.quantize import Quantize
+from mixmix.compress.recover.features import ReconstructFeatures
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.evaluate.estimation import estimate_accuracy
@@ -62,10 +63,11 @@ class SearchStep:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The chosen network and its file, and all files that were tried, in order."""
+    """The chosen network, its file and its step, and all files that were tried, in order."""
 
     compressed: Compressed
     artifact: Artifact
+    chosen: SearchStep
     path: tuple[SearchStep, ...]
 
 
@@ -111,9 +113,9 @@ def search(
     with TemporaryDirectory() as folder, showing("searching", on_progress) as advance:
         trials = _Trials(model, images, held_out, limits, Path(folder), options, seed, advance)
         trials.explore(base or Quantize())
-        compressed = trials.best()
+        compressed, chosen = trials.best()
         artifact = trials.written(compressed, Path(out))
-    return SearchResult(compressed, artifact, tuple(trials.steps))
+    return SearchResult(compressed, artifact, chosen, tuple(trials.steps))
 
 
 class _Trials:
@@ -157,7 +159,7 @@ class _Trials:
         else:
             best = self._descend(uniform)
         for macs in _MACS:
-            methods = [PruneChannels(max_macs=macs), best]
+            methods = [PruneChannels(max_macs=macs, recovery=ReconstructFeatures()), best]
             if not self.attempt(f"{100 * macs:g}% of the MACs, {self._name(best)}", methods):
                 break
         if not any(step.within for step in self.steps) and self._limits.aim == "size":
@@ -240,7 +242,7 @@ class _Trials:
     def written(self, compressed: Compressed, path: Path) -> Artifact:
         return export(compressed, path, probe=self._probe, **self._options)
 
-    def best(self) -> Compressed:
+    def best(self) -> tuple[Compressed, SearchStep]:
         """The smallest or fastest of those within the limits."""
         pairs = [pair for pair in zip(self._tried, self.steps, strict=True) if pair[1].within]
         if not pairs:
@@ -251,5 +253,5 @@ class _Trials:
                 "--max-size"
             )
         if self._limits.max_loss is not None and self._limits.aim == "speed":
-            return min(pairs, key=lambda pair: pair[1].latency_ms or math.inf)[0]
-        return min(pairs, key=lambda pair: pair[1].size_bytes)[0]
+            return min(pairs, key=lambda pair: pair[1].latency_ms or math.inf)
+        return min(pairs, key=lambda pair: pair[1].size_bytes)
