@@ -25,6 +25,8 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
     DEPLOYMENT
     quantize.bits
     images.held_out
+    keep
+    evaluation.explain
     layers
     COMMON
     NETWORK
