@@ -63,6 +63,7 @@ def execute(run: Run) -> Outcome:
         ExportError: if the exported file does not agree with the model.
     """
     from mixmix import Method
+    from mixmix.compress.automatic import affordable
     from mixmix.runtime.distributed import is_main, local_device
     from mixmix.runtime.storage import check_writable
 
@@ -93,6 +94,8 @@ def execute(run: Run) -> Outcome:
     if images is not None:
         outcome.facts["images"] = _image_facts(run, images)
     if model is not None:
+        if run.synthesis is not None and run.synthesis.recipe == _AUTOMATIC:
+            methods = tuple(affordable(each, model) for each in methods)
         artifact = _compress(run, model, methods, images, outcome)
     elif run.export is not None:
         if images is None:
