@@ -26,6 +26,7 @@ def facts(drop: float = 0.5, **changes: Any) -> dict[str, dict[str, Any]]:
         "before": {"size_bytes": 46_800_000, "macs": 1_800_000_000, "latency_ms": 35.0},
         "estimate": {
             "predicted_drop": drop,
+            "upper_bound": 9.5,
             "predicted_drop_interval": [0.0, drop + 3],
             "num_images": 64,
         },
