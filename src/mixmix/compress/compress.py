@@ -64,6 +64,7 @@ def compress(
         >>> mixmix.compress("bundled:vgg", images[:32], "W8A8")
         Compressed(model=vgg, methods=(quantize), ...)
 
+        >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
         >>> small = mixmix.compress(net, input_shape=(3, 4, 4), mean=0.5, std=0.25, bits="W4A8")
     """

@@ -112,7 +112,7 @@ class _Graph:
         place = _WEIGHTS.get(node.op_type)
         if place is None or len(node.input) <= place:
             return None
-        name, scale, zero_point = self._weight(node, place)
+        name, scale, zero_point, offset = self._weight(node, place)
         tensor = self._constants.get(name)
         if tensor is None:
             return None
@@ -124,6 +124,8 @@ class _Graph:
         )
         if is_integer and scale is not None:
             weight = _dequantized(weight, scale, zero_point)
+        if offset is not None:
+            weight = weight + offset
         own = plain_name(name)
         label = own if "::" not in own and own else plain_name(node.name) or node.output[0]
         aliases = (own, plain_name(node.name), plain_name(node.output[0]))
@@ -167,9 +169,11 @@ class _Graph:
             return None
         return float(scale.reshape(())), float(zero_point.reshape(()))
 
-    def _weight(self, node: onnx.NodeProto, place: int) -> tuple[str, Array | None, Array | None]:
-        """The constant that weights are made of, and its scale and zero point."""
-        name, scale, zero_point = str(node.input[place]), None, None
+    def _weight(
+        self, node: onnx.NodeProto, place: int
+    ) -> tuple[str, Array | None, Array | None, Array | None]:
+        """The constant that weights are made of, its scale and zero point, and what is added."""
+        name, scale, zero_point, offset = str(node.input[place]), None, None, None
         if node.op_type in _GRIDS:
             scale, zero_point = (
                 self._constant(node.input[each]) for each in _GRIDS[node.op_type][:2]
@@ -179,10 +183,29 @@ class _Graph:
             if above.op_type == "DequantizeLinear":
                 scale = self._constant(above.input[1])
                 zero_point = self._constant(above.input[2]) if len(above.input) > 2 else None
+            elif above.op_type == "Add" and offset is None:  # weights with levels of half a step
+                offset = self._value(above.input[1])
+                if offset is None:
+                    break
             elif above.op_type not in (*_VIEWS, "QuantizeLinear"):
                 break
             name = str(above.input[0])
-        return name, scale, zero_point
+        return name, scale, zero_point, offset
+
+    def _value(self, name: str) -> Array | None:
+        """What a product of constants, or of dequantized ones, is."""
+        above = self._producers.get(name)
+        if name in self._constants or above is None:
+            return self._constant(name)
+        if above.op_type not in ("Mul", "DequantizeLinear"):
+            return None
+        values = [self._value(each) for each in above.input]
+        if any(each is None for each in values):
+            return None
+        first, second, *others = (np.asarray(each, dtype=np.float32) for each in values)
+        if above.op_type == "Mul":
+            return np.asarray(first * second)
+        return _dequantized(first, second, others[0] if others else None)
 
     def _grid(self, node: onnx.NodeProto) -> Grid | None:
         """The quantization of the input of a layer."""

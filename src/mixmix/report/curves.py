@@ -78,10 +78,12 @@ def loss_curves_svg(
 def _comparable(
     trace: Sequence[Mapping[str, float]], mixing_fraction: float
 ) -> Sequence[Mapping[str, float]]:
-    """The rows of mixed or of other iterations, whichever are more."""
+    """The rows of mixed or of other iterations, whichever are more, or all if these are few."""
+    trace = [row for row in trace if "iteration" in row]  # generated images have one loss
     mixed = [row for row in trace if is_mixed(int(row["iteration"]), mixing_fraction)]
     others = [row for row in trace if row not in mixed]
-    return mixed if len(mixed) > len(others) else others
+    found = mixed if len(mixed) > len(others) else others
+    return found if len(found) > 1 else trace
 
 
 def _draw_term(axes: Any, term: str, traces: Sequence[Sequence[Mapping[str, float]]]) -> None:

@@ -119,10 +119,11 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     if number is not None and number != known.get("num_classes", number):
         dropped |= {"classes", "label_set"}
     shape, usual = given.get("input_shape"), known.get("input_shape")
-    if isinstance(shape, list | tuple) and len(shape) == 3 and usual and shape[0] != usual[0]:
-        dropped |= {"mean", "std"}
-    if usual and shape is not None and tuple(shape[1:]) != tuple(usual[1:]):
-        dropped |= {"resize"}
+    if isinstance(shape, list | tuple) and len(shape) == 3 and usual:
+        if shape[0] != usual[0]:
+            dropped |= {"mean", "std"}
+        if tuple(shape[1:]) != tuple(usual[1:]):
+            dropped |= {"resize"}
     default = name or (Path(source).stem if found[0].has_own_weights else source)
     known = {key: value for key, value in known.items() if key not in dropped}
     merged = {"name": default} | known | given
