@@ -37,7 +37,7 @@ _WEIGHTS = {
 # Positions of weights' scale and zero point, and of those of the output, in integer layers.
 _GRIDS = {"QLinearConv": (4, 5, 6, 7), "QLinearMatMul": (4, 5, 6, 7), "QGemm": (4, 5, 7, 8)}
 _BEHIND = ("BatchNormalization", "Relu", "Clip", "Identity", "QuantizeLinear", "DequantizeLinear")
-_WITH_CONSTANT = ("Add", "Max", "Min")
+_WITH_CONSTANT = ("Add", "Sub", "Max", "Min")
 _VIEWS = ("Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
 _INTEGER = re.compile(r"(u?)int(\d+)")
 
