@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mixmix.errors import DataError, InputError, first_line
+from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_memory
 
 __all__ = [
     "is_image_file",
@@ -53,6 +53,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
     except InputError:
         raise
     except Exception as error:  # decoders raise many types
+        raise_if_out_of_memory(error)
         raise DataError(
             f"cannot read the image {path}: {first_line(error)}; fix or remove it"
         ) from error

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from mixmix.data.image_set import file_name
 from mixmix.data.pixels import opened
-from mixmix.errors import DataError, first_line, warn
+from mixmix.errors import DataError, first_line, raise_if_out_of_memory, warn
 from mixmix.models.classes import find_classes, list_some
 from mixmix.models.sources.label_sets import IMAGENET1K, imagenet1k_synsets
 from mixmix.models.spec import ModelSpec
@@ -59,6 +59,7 @@ class LabeledFiles(Dataset[tuple[Tensor, Tensor]]):
                     picture.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC
                 )
         except Exception as error:  # decoders raise many types
+            raise_if_out_of_memory(error)
             raise DataError(
                 f"cannot read {path}: {first_line(error)}; replace or remove the file"
             ) from error

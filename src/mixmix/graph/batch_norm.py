@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mixmix.errors import InputError, warn
+from mixmix.errors import InputError, raise_if_out_of_memory, warn
 from mixmix.graph.agreement import relative_error
 
 __all__ = [
@@ -125,7 +125,8 @@ def standardize_batch_norms_(model: nn.Module, inputs: Tensor, *, frozen: bool =
     handles = [module.register_forward_pre_hook(keep) for module in others.values()]
     try:
         model(inputs)
-    except Exception:  # whoever runs the model next reports it
+    except Exception as error:  # whoever runs the model next reports it
+        raise_if_out_of_memory(error)
         return
     finally:
         for handle in handles:

@@ -135,6 +135,7 @@ def _outputs_of(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
             try:
                 outputs = model(images.clone())  # which the model may change
             except Exception as failure:  # whatever the model's own code raises
+                raise_if_out_of_memory(failure)
                 raise CaptureError(
                     f"{kind} cannot take {len(images)} images of {tuple(images.shape[1:])}: "
                     f"{first_line(failure)}, in {find_failure(failure, model)}"

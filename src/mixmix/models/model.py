@@ -276,7 +276,8 @@ class Model:
         with evaluating(model):
             try:
                 wanted = model(inputs.to(kind, copy=True)).to(found)
-            except Exception:  # half precision on the CPU, say
+            except Exception as error:  # half precision on the CPU, say
+                raise_if_out_of_memory(error)
                 return
             difference = relative_error(found, wanted)
             # What is random cannot be compared, and NaN is not of the copy.

@@ -11,7 +11,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 
-from mixmix.errors import InputError, translate_errors
+from mixmix.errors import InputError, raise_if_out_of_memory, translate_errors
 from mixmix.graph.copies import detached_copy, tensors_in
 
 __all__ = ["check_materialized", "drop_observing_hooks_", "plain_copy", "unwrapped"]
@@ -148,7 +148,8 @@ def drop_observing_hooks_(model: nn.Module, inputs: Tensor, others: Tensor) -> N
         hooks.update({key: hook for key, hook in known.items() if id(hook) in changing})
     try:
         same = torch.equal(model(inputs.clone()), wanted)
-    except Exception:  # of the network's own code
+    except Exception as error:  # of the network's own code
+        raise_if_out_of_memory(error)
         same = False
     if not same:
         for hooks, known in before:

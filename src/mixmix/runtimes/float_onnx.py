@@ -55,7 +55,9 @@ def float_onnx(
             return program.model
         except Exception as error:  # each stage of the exporter raises its own kinds
             raise_if_out_of_memory(error)
-            cause = error.__cause__ or error
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # the last one knows the reason
+                cause = cause.__cause__
             raise ExportError(
                 f"{name} cannot be exported to ONNX: {type(cause).__name__}: {first_line(cause)}"
             ) from error

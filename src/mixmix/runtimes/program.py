@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mixmix.errors import DataError, InputError, first_line
+from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_memory
 from mixmix.runtime.archives import StoredArchive
 from mixmix.runtimes.fixed_batches import in_batches_of
 from mixmix.runtimes.program_graph import ProgramGraph
@@ -73,6 +73,7 @@ def read_program(path: Path, *, quantized: bool = False) -> Program:
         archive = StoredArchive(path)
         content = _document(archive)
     except Exception as error:  # of damaged files, and of documents nested too deeply
+        raise_if_out_of_memory(error)
         raise DataError(
             f"{path} is not a program that torch.export.save of PyTorch 2.8 or later wrote: "
             f"{first_line(error)}"
@@ -88,6 +89,7 @@ def read_program(path: Path, *, quantized: bool = False) -> Program:
         register_tensors(root, tensors_of(archive))
         module = fx.GraphModule(root, graph.graph)
     except Exception as error:  # missing fields and wrong types raise many kinds
+        raise_if_out_of_memory(error)
         reason = str(error) if isinstance(error, DataError) else "fields of a wrong type"
         raise DataError(
             f"{path} contains {reason}; only graphs of PyTorch's own operations and plain "
@@ -146,6 +148,7 @@ class _Sizes(fx.Interpreter):
         except DataError:
             raise
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise DataError(
                 f"{self._path} cannot run on images of {tuple(shape)}: {first_line(error)}"
             ) from error
@@ -202,6 +205,7 @@ class ProgramSession:
             size = self.image_shape[0] if self.image_shape else None
             return in_batches_of(size, self._module, images.detach().cpu())
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(
                 f"{self.name} cannot run on images of {tuple(images.shape)}: {first_line(error)}"
             ) from error

@@ -17,7 +17,7 @@ from mixmix.compress.train.image_source import MoreImages, source_of
 from mixmix.compress.train.settings import TrainingSettings
 from mixmix.compress.train.train import train_
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import CaptureError, DataError, InputError
+from mixmix.errors import CaptureError, DataError, InputError, raise_if_out_of_memory
 from mixmix.graph.batch_norm import standardize_batch_norms_
 from mixmix.models.model import normalize
 from mixmix.models.references import build_model, load_spec
@@ -205,6 +205,7 @@ def _check_outputs(student: nn.Module, teacher: nn.Module, example: Tensor, name
     try:
         found = student(example)
     except Exception as error:  # whatever the caller's own module raises
+        raise_if_out_of_memory(error)
         raise InputError(
             f"the student {name} cannot take images of {tuple(example.shape[1:])}, which the "
             f"teacher takes: {error}"
