@@ -62,8 +62,10 @@ def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:
 
 
 def similar_file(path: Path) -> str:
-    """``did_you_mean`` of the name of a file that does not exist."""
+    """``did_you_mean`` of the name of a file, unless it exists."""
     try:
+        if path.exists():
+            return ""
         return did_you_mean(path.name, (each.name for each in path.parent.iterdir()))
     except OSError:
         return ""

@@ -13,12 +13,13 @@ from mixmix.cli.files import compare, demo, evaluate, export, zoo_list, zoo_show
 from mixmix.cli.images import generate, synthesize
 from mixmix.cli.images import run as run_file
 from mixmix.cli.inspect import doctor, inspect
+from mixmix.cli.sweep import sweep
 
 __all__ = ["COMMANDS", "app"]
 
 # In the order of the help.
 COMMANDS = (
-    *(compress, run_file, synthesize, generate, quantize, prune, distill),
+    *(compress, run_file, synthesize, generate, quantize, prune, distill, sweep),
     *(export, inspect, evaluate, compare, demo, doctor, zoo_list, zoo_show),
 )
 _HELP = {

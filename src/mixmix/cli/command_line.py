@@ -34,6 +34,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
         json: print one JSON object.
         spec: of all networks.
         file: file to write.
+        folder: folder for the results.
         source: what the command reads.
         layers: print a table of all layers.
         fraction: fraction of the multiplications to remove, by pruning channels, in (0, 1).
@@ -63,6 +64,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
     json: bool = False
     spec: ModelSpec  # type: ignore[assignment]  # in tables, its fields that are given
     file: Path | None = None
+    folder: Path = Path("sweep")
     source: str = ""
     layers: bool = False
     fraction: float | None = None

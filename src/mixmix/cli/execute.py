@@ -67,7 +67,8 @@ def execute(run: Run) -> Outcome:
     from mixmix.runtime.distributed import is_main, local_device
     from mixmix.runtime.storage import check_writable
 
-    shared = run.synthesis is not None and not (run.methods or run.export or run.evaluation)
+    rest = run.methods or run.export or run.evaluation or run.sweep
+    shared = run.synthesis is not None and not rest
     device = local_device(run.device) if shared else run.device
     prepare(device, run.threads, distributed=shared)
     if is_main():
@@ -81,6 +82,8 @@ def execute(run: Run) -> Outcome:
         from mixmix.search.limits import Limits
 
         Limits(**run.search.to_dict())  # raises before anything is computed
+    for bits in run.sweep.settings if run.sweep else ():
+        Method.from_dict({"method": "quantize", "bits": bits})
     methods = tuple(_adapted(Method.from_dict(table), run, device) for table in run.methods)
     settings = _image_settings(run)
     model = load_zoo((run.model.reference,), device, spec=run.spec)[0] if run.model else None
@@ -93,6 +96,9 @@ def execute(run: Run) -> Outcome:
     outcome.images = images
     if images is not None:
         outcome.facts["images"] = _image_facts(run, images)
+    if run.sweep is not None and model is not None:
+        outcome.facts["sweep"] = _sweep(run, model, images)
+        return outcome
     if model is not None:
         if run.synthesis is not None and run.synthesis.recipe == _AUTOMATIC:
             methods = tuple(affordable(each, model) for each in methods)
@@ -234,7 +240,7 @@ def _compress(
             images, held_out = images.split(len(images) - number)
         if run.search is not None:
             assert images is not None and run.export is not None
-            compressed, searched = _search(run, model, methods, images, held_out)
+            compressed, artifact, searched = _search(run, model, methods, images, held_out)
             facts |= searched
         else:
             compressed = compress(model, images, methods, seed=run.seed)
@@ -244,7 +250,8 @@ def _compress(
     outcome.compressed, outcome.facts["export"] = compressed, facts
     if run.export is not None:
         chosen = run.export
-        artifact = export(compressed, run.out / chosen.file, probe=probe, **_writing(run))
+        if artifact is None:
+            artifact = export(compressed, run.out / chosen.file, probe=probe, **_writing(run))
         channels, *size = compressed.spec.input_shape
         is_last = chosen.with_preprocessing and chosen.layout == "NHWC"
         facts["input"] = {
@@ -283,8 +290,8 @@ def _search(
     methods: Sequence[Method],
     images: ImageSet,
     held_out: ImageSet | None,
-) -> tuple[Compressed, dict[str, Any]]:
-    """The network within the limits of the run, its setting, and what was tried."""
+) -> tuple[Compressed, Artifact, dict[str, Any]]:
+    """The network within the limits of the run, its file, its setting, and what was tried."""
     from mixmix import Quantize
     from mixmix.search import Limits, search
 
@@ -295,8 +302,32 @@ def _search(
     result = search(
         model, images, held_out, limits, out, base=base, writing=_writing(run), seed=run.seed
     )
-    path = [step.to_dict() for step in result.path]
-    return result.compressed, {"setting": result.chosen.setting, "search": path}
+    facts = {
+        "setting": result.chosen.setting,
+        "limits": limits.to_dict(),
+        "search": [step.to_dict() for step in result.path],
+    }
+    return result.compressed, result.artifact, facts
+
+
+def _sweep(run: Run, model: Model, images: ImageSet | None) -> dict[str, Any]:
+    """Loss, size and latency of each setting."""
+    from mixmix.search import sweep
+
+    section, held_out, data = run.sweep, None, None
+    assert section is not None
+    if images is None:
+        raise InputError("no images to quantize with; add [synthesis] or [images]")
+    if section.data is not None:
+        data = labeled_images(section.data, lambda: model.spec)
+    elif number := _num_held_out(run, model, images):
+        images, held_out = images.split(len(images) - number)
+    rows = sweep(model, images, held_out, section.settings, run.out, data=data, seed=run.seed)
+    return {
+        "model": model.spec.name,
+        "measured": data is not None,
+        "rows": [row.to_dict() for row in rows],
+    }
 
 
 def _num_held_out(run: Run, model: Model, images: ImageSet) -> int:

@@ -82,6 +82,7 @@ def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
 
     from mixmix.report.evaluation import print_evaluation
     from mixmix.report.layers import print_layer_errors
+    from mixmix.report.search import search_rows, sweep_rows
     from mixmix.report.sensitivity import print_sensitivity
     from mixmix.report.summary import summary_lines
     from mixmix.report.table import print_rows
@@ -89,8 +90,10 @@ def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
     if outcome.sensitivity is not None:
         table, layer_bits = outcome.sensitivity
         print_sensitivity(table, Console(), layer_bits=layer_bits)
-    if path := outcome.facts.get("export", {}).get("search"):
-        print_rows(path)
+    if "sweep" in outcome.facts:
+        print_rows(sweep_rows(outcome.facts["sweep"]))
+    if layers:
+        print_rows(search_rows(outcome.facts.get("export", {})))
     if layers and outcome.compressed is not None:
         print_rows(outcome.compressed.rows)
     if "evaluation" in outcome.facts:
@@ -106,6 +109,9 @@ def _next(run: Run) -> str:
     """The command that most people type next."""
     if run.evaluation is not None:
         return ""
+    if run.model is not None and run.sweep is not None:
+        network = shlex.quote(run.model.reference)
+        return f"mixmix compress {network} -o FILE.onnx --bits BITS  # or --max-loss POINTS"
     if run.model is not None and run.export is not None:
         path = run.out / run.export.file
         if path.suffix == ".safetensors":

@@ -146,6 +146,20 @@ class SearchSection(_Section):
 
 
 @dataclass(frozen=True)
+class SweepSection(_Section):
+    """Settings to compare, each in a file of its own.
+
+    Attributes:
+        settings: bits to compare, with commas between them.
+        data: labeled images, as for 'mixmix evaluate', to measure the loss on (default: it is
+            estimated on held-out images).
+    """
+
+    settings: tuple[str, ...] = ("W8A8", "W4A8", "W4A4", "W3A4")
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
 class ExportSection(_Section):
     """The file to write.
 
@@ -224,6 +238,7 @@ class Run(_Section):
     images: ImagesSection | None = None
     methods: tuple[Mapping[str, Any], ...] = ()
     search: SearchSection | None = None
+    sweep: SweepSection | None = None
     export: ExportSection | None = None
     evaluation: EvaluationSection | None = None
 
@@ -235,9 +250,16 @@ class Run(_Section):
         if self.image_section and self.zoo is None and self.model is None:
             raise InputError("images are synthesized from networks; add [zoo] with its models")
         if self.search and [each.get("method") for each in self.methods] != ["quantize"]:
+            others = [str(each.get("method")) for each in self.methods]
             raise InputError(
-                "a search for --max-loss or --max-size chooses bits and channels itself; leave out "
-                "pruning, training and recipes, or the limits"
+                "a search for --max-loss or --max-size quantizes, and nothing else, got "
+                f"{' and '.join(others) or 'no method'}; leave out --prune, --train, --max-bitops "
+                "and other methods of --recipe, or the limits"
+            )
+        if self.sweep and (self.model is None or self.methods or self.search or self.export):
+            raise InputError(
+                "a sweep quantizes a network and writes a file for each setting; add [model], and "
+                "leave out [[methods]], [search] and [export]"
             )
         if self.search and (self.export is None or self.export.file.suffix != ".onnx"):
             raise InputError("a search for --max-loss or --max-size writes an .onnx file; name one")
@@ -251,7 +273,7 @@ class Run(_Section):
 
     @property
     def writes_files(self) -> bool:
-        return bool(self.image_section or self.export)
+        return bool(self.image_section or self.export or self.sweep)
 
     @property
     def files(self) -> list[Path]:
@@ -302,10 +324,10 @@ class Run(_Section):
         content = read_toml(path, "the run")
         try:
             run = cls.from_dict(content)
-            if not (run.image_section or run.methods or run.export or run.evaluation):
+            if not (run.writes_files or run.methods or run.evaluation):
                 raise InputError(
-                    "nothing to run; add [synthesis], [generation], [[methods]], [export] or "
-                    "[evaluation]"
+                    "nothing to run; add [synthesis], [generation], [[methods]], [sweep], [export] "
+                    "or [evaluation]"
                 )
         except InputError as error:
             raise InputError(f"{path}: {error}") from error

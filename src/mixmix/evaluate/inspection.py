@@ -30,6 +30,7 @@ from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
+from mixmix.runtime.progress import showing
 from mixmix.synthesis.automatic import settings_for
 from mixmix.synthesis.schedule import plan
 from mixmix.synthesis.settings import SynthesisSettings
@@ -181,7 +182,7 @@ def inspect(reference: Reference, *, probe: bool = True, **fields: Any) -> Inspe
     seconds: Mapping[str, float] = {}
     memory = None
     if probe and not problem:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), showing("timing a few steps"):
             warnings.simplefilter("ignore", MixmixWarning)  # images of a few iterations are poor
             seconds, memory = _estimates(model, settings)
     return Inspection(

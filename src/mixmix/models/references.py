@@ -34,6 +34,8 @@ else:
 # Of torchvision's Inception and GoogLeNet.
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")
 
+_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".safetensors")
+
 __all__ = ["build_model", "load_model", "load_spec"]
 
 
@@ -67,6 +69,11 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
         return _read_spec_file(path, fields)
     kind, colon, name = text.partition(":")
     near = did_you_mean(kind, sources()) if colon else ""
+    if not near and path.is_file() and path.suffix.lower() in _CHECKPOINTS:
+        raise InputError(
+            f"{text} has weights, not the network that they are for; write its source before it, "
+            f"such as python:MODULE:CALLABLE@{text} or timm:NAME@{text}"
+        )
     raise InputError(
         f"{text!r} is not a model: expected {describe_references()}, or the path of a model spec "
         f"(.toml or .json){near or similar_file(path)}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mixmix.synthesis.objective import is_mixed
 
-__all__ = ["loss_curves_svg"]
+__all__ = ["ACCENT", "INK", "drawing", "loss_curves_svg"]
 
 _TITLES = {
     "bn": "BatchNorm statistics",
@@ -20,7 +20,7 @@ _TITLES = {
     "similarity": "Similarity within a class",
 }
 # Matplotlib does not support CSS: these two are replaced by the colors of the page.
-_INK, _ACCENT = "#010203", "#040506"
+INK, ACCENT = "#010203", "#040506"
 _COLUMNS = 3
 
 
@@ -44,12 +44,27 @@ def loss_curves_svg(
     terms = [term for term in terms if term != "iteration"]
     if not terms:
         return None
+    columns = min(len(terms), _COLUMNS)
+    num_rows = math.ceil(len(terms) / columns)
+
+    def draw(figure: Any) -> None:
+        for position, term in enumerate(terms, start=1):
+            _draw_term(figure.add_subplot(num_rows, columns, position), term, traces)
+
+    return drawing((9.0, 2.5 * num_rows), draw)
+
+
+def drawing(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """A self-contained ``<svg>`` element in the style of the report.
+
+    Args:
+        size: width and height in inches.
+        draw: fills a figure of matplotlib, in ``INK`` and ``ACCENT``.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    columns = min(len(terms), _COLUMNS)
-    num_rows = math.ceil(len(terms) / columns)
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "mixmix",
@@ -57,19 +72,18 @@ def loss_curves_svg(
         "axes.linewidth": 0.6,
         "axes.titlesize": 9.5,
         "axes.titlelocation": "left",
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(9.0, 2.5 * num_rows), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
-        for position, term in enumerate(terms, start=1):
-            _draw_term(figure.add_subplot(num_rows, columns, position), term, traces)
+        draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _inline(buffer.getvalue())
@@ -94,14 +108,14 @@ def _draw_term(axes: Any, term: str, traces: Sequence[Sequence[Mapping[str, floa
         axes.plot(
             list(curve),
             list(curve.values()),
-            color=_ACCENT,
+            color=ACCENT,
             linewidth=0.7 if many else 1.8,
             alpha=0.3 if many else 1.0,
         )
     shared = [i for i in curves[0] if all(i in curve for curve in curves)]
     if many and len(shared) > 1:
         mean = [sum(curve[i] for curve in curves) / len(curves) for i in shared]
-        axes.plot(shared, mean, color=_ACCENT, linewidth=1.8)
+        axes.plot(shared, mean, color=ACCENT, linewidth=1.8)
     values = [value for curve in curves for value in curve.values()]
     if min(values) > 0 and max(values) / min(values) > 30:
         axes.set_yscale("log")
@@ -111,7 +125,7 @@ def _draw_term(axes: Any, term: str, traces: Sequence[Sequence[Mapping[str, floa
         axes.set_ylim(bottom=min(0, *values))
     axes.set_title(_TITLES.get(term, term), parse_math=False)
     axes.set_xlabel("iteration")
-    axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
 
 
 def _inline(document: str) -> str:
@@ -121,4 +135,4 @@ def _inline(document: str) -> str:
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1)
     svg = re.sub(r"font-family: [^;\"]*; ", "", svg)
-    return svg.replace(_INK, "currentColor").replace(_ACCENT, "var(--accent)").strip()
+    return svg.replace(INK, "currentColor").replace(ACCENT, "var(--accent)").strip()

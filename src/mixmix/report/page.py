@@ -20,7 +20,17 @@ from mixmix.report.record import describe_machine, describe_versions
 from mixmix.report.rows import ABSENT, format_rows
 from mixmix.runtime.storage import write_atomic
 
-__all__ = ["ReportRun", "write_page"]
+__all__ = ["PageSection", "ReportRun", "write_page"]
+
+
+@dataclass(frozen=True)
+class PageSection:
+    """A table of text, whose columns are the keys of its rows, below a drawing if there is one."""
+
+    title: str
+    rows: Sequence[Mapping[str, str]]
+    note: str = ""
+    svg: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class ReportRun:
         manifest: manifest of the synthetic images (``ImageSet.manifest``); empty without images.
         contact_sheet: PNG file with some of the images (``ImageSet.contact_sheet``), or None.
         records: layer records by setting.
+        sections: further tables and drawings.
         date: ISO date of the run, in UTC.
         machine: see ``describe_machine``.
         versions: see ``describe_versions``.
@@ -47,6 +58,7 @@ class ReportRun:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     contact_sheet: Path | None = None
     records: Mapping[str, Sequence[LayerRecord]] = field(default_factory=dict)
+    sections: Sequence[PageSection] = ()
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).date().isoformat())
     machine: Mapping[str, Any] = field(default_factory=describe_machine)
     versions: Mapping[str, str] = field(default_factory=describe_versions)
@@ -90,6 +102,7 @@ def _content(run: ReportRun) -> dict[str, Any]:
         "sheet_classes": _class_names(run.manifest),
         # Matplotlib escapes the names of the terms.
         "curves": Markup(curves) if curves else None,
+        "sections": [(each, Markup(each.svg) if each.svg else None) for each in run.sections],
         "num_batches": sum(1 for shard in shards if shard.get("losses")),
         "layers": [
             {

@@ -8,7 +8,8 @@ from typing import Any
 
 from mixmix.compress.method import Compressed
 from mixmix.data.image_set import ImageSet
-from mixmix.report.page import ReportRun, write_page
+from mixmix.report.page import PageSection, ReportRun, write_page
+from mixmix.report.search import search_rows, sweep_rows, sweep_svg
 from mixmix.report.summary import summary_lines
 
 __all__ = ["write_run_page"]
@@ -34,6 +35,8 @@ def write_run_page(
     export = facts.get("export", {})
     setting = export.get("setting", "float")
     name = export.get("model") or "Synthetic images"
+    if "sweep" in facts:
+        name = f"{facts['sweep']['model']}: settings compared"
     sheet = facts.get("images", {}).get("contact_sheet")
     return write_page(
         path,
@@ -45,8 +48,26 @@ def write_run_page(
             manifest={} if images is None else images.manifest,
             contact_sheet=None if sheet is None else Path(sheet),
             records={} if compressed is None else {setting: compressed.records},
+            sections=_sections(facts),
         ),
     )
+
+
+def _sections(facts: Mapping[str, Mapping[str, Any]]) -> list[PageSection]:
+    """What a search and a sweep have tried."""
+    sections = []
+    if rows := search_rows(facts.get("export", {})):
+        note = "Files in the order in which they were tried; losses in points of accuracy."
+        sections.append(PageSection("Search", rows, note))
+    if sweep := facts.get("sweep"):
+        note = (
+            "Loss in points of accuracy, "
+            + ("measured on labeled images" if sweep["measured"] else "estimated, and its bound")
+            + "; latency of one image in ONNX Runtime on one thread."
+        )
+        title = f"Loss against size and latency of {sweep['model']}"
+        sections.append(PageSection(title, sweep_rows(sweep), note, sweep_svg(sweep)))
+    return sections
 
 
 def _sentences(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:

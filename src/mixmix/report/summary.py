@@ -32,6 +32,7 @@ def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str
     export, images = facts.get("export", {}), facts.get("images", {})
     rows = {
         "done": _done(export, images),
+        "asked": _asked(export),
         "got": _got(export),
         "size": _size(export),
         "MACs": _macs(export),
@@ -76,6 +77,22 @@ def _done(export: Facts, images: Facts) -> str:
         else (f"{export['model']}, taught by {export['teacher']}")
     )
     return f"{name}: {export['setting']}" + f", with {source}" * bool(source)
+
+
+def _asked(export: Facts) -> str:
+    """The limits of a search, and how many files it has tried."""
+    limits = export.get("limits")
+    if not limits:
+        return ""
+    asked = []
+    if limits["max_loss"] is not None:
+        fastest = limits["aim"] == "speed"
+        asked += ["the fastest file" if fastest else "the smallest file"]
+        asked += [f"at most {limits['max_loss']:g} points of loss"]
+    if limits["max_size"] is not None:
+        asked += [f"a size of at most {limits['max_size']}"]
+    tried = len(export["search"])
+    return f"{', '.join(asked)}; {tried} file{'s' * (tried != 1)} tried (--layers lists them)"
 
 
 def _got(export: Facts) -> str:

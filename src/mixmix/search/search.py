@@ -14,8 +14,9 @@ from torch import Tensor
 from mixmix.compress.compress import compress
 from mixmix.compress.method import Compressed, Method
 from mixmix.compress.prune.channels.prune_channels import PruneChannels
-from mixmix.compress.quantize.bits import parse_bits
+from mixmix.compress.quantize.bits import FLOAT, parse_bits
 from mixmix.compress.quantize.quantize import Quantize
+from mixmix.compress.quantize.sensitivity import measure_sensitivity
 from mixmix.compress.recover.features import ReconstructFeatures
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
@@ -24,15 +25,19 @@ from mixmix.export import Artifact, export
 from mixmix.export.verify import MIN_PROBE_IMAGES
 from mixmix.models.model import Model
 from mixmix.runtime.progress import Progress, showing
+from mixmix.runtime.storage import write_atomic
 from mixmix.runtimes.float_onnx import float_onnx_bytes
 from mixmix.runtimes.latency import compare_latency_ms
 from mixmix.search.limits import Limits, parse_size
-from mixmix.search.size import SizeFitting
+from mixmix.search.size import STORED_BITS, SizeFitting
 
 __all__ = ["SearchResult", "SearchStep", "search"]
 
 _NUM_BISECTIONS = 2
-_MACS = (0.7, 0.5)
+_EIGHT_BITS = "W8A8"
+# Layers that stay in float if 8 bits lose too much, and multiplications that pruning leaves.
+_FLOAT_SHARES = (0.125, 0.25, 0.5)
+_MACS = 0.7
 _PROBE_IMAGES = 256
 
 
@@ -86,10 +91,14 @@ def search(
     """Search for the smallest or fastest ONNX file within limits.
 
     With ``max_size`` alone, bits of weights are chosen per layer for a file of that size. With
-    ``max_loss``, the search goes down from 8 bits for all weights to 4 and 2, then bisects bits per
-    layer between the last that is within the limits and the first that is not, then prunes channels
-    (70 and 50% of the MACs); for speed it prunes at 8 bits. If nothing is within the limits, the
-    float file is, unless it is too large.
+    ``max_loss``, the search goes down from 8 bits for all weights to 4 and 2 (3 take the space of
+    4), and stops at the first that loses too much: between it and the last, bits are chosen per
+    layer by sensitivity, twice. If 8 bits lose too much, activations get 8, too, then an eighth, a
+    quarter and half of the layers, the most sensitive ones, stay in float, and then all of them.
+
+    For speed, the float network and W8A8 are tried: fewer bits are not faster in ONNX Runtime. If
+    W8A8 loses at most half of what is allowed, channels are also pruned to 70% of the MACs. The
+    smallest file is not searched for by pruning, which takes long and rarely loses less than bits.
 
     Args:
         model: the network; it is not changed.
@@ -113,9 +122,10 @@ def search(
     with TemporaryDirectory() as folder, showing("searching", on_progress) as advance:
         trials = _Trials(model, images, held_out, limits, Path(folder), options, seed, advance)
         trials.explore(base or Quantize())
-        compressed, chosen = trials.best()
-        artifact = trials.written(compressed, Path(out))
-    return SearchResult(compressed, artifact, chosen, tuple(trials.steps))
+        index = trials.best()
+        artifact = replace(trials.artifacts[index], path=Path(out))
+        write_atomic(artifact.path, trials.artifacts[index].path.read_bytes())
+    return SearchResult(trials.tried[index], artifact, trials.steps[index], tuple(trials.steps))
 
 
 class _Trials:
@@ -143,48 +153,76 @@ class _Trials:
         enough = len(images) >= MIN_PROBE_IMAGES
         self._probe: Tensor | None = images.images[:_PROBE_IMAGES] if enough else None
         self.steps: list[SearchStep] = []
-        self._tried: list[Compressed] = []
+        self.tried: list[Compressed] = []
+        self.artifacts: list[Artifact] = []
 
     def explore(self, base: Quantize) -> None:
         """Try files, from the safest to the smallest or fastest."""
-        activation_bits = parse_bits(base.bits)[1]
-        uniform = [replace(base, bits=f"W{bits}A{activation_bits}") for bits in (8, 4, 2)]
         if self._limits.max_loss is None:
             self._fit(base, int(self.max_bytes))
             return
         if self._limits.aim == "speed":
-            self.attempt("float", [])
-            self.attempt(uniform[0].setting, [uniform[0]])
-            best: Quantize = uniform[0]
+            self._fastest(base)
         else:
-            best = self._descend(uniform)
-        for macs in _MACS:
-            methods = [PruneChannels(max_macs=macs, recovery=ReconstructFeatures()), best]
-            if not self.attempt(f"{100 * macs:g}% of the MACs, {self._name(best)}", methods):
-                break
-        if not any(step.within for step in self.steps) and self._limits.aim == "size":
-            self.attempt("float", [])
+            self._smallest(base)
+            if not any(step.within for step in self.steps):
+                self.attempt(FLOAT, [])
 
-    def _descend(self, uniform: Sequence[Quantize]) -> Quantize:
-        """From 8 bits to 2, then between the last two; the smallest that is within the limits."""
-        best, high, low = uniform[0], 0, 0
-        for method in uniform:
-            if self.attempt(method.setting, [method]):
-                best, high = method, self.steps[-1].size_bytes
-            elif self._too_lossy():
+    def _fastest(self, base: Quantize) -> None:
+        """The float network, 8 bits, which runtimes compute in integers, and fewer channels."""
+        self.attempt(FLOAT, [])
+        eight = replace(base, bits=_EIGHT_BITS)
+        if not self.attempt(eight.setting, [eight]):
+            self._keep_some_in_float(eight)
+        elif 2 * (self.steps[-1].upper_bound or 0) <= (self._limits.max_loss or 0):
+            pruning = PruneChannels(max_macs=_MACS, recovery=ReconstructFeatures())
+            self.attempt(f"{100 * _MACS:g}% of the MACs, {eight.setting}", [pruning, eight])
+
+    def _smallest(self, base: Quantize) -> None:
+        """From 8 bits for all weights to 2, then bits per layer between the last two."""
+        activation_bits, high, low = parse_bits(base.bits)[1], math.inf, 0.0
+        for bits in STORED_BITS[::-1]:
+            method = replace(base, bits=f"W{bits}A{activation_bits}")
+            self.attempt(method.setting, [method])
+            if self._too_lossy():
                 low = self.steps[-1].size_bytes
                 break
-        if not (low and high):
-            return best
-        fitting = self._fitting(uniform[0])
+            high = self.steps[-1].size_bytes
+        if high is math.inf:
+            self._keep_some_in_float(replace(base, bits=_EIGHT_BITS))
+        if not low or high is math.inf:
+            return
+        fitting = self._fitting(base)
         for _ in range(_NUM_BISECTIONS):
-            middle = round(math.sqrt(low * high))
+            # The largest file that is allowed, if none has been, and else one in between.
+            middle = round(min(self.max_bytes, math.sqrt(low * min(high, self.max_bytes))))
             method = fitting.method(middle)
             if self.attempt(self._name(method), [method]):
-                best, high = method, self.steps[-1].size_bytes
+                high = self.steps[-1].size_bytes
             else:
                 low = middle
-        return best
+
+    def _keep_some_in_float(self, eight: Quantize) -> None:
+        """8 bits but for the most sensitive layers, which stay in float."""
+        tried = [step.setting for step in self.steps]
+        if eight.setting not in tried and self.attempt(eight.setting, [eight]):
+            return
+        whole = Compressed(self._model.module, self._model.spec)
+        table = measure_sensitivity(
+            whole,
+            self._images.images,
+            choices=[_EIGHT_BITS],
+            quantize=eight,
+            seed=self._seed,
+            on_progress=self._on_progress,
+        )
+        worst = sorted(table.layers, key=lambda layer: -max(layer.divergence.values()))
+        for share in _FLOAT_SHARES:
+            names = [layer.name for layer in worst[: math.ceil(share * len(worst))]]
+            kept = dict.fromkeys(names, FLOAT) | dict(eight.layer_bits or {})
+            method = replace(eight, layer_bits=kept)
+            if self.attempt(f"{_EIGHT_BITS}, {len(names)} layers in float", [method]):
+                return
 
     def _too_lossy(self) -> bool:
         bound, largest = self.steps[-1].upper_bound, self._limits.max_loss
@@ -224,34 +262,41 @@ class _Trials:
                 on_progress=lambda what, done: self._on_progress(f"{setting}: {what}", done),
             )
         path = self._folder / f"{len(self.steps)}.onnx"
-        artifact = self.written(compressed, path)
-        drop = bound = latency = None
+        artifact = export(compressed, path, probe=self._probe, **self._options)
+        drop = bound = None
         if self._held_out is not None:
             estimate = estimate_accuracy(artifact, self._model, self._held_out)
             drop, bound = estimate.predicted_drop, estimate.upper_bound
-        if self._limits.aim == "speed":
-            latency = compare_latency_ms([path])[str(path)]
         largest = self._limits.max_loss
         within = artifact.size_bytes <= self.max_bytes and (
             largest is None or (bound is not None and bound <= largest)
         )
-        self.steps.append(SearchStep(setting, artifact.size_bytes, latency, drop, bound, within))
-        self._tried.append(compressed)
+        self.steps.append(SearchStep(setting, artifact.size_bytes, None, drop, bound, within))
+        self.tried.append(compressed)
+        self.artifacts.append(artifact)
         return within
 
-    def written(self, compressed: Compressed, path: Path) -> Artifact:
-        return export(compressed, path, probe=self._probe, **self._options)
-
-    def best(self) -> tuple[Compressed, SearchStep]:
-        """The smallest or fastest of those within the limits."""
-        pairs = [pair for pair in zip(self._tried, self.steps, strict=True) if pair[1].within]
-        if not pairs:
+    def best(self) -> int:
+        """Index of the smallest or fastest of those within the limits."""
+        within = [index for index, step in enumerate(self.steps) if step.within]
+        if not within:
             closest = min(self.steps, key=lambda step: step.size_bytes)
             raise InputError(
                 f"no file of {self._model.spec.name} meets all limits: the smallest that was tried "
-                f"({closest.setting}) has {closest.size_bytes:,} bytes; raise --max-loss or "
-                "--max-size"
+                f"({closest.setting}) has {closest.size_bytes:,} bytes"
+                + f" and may lose {closest.upper_bound or 0:.1f} points" * (self._loss_is_limited)
+                + "; raise --max-loss or --max-size"
             )
-        if self._limits.max_loss is not None and self._limits.aim == "speed":
-            return min(pairs, key=lambda pair: pair[1].latency_ms or math.inf)
-        return min(pairs, key=lambda pair: pair[1].size_bytes)
+        if not (self._loss_is_limited and self._limits.aim == "speed"):
+            return min(within, key=lambda index: self.steps[index].size_bytes)
+        # At the end and in alternation, so that other load affects all of them equally.
+        found = compare_latency_ms([artifact.path for artifact in self.artifacts])
+        self.steps = [
+            replace(step, latency_ms=latency)
+            for step, latency in zip(self.steps, found.values(), strict=True)
+        ]
+        return min(within, key=lambda index: self.steps[index].latency_ms or math.inf)
+
+    @property
+    def _loss_is_limited(self) -> bool:
+        return self._limits.max_loss is not None

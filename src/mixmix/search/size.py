@@ -16,10 +16,10 @@ from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
 from mixmix.export.verify import probe_images
 
-__all__ = ["SizeFitting"]
+__all__ = ["STORED_BITS", "SizeFitting"]
 
 # Bits of weights that ONNX stores without gaps; others take the space of the next of these.
-_STORED_BITS = (2, 4, 8)
+STORED_BITS = (2, 4, 8)
 _NUM_TRIALS = 6
 _TRIAL_IMAGES = 32
 
@@ -53,7 +53,7 @@ class SizeFitting:
         self.table: SensitivityTable = measure_sensitivity(
             model,
             data.images,
-            choices=[f"W{bits}A{self._activation_bits}" for bits in _STORED_BITS],
+            choices=[f"W{bits}A{self._activation_bits}" for bits in STORED_BITS],
             quantize=self._base,
             seed=seed,
             on_progress=on_progress,
@@ -76,7 +76,11 @@ class SizeFitting:
             if excess <= 0:
                 break
             allowed -= excess
-        return replace(self._base, layer_bits=layer_bits)
+        return replace(self._base, layer_bits=self._with_kept(layer_bits))
+
+    def _with_kept(self, layer_bits: Mapping[str, str]) -> dict[str, str]:
+        """Bits by layer with those of the layers that are not in the table: they stay in float."""
+        return {**self._base.float_layers, **layer_bits}
 
     def _fewest_bits(self) -> dict[str, str]:
         return {
@@ -100,6 +104,7 @@ class SizeFitting:
         from mixmix.export.onnx.write import onnx_bytes  # slow to import
 
         plain = ReconstructionSettings(iterations=0)
+        layer_bits = self._with_kept(layer_bits)
         trial = replace(self._base, layer_bits=layer_bits, views=0, reconstruction=plain)
         data = self._data
         some = data.split(_TRIAL_IMAGES)[0] if len(data) > _TRIAL_IMAGES else data

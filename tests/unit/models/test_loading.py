@@ -161,6 +161,20 @@ class TestBadReferences:
         with pytest.raises(InputError, match="is not a model: expected timm:NAME, .*bundled:NAME"):
             load_spec(reference)
 
+    @pytest.mark.parametrize("name", ["net.pth", "net.PT", "net.safetensors"])
+    def test_weights_alone(self, name: str, tmp_path: Path) -> None:
+        file = tmp_path / name
+        file.touch()
+        with pytest.raises(InputError, match=f"has weights, not .*MODULE:CALLABLE@.*{name}"):
+            load_spec(file)
+
+    def test_file_of_another_kind_is_not_its_own_correction(self, tmp_path: Path) -> None:
+        file = tmp_path / "net.tflite"
+        file.touch()
+        with pytest.raises(InputError, match="is not a model") as caught:
+            load_spec(file)
+        assert "did you mean" not in str(caught.value)
+
     def test_unknown_bundled_name(self) -> None:
         with pytest.raises(InputError, match="no bundled network named 'lenet'"):
             load_spec("bundled:lenet")
