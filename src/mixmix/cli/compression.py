@@ -197,6 +197,7 @@ def _within(checkpoints: str | None, folder: str) -> Given:
     [Images]
     networks --zoo
     images.folders --data
+    images.held_out
     fresh.every_steps
     [Training]
     distill.training.steps
@@ -216,7 +217,7 @@ def distill(given: Given) -> None:
     fresh, zoo = given.pop("fresh", {}), given.pop("networks")
     if zoo:
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
-    elif not given.get("images"):
+    elif not given.get("images", {}).get("folders"):
         raise InputError("no images to learn from; add --zoo, --data, or both")
     elif fresh:
         raise InputError("--every-steps is for the networks of --zoo; add --zoo")

@@ -42,8 +42,14 @@ def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str
         "files": ", ".join(files),
         "next": command,
     }
-    lines = [line for name, text in rows.items() if text for line in _wrapped(name, text)]
+    lines = _lines(rows)
+    if len(lines) > _MOST_LINES and export.get("macs") == (export.get("before") or {}).get("macs"):
+        lines = _lines(rows | {"MACs": ""})
     return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[-1]]
+
+
+def _lines(rows: Mapping[str, str]) -> list[str]:
+    return [line for name, text in rows.items() if text for line in _wrapped(name, text)]
 
 
 def _wrapped(name: str, text: str) -> list[str]:
@@ -86,13 +92,11 @@ def _asked(export: Facts) -> str:
         return ""
     asked = []
     if limits["max_loss"] is not None:
-        fastest = limits["aim"] == "speed"
-        asked += ["the fastest file" if fastest else "the smallest file"]
-        asked += [f"at most {limits['max_loss']:g} points of loss"]
+        best = "fastest" if limits["aim"] == "speed" else "smallest"
+        asked += [f"{best} file that loses at most {limits['max_loss']:g}"]
     if limits["max_size"] is not None:
-        asked += [f"a size of at most {limits['max_size']}"]
-    tried = len(export["search"])
-    return f"{', '.join(asked)}; {tried} file{'s' * (tried != 1)} tried (--layers lists them)"
+        asked += [f"at most {limits['max_size']}"]
+    return f"{', '.join(asked)}; {len(export['search'])} tried (see --layers)"
 
 
 def _got(export: Facts) -> str:
@@ -168,6 +172,7 @@ def _loss(export: Facts) -> str:
     if not estimate:
         return ""
     low, high = estimate["predicted_drop_interval"]
+    high = min(high, estimate["upper_bound"])
     return (
         f"about {estimate['predicted_drop']:.1f} points of accuracy (95% interval {low:.1f} to "
         f"{high:.1f}, at most {estimate['upper_bound']:.1f}; estimated on "

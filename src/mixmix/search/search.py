@@ -98,7 +98,7 @@ def search(
 
     For speed, the float network and W8A8 are tried: fewer bits are not faster in ONNX Runtime. If
     W8A8 loses at most half of what is allowed, channels are also pruned to 70% of the MACs. The
-    smallest file is not searched for by pruning, which takes long and rarely loses less than bits.
+    smallest file is not searched for by pruning, which takes long.
 
     Args:
         model: the network; it is not changed.

@@ -82,3 +82,11 @@ def test_it_has_at_most_twelve_lines_of_eighty_columns() -> None:
     assert len(lines) <= 12 and lines[-1].startswith("next")
     assert all(len(line) <= 80 for line in lines)
     assert summary_lines({}, [], "") == []
+
+
+def test_a_search_says_what_was_asked_and_keeps_the_files() -> None:
+    limits = {"max_loss": 1.0, "max_size": "500kB", "aim": "speed"}
+    changes = {"limits": limits, "search": [{}, {}], "latency_ms": 40.0, "layers": [layer(4)]}
+    found = text(facts(**changes))
+    assert "asked fastest file that loses at most 1, at most 500kB; 2 tried" in found
+    assert "files a.onnx next mixmix x" in found
