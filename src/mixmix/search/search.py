@@ -264,7 +264,9 @@ class _Trials:
         path = self._folder / f"{len(self.steps)}.onnx"
         artifact = export(compressed, path, probe=self._probe, **self._options)
         drop = bound = None
-        if self._held_out is not None:
+        if not methods:  # rounding in another runtime loses nothing
+            drop = bound = 0.0
+        elif self._held_out is not None:
             estimate = estimate_accuracy(artifact, self._model, self._held_out)
             drop, bound = estimate.predicted_drop, estimate.upper_bound
         largest = self._limits.max_loss

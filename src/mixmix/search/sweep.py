@@ -130,8 +130,9 @@ def _estimated(
     model: Model,
     held_out: ImageSet,
 ) -> list[SweepRow]:
-    found = [estimate_accuracy(artifacts[row.setting], model, held_out) for row in rows]
-    return [
+    plain, *others = rows
+    found = [estimate_accuracy(artifacts[row.setting], model, held_out) for row in others]
+    return [replace(plain, loss=0.0, upper_bound=0.0)] + [
         replace(row, loss=estimate.predicted_drop, upper_bound=estimate.upper_bound)
-        for row, estimate in zip(rows, found, strict=True)
+        for row, estimate in zip(others, found, strict=True)
     ]
