@@ -15,6 +15,7 @@ from mixmix.data.image_set import ImageSet
 from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
 from mixmix.models.loading import Reference, load
+from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.allocator import keeping_freed_memory
 from mixmix.runtime.progress import Progress, showing
@@ -24,6 +25,8 @@ from mixmix.synthesis.synthesize import synthesize
 __all__ = ["compress"]
 
 _BITS = "W8A8"
+# Images that a network must have finite outputs for.
+_PROBE_IMAGES = 16
 
 
 @keeping_freed_memory()
@@ -55,8 +58,8 @@ def compress(
         spec: arguments of ``load``, such as ``input_shape``, ``mean`` and ``std`` of a module.
 
     Raises:
-        InputError: if there is no method, the model does not say its fields, or the images do not
-            fit it.
+        InputError: if there is no method, the model does not say its fields or returns NaN, or the
+            images do not fit it.
         DataError: if images cannot be read or are not in [0, 1].
 
     Examples:
@@ -79,6 +82,7 @@ def compress(
             data = synthesize(network, settings_for(network), seed=seed, on_progress=advance)
         else:
             data = _no_images(network.spec)
+        _check_finite(network, data)
         compressed = Compressed(network.module, with_flips_decided(network, data))
         for step in steps:
             compressed = step.apply(compressed, data, seed=seed, on_progress=advance)
@@ -102,6 +106,19 @@ def _method(given: Method | str) -> Method:
             "such as Quantize('W8A8')"
         )
     return given
+
+
+def _check_finite(network: Model, data: ImageSet) -> None:
+    """Raise an ``InputError`` if the network has no finite outputs for a few of the images."""
+    few = data.images[:_PROBE_IMAGES]
+    if not len(few) or not network.has_label_head:
+        return
+    with torch.no_grad():
+        if not bool(torch.isfinite(network.logits(few)).all()):
+            raise InputError(
+                f"{network.spec.name} gives NaN or infinite logits for the images; check its "
+                "weights, mean and std"
+            )
 
 
 def _no_images(spec: ModelSpec) -> ImageSet:

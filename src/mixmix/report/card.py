@@ -68,7 +68,7 @@ def write_card(
         *("", f"# {file.name}", ""),
         *(f"- {name}: {printable(str(value))}" for name, value in about.items()),
         *("", "## Results", "", "```text", *summary_lines(facts, (), ""), "```"),
-        *("", "The loss is estimated on synthesized images, not measured on photographs."),
+        *("", "The loss is estimated without labels, not measured; see docs/evaluation.md."),
         *("", "## How to run it", "", "```python", run.rstrip(), "```"),
         *("", "## How it was made", "", "```text", command, "```"),
         *("", "```json", json.dumps(list(compressed.settings), indent=1), "```", ""),

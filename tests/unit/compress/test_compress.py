@@ -117,3 +117,11 @@ def test_labels_of_own_images_are_predicted() -> None:
     compress(teacher, IMAGES, Keep())
     assert seen[0].soft_labels.shape == (4, NUM_CLASSES)
     assert torch.equal(seen[0].labels, teacher(IMAGES).argmax(1))
+
+
+def test_networks_that_give_nan_are_refused() -> None:
+    network = tiny_network("plain")
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        compress(network, IMAGES, "W8A8", input_shape=INPUT_SHAPE, mean=0.5, std=0.25)
