@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import mixmix
 from safetensors.torch import load_file, save_file
 
 from mixmix.cli.app import COMMANDS
-from mixmix.cli.main import run
 
 MODELS = """
 import torch
@@ -75,19 +75,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("cli_models", None)
     return tmp_path
-
-
-def mixmix(*arguments: str) -> int:
-    """Run a command in this process and return its exit code."""
-    before = sys.argv
-    sys.argv = ["mixmix", *arguments]
-    try:
-        run()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 SYNTHESIZE = [

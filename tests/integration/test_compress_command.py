@@ -8,13 +8,13 @@ import sys
 import warnings
 from pathlib import Path
 
+import in_process
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from mixmix import ImageSet
-from mixmix.cli.main import run
 
 NETWORKS = """
 import torch
@@ -65,15 +65,7 @@ def write_onnx(name: str, path: str, *, dynamo: bool) -> None:
 
 
 def mixmix(command: str) -> int:
-    before = sys.argv
-    sys.argv = ["mixmix", *command.split()]
-    try:
-        run()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
+    return in_process.mixmix(*command.split())
 
 
 @pytest.mark.parametrize("name", ["normalized", "plain"])

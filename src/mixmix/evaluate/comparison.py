@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,19 +14,20 @@ from torch import Tensor
 from mixmix._display import html_table, percent, summary
 from mixmix.compress.method import Compressed, Progress
 from mixmix.errors import ExportError, InputError
-from mixmix.evaluate.evaluation import Data, Evaluation, evaluate
+from mixmix.evaluate.evaluation import Data, Evaluation, are_equal, evaluate
 from mixmix.evaluate.intervals import percent_interval
 from mixmix.evaluate.layer_errors import LayerErrors, layer_errors
 from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable, is_file
 from mixmix.export import Artifact
 from mixmix.export.verify import probe_images
+from mixmix.graph.costs import count_bytes
 from mixmix.models.loading import load
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
 from mixmix.runtimes.float_onnx import float_onnx_bytes
 from mixmix.runtimes.latency import compare_latency_ms
 
-__all__ = ["Compared", "Comparison", "compare"]
+__all__ = ["Compared", "Comparison", "compare", "latencies_of"]
 
 _BATCH = 50
 _NUM_IMAGES_OF_LAYERS = 32
@@ -157,11 +158,10 @@ def compare(
         evaluations = [evaluate(e, images, spec=spec, on_progress=on_progress) for e in models]
         predictions = [each.predictions for each in evaluations if each is not None]
         few = _first_images(images)
-    same = predictions[0] == predictions[1]
-    same = same.flatten(1).all(1) if same.ndim > 1 else same
+    same = are_equal(*predictions)
     hits, n = int(same.sum()), len(same)
     layers, why = _layers(models, few[:_NUM_IMAGES_OF_LAYERS], spec, on_progress)
-    latencies = _latencies(models, own.input_shape)
+    latencies = latencies_of(models, own.input_shape)
     one, other = (
         Compared(_name(each), _size(each), latency, evaluation)
         for each, latency, evaluation in zip(models, latencies, evaluations, strict=True)
@@ -230,14 +230,16 @@ def _size(model: Evaluated) -> int:
     path = _path(model)
     if path is not None:
         return path.stat().st_size
-    tensors = _module(model).state_dict().values()
-    return sum(each.numel() * each.element_size() for each in tensors)
+    return count_bytes(_module(model))
 
 
-def _latencies(
-    models: list[Evaluated], input_shape: tuple[int, int, int]
+def latencies_of(
+    models: Sequence[Evaluated], input_shape: tuple[int, int, int]
 ) -> tuple[float | None, float | None]:
-    """Milliseconds of both in ONNX Runtime, in alternation; None if one cannot run there."""
+    """Milliseconds of two models in ONNX Runtime, in alternation; None if one cannot run there.
+
+    An image is run on one thread. Networks run in floats.
+    """
     with TemporaryDirectory() as folder:
         paths = []
         try:

@@ -185,12 +185,12 @@ def evaluate(
         raise DataError("no images to evaluate on; the data set is empty")
     predicted, n = torch.cat(predictions), sum(map(len, predictions))
     wanted = torch.cat(labels)
-    correct = int(_are_equal(predicted, wanted).sum())
+    correct = int(are_equal(predicted, wanted).sum())
     is_float = not isinstance(model, Artifact | Compressed) and not is_file(model)
     if is_float and not several:
         what = f"images are predicted as labeled by {predict.spec.name}"
         warn_if_labels_are_chance(correct, n, predict.spec.num_classes, what)
-    same = int(_are_equal(predicted, torch.cat(others)).sum()) if others else None
+    same = int(are_equal(predicted, torch.cat(others)).sum()) if others else None
     return Evaluation(
         top1=100 * correct / n,
         top1_interval=percent_interval(correct, n),
@@ -205,7 +205,7 @@ def evaluate(
     )
 
 
-def _are_equal(classes: Tensor, others: Tensor) -> Tensor:
+def are_equal(classes: Tensor, others: Tensor) -> Tensor:
     """Whether the classes (N,) or (N, K) of each image are the same, (N,)."""
     same = classes == others
     return same.flatten(1).all(1) if same.ndim > 1 else same

@@ -9,7 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixmix.graph.copies import detached_copy
 from mixmix.graph.quantized import QuantizedLayer
 
-__all__ = ["count_layer_macs", "count_macs", "count_parameters", "largest_activation"]
+__all__ = [
+    "count_bytes",
+    "count_layer_macs",
+    "count_macs",
+    "count_parameters",
+    "largest_activation",
+]
 
 
 def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
@@ -59,6 +65,11 @@ def _count_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> FlopCo
     with counter:
         copied(image)
     return counter
+
+
+def count_bytes(module: nn.Module) -> int:
+    """Bytes of the state of a network in memory."""
+    return sum(each.numel() * each.element_size() for each in module.state_dict().values())
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -94,9 +94,10 @@ def _comparable(
 ) -> Sequence[Mapping[str, float]]:
     """The rows of mixed or of other iterations, whichever are more, or all if these are few."""
     trace = [row for row in trace if "iteration" in row]  # generated images have one loss
-    mixed = [row for row in trace if is_mixed(int(row["iteration"]), mixing_fraction)]
-    others = [row for row in trace if row not in mixed]
-    found = mixed if len(mixed) > len(others) else others
+    parts: dict[bool, list[Mapping[str, float]]] = {False: [], True: []}
+    for row in trace:
+        parts[is_mixed(int(row["iteration"]), mixing_fraction)].append(row)
+    found = max(parts.values(), key=len)
     return found if len(found) > 1 else trace
 
 

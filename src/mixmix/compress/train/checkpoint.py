@@ -14,6 +14,7 @@ from mixmix.compress.train.image_source import ImageSource
 from mixmix.compress.train.state import TrainingState
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import DataError
+from mixmix.graph.costs import count_bytes
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime import distributed
 from mixmix.runtime.identity import identity_of
@@ -160,8 +161,7 @@ class Checkpoint:
 
     def _check_space(self, state: TrainingState) -> None:
         """Weights, their mean, two moments; while a checkpoint is replaced, there are two."""
-        sizes = (each.numel() * each.element_size() for each in state.student.state_dict().values())
-        check_writable(self._folder / _NAME, 2 * 4 * sum(sizes))
+        check_writable(self._folder / _NAME, 2 * 4 * count_bytes(state.student))
 
 
 def _compact(images: Tensor) -> Tensor:
