@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset
 
 from mixmix._display import format_value, percent, summary
 from mixmix.data.labels import index_in, label_agreement, map_labels, map_soft_labels
-from mixmix.data.pixels import tensor_to_pil, to_unit_range
+from mixmix.data.pixels import encoded, tensor_to_pil, to_unit_range
 from mixmix.data.shards import FORMAT, MANIFEST_NAME, Shard, read_manifest, shard_name
 from mixmix.errors import DataError, InputError
 from mixmix.models.classes import LabelSpace
@@ -232,11 +231,9 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         text = f"<pre>{html.escape(repr(self))}</pre>"
         if len(self) == 0 or self.images.shape[1] not in (1, 3):
             return text
-        buffer = io.BytesIO()
         columns = max(1, min(_SHEET_COLUMNS, _SHEET_PIXELS // self.images.shape[3]))
         rows = max(1, min(_SHEET_ROWS, _SHEET_PIXELS // self.images.shape[2]))
-        self._sheet(rows, columns).save(buffer, "PNG")
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        data = base64.b64encode(encoded(self._sheet(rows, columns))).decode("ascii")
         return f'{text}<img alt="contact sheet" src="data:image/png;base64,{data}">'
 
     def __len__(self) -> int:
@@ -348,7 +345,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             label = int(self.labels[index])
             # ImageFolder sorts classes by name.
             parent = folder / f"{label:0{width}d}_{file_name(classes[label])}"
-            write_atomic(parent / f"{index:06d}.png", _encoded(tensor_to_pil(self.images[index])))
+            write_atomic(parent / f"{index:06d}.png", encoded(tensor_to_pil(self.images[index])))
         return folder
 
     def contact_sheet(self, path: str | Path, *, rows: int = 10, columns: int = 10) -> Path:
@@ -358,7 +355,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         """
         target = Path(path)
         format = Image.registered_extensions().get(target.suffix.lower(), "PNG")
-        write_atomic(target, _encoded(self._sheet(rows, columns), format))
+        write_atomic(target, encoded(self._sheet(rows, columns), format))
         return target
 
     def _sheet(self, rows: int, columns: int) -> Image.Image:
@@ -379,12 +376,6 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         if int(counts.max()) == 1:
             return [line.tolist() for line in torch.arange(len(self)).split(columns)]
         return [(self.labels == label).nonzero().flatten()[:columns].tolist() for label in classes]
-
-
-def _encoded(image: Image.Image, format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format)
-    return buffer.getvalue()
 
 
 def file_name(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Iterator
@@ -129,3 +130,17 @@ def to_unit_range(images: Tensor) -> Tensor:
             + ("divide them by 255" if low >= 0 and high > _MOST_NORMALIZED else _AS_THEY_ARE)
         )
     return images.float()
+
+
+def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    """The bytes of an image's file.
+
+    Raises:
+        MemoryError: if there is too little; zlib's own error says "configuration".
+    """
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, format)
+    except OSError as error:  # no file is written, so that nothing else can fail
+        raise MemoryError(f"too little memory for a {format} of {image.size} pixels") from error
+    return buffer.getvalue()

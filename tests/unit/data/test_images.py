@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from mixmix import ImageSet, Model, as_image_set
 from mixmix.data.images import as_images
+from mixmix.data.pixels import encoded
 from mixmix.errors import DataError, InputError
 
 
@@ -223,3 +224,12 @@ def test_what_cannot_be_taken(
 ) -> None:
     with pytest.raises(error, match=message):
         as_image_set(images, model)
+
+
+def test_no_memory_for_a_picture_is_said(pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: object) -> None:
+        raise OSError("codec configuration error when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(MemoryError, match="PNG"):
+        encoded(picture(pixels[0]))
