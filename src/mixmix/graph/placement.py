@@ -7,7 +7,10 @@ after every addition, concatenation and pooling, and after every convolution (ke
 layers can also return floats). Other functions, such as SiLU, run in float between two quantizers.
 
 Values that no layer sees set no range: a tensor that is padded or filled for a maximum is quantized
-after the maximum, and what a softmax alone reads stays in float.
+after the maximum, and what a softmax alone reads stays in float. So do sums that a normalization
+reads, such as the residual stream of a transformer: it takes floats, and often undoes a few large
+channels that would leave all others few levels. Layers that read such a sum quantize it for
+themselves.
 """
 
 from __future__ import annotations
@@ -40,12 +43,19 @@ class Operands:
         self._is_layer = is_layer
         self._tensors: set[fx.Node] = set()  # that depend on the image
         self._images: set[fx.Node] = set()  # and on no layer
+        self._float_sums: set[fx.Node] = set()
         for node in self._graph.nodes:
             operands = [each for each in node.all_input_nodes if each in self._tensors]
             if node.op == "placeholder" or (operands and not has_kind(node, "size")):
                 self._tensors.add(node)
                 if self._images.issuperset(operands) and not self._has_weights(node):
                     self._images.add(node)
+            if has_kind(node, "add") and (
+                self._is_normalized(node)
+                or self._is_for_softmax(node)
+                or any(self.source(operand) in self._float_sums for operand in operands)
+            ):
+                self._float_sums.add(node)
 
     def layers(self) -> list[fx.Node]:
         """Calls to layers, in order of execution."""
@@ -69,6 +79,13 @@ class Operands:
         """Whether a tensor is made of the image alone, by no layer."""
         return node in self._images
 
+    def is_float_sum(self, node: fx.Node) -> bool:
+        """Whether a node is an addition in float: for a normalization, or for a softmax alone.
+
+        What is added to such a sum is one as well.
+        """
+        return node in self._float_sums
+
     def sources_of_layers(self) -> set[fx.Node]:
         """The inputs of layers."""
         sources = {self.source(call.args[0]) for call in self.layers()}
@@ -84,7 +101,7 @@ class Operands:
         of_layers = self.sources_of_layers()
         for node in self._graph.nodes:
             operands = joined_operands(node, self._is_computed, self._modules)
-            if not is_float(node) or self._is_for_softmax(node):
+            if not is_float(node) or self.is_float_sum(node):
                 operands = []
             operands = [operand for operand in operands if is_float(operand)]
             sources = [self.source(operand) for operand in operands]
@@ -112,19 +129,23 @@ class Operands:
             return kind.product
         return self._is_layer(module) or any(p.ndim > 1 for p in module.parameters())
 
-    def _is_for_softmax(self, node: fx.Node) -> bool:
-        """Whether only softmax takes a sum, possibly moved, filled, or added to another."""
-        return (
-            has_kind(node, "add")
-            and bool(node.users)
-            and all(map(self._ends_in_softmax, node.users))
+    def _is_normalized(self, node: fx.Node) -> bool:
+        """Whether a normalization with statistics of its own input reads a tensor, moved or not."""
+        return any(
+            has_kind(user, "norm", modules=self._modules)
+            or (moves(user, self._modules) and self._is_normalized(user))
+            for user in node.users
         )
+
+    def _is_for_softmax(self, node: fx.Node) -> bool:
+        """Whether only softmax takes a tensor, possibly moved, filled, or added to another."""
+        return bool(node.users) and all(map(self._ends_in_softmax, node.users))
 
     def _ends_in_softmax(self, node: fx.Node) -> bool:
         if has_kind(node, "softmax", modules=self._modules):
             return True
         passes = moves(node, self._modules) or has_kind(node, "add", "fill")
-        return passes and bool(node.users) and all(map(self._ends_in_softmax, node.users))
+        return passes and self._is_for_softmax(node)
 
     def _behind_bounds(self, node: fx.Node) -> fx.Node:
         """The ReLU or clamp that is the only consumer of a kernel's output, else the kernel."""
