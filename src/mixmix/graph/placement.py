@@ -7,10 +7,10 @@ after every addition, concatenation and pooling, and after every convolution (ke
 layers can also return floats). Other functions, such as SiLU, run in float between two quantizers.
 
 Values that no layer sees set no range: a tensor that is padded or filled for a maximum is quantized
-after the maximum, and what a softmax alone reads stays in float. So do sums that a normalization
-reads, such as the residual stream of a transformer: it takes floats, and often undoes a few large
-channels that would leave all others few levels. Layers that read such a sum quantize it for
-themselves.
+after the maximum, and what a softmax alone reads stays in float. So does a stream of sums that a
+normalization reads, such as the residual stream of a transformer: the normalization takes floats,
+and often undoes a few large channels that would leave all others few levels. Layers that read such
+a stream quantize it for themselves.
 """
 
 from __future__ import annotations
@@ -43,19 +43,13 @@ class Operands:
         self._is_layer = is_layer
         self._tensors: set[fx.Node] = set()  # that depend on the image
         self._images: set[fx.Node] = set()  # and on no layer
-        self._float_sums: set[fx.Node] = set()
         for node in self._graph.nodes:
             operands = [each for each in node.all_input_nodes if each in self._tensors]
             if node.op == "placeholder" or (operands and not has_kind(node, "size")):
                 self._tensors.add(node)
                 if self._images.issuperset(operands) and not self._has_weights(node):
                     self._images.add(node)
-            if has_kind(node, "add") and (
-                self._is_normalized(node)
-                or self._is_for_softmax(node)
-                or any(self.source(operand) in self._float_sums for operand in operands)
-            ):
-                self._float_sums.add(node)
+        self._float_sums = self._normalized_streams()
 
     def layers(self) -> list[fx.Node]:
         """Calls to layers, in order of execution."""
@@ -80,11 +74,11 @@ class Operands:
         return node in self._images
 
     def is_float_sum(self, node: fx.Node) -> bool:
-        """Whether a node is an addition in float: for a normalization, or for a softmax alone.
+        """Whether a node adds or concatenates in float.
 
-        What is added to such a sum is one as well.
+        It does so for softmax alone, and in a stream of sums that a normalization reads anywhere.
         """
-        return node in self._float_sums
+        return node in self._float_sums or (has_kind(node, "add") and self._is_for_softmax(node))
 
     def sources_of_layers(self) -> set[fx.Node]:
         """The inputs of layers."""
@@ -128,6 +122,26 @@ class Operands:
         if kind is not None:
             return kind.product
         return self._is_layer(module) or any(p.ndim > 1 for p in module.parameters())
+
+    def _normalized_streams(self) -> set[fx.Node]:
+        """Sums and concatenations that a normalization reads, and those connected with them."""
+        neighbors: dict[fx.Node, list[fx.Node]] = {}
+        for node in self._graph.nodes:
+            if node not in self._tensors or not has_kind(node, "add", "cat"):
+                continue
+            neighbors[node] = []
+            for source in map(self.source, node.all_input_nodes):
+                if source in neighbors:
+                    neighbors[source].append(node)
+                    neighbors[node].append(source)
+        waiting = [node for node in neighbors if self._is_normalized(node)]
+        found: set[fx.Node] = set()
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += neighbors[node]
+        return found
 
     def _is_normalized(self, node: fx.Node) -> bool:
         """Whether a normalization with statistics of its own input reads a tensor, moved or not."""
