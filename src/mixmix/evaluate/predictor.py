@@ -159,7 +159,7 @@ def open_file(
     if missing:
         options = ", ".join("--" + key.replace("_", "-") for key in missing)
         raise InputError(
-            f"{path} was not written by mixmix and does not say its {', '.join(missing)}; add "
+            f"{path} was not written by mixmix and does not specify its {', '.join(missing)}; add "
             f"{options}, or in Python spec=dict({', '.join(f'{key}=...' for key in missing)})"
         )
     return session, ModelSpec.from_dict(content)

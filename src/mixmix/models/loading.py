@@ -129,8 +129,8 @@ def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
         examples = {"input_shape": "(3, 224, 224)", "mean": "...", "std": "..."}
         arguments = ", ".join(f"{key}={fields.get(key, value)}" for key, value in examples.items())
         raise InputError(
-            f"{name}: a module does not say its {', '.join(missing)}; write load(module, "
-            f"{arguments}) with the numbers of its training"
+            f"{name}: a module does not specify its {', '.join(missing)}; write load(module, "
+            f"{arguments}) with the values used in training"
         )
     content = {"name": name, "source": "module", **fields}
     if "num_classes" not in fields:
