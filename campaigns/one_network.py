@@ -26,6 +26,7 @@ SIZES = (32, 64, 96, 128, 160, 224, 256, 299)
 # floats), and grows through such a network until file and model are two independent roundings.
 QUANTIZED_ERROR = 0.25
 FILE_ERROR = 5e-3
+LARGEST_OUTPUT = 1e4
 
 
 def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -41,7 +42,7 @@ def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
             except Exception as error:
                 errors.append(f"{size}: {error}")
                 continue
-            return module.eval(), (3, size, size)
+            return module, (3, size, size)
     raise RuntimeError(f"{name} takes no size: {errors[-1]}")
 
 
@@ -59,7 +60,10 @@ def _create(kind: str, architecture: str, arguments: dict) -> nn.Module:
 
 
 def _settle(module: nn.Module, size: int) -> None:
-    """Run a few batches in training mode, for the statistics of BatchNorm; keep no dropout."""
+    """Run a few batches in training mode, for the statistics of BatchNorm; keep no dropout.
+
+    Networks of random weights whose outputs explode with these statistics are no networks to test.
+    """
     for each in module.modules():
         if "Drop" in type(each).__name__ and isinstance(getattr(each, "p", None), float):
             each.p = 0.0
@@ -72,6 +76,9 @@ def _settle(module: nn.Module, size: int) -> None:
     with torch.no_grad():
         for seed in range(3):
             module(normalized(images(8, size, seed)))
+        largest = float(module.eval()(normalized(images(8, size, 3))).abs().max())
+    if not largest < LARGEST_OUTPUT:
+        raise RuntimeError(f"outputs of up to {largest:.1e}")
 
 
 def images(count: int, size: int, seed: int) -> Tensor:

@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 
-# From messages of PyTorch on CPU and GPU, oneDNN, C++, the linker, threads and ONNX Runtime.
+# From messages of PyTorch on CPU and GPU, oneDNN, C++, the linker, threads and ONNX Runtime, and of
+# Python about extensions that find no memory.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
@@ -35,6 +36,8 @@ _OUT_OF_MEMORY = (
     "failed to allocate memory",
     "failed to map segment",
     "can't start new thread",
+    "without exception set",
+    "without setting an exception",
 )
 
 
