@@ -103,6 +103,7 @@ class Recovery(Settings, ABC):
     """
 
     family: ClassVar[str] = "recovery"
+    group: ClassVar[str] = "mixmix.recoveries"
     modules: ClassVar[tuple[str, ...]] = (
         "mixmix.compress.recover.batch_norm",
         "mixmix.compress.recover.features",

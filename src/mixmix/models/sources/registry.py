@@ -58,7 +58,7 @@ def sources() -> Mapping[str, Source]:
         InputError: if an entry point cannot be loaded, or is not a source.
     """
     found = dict(_BUILT_IN)
-    for name, make in load_entry_points("sources").items():
+    for name, make in load_entry_points("mixmix.sources").items():
         source = make()
         if not isinstance(source, Source):
             raise InputError(
