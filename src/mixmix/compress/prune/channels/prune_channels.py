@@ -58,7 +58,7 @@ class PruneChannels(StructuredPruning):
         importance: which channels of a group are pruned first. ``obs`` prunes those with the
             smallest loss increase, to second order, if other channels compensate; ``taylor`` does
             the same without compensation; ``magnitude`` prunes those with the smallest weights.
-            None is ``obs`` if ``recovery`` adapts weights, ``taylor`` otherwise.
+            By default, ``obs`` if ``recovery`` adapts weights, ``taylor`` otherwise.
         round_to: widths are multiples of it, except where no channel is pruned. None is 8, since
             CPUs compute 8 or 16 channels at a time; with ``max_latency``, 8 or 16, whichever
             increases the loss less; 4 or 1 if the budgets cannot be met otherwise.
