@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -171,8 +172,12 @@ def _forward_with_hidden_shapes(model: nn.Module, example: Tensor) -> Any:
 
 def untraceable(model: nn.Module, failure: Exception) -> InputError:
     """The error for a network that cannot be traced."""
+    reason = first_line(failure)
+    if failure.__traceback__ is not None:  # its name says more than errors of types and indices
+        name = traceback.extract_tb(failure.__traceback__)[-1].name
+        reason = f"it fails in {name} ({type(failure).__name__}: {reason})"
     return InputError(
-        f"{torch_pruning_name()} cannot trace {type(model).__name__}: {first_line(failure)}; "
+        f"{torch_pruning_name()} cannot trace {type(model).__name__}: {reason}; "
         "prune weights instead of channels, or replace the operations that it does not support"
     )
 
