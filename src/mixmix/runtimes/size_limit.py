@@ -32,8 +32,8 @@ class SizeLimit(TorchDispatchMode):
         for each in tree_leaves(_without_values(func, args, kwargs)):
             if isinstance(each, Tensor) and each.numel() > MOST_ELEMENTS:
                 raise DataError(
-                    f"it computes a value of the size {tuple(each.shape)}, which is more than "
-                    "networks need"
+                    f"the network computes a value of the size {tuple(each.shape)}, which is more "
+                    "than networks need"
                 )
         return func(*args, **kwargs)
 
