@@ -107,7 +107,7 @@ def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
 
 def _next(run: Run) -> str:
     """The command that most people type next."""
-    if run.evaluation is not None:
+    if run.evaluation is not None and not (run.evaluation.explain and run.export is not None):
         return ""
     if run.model is not None and run.sweep is not None:
         network = shlex.quote(run.model.reference)

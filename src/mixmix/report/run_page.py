@@ -8,6 +8,8 @@ from typing import Any
 
 from mixmix.compress.method import Compressed
 from mixmix.data.image_set import ImageSet
+from mixmix.report.layer_charts import bits_svg, errors_svg
+from mixmix.report.layers import error_row
 from mixmix.report.page import PageSection, ReportRun, write_page
 from mixmix.report.search import search_rows, sweep_rows, sweep_svg
 from mixmix.report.summary import summary_lines
@@ -54,7 +56,7 @@ def write_run_page(
 
 
 def _sections(facts: Mapping[str, Mapping[str, Any]]) -> list[PageSection]:
-    """What a search and a sweep have tried."""
+    """What a search and a sweep have tried, and bits and errors of the layers."""
     sections = []
     if rows := search_rows(facts.get("export", {})):
         note = "Files in the order in which they were tried; losses in points of accuracy."
@@ -67,6 +69,19 @@ def _sections(facts: Mapping[str, Mapping[str, Any]]) -> list[PageSection]:
         )
         title = f"Loss against size and latency of {sweep['model']}"
         sections.append(PageSection(title, sweep_rows(sweep), note, sweep_svg(sweep)))
+    if svg := bits_svg(facts.get("export", {}).get("layers") or ()):
+        note = "Quantized layers in order of execution; 20 dB is an error of a tenth."
+        sections.append(PageSection("Bits and errors by layer", (), note, svg))
+    for errors in (facts.get(each, {}).get("layer_errors") for each in ("layers", "evaluation")):
+        if errors:
+            rows = [error_row(each, errors["costly"]) for each in errors["layers"]]
+            note = (
+                "Signal to noise in dB: 20 is an error of a tenth, 40 of a hundredth. Histograms "
+                "have the outputs of a layer on the same images, in the original (filled) and in "
+                "the file (line), on a logarithmic scale. Try "
+                + " Or ".join(f"{line}." for line in errors["advice"])
+            )
+            sections.append(PageSection("Layers compared", rows, note, errors_svg(errors)))
     return sections
 
 
