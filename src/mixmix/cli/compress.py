@@ -83,6 +83,11 @@ def _recipe(path: str | None) -> dict[str, Any]:
     """The tables of a recipe: [[methods]] and [synthesis], as in the file of a run."""
     if path is None:
         return {}
+    if not Path(path).exists() and not Path(path).suffix:
+        raise InputError(
+            f"--recipe takes a TOML file with [[methods]] or [synthesis], got {path!r}; for the "
+            'synthesis of that name, write [synthesis] and recipe = "NAME" into one'
+        )
     content = read_toml(Path(path), "the recipe")
     if unknown := sorted(content.keys() - {"methods", "synthesis"}):
         raise InputError(

@@ -12,7 +12,7 @@ from mixmix.report.layer_charts import bits_svg, errors_svg
 from mixmix.report.layers import error_row
 from mixmix.report.page import PageSection, ReportRun, write_page
 from mixmix.report.search import search_rows, sweep_rows, sweep_svg
-from mixmix.report.summary import summary_lines
+from mixmix.report.summary import summary_rows
 
 __all__ = ["write_run_page"]
 
@@ -44,7 +44,7 @@ def write_run_page(
         path,
         ReportRun(
             title=f"{name}, {setting}" if export.get("model") else name,
-            summary=". ".join(_sentences(facts)),
+            summary=" ".join(_sentences(facts)),
             rows=_rows(export, facts.get("evaluation", {}), images),
             command=command,
             manifest={} if images is None else images.manifest,
@@ -86,7 +86,14 @@ def _sections(facts: Mapping[str, Mapping[str, Any]]) -> list[PageSection]:
 
 
 def _sentences(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [" ".join(line.split()) for line in summary_lines(facts, (), "")]
+    found = {name: text for name, text in summary_rows(facts).items() if text}
+    done = found.pop("done", "")
+    named = [f"{name[0].upper()}{name[1:]}: {text}." for name, text in found.items()]
+    return [f"{done}."] * bool(done) + named
+
+
+def _is_pruned(export: Mapping[str, Any]) -> bool:
+    return any(layer["sparsity"] for layer in export.get("layers", ()))
 
 
 def _rows(
@@ -108,7 +115,8 @@ def _rows(
         "num_images": None if images is None else len(images),
         "size_bytes": export["size_bytes"],
         "latency_ms": export["latency_ms"],
-        "sparsity": export.get("sparsity") or None,
+        # Of pruned networks: quantization rounds weights to zero, too.
+        "sparsity": export.get("sparsity") if _is_pruned(export) else None,
     }
     plain = {"setting": "float", "images": "float", **before}
     return [shared | plain, shared | after | measured]

@@ -10,7 +10,7 @@ from typing import Any
 from mixmix._display import counted, printable
 from mixmix.report.rows import format_latency, format_size
 
-__all__ = ["LARGE_LOSS", "summary_lines"]
+__all__ = ["LARGE_LOSS", "summary_lines", "summary_rows"]
 
 Facts = Mapping[str, Any]
 
@@ -29,8 +29,18 @@ def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str
         files: that the run wrote.
         command: to type next; empty for none.
     """
+    export = facts.get("export", {})
+    rows = summary_rows(facts) | {"files": ", ".join(files), "next": command}
+    lines = _lines(rows)
+    if len(lines) > _MOST_LINES and export.get("macs") == (export.get("before") or {}).get("macs"):
+        lines = _lines(rows | {"MACs": ""})
+    return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[-1]]
+
+
+def summary_rows(facts: Mapping[str, Facts]) -> dict[str, str]:
+    """What a run did and what it cost, by name; empty where there is nothing to say."""
     export, images = facts.get("export", {}), facts.get("images", {})
-    rows = {
+    return {
         "done": _done(export, images),
         "asked": _asked(export),
         "got": _got(export),
@@ -39,13 +49,7 @@ def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str
         "latency": _latency(export),
         "loss": _loss(export),
         "warning": _warning(export),
-        "files": ", ".join(files),
-        "next": command,
     }
-    lines = _lines(rows)
-    if len(lines) > _MOST_LINES and export.get("macs") == (export.get("before") or {}).get("macs"):
-        lines = _lines(rows | {"MACs": ""})
-    return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[-1]]
 
 
 def _lines(rows: Mapping[str, str]) -> list[str]:

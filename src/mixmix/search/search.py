@@ -301,7 +301,7 @@ class _Trials:
         if not (self._loss_is_limited and self._limits.aim == "speed"):
             return min(within, key=lambda index: self.steps[index].size_bytes)
         # At the end and in alternation, so that other load affects all of them equally.
-        found = compare_latency_ms([artifact.path for artifact in self.artifacts])
+        found = compare_latency_ms([artifact.path for artifact in self.artifacts], quantile=0.0)
         self.steps = [
             replace(step, latency_ms=latency)
             for step, latency in zip(self.steps, found.values(), strict=True)

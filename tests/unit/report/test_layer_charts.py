@@ -53,3 +53,23 @@ def test_drawings_on_a_page_have_ids_of_their_own(tmp_path: Path) -> None:
     assert html.count("<svg") == 2 and len(ids) == len(set(ids))
     assert {each[1:] for each in re.findall(r'href="(#.*?)"', html)} <= set(ids)
     assert "Layers compared" in html and "more bits" in html
+
+
+def test_the_summary_of_a_page_is_in_sentences(tmp_path: Path) -> None:
+    layers = [record("a", 4) | {"action": "quantized", "sparsity": None}]
+    export = {
+        "model": "net",
+        "teacher": "net",
+        "setting": "W4A4" + " with a long name" * 4,
+        "sparsity": 0.2,  # of weights that were rounded to zero
+        "size_bytes": 1000,
+        "macs": 10,
+        "latency_ms": None,
+        "before": {"size_bytes": 4000, "macs": 10, "latency_ms": None},
+        "layers": layers,
+    }
+    path = tmp_path / "p.html"
+    write_run_page(path, {"export": export}, command="c", images=None, compressed=None)
+    html = path.read_text()
+    assert "Got: W4A4 in 1 layer. Size: 4 kB -&gt; 1 kB (0.25x). MACs: 10 mult" in html
+    assert "long name. " in html and "Top-1 was not measured" in html and "Sparsity" not in html
