@@ -49,6 +49,8 @@ _PROBE_ITERATIONS, _MOST_PROBE_IMAGES = 4, 64
 _MACS_OF_STEP = 3  # forward and backward
 # A quantized file takes about three times as long as one in floats, which is written to be timed.
 _FLOAT_EXPORTS = 4
+# Of the memory that is planned for, which has a margin.
+_PART_OF_PLAN = 0.7
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,9 @@ def _estimates(model: Model, settings: SynthesisSettings) -> tuple[dict[str, flo
     zoo = Zoo([model])
     before = peak_memory_bytes()
     making = plan(zoo, settings).peak_bytes
-    making += 4 * settings.num_images * math.prod(model.spec.input_shape)  # finished ones
+    making = int(_PART_OF_PLAN * making) + 4 * settings.num_images * math.prod(
+        model.spec.input_shape
+    )  # finished ones
     macs = max(1, count_macs(model.module, model.spec.input_shape))
     affordable = int(_PROBE_MACS / (_MACS_OF_STEP * macs * _PROBE_ITERATIONS))
     count = max(2, min(_MOST_PROBE_IMAGES, settings.batch_size, affordable))

@@ -30,10 +30,13 @@ def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str
         command: to type next; empty for none.
     """
     export = facts.get("export", {})
+    before = export.get("before") or {}
     rows = summary_rows(facts) | {"files": ", ".join(files), "next": command}
+    if len(_lines(rows)) > _MOST_LINES and export.get("macs") == before.get("macs"):
+        rows |= {"MACs": ""}
+    if len(_lines(rows)) > _MOST_LINES and len(files) > 1:
+        rows |= {"files": f"{files[0]}, and {len(files) - 1} beside it"}
     lines = _lines(rows)
-    if len(lines) > _MOST_LINES and export.get("macs") == (export.get("before") or {}).get("macs"):
-        lines = _lines(rows | {"MACs": ""})
     return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[-1]]
 
 

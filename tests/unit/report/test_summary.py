@@ -84,6 +84,12 @@ def test_it_has_at_most_twelve_lines_of_eighty_columns() -> None:
     assert summary_lines({}, [], "") == []
 
 
+def test_files_that_do_not_fit_are_counted() -> None:
+    files = [f"{'folder/' * 9}{name}" for name in "abcdef"]
+    lines = summary_lines(facts(), files, "mixmix evaluate")
+    assert f"files {files[0]}, and 5 beside it next" in " ".join(" ".join(lines).split())
+
+
 def test_a_search_says_what_was_asked_and_keeps_the_files() -> None:
     limits = {"max_loss": 1.0, "max_size": "500kB", "aim": "speed"}
     changes = {"limits": limits, "search": [{}, {}], "latency_ms": 40.0, "layers": [layer(4)]}
