@@ -15,6 +15,7 @@ from mixmix.models.model import Model
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.references import load_model, load_spec
 from mixmix.models.spec import ModelSpec, channels_first_hint
+from mixmix.runtime.devices import checked_device
 
 __all__ = ["Reference", "load"]
 
@@ -60,7 +61,8 @@ def load(
         device: to run on; by default, a ``Model`` keeps its own, others use the CPU.
 
     Raises:
-        InputError: if a required field is missing, or the network cannot be loaded.
+        InputError: if a required field is missing, the network cannot be loaded, or the device
+            cannot be used.
 
     Examples:
         >>> import torch
@@ -71,6 +73,8 @@ def load(
         >>> mixmix.load("bundled:resnet").spec.num_classes
         10
     """
+    if device is not None:
+        device = checked_device(device)
     given = {
         "name": name,
         "input_shape": input_shape,
@@ -89,7 +93,7 @@ def load(
         raise InputError("a module has weights already; leave out weights")
     if (
         isinstance(reference, Model)
-        and _is_on(reference.device, device)
+        and device in (None, reference.device)
         and replace(reference.spec, **fields) == reference.spec
     ):
         return reference
@@ -103,10 +107,6 @@ def load(
     if device is None:
         device = reference.device if isinstance(reference, Model) else "cpu"
     return Model(module, spec, device=device)
-
-
-def _is_on(found: torch.device, asked: str | torch.device | None) -> bool:
-    return asked is None or torch.device(asked) == found
 
 
 def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, ModelSpec]:
@@ -129,8 +129,8 @@ def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
         examples = {"input_shape": "(3, 224, 224)", "mean": "...", "std": "..."}
         arguments = ", ".join(f"{key}={fields.get(key, value)}" for key, value in examples.items())
         raise InputError(
-            f"{name}: a module does not say its {', '.join(missing)}; write load(module, "
-            f"{arguments}) with the numbers of its training"
+            f"{name}: a module does not specify its {', '.join(missing)}; write load(module, "
+            f"{arguments}) with the values used in training"
         )
     content = {"name": name, "source": "module", **fields}
     if "num_classes" not in fields:

@@ -39,6 +39,7 @@ from mixmix.models.plain_copy import (
 )
 from mixmix.models.spec import ModelSpec, channels_first_hint
 from mixmix.runtime.compiled import has_compiler
+from mixmix.runtime.devices import checked_device
 from mixmix.runtime.identity import identity_of
 from mixmix.runtime.storage import sha256_of_tensors
 
@@ -99,6 +100,7 @@ class Model:
     def __init__(
         self, model: nn.Module, spec: ModelSpec, *, device: str | torch.device = "cpu"
     ) -> None:
+        self.device = checked_device(device)
         model = unwrapped(model)
         check_materialized(model, spec.name)
         for name, tensor in model.state_dict().items():
@@ -108,11 +110,11 @@ class Model:
                     "damaged or the training diverged"
                 )
         # Images are float32, and half precision is too coarse to optimize them through.
-        self.module = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
+        self.module = plain_copy(model, spec.name).to(self.device).float().eval()
+        self.module.requires_grad_(False)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
-        self.device = torch.device(device)
         noise = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0))
-        standardize_batch_norms_(self.module, normalize(noise.to(device), spec))
+        standardize_batch_norms_(self.module, normalize(noise.to(self.device), spec))
         self.batch_norms: tuple[BatchNorm, ...] = tuple(
             module  # type: ignore[misc]
             for module in self.module.modules()

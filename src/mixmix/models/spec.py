@@ -55,9 +55,9 @@ class ModelSpec(Settings):
         top1: measured accuracy in percent, or None.
         multi_label: whether an image may have several classes or none, so that each logit is for
             itself (sigmoid instead of softmax).
-        flip: whether mirrored images keep their class; False for text, digits, traffic signs and
-            whatever tells left from right. None: names of classes and the network's predictions
-            decide (see ``data.flips``).
+        flip: whether mirrored images keep their class, unlike text, digits, traffic signs and
+            whatever tells left from right. By default, the names of the classes and the network's
+            predictions decide (see ``data.flips``).
         resize: shorter side that photographs are scaled to before their center is cropped to the
             input; None scales them to cover it. Noted in exported files.
         interpolation: of that scaling, such as bicubic; empty if unknown.

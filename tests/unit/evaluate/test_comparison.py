@@ -64,7 +64,7 @@ def test_a_file_without_normalization_has_that_of_the_other(
     assert found.agreement is not None and found.agreement > 80 and found.top1 > 80
     # What is given holds, and two files that do not say it are asked for it.
     assert compare(plain, small, IMAGES, spec={"std": 0.5}).reference.evaluation is None
-    with pytest.raises(InputError, match="does not say its mean, std"):
+    with pytest.raises(InputError, match="does not specify its mean, std"):
         compare(plain, plain, IMAGES)
 
 

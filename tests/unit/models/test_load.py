@@ -53,8 +53,8 @@ def test_what_is_given_is_not_searched_for() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "does not say its input_shape, mean, std; write load"),
-        ({"input_shape": INPUT_SHAPE, "mean": 0.5}, "does not say its std"),
+        ({}, "does not specify its input_shape, mean, std; write load"),
+        ({"input_shape": INPUT_SHAPE, "mean": 0.5}, "does not specify its std"),
         ({"input_shape": (3, 16), "mean": 0.5, "std": 1}, "must be .channels, height, width"),
         ({"input_shape": INPUT_SHAPE, "mean": (0.5, 0.5), "std": 1}, "each of the 3 channels"),
         ({"input_shape": (1, 16, 16), "mean": 0, "std": 1}, "cannot take images of"),
