@@ -154,7 +154,6 @@ def test_photographs_and_pruning(
         (f"net.onnx -o x.onnx {SAID} --num-classes 7", "check num_classes"),
         (f"net.onnx -o x.onnx {SAID} --input-shape 16,16", "input_shape"),
         (f"net.onnx -o x.onnx {SAID} --input-shape 16,16,3", "did you mean 3,16,16?"),
-        ("net.onnx -o x.onnx --mean 0.5 --std 0.2 --input-shape 16,16,3", "mean 3,16,16?"),
         (f"net.onnx -o x.onnx {SAID} --bits none --prune 0.4 --keep 0", "--keep is for quantiz"),
         (
             "python:networks_to_compress:plain -o x.onnx",
