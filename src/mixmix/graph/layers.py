@@ -1,13 +1,15 @@
-"""Names of layers given by callers."""
+"""Questions about layers: their names, as callers give them, and their kinds."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+
+from torch import nn
 
 from mixmix.errors import InputError
 
-__all__ = ["check_layer_names"]
+__all__ = ["check_layer_names", "is_depthwise", "nothing_to_prune"]
 
 
 def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
@@ -23,3 +25,14 @@ def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
                 f"no convolution or linear layer is called {name!r}; the nearest names are "
                 f"{', '.join(map(repr, near)) or 'none'}"
             )
+
+
+def is_depthwise(layer: object) -> bool:
+    """Whether every filter of a 2-D convolution sees one channel of several."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+
+
+def nothing_to_prune(name: str, what: str, reasons: Mapping[str, str]) -> InputError:
+    """The error that a network has nothing to prune, with the reason of each layer."""
+    listed = "; ".join(f"{layer}: {reason}" for layer, reason in reasons.items())
+    return InputError(f"{name} has no {what} to prune: {listed or 'it has no layers'}")

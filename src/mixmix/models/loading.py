@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from mixmix.errors import InputError, MissingFieldsError, translate_errors
 from mixmix.models.model import Model
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.references import load_model, load_spec
-from mixmix.models.spec import ModelSpec
+from mixmix.models.spec import ModelSpec, channels_first_hint
 from mixmix.runtime.devices import checked_device
 
 __all__ = ["Reference", "load"]
@@ -97,6 +98,7 @@ def load(
         and replace(reference.spec, **fields) == reference.spec
     ):
         return reference
+    _refuse_images(reference)
     if isinstance(reference, nn.Module):
         module, spec = reference, _spec_of_module(reference, fields)
     elif isinstance(reference, Model | tuple):
@@ -107,6 +109,22 @@ def load(
     if device is None:
         device = reference.device if isinstance(reference, Model) else "cpu"
     return Model(module, spec, device=device)
+
+
+def _refuse_images(reference: object) -> None:
+    """Raise an ``InputError`` about images in place of a model."""
+    parts = reference if isinstance(reference, tuple) else (reference,)
+    if any(map(_are_images, parts)):
+        raise InputError(
+            f"expected a model, got images ({', '.join(type(each).__name__ for each in parts)}); "
+            "the model comes first, then the images"
+        )
+
+
+def _are_images(part: object) -> bool:
+    if isinstance(part, nn.Module):
+        return False
+    return isinstance(part, Tensor | Dataset | DataLoader) or hasattr(part, "images")
 
 
 def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, ModelSpec]:
@@ -160,7 +178,8 @@ def _count_logits(module: nn.Module, spec: ModelSpec) -> int:
     """K of outputs (N, K) of a copy; 0 for outputs of another form."""
     copied = plain_copy(unwrapped(module), spec.name).cpu().float()
     with translate_errors(
-        f"{spec.name} cannot take images of {spec.input_shape}", "check input_shape"
+        f"{spec.name} cannot take images of {spec.input_shape}",
+        f"check input_shape{channels_first_hint(spec.input_shape)}",
     ):
         outputs = copied(torch.zeros(2, *spec.input_shape))
     is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == 2

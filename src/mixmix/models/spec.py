@@ -109,7 +109,7 @@ class ModelSpec(Settings):
         if len(self.mean) != channels or len(self.std) != channels:
             raise InputError(
                 f"{self.name}: mean and std need one value for each of the {channels} channels, "
-                f"got {len(self.mean)} and {len(self.std)}"
+                f"got {len(self.mean)} and {len(self.std)}" + channels_first_hint(self.input_shape)
             )
         for name in ("mean", "std"):
             self._require(all(map(_is_finite, getattr(self, name))), name, "finite numbers")
@@ -199,6 +199,14 @@ class ModelSpec(Settings):
             return cls.from_dict(json.loads(text))
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{origin} contains a malformed spec: {error}") from error
+
+
+def channels_first_hint(shape: Sequence[int]) -> str:
+    """``"; write (3, 224, 224) ..."`` about a shape (H, W, C), else nothing."""
+    height, width, channels = shape
+    if channels not in (1, 3, 4) or min(height, width) <= channels:
+        return ""
+    return f"; channels come first: input_shape=({channels}, {height}, {width})"
 
 
 def _is_finite(value: object) -> bool:

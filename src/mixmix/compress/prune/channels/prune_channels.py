@@ -24,6 +24,7 @@ from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError, translate_errors
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import kept_output_channels
+from mixmix.graph.layers import nothing_to_prune
 from mixmix.graph.widths import without_fixed_widths
 from mixmix.runtime.memory_layout import layout_of_model
 
@@ -121,11 +122,7 @@ class PruneChannels(StructuredPruning):
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
         if not groups:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-            raise InputError(
-                f"{model.spec.name} has no channels that can be pruned: "
-                f"{listed or 'it has no layers'}"
-            )
+            raise nothing_to_prune(model.spec.name, "channels", reasons)
         with translate_errors(
             f"importance {self.chosen_importance!r} of {model.spec.name} cannot be measured",
             "use importance='magnitude'",
