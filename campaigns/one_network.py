@@ -20,7 +20,7 @@ from mixmix.errors import ExportError, InputError
 CLASSES = 10
 SIZES = (32, 64, 96, 128, 160, 224, 256, 299)
 # The largest errors, relative to the spread of the outputs over the images. Of W8A8 to the network,
-# or 1.5 times the error of plain rounding if that is more: networks of random weights can be
+# or the error of plain rounding if that is more: networks of random weights can be
 # chaotic. Of a file to its model, or 1.5 times the model's own error of quantization if that is
 # more. A step of 8 bits here or there is right (integer kernels round exact sums, others sums of
 # floats), and grows through such a network until file and model are two independent roundings.
@@ -103,12 +103,14 @@ def error_of(found: Tensor, expected: Tensor) -> float:
 
 
 def rounded(module: nn.Module, batch: Tensor) -> Tensor:
-    """Outputs with inputs and weights of layers rounded to 8 bits, by the simplest code there is.
+    """Outputs with everything rounded to 8 bits that a module gives, by the simplest code there is.
 
-    Ranges are those of the batch itself.
+    Weights and inputs of layers are rounded as well. Ranges are those of the batch itself.
     """
     copy_ = copy.deepcopy(module)
     for layer in copy_.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _1, _2, output: _to_8_bits(output))
         if isinstance(layer, nn.Conv2d | nn.Linear):
             with torch.no_grad():
                 largest = layer.weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
@@ -120,6 +122,8 @@ def rounded(module: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _to_8_bits(values: Tensor) -> Tensor:
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        return values
     low, high = values.min().clamp(max=0), values.max().clamp(min=0)
     step = (high - low).clamp(min=1e-12) / 255
     return ((values - low) / step).round() * step + low
@@ -202,7 +206,7 @@ def main() -> None:
     if model is None:
         return
     methods = {
-        "quantize": (mixmix.Quantize("W8A8"), max(QUANTIZED_ERROR, 1.5 * plain)),
+        "quantize": (mixmix.Quantize("W8A8"), max(QUANTIZED_ERROR, plain)),
         "prune": (mixmix.PruneChannels(max_macs=0.7, num_images=16, recovery=()), float("inf")),
     }
     for label, (method, allowed) in methods.items():

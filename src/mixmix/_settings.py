@@ -278,7 +278,7 @@ def _of_kind(cls: type[_S], kind: Any) -> type[_S]:
     kinds = cls.kinds()
     if kind is None:
         raise InputError(f"the table needs a {cls.family}: {', '.join(sorted(kinds))}")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise InputError(
             f"unknown {cls.family} {kind!r}; known: {', '.join(sorted(kinds))}"
             + did_you_mean(str(kind), kinds)

@@ -586,7 +586,7 @@ def test_distilling_goes_on_from_its_checkpoints(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("onnx", "add --zoo, --data, or both"),
+        ("onnx", "add --zoo, --images, or both"),
         ("onnx --data images --every-steps 5", "is for the networks of --zoo"),
         ("bin --data images", "must name a file that ends in .onnx, .pt2, .safetensors"),
     ],

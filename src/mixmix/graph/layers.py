@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from torch import nn
 
 from mixmix.errors import InputError
 
-__all__ = ["check_layer_names", "is_depthwise", "nothing_to_prune"]
+__all__ = ["check_layer_names", "is_depthwise"]
 
 
 def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
@@ -30,9 +30,3 @@ def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
 def is_depthwise(layer: object) -> bool:
     """Whether every filter of a 2-D convolution sees one channel of several."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
-
-
-def nothing_to_prune(name: str, what: str, reasons: Mapping[str, str]) -> InputError:
-    """The error that a network has nothing to prune, with the reason of each layer."""
-    listed = "; ".join(f"{layer}: {reason}" for layer, reason in reasons.items())
-    return InputError(f"{name} has no {what} to prune: {listed or 'it has no layers'}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mixmix.errors import InputError, MissingFieldsError, translate_errors
+from mixmix.graph.agreement import relative_error
 from mixmix.models.model import Model
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.references import load_model, load_spec
@@ -19,6 +20,9 @@ from mixmix.models.spec import ModelSpec, channels_first_hint
 from mixmix.runtime.devices import checked_device
 
 __all__ = ["Reference", "load"]
+
+# Relative, between batches of 2 and 4 images.
+_BATCH_TOLERANCE = 0.01
 
 Reference = str | Path | ModelSpec | Model | nn.Module | tuple[nn.Module, ModelSpec]
 
@@ -108,7 +112,9 @@ def load(
         module, spec = _from_source(reference, fields)
     if device is None:
         device = reference.device if isinstance(reference, Model) else "cpu"
-    return Model(module, spec, device=device)
+    model = Model(module, spec, device=device)
+    _check_batches(model)
+    return model
 
 
 def _refuse_images(reference: object) -> None:
@@ -171,6 +177,25 @@ def _from_source(
     spec = load_spec(reference, **{**fields, **plain})
     module = load_model(spec)
     return module, load_spec(reference, **fields, num_classes=_count_logits(module, spec))
+
+
+@torch.no_grad()
+def _check_batches(model: Model) -> None:
+    """Raise an ``InputError`` if the outputs of an image depend on the others of its batch."""
+    name, draws = model.spec.name, torch.Generator().manual_seed(0)
+    images = torch.rand(4, *model.spec.input_shape, generator=draws).to(model.device)
+    apart = torch.cat([model(pair) for pair in images.split(2)])
+    with translate_errors(
+        f"{name} runs on 2 images, but not on 4", "let its code take the batch size from its input"
+    ):
+        together = model(images)
+        difference = relative_error(together, apart)
+    # What is random differs without a reason.
+    if difference > _BATCH_TOLERANCE and torch.equal(together, model(images)):
+        raise InputError(
+            f"{name} gives an image other outputs (by {difference:.1%}) with others in its batch, "
+            "as BatchNorm without running statistics does; use statistics of the training"
+        )
 
 
 @torch.no_grad()

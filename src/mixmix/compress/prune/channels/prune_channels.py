@@ -18,13 +18,13 @@ from mixmix.compress.prune.channels.importance import IMPORTANCES, rank_channels
 from mixmix.compress.prune.channels.records import record_channels
 from mixmix.compress.prune.channels.search import Candidate, ChannelSearch
 from mixmix.compress.prune.latency import latency_meter
+from mixmix.compress.prune.refusals import nothing_to_prune
 from mixmix.compress.prune.structured import StructuredPruning, cost_ratios
 from mixmix.compress.recover.recover import as_recoveries, recover
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError, translate_errors
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import kept_output_channels
-from mixmix.graph.layers import nothing_to_prune
 from mixmix.graph.widths import without_fixed_widths
 from mixmix.runtime.memory_layout import layout_of_model
 

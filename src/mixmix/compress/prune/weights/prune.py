@@ -23,6 +23,7 @@ from mixmix.compress.method import (
     with_channels,
 )
 from mixmix.compress.prune.checkpointed import Stage, run_stages
+from mixmix.compress.prune.refusals import nothing_to_prune
 from mixmix.compress.prune.weights.allocation import ALLOCATIONS
 from mixmix.compress.prune.weights.masking import (
     CRITERIA,
@@ -41,7 +42,7 @@ from mixmix.compress.recover.recover import (
 )
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
-from mixmix.graph.layers import check_layer_names, nothing_to_prune
+from mixmix.graph.layers import check_layer_names
 from mixmix.graph.masks import Pattern, refuse_quantized
 from mixmix.graph.unit_pairs import chains_of, unit_errors
 
