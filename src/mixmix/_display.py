@@ -23,6 +23,13 @@ __all__ = [
 _WIDTH = 100
 _MAX_ITEMS = 4
 _MAX_ROWS = 60
+# Names that other libraries have for the same.
+_SAME = (
+    {"steps", "iterations", "epochs", "iters", "num_steps", "num_iterations"},
+    {"lr", "learning_rate"},
+    {"batch", "batch_size", "bs"},
+    {"count", "n", "num_images", "num_samples"},
+)
 
 
 def summary(title: str, facts: Mapping[str, Any]) -> str:
@@ -61,7 +68,8 @@ def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:
     options = [str(each) for each in known]
     folded = {option.casefold(): option for option in reversed(options)}
     for name in [names] if isinstance(names, str) else names:
-        near = difflib.get_close_matches(name.casefold(), folded, 1, 0.6)
+        same = {each for words in _SAME if name.casefold() in words for each in words} & {*folded}
+        near = [*same] or difflib.get_close_matches(name.casefold(), folded, 1, 0.65)
         if near:
             return f"; did you mean {folded[near[0]]!r}?"
     return ""

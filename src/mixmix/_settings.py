@@ -129,12 +129,12 @@ class Settings:
                 expected = " or ".join(map(_named, options))
                 self._require(any(_fits(value, each) for each in options), name, expected)
 
-    def _require(self, valid: bool, name: str, expected: str) -> None:
+    def _require(self, valid: bool, name: str, expected: str, hint: str = "") -> None:
         """Raise an ``InputError`` about a field unless its value is valid."""
         if not valid:
             got = getattr(self, name)
             raise InputError(
-                f"{self._field_label(name)} must be {expected}, got {shorten(repr(got))}"
+                f"{self._field_label(name)} must be {expected}, got {shorten(repr(got))}{hint}"
             )
 
     def _field_label(self, name: str) -> str:
@@ -171,7 +171,9 @@ class Settings:
             valid = optional and value is None
             if _fits(value, float) and math.isfinite(value):
                 valid = above(value, low) and below(high, value)
-            self._require(valid, name, expected + " or None" * optional)
+            is_percentage = high == 1 and _fits(value, float) and 1 < value <= 100
+            hint = f"; write {value / 100:g} for {value:g}%" if is_percentage else ""
+            self._require(valid, name, expected + " or None" * optional, hint)
 
     def _require_one_of(self, name: str, known: Collection[str]) -> None:
         """A field must hold one of the known values."""

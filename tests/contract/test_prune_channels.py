@@ -206,13 +206,13 @@ def test_single_weights_come_after_channels() -> None:
 
 
 def test_shuffled_channels_are_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"shuffle has no channels that can be pruned: .*4\.body"):
+    with pytest.raises(InputError, match=r"shuffle has no channels to prune: .*4\.body"):
         pruned("shuffle")
 
 
 def test_groups_without_end_are_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mixmix.graph.channels.dependencies._ITEMS_PER_NODE", 0)
-    with pytest.raises(InputError, match="residual has no channels that can be pruned") as caught:
+    with pytest.raises(InputError, match="residual has no channels to prune") as caught:
         pruned("residual")
     assert str(caught.value).count("without end") == 1
 
@@ -255,7 +255,6 @@ def test_groups_keep_less_than_a_quarter_only_where_the_budget_asks_for_it() -> 
     "norm",
     [
         nn.BatchNorm2d(16, affine=False),
-        nn.BatchNorm2d(16, affine=False, track_running_stats=False),
         nn.InstanceNorm2d(16),
     ],
 )
@@ -313,8 +312,8 @@ def test_settings_are_checked_and_hash() -> None:
     for options, message in (
         ({}, "set at least one of max_macs, max_parameters, max_latency; got none"),
         ({"max_macs": 0.5, "max_parameters": 0.5}, "max_macs or max_parameters, not both"),
-        ({"max_macs": 0.5, "max_latency": 1.5}, "max_latency must be between 0 and 1"),
-        ({"max_macs": 1.5}, "max_macs must be between 0 and 1"),
+        ({"max_macs": 0.5, "max_latency": 1.5}, "max_latency must be in .0, 1."),
+        ({"max_macs": 1.5}, "max_macs must be in .0, 1."),
         ({"max_macs": 0.5, "importance": "random"}, "importance must be one of"),
         ({"max_macs": 0.5, "round_to": 0}, "round_to"),
         ({"max_macs": 0.5, "min_fraction": 0.0}, "min_fraction"),

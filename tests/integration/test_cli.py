@@ -173,7 +173,7 @@ def nothing(folder: Path) -> None:
 
 
 ONE = "synthesize --iterations 1 --num-images 4 --batch-size 4 --out x --zoo "
-QUANTIZE = "quantize -m small.json --data images "
+QUANTIZE = "quantize -m small.json --images images "
 BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "unknown-network": (nothing, ONE + "bundled:nope", "nope"),
     "unknown-of-the-catalog": (nothing, ONE + "imagenet:lenet", "efficientnet_lite0"),
@@ -280,7 +280,7 @@ def test_training_goes_on_from_its_checkpoints(
     assert {layer["weight_bits"] for layer in layers if layer["action"] == "quantized"} == {3}
 
 
-PRUNE = "prune -m small.json --data images --json --out pruned."
+PRUNE = "prune -m small.json --images images --json --out pruned."
 
 
 @pytest.mark.parametrize(
@@ -586,7 +586,7 @@ def test_distilling_goes_on_from_its_checkpoints(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("onnx", "add --zoo, --data, or both"),
+        ("onnx", "add --zoo, --images, or both"),
         ("onnx --data images --every-steps 5", "is for the networks of --zoo"),
         ("bin --data images", "must name a file that ends in .onnx, .pt2, .safetensors"),
     ],

@@ -144,7 +144,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_the_reference_lists_every_public_name() -> None:
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    text, _, _ = (ROOT / "docs" / "api.md").read_text().partition("## For extensions")
     listed = re.findall(r"^::: mixmix\.(\S+)$", text, re.MULTILINE)
     names = [path.rpartition(".")[2] for path in listed]
     assert sorted(names) == sorted(set(mixmix.__all__) - {"__version__"})
@@ -155,3 +155,18 @@ def test_the_reference_lists_every_public_name() -> None:
         elif home:
             module = importlib.import_module(f"mixmix.{home}")
             assert getattr(module, found) is getattr(mixmix, name)
+
+
+def test_the_reference_lists_what_extensions_import() -> None:
+    _, _, text = (ROOT / "docs" / "api.md").read_text().partition("## For extensions")
+    listed = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    imports = re.findall(r"^from (mixmix\.\S+) import (.*)$", page, re.MULTILINE)
+    used = {f"{home}.{name}" for home, names in imports for name in names.split(", ")}
+    of_terms = {name for name in used if name.startswith("mixmix.synthesis.terms.")}
+    assert {
+        name for name in used - of_terms if name.rpartition(".")[2] not in mixmix.__all__
+    } <= listed
+    for path in listed:
+        home, _, name = path.rpartition(".")
+        assert getattr(importlib.import_module(home), name).__doc__

@@ -41,9 +41,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
         recipe: TOML file with [[methods]] and [synthesis], as in a run file, instead of --bits and
             --prune.
         class_file: names of the classes: a text file with one per line, or a JSON file.
-        photographs: folder of photographs to compress with, instead of synthesized images; labels
-            are not needed. Repeat to combine.
-        synthetic: synthesize images in addition to those of --data and --images.
+        synthetic: synthesize images in addition to those of --images and --data.
         other: model to compare with.
         explain: print the error of each layer, compared with the original.
         keep: layer to keep in float, or with other bits as LAYER=W8A8; repeat for several.
@@ -58,7 +56,7 @@ class CommandLine(Run):  # not a dataclass: it has no instances
             network before pruning.
         student: a model as in --model; its architecture gets fresh weights.
         networks: a network to synthesize images from during training; repeat for several. Without
-            any, only the images of --data are used.
+            any, only those of --images are used.
     """
 
     json: bool = False
@@ -70,7 +68,6 @@ class CommandLine(Run):  # not a dataclass: it has no instances
     fraction: float | None = None
     recipe: Path | None = None
     class_file: Path | None = None
-    photographs: tuple[Path, ...] = ()
     synthetic: bool = False
     other: str = ""
     explain: bool = False

@@ -36,8 +36,7 @@ _SHORT_BITS = {"8": "W8A8", "int8": "W8A8"}
     COMMON
     NETWORK
     [Images]
-    images.folders --images
-    photographs --data
+    images.folders --images --data
     synthetic
     settings.num_images -n: Number of images to synthesize (default: by the size of the network).
     settings.iterations: Optimizer steps per batch (default: by the cost of the network).
@@ -55,9 +54,9 @@ def compress(given: Given) -> None:
     """
     file = Path(given["file"])
     _check_other_file(given["model"]["reference"], file)
-    photographs, synthetic = given.pop("photographs"), given.pop("synthetic")
-    settings, images = given.pop("settings", {}), given.pop("images", {})
-    folders = [*images.pop("folders", []), *photographs]
+    synthetic, settings = given.pop("synthetic"), given.pop("settings", {})
+    images = given.get("images", {})
+    folders = images.get("folders")
     if settings and folders and not synthetic:
         raise InputError(
             "--num-images and --iterations are for synthesized images; add --synthetic to make "
@@ -65,8 +64,6 @@ def compress(given: Given) -> None:
         )
     recipe = _recipe(given.pop("recipe"))
     given["methods"] = _methods(given, recipe)
-    if images or folders:
-        given["images"] = images | ({"folders": folders} if folders else {})
     if synthetic or not folders:
         folder = str(Path(f"{file.stem}{_WORK_FOLDER}") / "images")
         chosen = {"recipe": "auto", **recipe.get("synthesis", {}), **settings}

@@ -20,7 +20,7 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
     "quantize",
     """
     model.reference! --model -m
-    images.folders! --data
+    images.folders! --images --data
     file! --out: File to write: .onnx, or .pt2 for PyTorch.
     export.optimize_for
     DEPLOYMENT
@@ -57,7 +57,7 @@ _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "f
 def quantize(given: Given) -> None:
     """Quantize a network on synthetic images and export it to ONNX or PyTorch's .pt2.
 
-    Example: mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx
+    Example: mixmix quantize -m bundled:resnet --images images --bits W4A8 --out resnet-w4a8.onnx
     """
     settings, budget = given.pop("quantize", {}), given.pop("mixed", {})
     if kept := kept_layers(given.pop("keep")):
@@ -112,7 +112,7 @@ def _quantization(settings: Given, steps: int, training: Given) -> Given:
     "prune",
     """
     model.reference! --model -m
-    images.folders! --data
+    images.folders! --images --data
     file! --out: File to write: .onnx, .pt2, or .safetensors (weights without zeros).
     then_quantize
     then_train
@@ -144,7 +144,7 @@ def _quantization(settings: Given, steps: int, training: Given) -> Given:
 def prune(given: Given) -> None:
     """Prune a network on synthetic images, recover its accuracy, and export it.
 
-    Example: mixmix prune -m bundled:resnet --data images --sparsity 0.9 --out resnet.safetensors
+    Example: mixmix prune -m bundled:resnet --images images --sparsity 0.9 --out resnet.safetensors
     """
     weights, channels = given.pop("prune", {}), given.pop("channels", {})
     checkpoints, blocks = weights.pop("checkpoints", None), given.pop("blocks")
@@ -203,7 +203,7 @@ def _within(checkpoints: str | None, folder: str) -> Given:
     NETWORK
     [Images]
     networks --zoo
-    images.folders --data
+    images.folders --images --data
     images.held_out
     fresh.every_steps
     [Training]
@@ -225,7 +225,7 @@ def distill(given: Given) -> None:
     if zoo:
         method["fresh"] = {"more_images": "generated", "zoo": zoo, **fresh}
     elif not given.get("images", {}).get("folders"):
-        raise InputError("no images to learn from; add --zoo, --data, or both")
+        raise InputError("no images to learn from; add --zoo, --images, or both")
     elif fresh:
         raise InputError("--every-steps is for the networks of --zoo; add --zoo")
     do(given | {"methods": [method]})

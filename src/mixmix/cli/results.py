@@ -125,5 +125,5 @@ def _next(run: Run) -> str:
         return f"mixmix evaluate {shlex.quote(str(path))} --data FOLDER  # of labeled photographs"
     if run.image_section is not None and run.zoo is not None:
         folder = shlex.quote(str(run.out / run.image_section.folder))
-        return f"mixmix quantize -m {run.zoo.models[0]} --data {folder} --out FILE.onnx"
+        return f"mixmix quantize -m {run.zoo.models[0]} --images {folder} --out FILE.onnx"
     return ""

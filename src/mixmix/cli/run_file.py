@@ -118,8 +118,8 @@ class ImagesSection(_Section):
     """Existing images to compress with, in addition to those that the run synthesizes.
 
     Attributes:
-        folders: folder written by 'mixmix synthesize' or 'mixmix generate', or of photographs
-            without labels; repeat to combine.
+        folders: folder of images that mixmix made, or of your own photographs, without labels;
+            repeat to combine.
         held_out: number of images held out to estimate the accuracy loss; 0 for no estimate
             (default: 64, or a quarter of fewer than 128 images).
     """

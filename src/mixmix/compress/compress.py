@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +75,11 @@ def compress(
     """
     if methods is not None and bits is not None:
         raise InputError(f"got methods and bits={bits!r}; leave out one of them")
+    if _is_method(images):
+        raise InputError(
+            f"the images come before the methods; write compress(model, images, {images!r}), or "
+            f"compress(model, methods={images!r}) to synthesize images"
+        )
     steps = _methods(methods if methods is not None else bits or _BITS)
     network = load(model, **spec)
     with showing("compressing", on_progress) as advance:
@@ -106,6 +113,15 @@ def _method(given: Method | str) -> Method:
             "such as Quantize('W8A8')"
         )
     return given
+
+
+def _is_method(images: object) -> bool:
+    """Whether a method, or bits such as ``W8A8``, is in place of images."""
+    if not isinstance(images, str):
+        return hasattr(images, "apply") and not isinstance(images, type)
+    with suppress(InputError):
+        return bool(parse_bits(images)) and not Path(images).exists()
+    return False
 
 
 def _check_finite(network: Model, data: ImageSet) -> None:

@@ -18,7 +18,7 @@ from mixmix.data.labels import (
     label_agreement,
     warn_if_labels_are_chance,
 )
-from mixmix.data.pixels import is_image_file, read_image, to_unit_range
+from mixmix.data.pixels import channels_last_hint, is_image_file, read_image, to_unit_range
 from mixmix.data.shards import MANIFEST_NAME
 from mixmix.errors import DataError, InputError, warn
 from mixmix.models.member import label_space
@@ -102,6 +102,11 @@ def as_image_set(images: Images, model: Predicts, *, keep_labels: bool = False) 
             )
         sets = [as_image_set(each, model, keep_labels=keep_labels) for each in images]
         return sets[0] if len(sets) == 1 else ImageSet.join(sets)
+    if not hasattr(model, "spec"):
+        raise InputError(
+            f"model must be a Model, as load(...) gives it, got {type(model).__name__}; the images "
+            "come first, then the model"
+        )
     data = _existing(images, model.spec)
     if data is None:
         return _with_labels(_read(images, model.spec), model)
@@ -155,11 +160,15 @@ def _check_shape(images: Tensor, spec: ModelSpec) -> None:
     if images.ndim != 4:
         raise InputError(
             f"expected images (N, {channels}, H, W), got shape {tuple(images.shape)}"
-            + ("; pass a single image as images[None]" if images.ndim == 3 else "")
+            + (
+                channels_last_hint(images.shape, channels)
+                or ("; pass a single image as images[None]" if images.ndim == 3 else "")
+            )
         )
     if images.shape[1] != channels:
         raise InputError(
             f"the images have {images.shape[1]} channels, {spec.name} takes {channels}"
+            + channels_last_hint(images.shape, channels)
         )
 
 

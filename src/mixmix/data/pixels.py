@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_memory
 
 __all__ = [
+    "channels_last_hint",
     "is_image_file",
     "opened",
     "pil_to_tensor",
@@ -38,6 +39,14 @@ _RANGE_TOLERANCE = 0.01
 _MOST_NORMALIZED = 16
 _AS_THEY_ARE = "pass them without normalization, mixmix applies the model's own"
 _MOST_PIXELS = 10**8
+
+
+def channels_last_hint(shape: Sequence[int], channels: int) -> str:
+    """``"; ... pass images.permute(...)"`` about images (N, H, W, C) or (H, W, C), or nothing."""
+    if len(shape) not in (3, 4) or shape[-1] != channels or shape[-3] == channels:
+        return ""
+    permuted = "images.permute(0, 3, 1, 2)" if len(shape) == 4 else "images.permute(2, 0, 1)[None]"
+    return f"; channels come before height and width: pass {permuted}"
 
 
 def is_image_file(path: Path) -> bool:

@@ -91,6 +91,9 @@ class BundledSource(Source):
             "top1": float(metadata["top1"]),
         }
 
+    def names(self) -> tuple[str, ...]:
+        return bundled_names()
+
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
         return build_bundled(name)
 

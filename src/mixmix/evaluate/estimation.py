@@ -12,7 +12,7 @@ from mixmix._display import html_table, percent, summary
 from mixmix.data.images import Images, as_image_set
 from mixmix.errors import InputError
 from mixmix.evaluate.intervals import percent_interval
-from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable
+from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable, is_file
 from mixmix.runtime.progress import Progress, showing
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature", "loss_and_bound"]
@@ -125,7 +125,8 @@ def estimate_accuracy(
             error.
 
     Raises:
-        InputError: if a model cannot be loaded, has no label head or does not fit the images, or
+        InputError: if a model cannot be loaded, has no label head or does not fit the images, if
+            only the reference is compressed, or
             models and soft labels have different numbers of classes.
 
     Examples:
@@ -137,6 +138,11 @@ def estimate_accuracy(
     """
     predict, compare = (Predictor(one, device=device) for one in (model, reference))
     check_comparable(predict, compare, batch_size)
+    if compare.is_compressed and not (predict.is_compressed or is_file(model)):
+        raise InputError(
+            f"the reference {compare.spec.name} is compressed and the model is not; the compressed "
+            "model comes first, then the original"
+        )
     data = as_image_set(data, compare, keep_labels=True)
     soft_labels = data.soft_labels
     if soft_labels.shape[1] != compare.spec.num_classes:

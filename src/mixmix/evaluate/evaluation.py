@@ -19,7 +19,7 @@ from mixmix.data.labels import (
     dataset_index,
     warn_if_labels_are_chance,
 )
-from mixmix.data.pixels import to_unit_range
+from mixmix.data.pixels import channels_last_hint, to_unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.class_accuracy import ClassAccuracy, class_accuracies, num_in_top
 from mixmix.evaluate.intervals import percent_interval
@@ -260,4 +260,5 @@ def _check_batch(images: Tensor, spec: ModelSpec) -> None:
         raise DataError(
             f"{spec.name} takes images of {spec.input_shape[0]} channels, (N, "
             f"{spec.input_shape[0]}, H, W); got {tuple(images.shape)}"
+            + channels_last_hint(images.shape, spec.input_shape[0])
         )

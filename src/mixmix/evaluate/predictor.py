@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -36,6 +37,8 @@ class Predictor:
 
     With ``multi_label``, to whether each class has a probability of 0.5 or more, (N, K).
 
+    ``is_compressed`` says whether mixmix has applied methods to it, as far as is known.
+
     Args:
         model: as for ``evaluate``.
         spec: as for ``evaluate``.
@@ -53,12 +56,14 @@ class Predictor:
         device: str | torch.device = "cpu",
     ) -> None:
         self._logits: Callable[[Tensor], Tensor]
+        self.is_compressed = False
         device = checked_device(device)
         if not isinstance(model, Artifact | Compressed) and not is_file(model):
             named = (model, spec) if isinstance(model, nn.Module) and _is_spec(spec) else model
             fields = spec if isinstance(spec, Mapping) else {}
             model = load(named, device=None if isinstance(model, Model) else device, **fields)
         if isinstance(model, Compressed):
+            self.is_compressed = bool(model.applied)
             model = Model(model.module, model.spec, device=device)
         if isinstance(model, Model):
             self.spec = model.spec
@@ -66,7 +71,9 @@ class Predictor:
             self._device = model.device
         else:
             assert isinstance(model, Artifact | str | Path)
-            self.spec, self._logits = _logits_of_file(model, spec)
+            session, self.spec = open_file(model, spec)
+            self._logits = partial(_run_normalized, session, self.spec)
+            self.is_compressed = session.metadata.get("mixmix.settings", "[]") != "[]"
             self._device = torch.device("cpu")
         if self.spec.num_classes < 1:
             raise InputError(f"{self.spec.name} has no label head, so it predicts no classes")
@@ -196,8 +203,7 @@ def _is_spec(spec: object) -> TypeGuard[ModelSpec]:
     return isinstance(spec, ModelSpec)
 
 
-def _logits_of_file(
-    model: Artifact | str | Path, spec: ModelSpec | Mapping[str, Any] | None
-) -> tuple[ModelSpec, Callable[[Tensor], Tensor]]:
-    session, found = open_file(model, spec)
-    return found, lambda images: session.run(normalize(images, found))
+def _run_normalized(
+    session: OnnxSession | ProgramSession, spec: ModelSpec, images: Tensor
+) -> Tensor:
+    return session.run(normalize(images, spec))

@@ -127,6 +127,11 @@ def export(
         >>> artifact.format, artifact.agreement
         ('onnx', 100.0)
     """
+    if not isinstance(path, str | Path):
+        raise InputError(
+            f"path must be the path of a file, got {type(path).__name__}; the model comes first, "
+            "then the path"
+        )
     path = Path(path)
     format = _format_of(path) if format is None else format
     _check_choices(path, format, optimize_for)

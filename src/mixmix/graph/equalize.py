@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from mixmix.graph.calls import count_calls, module_of
 from mixmix.graph.capture import check_outputs
 from mixmix.graph.edit import replace_by_module
+from mixmix.graph.layers import is_depthwise
 from mixmix.graph.ops import bounds_of, is_homogeneous
 
 __all__ = ["ChannelLimit", "equalize_layers", "equalizing_factors"]
@@ -101,7 +102,7 @@ def equalize_layers(
         pairs = [
             pair
             for pair in pairs
-            if any(_is_depthwise(module_of(node, modules)) for node in (pair.first, pair.second))
+            if any(is_depthwise(module_of(node, modules)) for node in (pair.first, pair.second))
         ]
     if not pairs:
         return []
@@ -148,10 +149,6 @@ def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Conv2d | nn.Linea
     layer = module_of(node, modules)
     assert isinstance(layer, (nn.Conv2d, nn.Linear))
     return layer
-
-
-def _is_depthwise(layer: nn.Module | None) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
 
 
 def _find_pairs(graph_module: fx.GraphModule, modules: dict[str, nn.Module]) -> list[_Pair]:

@@ -1,13 +1,15 @@
-"""Names of layers given by callers."""
+"""Questions about layers: their names, as callers give them, and their kinds."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
 
+from torch import nn
+
 from mixmix.errors import InputError
 
-__all__ = ["check_layer_names"]
+__all__ = ["check_layer_names", "is_depthwise"]
 
 
 def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
@@ -23,3 +25,8 @@ def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
                 f"no convolution or linear layer is called {name!r}; the nearest names are "
                 f"{', '.join(map(repr, near)) or 'none'}"
             )
+
+
+def is_depthwise(layer: object) -> bool:
+    """Whether every filter of a 2-D convolution sees one channel of several."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1

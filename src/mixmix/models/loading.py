@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from mixmix.errors import InputError, MissingFieldsError, translate_errors
 from mixmix.graph.agreement import relative_error
@@ -101,6 +102,7 @@ def load(
         and replace(reference.spec, **fields) == reference.spec
     ):
         return reference
+    _refuse_images(reference)
     if isinstance(reference, nn.Module):
         module, spec = reference, _spec_of_module(reference, fields)
     elif isinstance(reference, Model | tuple):
@@ -113,6 +115,22 @@ def load(
     model = Model(module, spec, device=device)
     _check_batches(model)
     return model
+
+
+def _refuse_images(reference: object) -> None:
+    """Raise an ``InputError`` about images in place of a model."""
+    parts = reference if isinstance(reference, tuple) else (reference,)
+    if any(map(_are_images, parts)):
+        raise InputError(
+            f"expected a model, got images ({', '.join(type(each).__name__ for each in parts)}); "
+            "the model comes first, then the images"
+        )
+
+
+def _are_images(part: object) -> bool:
+    if isinstance(part, nn.Module):
+        return False
+    return isinstance(part, Tensor | Dataset | DataLoader) or hasattr(part, "images")
 
 
 def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, ModelSpec]:

@@ -68,7 +68,7 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
     if path.suffix in (".toml", ".json"):
         return _read_spec_file(path, fields)
     kind, colon, name = text.partition(":")
-    near = did_you_mean(kind, sources()) if colon else ""
+    near = did_you_mean(kind, sources()) if colon else _with_kinds(text)
     if not near and path.is_file() and path.suffix.lower() in _CHECKPOINTS:
         raise InputError(
             f"{text} has weights, not the network that they are for; write its source before it, "
@@ -78,6 +78,12 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
         f"{text!r} is not a model: expected {describe_references()}, or the path of a model spec "
         f"(.toml or .json){near or similar_file(path)}"
     )
+
+
+def _with_kinds(name: str) -> str:
+    """``"; did you mean KIND:NAME?"`` for the sources that have a network of this name."""
+    found = [repr(f"{kind}:{name}") for kind, each in sources().items() if name in each.names()]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _read_spec_file(path: Path, fields: dict[str, Any]) -> ModelSpec:

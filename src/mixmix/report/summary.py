@@ -19,6 +19,8 @@ LARGE_LOSS = 5.0
 _WIDTH, _MOST_LINES, _INDENT = 80, 12, 9
 # Times below this fraction of the float network's are called faster.
 _FASTER = 0.95
+# Of mixmix; methods of other packages name their own.
+_ACTIONS = ("quantized", "pruned", "trained", "folded", "skipped", "added")
 
 
 def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str) -> list[str]:
@@ -116,6 +118,8 @@ def _got(export: Facts) -> str:
     parts = [f"{kind} in {counted(count, 'layer')}" for kind, count in quantized.items()]
     if quantized and counts["float"]:
         parts.append(f"{counted(counts['float'], 'layer')} not quantized")
+    actions = Counter(layer["action"] for layer in layers if layer["action"] not in _ACTIONS)
+    parts += [f"{counted(count, 'layer')} {action}" for action, count in actions.items()]
     if export["macs"] < before["macs"]:
         parts.append(f"{export['macs'] / before['macs']:.1%} of the multiplications")
     if any(layer["sparsity"] for layer in layers):

@@ -10,7 +10,7 @@ from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tin
 from torch import Tensor, nn
 
 from mixmix import Model, ModelSpec, Zoo, load
-from mixmix.errors import InputError
+from mixmix.errors import InputError, MixmixWarning
 from mixmix.models.model import normalize
 
 
@@ -37,7 +37,8 @@ def test_the_callers_module_stays_as_it_is() -> None:
 
 def test_a_module_without_a_head_is_a_backbone() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    model = load(module, input_shape=INPUT_SHAPE, mean=0, std=1, name="features")
+    with pytest.warns(MixmixWarning, match="as before training"):
+        model = load(module, input_shape=INPUT_SHAPE, mean=0, std=1, name="features")
     assert model.spec.num_classes == 0 and model.spec.name == "features"
 
 

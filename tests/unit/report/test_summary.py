@@ -68,6 +68,14 @@ def test_a_large_loss_is_a_warning_with_what_to_do(changes: dict[str, Any], advi
     assert "warning the loss is above 5 points; " in found and advice in found
 
 
+def test_methods_of_other_packages_are_named() -> None:
+    layers = [layer(None, action="factorized"), layer(None, action="skipped")]
+    found = text(facts(layers=layers, setting="rank 50%", sparsity=0.0))
+    assert "net: rank 50%, with" in found and "got 1 layer factorized size" in found
+    both = text(facts(layers=[*layers, layer(8)]))
+    assert "W8A8 in 1 layer; 2 layers not quantized; 1 layer factorized" in both
+
+
 def test_it_explains_why_few_bits_are_not_faster() -> None:
     slow = {"latency_ms": 35.5}
     assert "fewer than 8 bits in floats" in text(facts(layers=[layer(4)], **slow))

@@ -53,9 +53,7 @@ class StructuredPruning(Method, ABC):
         if not self.budgets:
             known = ", ".join(f"max_{cost}" for cost in COST_NAMES)
             raise InputError(f"set at least one of {known}; got none")
-        for cost, budget in self.budgets.items():
-            if not 0 < budget < 1:
-                raise InputError(f"max_{cost} must be between 0 and 1, got {budget}")
+        self._require_range(*(f"max_{cost}" for cost in self.budgets), low=0, high=1, ends="()")
         if self.num_images < 2:
             raise InputError(f"num_images must be at least 2, got {self.num_images}")
         object.__setattr__(self, "recovery", as_recoveries(self.recovery))

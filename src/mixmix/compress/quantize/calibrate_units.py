@@ -18,6 +18,7 @@ from mixmix.compress.quantize.learnable import (
 )
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings, reconstruct_unit
 from mixmix.data.views import with_mixtures
+from mixmix.graph.layers import is_depthwise
 from mixmix.graph.placement import Operands
 from mixmix.graph.units import Unit, split_into_units
 from mixmix.runtime import seeding
@@ -118,7 +119,9 @@ def calibrate_units(
         outputs = store.run(unit.module, quantized_inputs)
         error = _relative_squared_error(outputs, targets, store.batch_size)
         layers = _layers(unit)
-        if correct_bias or (correct_bias is None and any(map(_is_depthwise, layers))):
+        if correct_bias or (
+            correct_bias is None and any(is_depthwise(each.layer) for each in layers)
+        ):
             changed = correct_biases(unit, float_inputs, quantized_inputs, layers, store=store)
             corrected = store.run(unit.module, quantized_inputs)
             corrected_error = _relative_squared_error(corrected, targets, store.batch_size)
@@ -149,11 +152,6 @@ def _layers(unit: Unit) -> list[LearnableLayer]:
     """The layers of a unit in execution order."""
     layers = [unit.module.get_submodule(name) for name in unit.layers]
     return [layer for layer in layers if isinstance(layer, LearnableLayer)]
-
-
-def _is_depthwise(layer: LearnableLayer) -> bool:
-    conv = layer.layer
-    return isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1
 
 
 def _is_low_bit(unit: Unit) -> bool:

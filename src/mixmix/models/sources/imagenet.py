@@ -71,6 +71,9 @@ def is_installed(name: str) -> bool:
 class ImagenetSource(Source):
     """``imagenet:NAME``, one of ``imagenet_names``."""
 
+    def names(self) -> tuple[str, ...]:
+        return imagenet_names()
+
     def describe(self, name: str) -> dict[str, Any]:
         return {"name": name} | _entry(name).model.describe()
 

@@ -18,7 +18,7 @@ from mixmix.models.sources.python_callables import PythonSource
 from mixmix.models.sources.source import Source
 from mixmix.models.sources.timm_models import TimmSource
 from mixmix.models.sources.torchvision_models import TorchvisionSource
-from mixmix.models.spec import ModelSpec
+from mixmix.models.spec import ModelSpec, channels_first_hint
 
 __all__ = [
     "complete",
@@ -120,6 +120,9 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
         dropped |= {"classes", "label_set"}
     shape, usual = given.get("input_shape"), known.get("input_shape")
     if isinstance(shape, list | tuple) and len(shape) == 3 and usual:
+        if shape[0] != usual[0] == shape[2]:
+            hint = channels_first_hint(shape)
+            raise InputError(f"{source} has {usual[0]} channels, got {tuple(shape)}{hint}")
         if shape[0] != usual[0]:
             dropped |= {"mean", "std"}
         if tuple(shape[1:]) != tuple(usual[1:]):

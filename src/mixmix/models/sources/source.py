@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from mixmix.errors import InputError
 from mixmix.models.spec import ModelSpec
 
-__all__ = ["Source", "check_pretrained", "require", "unknown_name"]
+__all__ = ["Source", "check_pretrained", "names_if_installed", "require", "unknown_name"]
 
 
 class Source(ABC):
@@ -57,6 +57,10 @@ class Source(ABC):
             DataError: if they are damaged.
         """
 
+    def names(self) -> Iterable[str]:
+        """Known names, for error messages; none by default."""
+        return ()
+
     def core(self, model: nn.Module) -> nn.Module:
         """The part of a model from ``build`` that the state dict of a checkpoint belongs to."""
         return model
@@ -75,6 +79,15 @@ def require(module: str, source: str, install: str) -> Any:
             f"{source} needs the package {module}, which cannot be imported ({error}); "
             f"pip install {install}"
         ) from error
+
+
+def names_if_installed(module: str) -> list[str]:
+    """What ``list_models`` of an optional package gives; nothing without the package."""
+    try:
+        package = importlib.import_module(module)
+    except ImportError:
+        return []
+    return list(package.list_models())
 
 
 def unknown_name(problem: str, name: str, known: Sequence[str]) -> InputError:

@@ -12,7 +12,13 @@ from torch import nn
 from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.hub import hub_json, hub_weights
 from mixmix.models.sources.label_sets import IMAGENET1K, imagenet1k_names, known_label_set
-from mixmix.models.sources.source import Source, check_pretrained, require, unknown_name
+from mixmix.models.sources.source import (
+    Source,
+    check_pretrained,
+    names_if_installed,
+    require,
+    unknown_name,
+)
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["TimmModel", "TimmSource", "repository_model"]
@@ -110,6 +116,9 @@ class TimmSource(Source):
 
     def describe(self, name: str) -> dict[str, Any]:
         return _find_model(name).describe()
+
+    def names(self) -> list[str]:
+        return names_if_installed("timm")
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
         return _find_model(name).build(spec)

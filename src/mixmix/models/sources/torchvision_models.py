@@ -9,7 +9,13 @@ from torch import nn
 
 from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.label_sets import known_label_set
-from mixmix.models.sources.source import Source, check_pretrained, require, unknown_name
+from mixmix.models.sources.source import (
+    Source,
+    check_pretrained,
+    names_if_installed,
+    require,
+    unknown_name,
+)
 from mixmix.models.spec import ModelSpec
 
 __all__ = ["TorchvisionSource"]
@@ -37,6 +43,9 @@ class TorchvisionSource(Source):
             "resize": transforms.resize_size[0],
             "interpolation": transforms.interpolation.value,
         }
+
+    def names(self) -> list[str]:
+        return names_if_installed("torchvision.models")
 
     def build(self, name: str, spec: ModelSpec) -> nn.Module:
         return _build(name, spec, spec.num_classes or None)

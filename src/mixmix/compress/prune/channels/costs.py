@@ -59,7 +59,9 @@ class ChannelCosts:
                     self._input_fraction[row, index] += count / inputs[row]
                 else:
                     self._output_fraction[row, index] += count / outputs[row]
-        depthwise = [i for i, layer in enumerate(layers.values()) if _is_depthwise(layer)]
+        depthwise = [
+            i for i, layer in enumerate(layers.values()) if _has_one_filter_per_group(layer)
+        ]
         self._input_fraction[depthwise] = 0
         macs = count_layer_macs(model, input_shape)
         self._macs = np.array([macs.get(name, 0) for name in layers], dtype=float)
@@ -86,7 +88,7 @@ class ChannelCosts:
         return removed @ self._input_fraction.T, removed @ self._output_fraction.T, removed
 
 
-def _is_depthwise(layer: nn.Module) -> bool:
+def _has_one_filter_per_group(layer: nn.Module) -> bool:
     return isinstance(layer, _ConvNd) and layer.groups == layer.out_channels > 1
 
 

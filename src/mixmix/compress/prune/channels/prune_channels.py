@@ -18,6 +18,7 @@ from mixmix.compress.prune.channels.importance import IMPORTANCES, rank_channels
 from mixmix.compress.prune.channels.records import record_channels
 from mixmix.compress.prune.channels.search import Candidate, ChannelSearch
 from mixmix.compress.prune.latency import latency_meter
+from mixmix.compress.prune.refusals import nothing_to_prune
 from mixmix.compress.prune.structured import StructuredPruning, cost_ratios
 from mixmix.compress.recover.recover import as_recoveries, recover
 from mixmix.data.image_set import ImageSet
@@ -25,7 +26,6 @@ from mixmix.errors import InputError, translate_errors
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import kept_output_channels
 from mixmix.graph.widths import without_fixed_widths
-from mixmix.models.classes import list_some
 from mixmix.runtime.memory_layout import layout_of_model
 
 __all__ = ["PruneChannels"]
@@ -122,14 +122,7 @@ class PruneChannels(StructuredPruning):
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
         if not groups:
-            layers: dict[str, list[str]] = {}
-            for name, reason in reasons.items():
-                layers.setdefault(reason, []).append(name)
-            listed = "; ".join(f"{list_some(names)}: {reason}" for reason, names in layers.items())
-            raise InputError(
-                f"{model.spec.name} has no channels that can be pruned: "
-                f"{listed or 'it has no layers'}"
-            )
+            raise nothing_to_prune(model.spec.name, "channels", reasons)
         with translate_errors(
             f"importance {self.chosen_importance!r} of {model.spec.name} cannot be measured",
             "use importance='magnitude'",

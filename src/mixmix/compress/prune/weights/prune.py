@@ -23,6 +23,7 @@ from mixmix.compress.method import (
     with_channels,
 )
 from mixmix.compress.prune.checkpointed import Stage, run_stages
+from mixmix.compress.prune.refusals import nothing_to_prune
 from mixmix.compress.prune.weights.allocation import ALLOCATIONS
 from mixmix.compress.prune.weights.masking import (
     CRITERIA,
@@ -116,8 +117,7 @@ class Prune(Method):
         pattern = Pattern.parse(self.pattern)
         if pattern.is_grouped:
             object.__setattr__(self, "sparsity", pattern.sparsity)
-        if not 0 < self.sparsity < 1:
-            raise InputError(f"sparsity must be in (0, 1), got {self.sparsity!r}")
+        self._require_range("sparsity", low=0, high=1, ends="()")
         if self.rounds is not None and not (isinstance(self.rounds, int) and self.rounds >= 1):
             raise InputError(f"rounds must be a whole number >= 1 or None, got {self.rounds!r}")
         for name, given, known in (
@@ -157,10 +157,7 @@ class Prune(Method):
         pattern = Pattern.parse(self.pattern)
         names, reasons = prunable_layers(context, pattern, skipped=self.skip)
         if not names:
-            why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-            raise InputError(
-                f"{model.spec.name} has no layer to prune: {why or 'it has no layers'}"
-            )
+            raise nothing_to_prune(model.spec.name, "layer", reasons)
         context = run_stages(
             self._stages(context, names, pattern, on_progress),
             context,
