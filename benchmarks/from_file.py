@@ -116,7 +116,9 @@ def command_of(cell: Cell, network: Network, out: Path, peers_python: str) -> li
         inputs = out.with_name("inputs.npy")
         np.save(inputs, inputs_of(cell, network, out.parent.parent))
         command = [peers_python, str(PEERS), cell.tool, cell.setting]
-        return [*command, str(network.file), str(inputs), str(out)]
+        command += [str(network.file), str(inputs), str(out)]
+        is_module = cell.tool == "mct" and cell.model.startswith("bundled:")
+        return [*command, "--module", cell.model] if is_module else command
     command = [sys.executable, "-m", "mixmix", "compress", str(network.file), "--out", str(out)]
     command += ["--bits", cell.setting, "--seed", str(cell.seed), "--threads", "1"]
     for option, values in (("--mean", network.mean), ("--std", network.std)):

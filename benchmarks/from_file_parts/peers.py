@@ -1,7 +1,7 @@
 """Quantize an ONNX file with another tool, called as the tool's documentation shows.
 
-Run by the interpreter of an environment that has the tools; only MCT, which takes no
-ONNX file, needs mixmix there, to read it:
+Run by the interpreter of an environment that has the tools; only MCT, which takes
+modules and no ONNX file, needs mixmix there, to load one:
 ``python peers.py TOOL SETTING NETWORK.onnx INPUTS.npy OUT.onnx``
 """
 
@@ -11,6 +11,7 @@ import argparse
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,8 +74,8 @@ def with_nncf(network: Path, inputs: np.ndarray, out: Path, setting: str) -> Non
     onnx.save(quantized, out)
 
 
-def with_mct(network: Path, inputs: np.ndarray, out: Path, setting: str) -> None:
-    """``pytorch_post_training_quantization`` of the module that mixmix reads from the file."""
+def with_mct(network: Path | str, inputs: np.ndarray, out: Path, setting: str) -> None:
+    """``pytorch_post_training_quantization`` of a module, or of what mixmix reads from a file."""
     import model_compression_toolkit as mct
     import torch
 
@@ -86,7 +87,9 @@ def with_mct(network: Path, inputs: np.ndarray, out: Path, setting: str) -> None
     def batches() -> Iterator[list[torch.Tensor]]:
         yield from ([torch.from_numpy(part)] for part in np.split(inputs, len(inputs) // 32))
 
-    module = load(str(network), mean=0.5, std=0.5).module.eval()
+    is_file = isinstance(network, Path)
+    model = load(str(network), mean=0.5, std=0.5) if is_file else load(network)
+    module = model.module.eval()
     # MCT 2.6 calls the exporter as before PyTorch 2.9, which changed its default.
     torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)
     quantized, _ = mct.ptq.pytorch_post_training_quantization(module, batches)
@@ -99,7 +102,7 @@ def with_mct(network: Path, inputs: np.ndarray, out: Path, setting: str) -> None
     )
 
 
-TOOLS: dict[str, Callable[[Path, np.ndarray, Path, str], None]] = {
+TOOLS: dict[str, Callable[[Any, np.ndarray, Path, str], None]] = {
     "onnxruntime": with_onnxruntime,
     "onnxruntime-entropy": lambda *given: with_onnxruntime(*given, method="Entropy"),
     "nncf": with_nncf,
@@ -119,8 +122,11 @@ def main() -> None:
     parser.add_argument("network", type=Path)
     parser.add_argument("inputs", type=Path, help="what the network takes: (N, C, H, W) float32")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--module", help="reference for mixmix, in place of the file, for MCT")
     given = parser.parse_args()
-    TOOLS[given.tool](given.network, np.load(given.inputs), given.out, given.setting)
+    TOOLS[given.tool](
+        given.module or given.network, np.load(given.inputs), given.out, given.setting
+    )
 
 
 if __name__ == "__main__":
