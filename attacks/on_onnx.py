@@ -174,6 +174,28 @@ def values_of_terabytes(folder: Path, code: str) -> Commands:
 
 
 @attack("onnx")
+def values_of_terabytes_from_sizes(folder: Path, code: str) -> Commands:
+    """A value of terabytes, whose size is computed from that of the images."""
+    model = onnx_model()
+    for name, number in (("k", 10**9), ("zero", 0), ("one", 1)):
+        model.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [], [number]))
+    nodes = [
+        helper.make_node("Shape", ["images"], ["sizes"]),
+        helper.make_node("ReduceProd", ["sizes"], ["count"], keepdims=0),
+        helper.make_node("Mul", ["count", "k"], ["many"]),
+        helper.make_node("Range", ["zero", "many", "one"], ["range"]),
+        helper.make_node("ReduceSum", ["range"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["sum"], ["none"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["images", "none"], ["first"]),
+        *model.graph.node,
+    ]
+    nodes[7].input[0] = "first"
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return _show(folder, model)
+
+
+@attack("onnx")
 def functions_that_double(folder: Path, code: str) -> Commands:
     """Functions that call each other twice, sixty levels deep."""
     model = onnx_model()
@@ -195,4 +217,28 @@ def weights_larger_than_the_file(folder: Path, code: str) -> Commands:
     """A weight whose shape claims more bytes than it has."""
     model = onnx_model()
     model.graph.initializer[0].dims[:] = [2**20, 3, 3, 3]
+    return _show(folder, model)
+
+
+@attack("onnx")
+def functions_that_double_in_branches(folder: Path, code: str) -> Commands:
+    """Functions that call each other twice in branches, forty levels deep."""
+    model = onnx_model()
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    for level in range(40):
+        op = ("Relu", "") if level == 0 else (f"f{level - 1}", "f")
+        branch = helper.make_graph(
+            [helper.make_node(op[0], [a], [b], domain=op[1]) for a, b in ("xm", "mz")],
+            "branch",
+            [],
+            [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        )
+        nodes = [
+            helper.make_node("Constant", [], ["c"], value=true),
+            helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
+        ]
+        model.functions.append(helper.make_function("f", f"f{level}", ["x"], ["y"], nodes, opsets))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "f39", "f"
+    model.opset_import.append(opsets[1])
     return _show(folder, model)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from attacks.attack import Commands, attack
-from attacks.networks import onnx_model, write_spec
+from attacks.networks import onnx_model, program, write_spec
 
 _ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202e[red]x[/red]"
 
@@ -61,6 +61,37 @@ def spec_types(folder: Path, code: str) -> Commands:
     for index, fields in enumerate(bad):
         write_spec(folder / f"{index}.json", **({"source": "m.onnx"} | fields))
         commands.append(["zoo", "show", f"{index}.json"])
+    return commands
+
+
+@attack("spec")
+def images_larger_than_the_file_takes(folder: Path, code: str) -> Commands:
+    """A size of images for which a small network needs gigabytes."""
+    (folder / "m.onnx").write_bytes(onnx_model().SerializeToString())
+    (folder / "m.pt2").write_bytes(program())
+    commands = []
+    for name in ("m.onnx", "m.pt2"):
+        write_spec(folder / f"{name}.json", source=name, input_shape=[3, 6000, 6000])
+        commands.append(["zoo", "show", f"{name}.json"])
+    return commands
+
+
+@attack("table")
+def absurd_cells(folder: Path, code: str) -> Commands:
+    """Labels of thousands of digits, and names and cells of any length."""
+    (folder / "m.onnx").write_bytes(onnx_model().SerializeToString())
+    write_spec(folder / "s.json", source="m.onnx")
+    (folder / "a.png").write_bytes(_png(8, 8))
+    rows = (
+        "a.png," + "9" * 400,
+        "a.png,-" + "9" * 5000,
+        "x" * 5000 + ",0",
+        'a.png,"' + "x" * 2**18,
+    )
+    commands = []
+    for index, row in enumerate(rows):
+        (folder / f"{index}.csv").write_text(f"path,label\n{row}\n")
+        commands.append(["evaluate", "s.json", "--data", f"{index}.csv"])
     return commands
 
 
@@ -118,7 +149,9 @@ def _images(folder: Path, **manifest: Any) -> None:
     images = ImageSet(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), torch.eye(2), {})
     images.save(folder / "images")
     path = folder / "images" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
+    content = json.loads(path.read_text()) | manifest
+    del content["content_sha256"]  # which only finds damage
+    path.write_text(json.dumps(content))
 
 
 @attack("manifest")
@@ -143,7 +176,11 @@ def manifest_types(folder: Path, code: str) -> Commands:
     path = folder / "images" / "manifest.json"
     good, commands = json.loads(path.read_text()), []
     for index, bad in enumerate(
-        ({"models": 3}, {"models": [3]}, {"classes": 3}, {"classes": [{}]}, {"shards": {}})
+        (
+            *({"models": 3}, {"models": [3]}, {"models": [{"name": 3}]}, {"classes": 3}),
+            *({"classes": [{}]}, {"shards": {}}, {"settings": [1]}, {"versions": 3}),
+            {"shards": [good["shards"][0] | {"num_images": "x"}]},
+        )
     ):
         (folder / f"i{index}").symlink_to(folder / "images")
         other = folder / f"d{index}"

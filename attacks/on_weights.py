@@ -102,6 +102,20 @@ def bomb_of_weights(folder: Path, code: str) -> Commands:
 
 
 @attack("pth")
+def buffer_of_terabytes(folder: Path, code: str) -> Commands:
+    """A buffer of terabytes from a number."""
+    return _read(folder, {"x": Call(bytearray, 2**40)})
+
+
+@attack("pth")
+def storage_of_terabytes_in_older_format(folder: Path, code: str) -> Commands:
+    """A tensor that claims terabytes, in the format before zip archives."""
+    buffer = io.BytesIO()
+    torch.save({"x": torch.ones(104)}, buffer, _use_new_zipfile_serialization=False)
+    return _read(folder, buffer.getvalue().replace(b"Kh", b"\x8a\x06\0\0\0\0\0\1"))
+
+
+@attack("pth")
 def entries_of_one_name(folder: Path, code: str) -> Commands:
     """Two pickles of one name, of which readers may see different ones."""
     import pickle

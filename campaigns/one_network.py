@@ -20,12 +20,13 @@ from mixmix.errors import ExportError, InputError
 CLASSES = 10
 SIZES = (32, 64, 96, 128, 160, 224, 256, 299)
 # The largest errors, relative to the spread of the outputs over the images. Of W8A8 to the network,
-# or 1.5 times the error of plain rounding if that is more: networks of random weights can be
+# or the error of plain rounding if that is more: networks of random weights can be
 # chaotic. Of a file to its model, or 1.5 times the model's own error of quantization if that is
 # more. A step of 8 bits here or there is right (integer kernels round exact sums, others sums of
 # floats), and grows through such a network until file and model are two independent roundings.
 QUANTIZED_ERROR = 0.25
 FILE_ERROR = 5e-3
+LARGEST_OUTPUT = 1e4
 
 
 def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
@@ -41,7 +42,7 @@ def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
             except Exception as error:
                 errors.append(f"{size}: {error}")
                 continue
-            return module.eval(), (3, size, size)
+            return module, (3, size, size)
     raise RuntimeError(f"{name} takes no size: {errors[-1]}")
 
 
@@ -59,7 +60,10 @@ def _create(kind: str, architecture: str, arguments: dict) -> nn.Module:
 
 
 def _settle(module: nn.Module, size: int) -> None:
-    """Run a few batches in training mode, for the statistics of BatchNorm; keep no dropout."""
+    """Run a few batches in training mode, for the statistics of BatchNorm; keep no dropout.
+
+    Networks of random weights whose outputs explode with these statistics are no networks to test.
+    """
     for each in module.modules():
         if "Drop" in type(each).__name__ and isinstance(getattr(each, "p", None), float):
             each.p = 0.0
@@ -72,6 +76,9 @@ def _settle(module: nn.Module, size: int) -> None:
     with torch.no_grad():
         for seed in range(3):
             module(normalized(images(8, size, seed)))
+        largest = float(module.eval()(normalized(images(8, size, 3))).abs().max())
+    if not largest < LARGEST_OUTPUT:
+        raise RuntimeError(f"outputs of up to {largest:.1e}")
 
 
 def images(count: int, size: int, seed: int) -> Tensor:
@@ -96,12 +103,14 @@ def error_of(found: Tensor, expected: Tensor) -> float:
 
 
 def rounded(module: nn.Module, batch: Tensor) -> Tensor:
-    """Outputs with inputs and weights of layers rounded to 8 bits, by the simplest code there is.
+    """Outputs with everything rounded to 8 bits that a module gives, by the simplest code there is.
 
-    Ranges are those of the batch itself.
+    Weights and inputs of layers are rounded as well. Ranges are those of the batch itself.
     """
     copy_ = copy.deepcopy(module)
     for layer in copy_.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _1, _2, output: _to_8_bits(output))
         if isinstance(layer, nn.Conv2d | nn.Linear):
             with torch.no_grad():
                 largest = layer.weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
@@ -113,6 +122,8 @@ def rounded(module: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _to_8_bits(values: Tensor) -> Tensor:
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        return values
     low, high = values.min().clamp(max=0), values.max().clamp(min=0)
     step = (high - low).clamp(min=1e-12) / 255
     return ((values - low) / step).round() * step + low
@@ -195,7 +206,7 @@ def main() -> None:
     if model is None:
         return
     methods = {
-        "quantize": (mixmix.Quantize("W8A8"), max(QUANTIZED_ERROR, 1.5 * plain)),
+        "quantize": (mixmix.Quantize("W8A8"), max(QUANTIZED_ERROR, plain)),
         "prune": (mixmix.PruneChannels(max_macs=0.7, num_images=16, recovery=()), float("inf")),
     }
     for label, (method, allowed) in methods.items():

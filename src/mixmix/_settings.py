@@ -29,8 +29,9 @@ class Settings:
 
     A *family* is a base class with a ``family``; its subclasses have a ``kind``, which ``to_dict``
     writes under the name of the family: ``{"term": "bn", "weight": 1.0}``. Other packages add to a
-    family by an entry point of the group ``mixmix.FAMILY``, which is named after the kind and loads
-    the class. The ``modules`` of a family define its kinds; they are imported when needed.
+    family by an entry point of its ``group``, such as ``mixmix.terms``, which is named after the
+    kind and loads the class. The ``modules`` of a family define its kinds; they are imported when
+    needed.
 
     Fields hold numbers, text, paths, other settings, tuples and mappings of these, and objects with
     ``to_plain()`` and ``from_plain(value)``, or ``to_dict()`` and ``from_dict(content)``. Fields
@@ -39,12 +40,14 @@ class Settings:
     """
 
     family: ClassVar[str] = ""
+    group: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     modules: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the types of numbers, text and settings where a class checks its values."""
         super().__init_subclass__(**options)
+        cls.__repr__ = Settings.__repr__  # type: ignore[method-assign]  # dataclasses keep it
         check_values = getattr(cls, "__post_init__", lambda self: None)
 
         def check(self: Settings) -> None:
@@ -58,6 +61,16 @@ class Settings:
                 self._check_types()
 
         cls.__post_init__ = check  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults; equal settings have equal ones."""
+        shown = (
+            f"{field.name}={value!r}"
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if field.repr and field.compare
+            if (value := getattr(self, field.name)) != default_of(field)
+        )
+        return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` reads them back."""
@@ -105,7 +118,7 @@ class Settings:
         for module in cls.modules:
             import_module(module)
         found = {each.kind: each for each in subclasses(cls) if each.kind}
-        others = load_entry_points(cls.family).items()
+        others = load_entry_points(cls.group).items()
         return found | {kind: each for kind, each in others if kind not in found}
 
     def _check_types(self) -> None:
@@ -243,16 +256,16 @@ def subclasses(cls: type[_S]) -> list[type[_S]]:
 
 
 @cache
-def load_entry_points(family: str) -> dict[str, Any]:
-    """What other packages register in the group ``mixmix.FAMILY``, by name.
+def load_entry_points(group: str) -> dict[str, Any]:
+    """What other packages register in a group such as ``mixmix.terms``, by name.
 
     Raises:
         InputError: if an entry point cannot be loaded.
     """
     found = {}
-    for point in entry_points(group=f"mixmix.{family}"):
+    for point in entry_points(group=group):
         with translate_errors(
-            f"the entry point {point.name!r} of mixmix.{family} ({point.value}) cannot be loaded",
+            f"the entry point {point.name!r} of {group} ({point.value}) cannot be loaded",
             "fix or uninstall the package that registers it",
         ):
             found[point.name] = point.load()
@@ -263,7 +276,7 @@ def _of_kind(cls: type[_S], kind: Any) -> type[_S]:
     kinds = cls.kinds()
     if kind is None:
         raise InputError(f"the table needs a {cls.family}: {', '.join(sorted(kinds))}")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise InputError(
             f"unknown {cls.family} {kind!r}; known: {', '.join(sorted(kinds))}"
             + did_you_mean(str(kind), kinds)

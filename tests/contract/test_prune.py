@@ -310,7 +310,7 @@ def test_layers_by_name_stay_dense() -> None:
     record = next(r for r in compressed.records if r.name == name)
     assert record.action == "skipped" and "requested" in record.reason
     assert f"{name}.weight" not in compressed.masks
-    with pytest.raises(InputError, match="no layer that can be quantized is called 'nothing'"):
+    with pytest.raises(InputError, match="no convolution or linear layer is called 'nothing'"):
         pruned("plain", Prune(0.7, skip=("nothing",), recovery=()))
 
 

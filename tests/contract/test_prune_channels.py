@@ -210,6 +210,13 @@ def test_shuffled_channels_are_refused_by_name() -> None:
         pruned("shuffle")
 
 
+def test_groups_without_end_are_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixmix.graph.channels.dependencies._ITEMS_PER_NODE", 0)
+    with pytest.raises(InputError, match="residual has no channels that can be pruned") as caught:
+        pruned("residual")
+    assert str(caught.value).count("without end") == 1
+
+
 def test_impossible_budgets_are_refused_with_the_smallest() -> None:
     with pytest.raises(InputError, match="leave at least 0") as error:
         pruned("plain", max_macs=0.01)

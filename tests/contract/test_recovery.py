@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from mixmix import (
     FineTune,
+    Prune,
     ReconstructFeatures,
     Recovery,
     ReestimateBatchNorm,
@@ -237,3 +239,9 @@ def test_result_lies_where_held_out_images_want_it() -> None:
 def test_held_out_images_are_checked() -> None:
     with pytest.raises(InputError, match="held_out must not be negative, got -1"):
         FineTune(held_out=-1)
+
+
+@pytest.mark.parametrize("given", ["fine-tune", [FineTune], [FineTune(), 3]])
+def test_what_is_no_recovery_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match="is not a recovery; expected an object with recover_"):
+        Prune(0.5, recovery=given)

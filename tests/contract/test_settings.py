@@ -151,6 +151,7 @@ def test_references_stand_for_networks_of_a_zoo() -> None:
     ("content", "message"),
     [
         ({"method": "shrink"}, "unknown method 'shrink'; known: distill, mixed-precision, prune"),
+        ({"method": ["quantize"]}, "unknown method ..quantize"),
         ({"method": "prune", "recovery": [{"recovery": "rest"}]}, "unknown recovery 'rest'"),
         ({"method": "prune", "recovery": {"recovery": "rest"}}, "unknown recovery 'rest'"),
         ({"method": "quantize", "reconstruction": {"batch_size": 0}}, "batch_size must be a whole"),

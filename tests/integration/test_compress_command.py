@@ -136,7 +136,10 @@ def test_photographs_and_pruning(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("net.onnx -o x.onnx", "does not say its mean, std; .* usually --mean 0.485,0.456,0.406"),
+        (
+            "net.onnx -o x.onnx",
+            "does not specify its mean, std; .* usually --mean 0.485,0.456,0.406",
+        ),
         (f"net.onnx -o net.onnx {SAID}", "is the network itself"),
         (f"net.onnx -o x.tflite {SAID}", "must name a file that ends in .onnx"),
         ("net.onnx -o x.onnx --mean 0.5 0.5 0.5 --std 0.2", "with commas, such as 0.5,0.5,0.5"),
@@ -150,7 +153,10 @@ def test_photographs_and_pruning(
         (f"net.onnx -o x.onnx {SAID} --classes absent.txt", "cannot read the classes in absent"),
         (f"net.onnx -o x.onnx {SAID} --num-classes 7", "check num_classes"),
         (f"net.onnx -o x.onnx {SAID} --input-shape 16,16", "input_shape"),
-        ("python:networks_to_compress:plain -o x.onnx", "does not say its input_shape, mean, std"),
+        (
+            "python:networks_to_compress:plain -o x.onnx",
+            "does not specify its input_shape, mean, std",
+        ),
     ],
 )
 def test_slips_are_one_line_that_says_what_to_do(

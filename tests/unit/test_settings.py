@@ -52,6 +52,16 @@ def test_what_is_written_is_read_back() -> None:
     assert Drawing.from_dict({"title": "few"}) == Drawing("few")
 
 
+def test_representations_have_what_differs_from_the_defaults() -> None:
+    assert repr(Circle()) == "Circle()"
+    assert repr(Circle("blue", 1.0)) == "Circle(color='blue')"
+    inner = "(Square(), Circle(radius=2.5))"
+    assert repr(Drawing("all", (Square(), Circle(radius=2.5)))) == (
+        f"Drawing(title='all', shapes={inner})"
+    )
+    assert repr(Circle(radius=1)) == repr(Circle(radius=1.0))
+
+
 def test_tables_change_the_default_of_the_field() -> None:
     @dataclass(frozen=True)
     class Page(Settings):

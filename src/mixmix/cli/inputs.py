@@ -122,17 +122,24 @@ def read_classes(path: Path) -> list[str]:
     Raises:
         InputError: if the file cannot be read, or holds no names.
     """
+    from mixmix.models.classes import list_some
     from mixmix.runtime.storage import read_text
 
     try:
         text = read_text(path)
         content: Any = json.loads(text) if path.suffix == ".json" else text.split("\n")
-        if isinstance(content, Mapping):
-            content = [content[key] for key in sorted(content, key=int)]
-        # Of a synset and a name, as in imagenet_class_index.json, the name.
-        names = [each[-1] if isinstance(each, list) and each else each for each in content]
-    except (OSError, ValueError, RecursionError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read the classes in {path}: {first_line(error)}") from error
+    if isinstance(content, Mapping):
+        indices = [str(index) for index in range(len(content))]
+        if content.keys() != set(indices):
+            raise InputError(
+                f"{path} must hold the names of classes by their index, from 0 to "
+                f"{len(content) - 1}; got the keys {list_some(sorted(content))}"
+            )
+        content = [content[index] for index in indices]
+    # Of a synset and a name, as in imagenet_class_index.json, the name.
+    names = [each[-1] if isinstance(each, list) and each else each for each in _listed(content)]
     names = [each.strip() if isinstance(each, str) else each for each in names]
     while names and names[-1] == "":
         names.pop()
@@ -141,6 +148,10 @@ def read_classes(path: Path) -> list[str]:
             f"{path} must hold the name of a class in each line, or a JSON list of names"
         )
     return names
+
+
+def _listed(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else []
 
 
 def labeled_images(path: Path | None, spec: Callable[[], ModelSpec]) -> Any:

@@ -20,7 +20,7 @@ __all__ = ["doctor", "inspect"]
     """,
 )
 def inspect(given: Given) -> None:
-    """Say whether a network loads, what each method can do with its layers, and what it takes.
+    """Report whether a network loads, what each method can do with it, and the time and memory.
 
     Example: mixmix inspect net.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """

@@ -29,7 +29,7 @@ _SHORT = {
     "COMMON": "seed\ndevice\nthreads\njson",
     "DEPLOYMENT": "export.with_preprocessing\nexport.layout\nexport.with_softmax",
     "NETWORK": """
-[What the network does not say]
+[What the network does not specify]
 spec.mean: Mean of the training images in [0, 1], such as 0.485,0.456,0.406 (ImageNet).
 spec.std: Standard deviation of the training images, such as 0.229,0.224,0.225 (ImageNet).
 spec.input_shape: Channels, height and width, such as 3,224,224.
@@ -123,7 +123,8 @@ def _parameter(line: str, panel: str) -> click.Parameter:
     if required:
         details["required"] = True
     elif field.default not in (None, (), ...):
-        details |= {"default": field.default, "show_default": True}
+        is_shown = field.default != "" and "(default: " not in details["help"]
+        details |= {"default": field.default, "show_default": is_shown}
     parameter: click.Parameter
     if names and not names[0].startswith("-"):
         parameter = RichArgument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mixmix.errors import InputError, RankError, first_line
+from mixmix.errors import InputError, RankError
 
 if TYPE_CHECKING:
     from mixmix.synthesis.schedule import Schedule
@@ -26,6 +26,7 @@ def prepare(device: str, threads: int | None, *, distributed: bool) -> None:
     import torch
 
     from mixmix.runtime.allocator import keep_freed_memory
+    from mixmix.runtime.devices import checked_device
     from mixmix.runtime.distributed import is_main, world_size
 
     if not distributed and world_size() > 1:
@@ -39,12 +40,7 @@ def prepare(device: str, threads: int | None, *, distributed: bool) -> None:
         if not 1 <= threads <= _MOST_THREADS:
             raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads}")
         torch.set_num_threads(threads)
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device {device!r} cannot be used: {first_line(error)}; use --device cpu"
-        ) from error
+    checked_device(device)
 
 
 def print_schedule(schedule: Schedule) -> None:

@@ -69,8 +69,8 @@ class ZooSection(_Section):
     """The networks that images are synthesized from.
 
     Attributes:
-        models: a network to invert, named like a --model (see ``ModelSection``); repeat for a
-            mixture.
+        models: a network to synthesize images from, such as bundled:NAME, timm:NAME or a file (see
+            ``ModelSection``); repeat for several.
         weights: relative probability of drawing a network, in the order of the networks (default:
             1 for each).
     """
@@ -136,8 +136,8 @@ class SearchSection(_Section):
         max_loss: largest estimated accuracy loss in points, at the upper bound of the estimate:
             search for the smallest or fastest .onnx file within it.
         max_size: largest size of the .onnx file, such as 500kB, 1.2MB, or 0.2 for a fraction of
-            the float file; bits of weights are chosen per layer, those of activations kept.
-        aim: of --max-loss: size or speed.
+            the float file; bits of weights are chosen per layer, those of activations are kept.
+        aim: what --max-loss searches for: size or speed.
     """
 
     max_loss: float | None = None
@@ -166,9 +166,9 @@ class ExportSection(_Section):
     Attributes:
         file: .onnx, .pt2 (PyTorch) or .safetensors (weights without zeros), relative to the folder
             of the run; without a model, a folder for the images as PNG files.
-        optimize_for: size or speed, for .onnx files with 4 bits or fewer.
+        optimize_for: goal for .onnx files with 4 bits or fewer: size or speed.
         with_preprocessing: write normalization into an .onnx file, which then takes bytes.
-        layout: of these bytes, NHWC or NCHW.
+        layout: layout of these bytes: NHWC or NCHW.
         with_softmax: write softmax into an .onnx file, which then returns probabilities.
         sensitivity: JSON file for sensitivities.
     """

@@ -58,8 +58,8 @@ def compress(
         spec: arguments of ``load``, such as ``input_shape``, ``mean`` and ``std`` of a module.
 
     Raises:
-        InputError: if there is no method, the model does not say its fields or returns NaN, or the
-            images do not fit it.
+        InputError: if there is no method, the model does not specify its fields or returns NaN, or
+            the images do not fit it.
         DataError: if images cannot be read or are not in [0, 1].
 
     Examples:

@@ -161,6 +161,7 @@ class Method(Settings, ABC):
     """
 
     family: ClassVar[str] = "method"
+    group: ClassVar[str] = "mixmix.methods"
     modules: ClassVar[tuple[str, ...]] = (
         "mixmix.compress.distill.distill",
         "mixmix.compress.prune.blocks.prune_blocks",

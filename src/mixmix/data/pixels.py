@@ -23,12 +23,15 @@ __all__ = [
     "read_image",
     "tensor_to_pil",
     "to_unit_range",
+    "upright",
 ]
 
 _SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split()  # noqa: SIM905
 )
 _MODES = {1: "L", 3: "RGB"}
+# Formats whose images of mode "I" have values up to 65535.
+_OF_16_BITS = ("PNG", "PPM")
 # Decoders and resizing overshoot [0, 1] by rounding; normalized images exceed it by far.
 _RANGE_TOLERANCE = 0.01
 # Larger values are bytes.
@@ -88,11 +91,29 @@ def pil_to_tensor(image: Image.Image, shape: tuple[int, int, int]) -> Tensor:
         raise InputError(
             f"image files have 1 or 3 channels, expected {channels}; pass images as a tensor"
         )
-    image = ImageOps.exif_transpose(image).convert(_MODES[channels])
+    image = upright(image, channels)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).view(height, width, channels)
     return pixels.permute(2, 0, 1).contiguous().float() / 255
+
+
+def upright(image: Image.Image, channels: int) -> Image.Image:
+    """An image with 1 or 3 channels of 8 bits, rotated by its EXIF orientation.
+
+    Pillow itself clips pixels of more than 8 bits to 255.
+
+    Raises:
+        ValueError: if its pixels have 32 bits, whose range is not known.
+    """
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _OF_16_BITS)
+    image = ImageOps.exif_transpose(image)
+    if is_16_bit:
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray((values * (255 / 65535)).round().clip(0, 255).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, and their range is unknown; save it with 8 bits")
+    return image.convert(_MODES[channels])
 
 
 def tensor_to_pil(image: Tensor) -> Image.Image:

@@ -123,9 +123,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     models, classes = manifest.get("models", []), manifest.get("classes", [])
     if not isinstance(models, list) or not all(isinstance(each, dict) for each in models):
         raise DataError(f"{path} is damaged: models must be a list of tables")
+    if not all(isinstance(each.get("name", ""), str) for each in models):
+        raise DataError(f"{path} is damaged: names of models must be text")
     for own in (classes, *(each.get("classes") or [] for each in models)):
         if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
             raise DataError(f"{path} is damaged: classes must be a list of names")
+    for key in ("settings", "versions", "machine"):
+        if not isinstance(manifest.get(key, {}), dict):
+            raise DataError(f"{path} is damaged: {key} must be a table")
     for entry in shards:
         if not _SHARD_NAME.fullmatch(entry["file"]):
             raise DataError(
@@ -149,6 +154,13 @@ def _entries_beside(folder: Path, run: str) -> Iterator[tuple[str, dict[str, Any
 
 
 def _is_entry(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) for key in ("file", "sha256")
+    if not isinstance(value, dict):
+        return False
+    number, agreement = value.get("num_images", 0), value.get("label_agreement", 0.0)
+    return (
+        all(isinstance(value.get(key), str) for key in ("file", "sha256"))
+        and type(number) is int
+        and number >= 0
+        and (agreement is None or isinstance(agreement, int | float))
+        and isinstance(value.get("losses") or [], list)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ _PATHS = "path file_path filepath image_path file filename file_name image_name 
 _LABELS = "label class label_name class_name category target label_id class_id labels classes y"
 # Of files that are named without one.
 _SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".JPEG", ".JPG", ".webp", ".bmp")
+# Of an index in 64 bits.
+_MOST_DIGITS = 18
 _SEPARATORS = ("|", ";", ",", " ")
 
 
@@ -72,14 +75,15 @@ def image_table(path: str | Path, spec: ModelSpec) -> LabeledFiles:
 def _rows(path: Path) -> list[list[str]]:
     try:
         text = read_text(path).removeprefix("\ufeff")
-    except (OSError, ValueError) as error:
+        lines = [line for line in text.splitlines() if line.strip()]
+        first = lines[0] if lines else ""
+        delimiter = next((each for each in "\t;," if each in first), "")
+        if not delimiter:
+            return [line.rsplit(maxsplit=1) for line in lines]
+        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+        return [row for row in rows if row]
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {first_line(error)}") from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    first = lines[0] if lines else ""
-    delimiter = next((each for each in "\t;," if each in first), "")
-    if not delimiter:
-        return [line.rsplit(maxsplit=1) for line in lines]
-    return [row for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if row]
 
 
 def _column(titles: Sequence[str], names: str) -> int | None:
@@ -95,7 +99,7 @@ def _image(table: Path, name: str) -> Path | None:
         for suffix in _SUFFIXES
         if Path(name).name
     )
-    return next((each for each in options if each.is_file()), None)
+    return next((each for each in options if os.path.isfile(each)), None)  # of any length
 
 
 def _images(table: Path, names: Sequence[str]) -> list[Path]:
@@ -113,9 +117,10 @@ def _labels(table: Path, names: Sequence[str], spec: ModelSpec) -> list[int]:
     known = sorted(set(names))
     if None not in find_classes(known, spec.classes):
         index = labels_of_names(known, spec, str(table), "labels")
-        return [dict(zip(known, index, strict=True))[name] for name in names]
+        by_name = dict(zip(known, index, strict=True))
+        return [by_name[name] for name in names]
     if all(_is_index(name) for name in known):
-        labels = [int(float(name)) for name in names]
+        labels = [int(name.removesuffix(".0")) for name in names]
         low, high = min(labels), max(labels)
         if low < 0 or high >= spec.num_classes:
             starts_at_one = low == 1 and high == spec.num_classes
@@ -131,7 +136,8 @@ def _labels(table: Path, names: Sequence[str], spec: ModelSpec) -> list[int]:
 
 
 def _is_index(name: str) -> bool:
-    return name.removeprefix("-").removesuffix(".0").isdecimal()
+    digits = name.removeprefix("-").removesuffix(".0")
+    return digits.isdecimal() and len(digits) <= _MOST_DIGITS
 
 
 def _label_sets(table: Path, cells: Sequence[str], spec: ModelSpec) -> list[list[int]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixmix.data.image_set import file_name
-from mixmix.data.pixels import opened
+from mixmix.data.pixels import opened, upright
 from mixmix.errors import DataError, first_line, raise_if_out_of_memory, warn
 from mixmix.models.classes import find_classes, list_some
 from mixmix.models.sources.label_sets import IMAGENET1K, imagenet1k_synsets
@@ -56,7 +56,7 @@ class LabeledFiles(Dataset[tuple[Tensor, Tensor]]):
         try:
             with opened(path) as picture:
                 fitted = ImageOps.fit(
-                    picture.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC
+                    upright(picture, channels), (width, height), Image.Resampling.BICUBIC
                 )
         except Exception as error:  # decoders raise many types
             raise_if_out_of_memory(error)

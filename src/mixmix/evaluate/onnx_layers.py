@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor
@@ -17,7 +16,7 @@ from mixmix.models.model import normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.runtimes.onnx_nodes import Array
 from mixmix.runtimes.onnx_reading import read_onnx
-from mixmix.runtimes.session import OnnxSession
+from mixmix.runtimes.session import session_with_values
 
 __all__ = ["OnnxLayers"]
 
@@ -62,14 +61,8 @@ class OnnxLayers(LayerOutputs):
                 self.layers.append(layer)
                 ends.append(graph.end(node))
                 self._grids.append(graph.grid_behind(node) if ends[-1] == node.output[0] else None)
-        known = {value.name for value in model.graph.output}
-        model.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in dict.fromkeys(ends) if name not in known
-        )
         self._ends = ends
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = OnnxSession(model.SerializeToString(), options=options)
+        self._session = session_with_values(model, ends)
         self._output = model.graph.output[0].name
 
     def run(self, images: Tensor) -> tuple[list[Tensor], Tensor]:

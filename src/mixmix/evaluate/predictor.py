@@ -17,6 +17,7 @@ from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
 from mixmix.models.sources.graphs import describe_graph
 from mixmix.models.spec import ModelSpec
+from mixmix.runtime.devices import checked_device
 
 if TYPE_CHECKING:
     from mixmix.runtimes.program import ProgramSession
@@ -41,7 +42,8 @@ class Predictor:
         device: of a ``Compressed``.
 
     Raises:
-        InputError: if the model cannot be loaded or has no label head.
+        InputError: if the model cannot be loaded, has no label head, or the device
+            cannot be used.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Predictor:
         device: str | torch.device = "cpu",
     ) -> None:
         self._logits: Callable[[Tensor], Tensor]
+        device = checked_device(device)
         if not isinstance(model, Artifact | Compressed) and not is_file(model):
             named = (model, spec) if isinstance(model, nn.Module) and _is_spec(spec) else model
             fields = spec if isinstance(spec, Mapping) else {}
@@ -159,7 +162,7 @@ def open_file(
     if missing:
         options = ", ".join("--" + key.replace("_", "-") for key in missing)
         raise InputError(
-            f"{path} was not written by mixmix and does not say its {', '.join(missing)}; add "
+            f"{path} was not written by mixmix and does not specify its {', '.join(missing)}; add "
             f"{options}, or in Python spec=dict({', '.join(f'{key}=...' for key in missing)})"
         )
     return session, ModelSpec.from_dict(content)

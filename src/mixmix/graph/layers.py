@@ -20,6 +20,6 @@ def check_layer_names(names: Collection[str], known: Collection[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
             raise InputError(
-                f"no layer that can be quantized is called {name!r}; the nearest names are "
+                f"no convolution or linear layer is called {name!r}; the nearest names are "
                 f"{', '.join(map(repr, near)) or 'none'}"
             )

@@ -176,7 +176,7 @@ _TABLE = (
     Kind("attention", ("scaled_dot_product_attention",), onnx=("MatMul", "Softmax"), product=True),
     # Normalizations.
     Kind("batch_norm", ("batch_norm",), (BatchNorm,), onnx=("BatchNormalization",), lifted=True),
-    Kind("norm", ("layer_norm", "group_norm"), (nn.LayerNorm, nn.GroupNorm),
+    Kind("norm", ("layer_norm", "group_norm", "rms_norm"), (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
          onnx=("LayerNormalization", "GroupNormalization")),
     # Shapes.
     Kind("size", ("dim", "numel", "size", "sym_size", "sym_numel"), others=(getattr,),

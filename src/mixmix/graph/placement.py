@@ -7,7 +7,10 @@ after every addition, concatenation and pooling, and after every convolution (ke
 layers can also return floats). Other functions, such as SiLU, run in float between two quantizers.
 
 Values that no layer sees set no range: a tensor that is padded or filled for a maximum is quantized
-after the maximum, and what a softmax alone reads stays in float.
+after the maximum, and what a softmax alone reads stays in float. So does a stream of sums that a
+normalization reads, such as the residual stream of a transformer: the normalization takes floats,
+and often undoes a few large channels that would leave all others few levels. Layers that read such
+a stream quantize it for themselves.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ class Operands:
                 self._tensors.add(node)
                 if self._images.issuperset(operands) and not self._has_weights(node):
                     self._images.add(node)
+        self._float_sums = self._normalized_streams()
 
     def layers(self) -> list[fx.Node]:
         """Calls to layers, in order of execution."""
@@ -69,6 +73,13 @@ class Operands:
         """Whether a tensor is made of the image alone, by no layer."""
         return node in self._images
 
+    def is_float_sum(self, node: fx.Node) -> bool:
+        """Whether a node adds or concatenates in float.
+
+        It does so for softmax alone, and in a stream of sums that a normalization reads anywhere.
+        """
+        return node in self._float_sums or (has_kind(node, "add") and self._is_for_softmax(node))
+
     def sources_of_layers(self) -> set[fx.Node]:
         """The inputs of layers."""
         sources = {self.source(call.args[0]) for call in self.layers()}
@@ -84,7 +95,7 @@ class Operands:
         of_layers = self.sources_of_layers()
         for node in self._graph.nodes:
             operands = joined_operands(node, self._is_computed, self._modules)
-            if not is_float(node) or self._is_for_softmax(node):
+            if not is_float(node) or self.is_float_sum(node):
                 operands = []
             operands = [operand for operand in operands if is_float(operand)]
             sources = [self.source(operand) for operand in operands]
@@ -112,19 +123,43 @@ class Operands:
             return kind.product
         return self._is_layer(module) or any(p.ndim > 1 for p in module.parameters())
 
-    def _is_for_softmax(self, node: fx.Node) -> bool:
-        """Whether only softmax takes a sum, possibly moved, filled, or added to another."""
-        return (
-            has_kind(node, "add")
-            and bool(node.users)
-            and all(map(self._ends_in_softmax, node.users))
+    def _normalized_streams(self) -> set[fx.Node]:
+        """Sums and concatenations that a normalization reads, and those connected with them."""
+        neighbors: dict[fx.Node, list[fx.Node]] = {}
+        for node in self._graph.nodes:
+            if node not in self._tensors or not has_kind(node, "add", "cat"):
+                continue
+            neighbors[node] = []
+            for source in map(self.source, node.all_input_nodes):
+                if source in neighbors:
+                    neighbors[source].append(node)
+                    neighbors[node].append(source)
+        waiting = [node for node in neighbors if self._is_normalized(node)]
+        found: set[fx.Node] = set()
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += neighbors[node]
+        return found
+
+    def _is_normalized(self, node: fx.Node) -> bool:
+        """Whether a normalization with statistics of its own input reads a tensor, moved or not."""
+        return any(
+            has_kind(user, "norm", modules=self._modules)
+            or (moves(user, self._modules) and self._is_normalized(user))
+            for user in node.users
         )
+
+    def _is_for_softmax(self, node: fx.Node) -> bool:
+        """Whether only softmax takes a tensor, possibly moved, filled, or added to another."""
+        return bool(node.users) and all(map(self._ends_in_softmax, node.users))
 
     def _ends_in_softmax(self, node: fx.Node) -> bool:
         if has_kind(node, "softmax", modules=self._modules):
             return True
         passes = moves(node, self._modules) or has_kind(node, "add", "fill")
-        return passes and bool(node.users) and all(map(self._ends_in_softmax, node.users))
+        return passes and self._is_for_softmax(node)
 
     def _behind_bounds(self, node: fx.Node) -> fx.Node:
         """The ReLU or clamp that is the only consumer of a kernel's output, else the kernel."""

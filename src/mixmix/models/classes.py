@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from unicodedata import normalize
 
+from mixmix._display import shorten
 from mixmix.errors import InputError
 
 __all__ = [
@@ -39,6 +40,8 @@ _CHARACTER = re.compile(
 _SIDE = re.compile(r"\b(?:left|right)(?:wards?|hand|handed)?\b(?! whale| angle)")
 # More classes with the names 0, 1, 2 ... have no other names.
 _NUM_DIGITS = 10
+# Characters of a name in a message.
+_LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -171,4 +174,5 @@ def tell_sides(names: tuple[str, ...]) -> bool:
 
 def list_some(names: Sequence[str]) -> str:
     """The first names, and the number of the others."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    some = [shorten(str(name), _LONGEST_SHOWN) for name in names[:4]]
+    return ", ".join(some) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.errors import InputError, MissingFieldsError, translate_errors
+from mixmix.graph.agreement import relative_error
 from mixmix.models.model import Model
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.references import load_model, load_spec
 from mixmix.models.spec import ModelSpec
+from mixmix.runtime.devices import checked_device
 
 __all__ = ["Reference", "load"]
+
+# Relative, between batches of 2 and 4 images.
+_BATCH_TOLERANCE = 0.01
 
 Reference = str | Path | ModelSpec | Model | nn.Module | tuple[nn.Module, ModelSpec]
 
@@ -60,7 +65,8 @@ def load(
         device: to run on; by default, a ``Model`` keeps its own, others use the CPU.
 
     Raises:
-        InputError: if a required field is missing, or the network cannot be loaded.
+        InputError: if a required field is missing, the network cannot be loaded, or the device
+            cannot be used.
 
     Examples:
         >>> import torch
@@ -71,6 +77,8 @@ def load(
         >>> mixmix.load("bundled:resnet").spec.num_classes
         10
     """
+    if device is not None:
+        device = checked_device(device)
     given = {
         "name": name,
         "input_shape": input_shape,
@@ -89,7 +97,7 @@ def load(
         raise InputError("a module has weights already; leave out weights")
     if (
         isinstance(reference, Model)
-        and _is_on(reference.device, device)
+        and device in (None, reference.device)
         and replace(reference.spec, **fields) == reference.spec
     ):
         return reference
@@ -102,11 +110,9 @@ def load(
         module, spec = _from_source(reference, fields)
     if device is None:
         device = reference.device if isinstance(reference, Model) else "cpu"
-    return Model(module, spec, device=device)
-
-
-def _is_on(found: torch.device, asked: str | torch.device | None) -> bool:
-    return asked is None or torch.device(asked) == found
+    model = Model(module, spec, device=device)
+    _check_batches(model)
+    return model
 
 
 def _pair(reference: Model | tuple[nn.Module, ModelSpec]) -> tuple[nn.Module, ModelSpec]:
@@ -129,8 +135,8 @@ def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
         examples = {"input_shape": "(3, 224, 224)", "mean": "...", "std": "..."}
         arguments = ", ".join(f"{key}={fields.get(key, value)}" for key, value in examples.items())
         raise InputError(
-            f"{name}: a module does not say its {', '.join(missing)}; write load(module, "
-            f"{arguments}) with the numbers of its training"
+            f"{name}: a module does not specify its {', '.join(missing)}; write load(module, "
+            f"{arguments}) with the values used in training"
         )
     content = {"name": name, "source": "module", **fields}
     if "num_classes" not in fields:
@@ -153,6 +159,25 @@ def _from_source(
     spec = load_spec(reference, **{**fields, **plain})
     module = load_model(spec)
     return module, load_spec(reference, **fields, num_classes=_count_logits(module, spec))
+
+
+@torch.no_grad()
+def _check_batches(model: Model) -> None:
+    """Raise an ``InputError`` if the outputs of an image depend on the others of its batch."""
+    name, draws = model.spec.name, torch.Generator().manual_seed(0)
+    images = torch.rand(4, *model.spec.input_shape, generator=draws).to(model.device)
+    apart = torch.cat([model(pair) for pair in images.split(2)])
+    with translate_errors(
+        f"{name} runs on 2 images, but not on 4", "let its code take the batch size from its input"
+    ):
+        together = model(images)
+        difference = relative_error(together, apart)
+    # What is random differs without a reason.
+    if difference > _BATCH_TOLERANCE and torch.equal(together, model(images)):
+        raise InputError(
+            f"{name} gives an image other outputs (by {difference:.1%}) with others in its batch, "
+            "as BatchNorm without running statistics does; use statistics of the training"
+        )
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from mixmix.models.fused import FusedNetwork
 from mixmix.models.hooked import HookedNetwork
 from mixmix.models.observation import Observation
 from mixmix.models.plain_copy import (
+    check_finite,
     check_materialized,
     drop_observing_hooks_,
     plain_copy,
@@ -39,6 +40,7 @@ from mixmix.models.plain_copy import (
 )
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.compiled import has_compiler
+from mixmix.runtime.devices import checked_device
 from mixmix.runtime.identity import identity_of
 from mixmix.runtime.storage import sha256_of_tensors
 
@@ -99,20 +101,16 @@ class Model:
     def __init__(
         self, model: nn.Module, spec: ModelSpec, *, device: str | torch.device = "cpu"
     ) -> None:
+        self.device = checked_device(device)
         model = unwrapped(model)
         check_materialized(model, spec.name)
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise InputError(
-                    f"{spec.name}: {name} contains NaN or infinite values; the checkpoint is "
-                    "damaged or the training diverged"
-                )
+        check_finite(model, spec.name)
         # Images are float32, and half precision is too coarse to optimize them through.
-        self.module = plain_copy(model, spec.name).to(device).float().eval().requires_grad_(False)
+        self.module = plain_copy(model, spec.name).to(self.device).float().eval()
+        self.module.requires_grad_(False)
         self.spec = replace(spec, sha256=spec.sha256 or sha256_of_tensors(model.state_dict()))
-        self.device = torch.device(device)
         noise = torch.rand(2, *spec.input_shape, generator=torch.Generator().manual_seed(0))
-        standardize_batch_norms_(self.module, normalize(noise.to(device), spec))
+        standardize_batch_norms_(self.module, normalize(noise.to(self.device), spec))
         self.batch_norms: tuple[BatchNorm, ...] = tuple(
             module  # type: ignore[misc]
             for module in self.module.modules()
@@ -271,6 +269,8 @@ class Model:
         except Exception as error:  # which the first output reports
             raise_if_out_of_memory(error)
             return
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            return  # likewise
         kind = next((p for p in model.parameters() if p.is_floating_point()), inputs)
         tolerance = _COPY_TOLERANCE[kind.element_size() >= 4]
         with evaluating(model):
@@ -294,6 +294,11 @@ class Model:
             raise InputError(
                 f"{self.spec.name} returns a {type(logits).__name__}, expected a tensor of logits; "
                 "wrap it in a module that returns the logits alone"
+            )
+        if not logits.is_floating_point():
+            raise InputError(
+                f"{self.spec.name} returns {str(logits.dtype).removeprefix('torch.')} values, "
+                "expected logits, which are floats; leave out what comes after them, such as argmax"
             )
         if not self.has_label_head and (logits.ndim < 2 or len(logits) != 2):
             raise InputError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import mmap
 import pathlib
 import pickle
 import re
@@ -23,11 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixmix.errors import DataError
+from mixmix.errors import DataError, InputError, raise_if_out_of_memory
 from mixmix.runtime.archives import StoredArchive
 
 __all__ = ["Inert", "read_pickled"]
 
+_BUILTINS = (b"builtins", b"__builtin__")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _PATHS = {
     f"{module}.{kind}": pure
@@ -108,6 +110,8 @@ def read_pickled(path: Path) -> Any:
 
 def _read(path: Path, *, is_zip: bool) -> Any:
     names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) if is_zip else []
+    if _mentions_buffers(path):
+        raise DataError(f"{path} has a bytearray, which may take any memory; leave it out")
     own = sys.stdlib_module_names | {"torch", "__builtin__"}
     refused = [
         name
@@ -128,15 +132,31 @@ def _read(path: Path, *, is_zip: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
+def _mentions_buffers(path: Path) -> bool:
+    """Whether pickles of a file refer to ``bytearray``, which makes gigabytes from a number."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(b"c%s\nbytearray\n" % name) >= 0 for name in _BUILTINS)
+
+
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """One line for what PyTorch refuses in many."""
+    """One line for what PyTorch refuses in many, or fails at."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other protocols, which are refused
             yield
     except pickle.UnpicklingError as error:
         raise DataError(f"{path} {_why_refused(str(error))}") from error
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # of sizes and arguments that do not fit, and of missing parts
+        asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+        if asked is None or int(asked[1]) <= path.stat().st_size:
+            raise_if_out_of_memory(error)
+        raise DataError(
+            f"{path} is damaged, or was not written by torch.save; copy it again, or save "
+            "model.state_dict() by torch.save"
+        ) from error
 
 
 def _refuse_other_archives(path: Path) -> None:

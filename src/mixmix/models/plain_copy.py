@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from mixmix.errors import InputError, raise_if_out_of_memory, translate_errors
 from mixmix.graph.copies import detached_copy, tensors_in
 
-__all__ = ["check_materialized", "drop_observing_hooks_", "plain_copy", "unwrapped"]
+__all__ = ["check_finite", "check_materialized", "drop_observing_hooks_", "plain_copy", "unwrapped"]
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -40,6 +40,20 @@ def check_materialized(model: nn.Module, name: str) -> None:
             raise InputError(
                 f"{name}: its weights were never loaded: {key} is {where}; {cure} and load its "
                 "state dict first"
+            )
+
+
+def check_finite(model: nn.Module, name: str) -> None:
+    """Raise an ``InputError`` if weights or statistics are NaN or infinite; masks may have -inf."""
+    masks = {key for key, _ in model.named_buffers() if "running_" not in key}
+    for key, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        damaged = tensor.isnan() if key in masks else ~tensor.isfinite()
+        if bool(damaged.any()):
+            raise InputError(
+                f"{name}: {key} contains NaN or infinite values; the checkpoint is damaged or the "
+                "training diverged"
             )
 
 

@@ -56,8 +56,8 @@ def load_spec(reference: str | Path | ModelSpec, **fields: Any) -> ModelSpec:
         return replace(reference, **fields) if fields else reference
     if not isinstance(reference, str | Path):
         raise InputError(
-            f"cannot load a {type(reference).__name__}; expected {describe_references()}, the path "
-            "of a model spec, a ModelSpec, a module or a Model"
+            f"cannot load an object of type {type(reference).__name__}; expected "
+            f"{describe_references()}, the path of a model spec, a ModelSpec, a module or a Model"
         )
     text = str(reference)
     source, weights = split_reference(text)

@@ -55,9 +55,9 @@ class ModelSpec(Settings):
         top1: measured accuracy in percent, or None.
         multi_label: whether an image may have several classes or none, so that each logit is for
             itself (sigmoid instead of softmax).
-        flip: whether mirrored images keep their class; False for text, digits, traffic signs and
-            whatever tells left from right. None: names of classes and the network's predictions
-            decide (see ``data.flips``).
+        flip: whether mirrored images keep their class, unlike text, digits, traffic signs and
+            whatever tells left from right. By default, the names of the classes and the network's
+            predictions decide (see ``data.flips``).
         resize: shorter side that photographs are scaled to before their center is cropped to the
             input; None scales them to cover it. Noted in exported files.
         interpolation: of that scaling, such as bicubic; empty if unknown.
@@ -101,7 +101,7 @@ class ModelSpec(Settings):
             object.__setattr__(self, name, tuple(value))
         self._require(
             len(self.input_shape) == 3
-            and all(isinstance(size, int) and size >= 1 for size in self.input_shape),
+            and all(type(size) is int and size >= 1 for size in self.input_shape),
             "input_shape",
             "(channels, height, width), three whole numbers >= 1",
         )
@@ -196,7 +196,10 @@ class ModelSpec(Settings):
         if not text:
             return None
         try:
-            return cls.from_dict(json.loads(text))
+            content = json.loads(text)
+            if not isinstance(content, dict):
+                raise TypeError(f"a {type(content).__name__} in place of a table")
+            return cls.from_dict(content)
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{origin} contains a malformed spec: {error}") from error
 

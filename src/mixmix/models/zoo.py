@@ -50,6 +50,12 @@ class Zoo(Sequence[Model]):
         self._models = tuple(models)
         if not self._models:
             raise InputError("a zoo needs at least one network")
+        for model in self._models:
+            if not isinstance(model, Model):
+                raise InputError(
+                    f"Zoo takes Models, got an object of type {type(model).__name__}; load "
+                    "references and modules with Zoo.load([...])"
+                )
         names = [model.spec.name for model in self._models]
         if len(set(names)) < len(names):
             raise InputError(f"networks of a zoo need different names, got {', '.join(names)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,9 +56,9 @@ def write_card(
     else:
         text = f"images / 255, minus {_numbers(spec.mean)}, divided by {_numbers(spec.std)}."
     about = {
-        "network": spec.name,
-        "source": spec.source,
-        "license": spec.license or "not stated by the source",
+        "network": _plain(spec.name),
+        "source": _plain(spec.source),
+        "license": _plain(spec.license or "not stated by the source"),
         "SHA-256 of the weights": spec.sha256,
         "compressed by": f"mixmix {__version__}, without the training data",
         "classes": spec.num_classes,
@@ -75,6 +77,11 @@ def write_card(
     ]
     write_atomic(path, "\n".join(lines).encode())
     return path
+
+
+def _plain(text: str) -> str:
+    """Text from a file, without markup."""
+    return re.sub(r"([\[\]`])", r"\\\1", html.escape(text, quote=False))
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -21,6 +21,7 @@ from mixmix.export import export
 from mixmix.models.loading import load
 from mixmix.report.record import describe_versions
 from mixmix.runtime.compiled import has_compiler
+from mixmix.runtime.devices import available_devices
 from mixmix.runtime.machine import memory_bytes, usable_cpus
 from mixmix.synthesis.recipes import recipe
 from mixmix.synthesis.synthesize import synthesize
@@ -46,7 +47,7 @@ def installation() -> dict[str, Any]:
         "processor features": ", ".join(_cpu_features()) or "unknown",
         "compiler": "yes" if has_compiler() else "none: synthesis is slower; install g++",
         "memory": None if memory is None else f"{memory / 2**30:.1f} GiB",
-        "devices": ", ".join(_devices()),
+        "devices": ", ".join(map(_device, available_devices())),
         "cache": _cache(),
         "small run": _small_run(),
     }
@@ -60,13 +61,8 @@ def _cpu_features() -> list[str]:
     return [title for flag, title in _CPU_FLAGS.items() if flag in flags]
 
 
-def _devices() -> list[str]:
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found += [
-            f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())
-        ]
-    return found + ["mps"] * torch.backends.mps.is_available()
+def _device(name: str) -> str:
+    return f"{name} ({torch.cuda.get_device_name(name)})" if name.startswith("cuda") else name
 
 
 def _cache() -> str:

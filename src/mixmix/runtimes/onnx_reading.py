@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -11,13 +11,14 @@ from onnx import external_data_helper as external
 
 from mixmix._display import similar_file
 from mixmix.errors import DataError, InputError, translate_errors
+from mixmix.runtimes.size_limit import MOST_ELEMENTS
 
 __all__ = ["read_onnx"]
 
 # Of protobuf.
 _LARGEST_FILE = 2**31
-# Elements of one value, and nodes after functions are written out.
-_MOST_ELEMENTS, _MOST_NODES = 2**28, 10**6
+# Elements of all values, and nodes after functions are written out.
+_MOST_IN_ALL, _MOST_NODES = 2**32, 10**6
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -34,6 +35,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise DataError(f"{path} has 2 GiB or more; store its weights as external data")
     with translate_errors(f"{path} is no valid ONNX model", into=DataError):
         model = onnx.load(str(path), load_external_data=False)
+        _check_opset(model)
         _check_functions(model)
         for tensor in _tensors(model):
             if tensor.HasField("data_location") and external.uses_external_data(tensor):
@@ -50,17 +52,23 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
+def _check_opset(model: onnx.ModelProto) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    for each in model.opset_import:
+        if each.domain in ("", "ai.onnx") and not 1 <= each.version <= newest:
+            raise DataError(
+                f"it has opset {each.version}, and the installed onnx knows 1 to {newest}; export "
+                "it with one of these, or install a newer onnx"
+            )
+
+
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from model.graph.initializer
-    graphs: list[Iterable[onnx.NodeProto]] = [model.graph.node]
-    graphs += [function.node for function in model.functions]
-    while graphs:
-        for node in graphs.pop():
-            for attribute in node.attribute:
-                yield from (*attribute.tensors, *[attribute.t] * attribute.HasField("t"))
-                for inner in (*attribute.graphs, *[attribute.g] * attribute.HasField("g")):
-                    yield from inner.initializer
-                    graphs.append(inner.node)
+    nodes = [*model.graph.node, *(node for each in model.functions for node in each.node)]
+    for attribute in (each for node in _with_inner(nodes) for each in node.attribute):
+        yield from (*attribute.tensors, *[attribute.t] * attribute.HasField("t"))
+        for inner in (*attribute.graphs, *[attribute.g] * attribute.HasField("g")):
+            yield from inner.initializer
 
 
 def _check_external(tensor: onnx.TensorProto, folder: Path) -> None:
@@ -83,19 +91,34 @@ def _check_external(tensor: onnx.TensorProto, folder: Path) -> None:
 
 def _check_functions(model: onnx.ModelProto) -> None:
     """Functions that call one another must not grow without bound."""
+    bodies = {(each.domain, each.name): _with_inner(each.node) for each in model.functions}
     sizes: dict[tuple[str, str], float] = {}
-    bodies = {(each.domain, each.name): each.node for each in model.functions}
-    for _ in bodies:  # of the innermost first
-        before = dict(sizes)
-        for key, nodes in bodies.items():
-            calls = [(node.domain, node.op_type) for node in nodes]
-            if key not in sizes and all(call in sizes for call in calls if call in bodies):
-                sizes[key] = sum(sizes.get(call, 1) for call in calls)
-        if sizes == before:
+    while waiting := bodies.keys() - sizes.keys():  # of the innermost first
+        ready = {
+            key
+            for key in waiting
+            if all((node.domain, node.op_type) not in waiting for node in bodies[key])
+        }
+        if not ready:
             raise DataError("its functions call themselves")
-    total = sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node)
+        sizes |= {key: _written_out(bodies[key], sizes) for key in ready}
+    total = _written_out(_with_inner(model.graph.node), sizes)
     if total > _MOST_NODES:
         raise DataError(f"it has {total:.0g} nodes when its functions are written out")
+
+
+def _with_inner(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Nodes, and those of their branches and loops."""
+    found = list(nodes)
+    for node in found:  # which grows
+        for attribute in node.attribute:
+            for graph in (*attribute.graphs, *[attribute.g] * attribute.HasField("g")):
+                found.extend(graph.node)
+    return found
+
+
+def _written_out(nodes: Iterable[onnx.NodeProto], sizes: Mapping[tuple[str, str], float]) -> float:
+    return sum(sizes.get((node.domain, node.op_type), 1) for node in nodes)
 
 
 def _check_sizes(model: onnx.ModelProto) -> None:
@@ -105,12 +128,18 @@ def _check_sizes(model: onnx.ModelProto) -> None:
     if model.ByteSize() >= _LARGEST_FILE:
         return
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    total = 0
     for value in (*graph.value_info, *graph.input, *graph.output):
-        _check_elements([dim.dim_value for dim in value.type.tensor_type.shape.dim])
+        total += _check_elements([dim.dim_value for dim in value.type.tensor_type.shape.dim])
+    if total > _MOST_IN_ALL:
+        raise DataError(f"its values have {total:.1g} numbers, which is more than networks need")
 
 
-def _check_elements(sizes: Iterable[int]) -> None:
-    if math.prod(max(1, size) for size in sizes) > _MOST_ELEMENTS:
+def _check_elements(sizes: Iterable[int]) -> int:
+    """Their product, where unknown sizes count as 1."""
+    count = math.prod(max(1, size) for size in sizes)
+    if count > MOST_ELEMENTS:
         raise DataError(
             f"it has a value of the size {tuple(sizes)}, which is more than networks need"
         )
+    return count

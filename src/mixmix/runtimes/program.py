@@ -22,6 +22,7 @@ from mixmix.runtimes.program_graph import ProgramGraph
 from mixmix.runtimes.program_operators import is_quantized
 from mixmix.runtimes.program_tensors import register_tensors, tensors_of
 from mixmix.runtimes.program_texts import problems_of_pickle, problems_of_texts
+from mixmix.runtimes.size_limit import MOST_ELEMENTS
 
 __all__ = ["METADATA_KEYS", "Program", "ProgramSession", "read_program"]
 
@@ -33,8 +34,8 @@ _ENTRIES = re.compile(
     r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)|version"
 )
 _BATCH = 2
-# Elements of one value, and of all, for two images.
-_MOST, _MOST_IN_ALL = 2**28, 2**34
+# Elements of all values, for two images.
+_MOST_IN_ALL = 2**34
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ class _Sizes(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, path: Path) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # in messages of errors
         self._path, self._total = path, 0
 
     def check(self, sizes: tuple[int | None, ...]) -> None:
@@ -158,7 +160,7 @@ class _Sizes(fx.Interpreter):
         for each in result if isinstance(result, tuple | list) else [result]:
             if isinstance(each, Tensor):
                 self._total += each.numel()
-                if each.numel() > _MOST or self._total > _MOST_IN_ALL:
+                if each.numel() > MOST_ELEMENTS or self._total > _MOST_IN_ALL:
                     raise DataError(
                         f"{self._path} has values of {each.numel():,} numbers, which is more "
                         "than networks for images need; it is damaged"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from mixmix.runtimes.file_ends import FileEnds
 from mixmix.runtimes.fixed_batches import in_batches_of
 from mixmix.runtimes.onnx_reading import read_onnx
 
-__all__ = ["OnnxSession"]
+__all__ = ["OnnxSession", "session_with_values"]
 
 # ONNX Runtime also prints the errors that it raises; 4 prints fatal ones only.
 _FATAL_ONLY = 4
@@ -158,6 +159,27 @@ class OnnxSession:
     def metadata(self) -> dict[str, str]:
         """Metadata of the file."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
+
+
+def session_with_values(model: onnx.ModelProto, names: Iterable[str]) -> OnnxSession:
+    """A session that also returns the values of these names inside the graph.
+
+    The network runs as it is written, without ONNX Runtime's rewrites and integer kernels.
+
+    Args:
+        model: the network; the values become outputs, in place.
+        names: of the values; those that are outputs stay so.
+
+    Raises:
+        DataError: if ONNX Runtime cannot run it, or it has several inputs.
+    """
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return OnnxSession(model.SerializeToString(), options=options)
 
 
 def _has_channels_last(shape: Sequence[int | str]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mixmix._display import shorten
 from mixmix.data.image_set import ImageSet
 from mixmix.data.shards import FORMAT
 from mixmix.errors import DataError, InputError
@@ -66,7 +67,9 @@ def generate(
     >>> mixmix.generate("bundled:vgg", settings, num_images=16, warmup_rounds=0)
     ImageSet(images=16, shape=(3, 32, 32), classes=10, from=..., label_agreement=...)
     """
-    zoo, settings = Zoo.load(zoo), settings or AmortizedSettings()
+    zoo, settings = Zoo.load(zoo), AmortizedSettings() if settings is None else settings
+    if not isinstance(settings, AmortizedSettings):
+        raise InputError(f"settings must be AmortizedSettings, got {shorten(repr(settings))}")
     for name, value, least in (("num_images", num_images, 1), ("warmup_rounds", warmup_rounds, 0)):
         if not isinstance(value, int) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")

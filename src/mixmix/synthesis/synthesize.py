@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mixmix._display import shorten
 from mixmix.data.flips import warn_of_names
 from mixmix.data.image_set import ImageSet
 from mixmix.data.shards import FORMAT
@@ -91,7 +92,12 @@ def synthesize(
     >>> mixmix.synthesize(["bundled:vgg", "bundled:vovnet"], settings)
     ImageSet(images=8, shape=(3, 32, 32), classes=10, from=..., label_agreement=...)
     """
-    zoo, settings = Zoo.load(zoo), settings or SynthesisSettings()
+    zoo, settings = Zoo.load(zoo), SynthesisSettings() if settings is None else settings
+    if not isinstance(settings, SynthesisSettings):
+        raise InputError(
+            f"settings must be SynthesisSettings, got {shorten(repr(settings))}; "
+            "recipe(NAME) returns those of a recipe"
+        )
     if out is None and distributed.world_size() > 1:
         raise InputError(
             f"{distributed.world_size()} processes need a folder that all of them can access; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from tiny_networks import tiny_spec
 
-from mixmix.cli.inputs import labeled_images, with_spec
+from mixmix.cli.inputs import labeled_images, read_classes, with_spec
 from mixmix.errors import InputError
 from mixmix.models import load_spec
 
@@ -100,3 +101,27 @@ def test_names_of_classes_are_read(tmp_path: Path, name: str, text: str) -> None
     assert with_spec(given) == {
         "spec": {"classes": ["cat", "sea lion"], "mean": 0.5, "std": [0.1, 0.2, 0.3]}
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"1": "a", "2": "b"}',
+        '{"0": "a", "2": "b"}',
+        '{"a": 0, "b": 1}',
+        '"ab"',
+        "null",
+        "[1, 2]",
+        "[[]]",
+    ],
+)
+def test_class_files_of_other_forms_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match=r"c\.json must hold"):
+        read_classes(tmp_path / "c.json")
+
+
+def test_class_files_by_index(tmp_path: Path) -> None:
+    names = [f"name {index}" for index in range(12)]
+    (tmp_path / "c.json").write_text(json.dumps({str(i): ["n0", n] for i, n in enumerate(names)}))
+    assert read_classes(tmp_path / "c.json") == names

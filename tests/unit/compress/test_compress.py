@@ -84,7 +84,7 @@ def test_images_are_made_where_none_are_given(name: str, monkeypatch: pytest.Mon
     assert made[2].settings == made[3].settings == (Quantize("W8A8").to_dict(),)
     with pytest.raises(InputError, match="leave out one of them"):
         compress(network, methods="W8A8", bits="W4A4", **said)
-    with pytest.raises(InputError, match="does not say its input_shape, mean, std"):
+    with pytest.raises(InputError, match="does not specify its input_shape, mean, std"):
         compress(network)
 
 

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from mixmix import ImageSet, Model, as_image_set
 from mixmix.data.images import as_images
-from mixmix.data.pixels import encoded
+from mixmix.data.pixels import encoded, read_image
 from mixmix.errors import DataError, InputError
+from mixmix.evaluate.labeled_files import LabeledFiles
 
 
 @pytest.fixture
@@ -233,3 +234,36 @@ def test_no_memory_for_a_picture_is_said(pixels: Tensor, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image.Image, "save", save)
     with pytest.raises(MemoryError, match="PNG"):
         encoded(picture(pixels[0]))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tiff", "x.pgm"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_of_16_bits_are_scaled(name: str, channels: int, tmp_path: Path) -> None:
+    values = np.array([[0, 1000, 40000, 65535]], np.uint16)
+    if name == "x.pgm":
+        (tmp_path / name).write_bytes(b"P5 4 1 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / name)
+    found = read_image(tmp_path / name, (channels, 1, 4))
+    assert (found - torch.tensor(values / 65535)).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_unknown_range_are_refused(kind: type, tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "x.tiff")
+    with pytest.raises(DataError, match="32 bits"):
+        read_image(tmp_path / "x.tiff", (1, 4, 4))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_photographs_are_upright_wherever_they_are_read(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    colors = np.zeros((16, 16, 3), np.uint8)
+    colors[:8] = 255
+    Image.fromarray(colors).save(tmp_path / "x.png", exif=exif)
+    spec = tiny_spec("plain")
+    evaluated, _ = LabeledFiles([(tmp_path / "x.png", 0)], spec)[0]
+    read = read_image(tmp_path / "x.png", spec.input_shape)
+    assert torch.equal(evaluated.float() / 255, read)
+    assert read[:, :4, -4:].mean() == (0.0 if orientation == 3 else 1.0)

@@ -167,8 +167,8 @@ def test_wrong_models(artifact: Artifact, tmp_path: Path) -> None:
     corrupt = tmp_path / "corrupt.onnx"
     corrupt.write_bytes(artifact.path.read_bytes()[:200])
     fails("corrupt.onnx is no valid ONNX model", corrupt)
-    fails("Brightest: a module does not say its input_shape, mean, std", Brightest())
-    fails("cannot load a int; expected", 3)
+    fails("Brightest: a module does not specify its input_shape, mean, std", Brightest())
+    fails("cannot load an object of type int; expected", 3)
     (tmp_path / "m.txt").write_text("text")
     fails("ends in .onnx", tmp_path / "m.txt")
     fails(
@@ -200,7 +200,9 @@ def test_files_of_others_need_a_spec(artifact: Artifact, tmp_path: Path) -> None
     del model.metadata_props[:]
     path = tmp_path / "foreign.onnx"
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"does not say its mean, std; add --mean, --std, or in "):
+    with pytest.raises(
+        InputError, match=r"does not specify its mean, std; add --mean, --std, or in "
+    ):
         evaluate(path, (IMAGES, LABELS))
     assert evaluate(path, (IMAGES, LABELS), spec=SPEC).top1 == 80
     fields = {"mean": SPEC.mean, "std": SPEC.std, "classes": ("red", "green", "blue")}

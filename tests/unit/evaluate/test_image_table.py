@@ -92,3 +92,17 @@ def test_wrong_tables(folder: Path, text: str, message: str) -> None:
 )
 def test_several_labels(folder: Path, text: str) -> None:
     assert labels(folder, text, spec(multi_label=True)) == [[1, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\nphotos/a.png," + "9" * 400,
+        "path,label\nphotos/a.png,-" + "9" * 5000,
+        'path,label\nphotos/a.png,"' + "x" * 200_000 + '"',
+        "path,label\n" + "x" * 5000 + ",cat",
+    ],
+)
+def test_absurd_cells_are_refused(text: str, folder: Path) -> None:
+    with pytest.raises(DataError):
+        labels(folder, text, spec())

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from mixmix.export.onnx.biases import fit_biases
 from mixmix.export.onnx.float_exactness import keep_floats_exact
 from mixmix.export.onnx.integer_kernels import join_quantizers, pool_globally, repeat_quantizers
 from mixmix.export.onnx.packing import pack_weights
@@ -128,3 +129,24 @@ def test_padding_with_other_values_than_zero_is_not_quantized_again(
     repeat_quantizers(found)
     again = ["QuantizeLinear", "DequantizeLinear"] if is_repeated else []
     assert op_types(found)[3:] == ["Pad", *again, "Neg"]
+
+
+@pytest.mark.parametrize("bias", [0.5, -3.0])
+@pytest.mark.parametrize("scale", [1e-10, 7.8e-11])
+def test_biases_of_dead_channels_fit_into_32_bits(bias: float, scale: float) -> None:
+    found = graph(
+        f"""float step = {{0.015625}}, uint8 zero = {{0}}, int8[2,2] integers = {{1, -2, 100, 4}},
+        float[2] scales = {{0.01, {scale}}}, int8[2] zeros = {{0, 0}},
+        float[2] bias = {{0.5, {bias}}}""",
+        """integer = QuantizeLinear(x, step, zero) float = DequantizeLinear(integer, step, zero)
+        w = DequantizeLinear<axis = 0>(integers, scales, zeros) y = Gemm<transB = 1>(float, w, bias)
+        """,
+    )
+    fit_biases(found)
+    weight = next(node for node in found if node.outputs[0].name == "w")
+    integers, scales = (constant(value) for value in weight.inputs[:2])
+    assert integers is not None and scales is not None
+    assert integers.dtype == np.int8 and integers[0].tolist() == [1, -2]
+    assert scales[0] == np.float32(0.01)
+    assert abs(bias) / (0.015625 * scales[1]) <= 2**30 * 1.001
+    assert np.abs(integers[1] * scales[1] - np.array([100, 4]) * scale).max() <= scales[1]

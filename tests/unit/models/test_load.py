@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES, tiny_network, tiny_spec, tiny_teacher
-from torch import nn
+from torch import Tensor, nn
 
 from mixmix import Model, ModelSpec, Zoo, load
 from mixmix.errors import InputError
@@ -53,8 +53,8 @@ def test_what_is_given_is_not_searched_for() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "does not say its input_shape, mean, std; write load"),
-        ({"input_shape": INPUT_SHAPE, "mean": 0.5}, "does not say its std"),
+        ({}, "does not specify its input_shape, mean, std; write load"),
+        ({"input_shape": INPUT_SHAPE, "mean": 0.5}, "does not specify its std"),
         ({"input_shape": (3, 16), "mean": 0.5, "std": 1}, "must be .channels, height, width"),
         ({"input_shape": INPUT_SHAPE, "mean": (0.5, 0.5), "std": 1}, "each of the 3 channels"),
         ({"input_shape": (1, 16, 16), "mean": 0, "std": 1}, "cannot take images of"),
@@ -121,3 +121,54 @@ def test_logits_come_in_batches_without_gradients() -> None:
     logits = model.logits(images, batch_size=2)
     torch.testing.assert_close(logits, model(images))
     assert not logits.requires_grad
+
+
+class _Centered(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(0, keepdim=True)).flatten(1)[:, :4]
+
+
+class _PairsOnly(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).reshape(2, -1)[:, :4]
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (_Centered(), "other outputs .* with others in its batch"),
+        (
+            nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten()),
+            "other outputs .* with others in its batch",
+        ),
+        (_PairsOnly(), "runs on 2 images, but not on 4"),
+    ],
+)
+def test_images_are_independent_of_their_batch(module: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(module, input_shape=(3, 8, 8), mean=0.5, std=0.25)
+
+
+def test_integers_are_no_logits() -> None:
+    class Chosen(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1).argmax(1)
+
+    with pytest.raises(InputError, match="returns int64 values, expected logits"):
+        load(Chosen(), input_shape=(3, 8, 8), mean=0.5, std=0.25)
+
+
+def test_masks_may_be_infinite_and_weights_may_not() -> None:
+    class Masked(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.register_buffer(name, torch.tensor([0.0, -float("inf"), 0.0, 0.0]))
+            self.name = name
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = (x.mean((2, 3)) + getattr(self, self.name)[:3]).softmax(1)
+            return torch.cat([3 * weights, x.mean((1, 2, 3))[:, None]], 1)
+
+    assert load(Masked("mask"), input_shape=(3, 8, 8), mean=0.5, std=0.25).spec.num_classes == 4
+    with pytest.raises(InputError, match="running_mean contains NaN or infinite"):
+        load(Masked("running_mean"), input_shape=(3, 8, 8), mean=0.5, std=0.25)

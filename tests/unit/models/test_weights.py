@@ -186,3 +186,21 @@ def test_other_files_are_named(kind: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(message)) as error:
         load_state_dict(tmp_path / "w.pth")
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "is_zip"), [("buffer", True), ("buffer", False), ("size", False)])
+def test_no_memory_is_taken_for_what_a_number_claims(
+    kind: str, is_zip: bool, tmp_path: Path
+) -> None:
+    class Buffer:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+            return bytearray, (2**40,)
+
+    path = tmp_path / "w.pth"
+    content = {"weight": torch.ones(104)} | ({"x": Buffer()} if kind == "buffer" else {})
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    if kind == "size":
+        claimed = path.read_bytes().replace(b"Kh", b"\x8a\x06\0\0\0\0\0\1", 1)
+        path.write_bytes(claimed)
+    with pytest.raises(DataError, match="bytearray" if kind == "buffer" else "is damaged, or was"):
+        load_state_dict(path)

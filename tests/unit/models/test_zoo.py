@@ -47,6 +47,11 @@ def test_members_that_do_not_go_together(members: list[Any], message: str) -> No
         Zoo.load(members)
 
 
+def test_a_zoo_of_references_is_loaded() -> None:
+    with pytest.raises(InputError, match=r"got an object of type str; .* Zoo.load\(\[...\]\)"):
+        Zoo(["bundled:vgg"])  # type: ignore[list-item]
+
+
 def test_other_classes_or_channels_are_refused() -> None:
     small = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(3, 2))
     with pytest.raises(InputError, match="the label set tiny, but 4 and 2 classes"):

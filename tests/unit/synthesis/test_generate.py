@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_networks import INPUT_SHAPE, NUM_CLASSES
 
-from mixmix import AmortizedSettings, ImageSet, Zoo, generate
+from mixmix import AmortizedSettings, ImageSet, SynthesisSettings, Zoo, generate, synthesize
 from mixmix.errors import InputError
 
 SETTINGS = AmortizedSettings(steps=2, batch_size=4, num_latents=16, latent_size=8, width=4)
@@ -71,3 +71,10 @@ def test_a_finished_run_is_only_read_and_a_lost_shard_made_again(zoo: Zoo, tmp_p
 def test_numbers_out_of_range(zoo: Zoo, changes: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(changes))} must be a whole number"):
         made(zoo, **changes)
+
+
+def test_settings_of_another_kind(zoo: Zoo) -> None:
+    with pytest.raises(InputError, match="must be AmortizedSettings, got SynthesisSettings"):
+        generate(zoo, SynthesisSettings(), num_images=8)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be SynthesisSettings, got 'deepinversion'; recipe"):
+        synthesize(zoo, "deepinversion")  # type: ignore[arg-type]

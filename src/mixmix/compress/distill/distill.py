@@ -61,7 +61,7 @@ class Distill(Method):
             maps at each resolution are compared too, through a trainable linear projection if the
             numbers of channels differ.
         fresh: generates more images during training; None trains only on the given images.
-        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None. Its
+        checkpoints: folder for checkpoints, from which an interrupted run resumes. Its
             ``student.safetensors`` is the state dict of the current student.
 
     Raises:

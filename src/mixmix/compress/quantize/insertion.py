@@ -36,8 +36,9 @@ def insert_quantizers(
 
     A tensor that only layers read is quantized once, to the most bits that one of them asks for. A
     tensor that is added, concatenated, pooled, or passed from a convolution to another function
-    (see ``placement``) is quantized to 8 bits, and again for layers that ask for fewer. Images are
-    quantized to ``input_bits``, unless it is None, and so is what is made of them without a layer.
+    (see ``placement``) is quantized to 8 bits, and again for layers that ask for fewer. Sums that
+    stay in float are quantized for the layers that read them alone. Images are quantized to
+    ``input_bits``, unless it is None, and so is what is made of them without a layer.
 
     Args:
         layer_bits: weight and input bits by layer name, or None for layers that stay in float; they
@@ -72,13 +73,16 @@ def insert_quantizers(
     requested: dict[fx.Node, int] = {}
     for call, source in sources.items():
         requested[source] = max(requested.get(source, 0), bits[str(call.target)][1])
-    shared = requested | dict.fromkeys(operands.joined(), _JOINED_BITS)
+    shared = {
+        source: most for source, most in requested.items() if not operands.is_float_sum(source)
+    }
+    shared |= dict.fromkeys(operands.joined(), _JOINED_BITS)
     for source in shared:
         if operands.is_image(source) and input_bits is not None:
             shared[source] = requested[source] = input_bits
     narrowed: dict[fx.Node, list[fx.Node]] = {}
     for call, source in sources.items():
-        if requested[source] < shared[source]:
+        if source not in shared or requested[source] < shared[source]:
             narrowed.setdefault(call.all_input_nodes[0], []).append(call)
 
     for name, (own_bits, _) in bits.items():

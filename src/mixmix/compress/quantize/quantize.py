@@ -62,14 +62,14 @@ class Quantize(Method):
             are also tried for each scale, and those with the smaller error are used.
         symmetric_activations: zero is the middle level, or the lowest if activations are not
             negative. Otherwise the zero point minimizes the error.
-        equalize: equalize the weights of neighboring layers (see ``equalize``). None does so around
-            depthwise convolutions if ``per_channel`` is False.
+        equalize: equalize the weights of neighboring layers (see ``equalize``). By default, only
+            around depthwise convolutions with one scale per layer.
         correct_bias: correct each bias so that the mean of its channel does not change (see
-            ``bias_correction``), in units where this reduces the error. None considers only units
+            ``bias_correction``), in units where this reduces the error. By default, only in units
             with a depthwise convolution.
         views: number of images to reconstruct units on: if there are fewer, mixtures of the images,
             most of them warped, are added (see ``views``). 0 adds none.
-        memory_gib: memory for activations, in GiB; None allows half of the machine's memory. The
+        memory_gib: memory for activations, in GiB; by default, half of the machine's memory. The
             rest is stored in temporary files, with the same result.
         reconstruction: settings of the reconstruction.
         layer_bits: bits such as ``W4A8``, or ``float``, by layer name, which override ``bits`` and

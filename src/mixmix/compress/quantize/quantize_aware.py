@@ -67,7 +67,7 @@ class QuantizeAware(Method):
         training: steps, rates, loss and augmentation. With AdamW, the learning rate is in steps of
             the grid, and has the same effect for every network.
         fresh: generates more images during training; None trains only on the given images.
-        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes.
         held_out: number of images that are held out, at most one in nine; 0 trains on all images,
             and always returns the trained network.
 

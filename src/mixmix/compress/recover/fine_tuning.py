@@ -54,7 +54,7 @@ class FineTune(Recovery):
             scale of a parameter (root mean square of a layer's weights), and means the same for
             every network.
         fresh: generates more images during training; None trains only on the given images.
-        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes.
         held_out: images that are not trained on, at most one of nine; 0 trains on all images and
             uses the weights after training.
 

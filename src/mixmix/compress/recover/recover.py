@@ -103,6 +103,7 @@ class Recovery(Settings, ABC):
     """
 
     family: ClassVar[str] = "recovery"
+    group: ClassVar[str] = "mixmix.recoveries"
     modules: ClassVar[tuple[str, ...]] = (
         "mixmix.compress.recover.batch_norm",
         "mixmix.compress.recover.features",
@@ -124,10 +125,20 @@ class Recovery(Settings, ABC):
 
 
 def as_recoveries(given: Recovery | Sequence[Recovery] | None) -> tuple[Recovery, ...]:
-    """Convert one recovery, several, or None to a tuple."""
+    """Convert one recovery, several, or None to a tuple.
+
+    Raises:
+        InputError: if one of them has no ``recover_``.
+    """
     if given is None:
         return ()
-    return tuple(given) if isinstance(given, Sequence) else (given,)
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    for step in several:
+        if not callable(getattr(step, "recover_", None)) or isinstance(step, type):
+            raise InputError(
+                f"{step!r} is not a recovery; expected an object with recover_, such as FineTune()"
+            )
+    return tuple(several)
 
 
 def recover(

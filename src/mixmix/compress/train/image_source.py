@@ -63,6 +63,7 @@ class MoreImages(Settings, ABC):
     """
 
     family: ClassVar[str] = "more_images"
+    group: ClassVar[str] = "mixmix.more_images"
     modules: ClassVar[tuple[str, ...]] = ("mixmix.compress.train.generated_images",)
     needs_images: ClassVar[bool] = True
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
 from mixmix.export.levels import FileLevels
 from mixmix.runtimes.onnx_nodes import constant, producer
-from mixmix.runtimes.session import OnnxSession
+from mixmix.runtimes.session import session_with_values
 
 __all__ = ["onnx_levels"]
 
@@ -35,12 +33,8 @@ def onnx_levels(content: bytes, images: Tensor) -> tuple[list[FileLevels], Tenso
         if quantizer is None or scale is None or zero_point is None or scale.size != 1:
             continue
         grids[str(node.outputs[0].name)] = (float(scale), int(zero_point))
-    proto.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in grids
-    )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = OnnxSession(proto.SerializeToString(), options=options)
-    logits, *values = map(torch.from_numpy, session.outputs(images))
+    names = [proto.graph.output[0].name, *grids]
+    found = session_with_values(proto, names).outputs(images, names)
+    logits, *values = map(torch.from_numpy, found)
     levels = zip(grids.values(), values, strict=True)
     return [FileLevels(*grid, value) for grid, value in levels], logits

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
 from mixmix.export.onnx.quantizers import integer_type, source_of
 from mixmix.export.onnx.saturation import saturation_error
 from mixmix.graph.ops import onnx_names
 from mixmix.runtimes.onnx_nodes import Array, constant, producer
-from mixmix.runtimes.session import OnnxSession
+from mixmix.runtimes.session import session_with_values
 
 __all__ = ["prefer_signed_weights"]
 
@@ -99,12 +96,6 @@ def _values(model: ir.Model, names: list[str], images: Tensor) -> dict[str, Arra
     """Values of the graph on the images by name, computed in floats."""
     if not names:
         return {}
-    proto = ir.to_proto(model)
     names = list(dict.fromkeys(names))
-    proto.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
-    )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = OnnxSession(proto.SerializeToString(), options=options)
+    session = session_with_values(ir.to_proto(model), names)
     return dict(zip(names, session.outputs(images, names), strict=True))

@@ -9,6 +9,7 @@ from torch import Tensor
 from mixmix.compress.method import Compressed
 from mixmix.export.deployment import deployment_notes
 from mixmix.export.notes import notes
+from mixmix.export.onnx.biases import fit_biases
 from mixmix.export.onnx.float_exactness import keep_floats_exact
 from mixmix.export.onnx.integer_kernels import (
     join_quantizers,
@@ -42,6 +43,7 @@ def onnx_bytes(compressed: Compressed, images: Tensor, *, fast: bool = False) ->
     model = float_onnx(module, spec.input_shape, name=spec.name, translations=TRANSLATIONS)
     pack_weights(model.graph)
     declare_two_bits(model)
+    fit_biases(model.graph)
     pool_globally(model.graph)
     repeat_quantizers(model.graph)
     join_quantizers(model.graph)

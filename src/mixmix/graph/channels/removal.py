@@ -152,15 +152,15 @@ def disagreement(
 ) -> float:
     """Relative difference of the outputs of a pruned network and of the silenced original.
 
-    Normalizations across channels are skipped in both networks, since their outputs depend on the
-    number of channels.
+    Normalizations across channels only scale in both networks, by what their inputs in the original
+    have, since their outputs depend on the number of channels.
     """
     # Not every accelerator has double precision.
-    double = [detached_copy(network).cpu().double().eval() for network in (pruned, model)]
-    silence_channels_(double[1], groups, selection)
+    double = [detached_copy(network).cpu().double().eval() for network in (model, pruned)]
+    silence_channels_(double[0], groups, selection)
     inputs = example.cpu().double()
-    with torch.no_grad(), _without_norms(double):
-        got, wanted = (network(inputs) for network in double)
+    with torch.no_grad(), _scaling_norms(double):
+        wanted, got = (network(inputs) for network in double)
     return relative_error(got, wanted) if got.shape == wanted.shape else math.inf
 
 
@@ -182,11 +182,18 @@ def _zero_inputs_(layer: nn.Module, channels: Sequence[int]) -> None:
 
 
 @contextmanager
-def _without_norms(networks: Sequence[nn.Module]) -> Iterator[None]:
+def _scaling_norms(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Normalizations divide by the root mean square of what the first one of a name gets first."""
+    sizes: dict[str, Tensor] = {}
+
+    def scale(name: str, inputs: tuple[Tensor, ...]) -> Tensor:
+        size = sizes.setdefault(name, inputs[0].square().mean().sqrt().clamp_min(1e-12))
+        return inputs[0] / size
+
     hooks = [
-        module.register_forward_hook(lambda _, inputs, output: inputs[0])
+        module.register_forward_hook(lambda _1, inputs, _2, name=name: scale(name, inputs))
         for network in networks
-        for module in network.modules()
+        for name, module in network.named_modules()
         if isinstance(module, _NORMS_ACROSS_CHANNELS)
     ]
     try:

@@ -12,7 +12,7 @@ from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.source import Source
 from mixmix.models.spec import ModelSpec
 
-__all__ = ["GraphSource", "check_any_batch", "check_single", "describe_graph"]
+__all__ = ["GraphSource", "check_any_batch", "check_shape", "check_single", "describe_graph"]
 
 # Fields of the spec in a file that hold for its network; its hash and accuracy may not.
 _NOTED = ("name", "mean", "std", "classes", "label_set", "license", "resize", "interpolation")
@@ -60,6 +60,18 @@ def check_single(name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> No
         raise InputError(
             f"{name} has {len(inputs)} inputs and {len(outputs)} outputs, expected one batch of "
             "images and its logits"
+        )
+
+
+def check_shape(name: str, sizes: Sequence[Any], spec: ModelSpec) -> None:
+    """Raise an ``InputError`` unless a graph takes inputs (N, C, H, W) of the spec."""
+    known = [size if isinstance(size, int) and size > 0 else None for size in sizes]
+    pairs = zip(known[1:], spec.input_shape, strict=False)
+    if len(known) != 4 or any(size not in (None, given) for size, given in pairs):
+        shown = ", ".join("any" if size is None else str(size) for size in known)
+        raise InputError(
+            f"{spec.name}: {name} takes inputs of the sizes ({shown}), and input_shape is "
+            f"{spec.input_shape}; correct input_shape"
         )
 
 

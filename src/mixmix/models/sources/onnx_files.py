@@ -14,6 +14,7 @@ from mixmix.graph.agreement import relative_error
 from mixmix.models.sources.graphs import (
     GraphSource,
     check_any_batch,
+    check_shape,
     check_single,
     describe_graph,
 )
@@ -52,7 +53,10 @@ class OnnxSource(GraphSource):
 
         original = _read(Path(name))
         had_channels_last = channels_first(original)
-        batch = _fixed_batch(_ends(name, original)[0])
+        images = _ends(name, original)[0]
+        if images.shape is not None:
+            check_shape(name, tuple(images.shape), spec)
+        batch = _fixed_batch(images)
         converter = require("onnx2torch", name, "'mixmix[onnx2torch]'")
         had_softmax = _drop_softmax(original)
         restore_batch_norms(original)
@@ -154,17 +158,17 @@ def _check_agreement(
     session = OnnxSession(name)
     given = images.permute(0, 2, 3, 1) if channels_last else images
     expected = torch.from_numpy(session.outputs(given)[0]).float()
-    if not expected.isfinite().all():
-        raise InputError(
-            f"{spec.name}: {name} returns NaN or infinite values; its weights are damaged, or too "
-            "large for its precision"
-        )
     with translate_errors(
         f"{spec.name}: {name} runs in ONNX Runtime, but not in PyTorch after its conversion",
         "use the PyTorch model itself",
     ):
         found = model(images)
-        error = relative_error(found, expected)
+        error = relative_error(found.double(), expected.double())
+    if not (expected.isfinite().all() and found.isfinite().all()):
+        raise InputError(
+            f"{spec.name}: {name} returns NaN or infinite values; its weights are damaged, or too "
+            "large for its precision"
+        )
     if not error <= _TOLERANCE:
         raise InputError(
             f"{spec.name}: the logits of {name} differ by {error:.1%} in PyTorch after its "

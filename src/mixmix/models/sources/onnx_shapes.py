@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from mixmix.runtimes.size_limit import SizeLimit
+
 __all__ = ["kind_of", "settle_shapes"]
 
 # Two batch sizes show what depends on it; odd, so that they cannot be halved.
@@ -58,11 +60,12 @@ class _Run(fx.Interpreter):
 
     def __init__(self, model: fx.GraphModule, images: Tensor) -> None:
         super().__init__(model)
+        self.extra_traceback = False  # in messages of errors
         self._model = model
         self.of_images: set[fx.Node] = set()
         self.values: dict[fx.Node, Any] = {}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), SizeLimit(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of modules of onnx2torch that are replaced
             self.run(images)
 

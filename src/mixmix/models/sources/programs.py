@@ -13,6 +13,7 @@ from mixmix.graph.ops import has_kind
 from mixmix.models.sources.graphs import (
     GraphSource,
     check_any_batch,
+    check_shape,
     check_single,
     describe_graph,
 )
@@ -31,6 +32,7 @@ class ProgramSource(GraphSource):
 
     def load(self, name: str, spec: ModelSpec) -> nn.Module:
         program = _read(name)
+        check_shape(name, program.inputs[0], spec)
         with translate_errors(f"{spec.name}: {name} cannot be converted to layers"):
             model = lift_layers(program.module).eval().requires_grad_(False)
         check_any_batch(model, spec)

@@ -58,7 +58,7 @@ def sources() -> Mapping[str, Source]:
         InputError: if an entry point cannot be loaded, or is not a source.
     """
     found = dict(_BUILT_IN)
-    for name, make in load_entry_points("sources").items():
+    for name, make in load_entry_points("mixmix.sources").items():
         source = make()
         if not isinstance(source, Source):
             raise InputError(
@@ -131,9 +131,9 @@ def complete(content: Mapping[str, Any], *, name: str = "") -> ModelSpec:
     if missing and merged.keys() <= {field.name for field in fields(ModelSpec)}:
         options = " ".join(f"--{key.replace('_', '-')} {_USUAL[key]}" for key in missing)
         raise MissingFieldsError(
-            f"{source} does not say its {', '.join(missing)}; add the numbers of its training, "
-            f"for ImageNet usually {options} (in Python {missing[0]}=...), or write a spec file "
-            f'(.toml) with source = "{source}" and {" and ".join(missing)}',
+            f"{source} does not specify its {', '.join(missing)}; add the values used in "
+            f"training, for ImageNet usually {options} (in Python {missing[0]}=...), or write a "
+            f'spec file (.toml) with source = "{source}" and {" and ".join(missing)}',
             missing,
         )
     return ModelSpec.from_dict(merged)

@@ -23,7 +23,7 @@ class Term(Settings, ABC):
 
     A custom term is a frozen dataclass with its own ``kind``; its fields are its settings. To read
     settings back, import its module first, or register it as an entry point of the group
-    ``mixmix.term``::
+    ``mixmix.terms``::
 
         @dataclass(frozen=True)
         class Contrast(Term):
@@ -43,6 +43,7 @@ class Term(Settings, ABC):
     """
 
     family: ClassVar[str] = "term"
+    group: ClassVar[str] = "mixmix.terms"
     order: ClassVar[int] = 100
 
     weight: float = 1.0

@@ -14,6 +14,7 @@ from mixmix.compress.quantize.learnable import LearnableActivation, Phase, set_p
 from mixmix.graph.calls import is_call_to
 from mixmix.graph.capture import capture
 from mixmix.graph.fold import fold_batch_norms
+from mixmix.graph.ops import has_kind
 from mixmix.graph.simplify import drop_identities, write_out_silu
 
 EXAMPLE = torch.randn(4, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
@@ -202,3 +203,34 @@ def test_silu_is_written_out(silu: nn.Module) -> None:
     write_out_silu(graph_module)
     assert [node.name for node in graph_module.graph.nodes][2:-1] == ["sigmoid", "mul"]
     torch.testing.assert_close(graph_module(EXAMPLE), wanted)
+
+
+class Stream(nn.Module):
+    """A residual stream that normalizations read, and one convolution."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 8, 3), norm, nn.Linear(8, 2)
+        self.branches = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for branch in self.branches[:2]:
+            x = x + branch(self._normalized(x))
+        x = x + self.branches[2](x)
+        out: Tensor = self.last(self._normalized(x).mean((2, 3)))
+        return out
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm, nn.GroupNorm):
+            return self.norm(x)
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8), nn.GroupNorm(2, 8)])
+def test_streams_that_normalizations_read_stay_in_float(norm: nn.Module) -> None:
+    graph_module = inserted(Stream(norm), (8, 8))
+    first, second, last = (n for n in graph_module.graph.nodes if has_kind(n, "add"))
+    assert not any("quantizer" in str(user.target) for user in (*first.users, *last.users))
+    (quantizer,) = (user for user in second.users if "quantizer" in str(user.target))
+    assert [str(user.target) for user in quantizer.users] == ["branches.2"]

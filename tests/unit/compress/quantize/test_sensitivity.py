@@ -189,7 +189,7 @@ def test_errors() -> None:
         measured("plain", choices=("W1A8",))
     with pytest.raises(InputError, match="num_images must be at least 2"):
         measured("plain", num_images=1)
-    with pytest.raises(InputError, match="no layer that can be quantized is called 'nowhere'"):
+    with pytest.raises(InputError, match="no convolution or linear layer is called 'nowhere'"):
         measured("plain", quantize=Quantize(layer_bits={"nowhere": "W4A8"}))
     spec = replace(tiny_spec("plain"), num_classes=0)
     with pytest.raises(InputError, match="has no label head"):

@@ -17,6 +17,7 @@ from mixmix.errors import InputError
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import (
     check_removal,
+    disagreement,
     remove_channels,
     silence_channels_,
 )
@@ -242,3 +243,13 @@ def test_a_wrong_network_is_refused() -> None:
     pruned = remove_channels(model, EXAMPLE, {groups[0].root: [0, 1]})
     with pytest.raises(InputError, match="with fewer channels are wrong"):
         check_removal(pruned, model, groups, {groups[0].root: [0, 2]}, EXAMPLE)
+
+
+def test_normalizations_keep_values_in_range() -> None:
+    """Without any division, the values of such a network overflow."""
+    convs = [nn.Conv2d(8, 8, 1).double() for _ in range(3)]
+    for conv in convs:
+        nn.init.constant_(conv.weight, 1e200)
+    blocks = [nn.Sequential(nn.GroupNorm(1, 8), conv) for conv in convs]
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, *head(8)).double()
+    assert disagreement(network, network, [], {}, EXAMPLE) == 0

@@ -128,7 +128,7 @@ class TestTransformers:
     ) -> None:
         processor = {k: v for k, v in (PROCESSOR | change).items() if v is not None}
         (repository / "preprocessor_config.json").write_text(json.dumps(processor))
-        with pytest.raises(InputError, match="does not say its mean, std"):
+        with pytest.raises(InputError, match="does not specify its mean, std"):
             load_spec(f"hf:{repository}")
 
 

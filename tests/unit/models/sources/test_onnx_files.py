@@ -114,7 +114,7 @@ def test_files_of_mixmix_say_what_they_are(tmp_path: Path) -> None:
 
 def test_normalization_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", tiny_network("plain"), exporter="one-image")
-    with pytest.raises(InputError, match="net.onnx does not say its mean, std; add .* --mean"):
+    with pytest.raises(InputError, match="net.onnx does not specify its mean, std; add .* --mean"):
         load_spec(path)
 
 

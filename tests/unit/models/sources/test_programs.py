@@ -54,7 +54,7 @@ def test_same_logits_and_batch_norms(name: str, batch: int | None, tmp_path: Pat
 
 def test_normalization_is_asked_for(tmp_path: Path) -> None:
     path = program(tmp_path / "net.pt2", tiny_network("plain"))
-    with pytest.raises(InputError, match="net.pt2 does not say its mean, std; add .* --mean"):
+    with pytest.raises(InputError, match="net.pt2 does not specify its mean, std; add .* --mean"):
         load_spec(path)
 
 

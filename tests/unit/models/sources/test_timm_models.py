@@ -68,7 +68,9 @@ def test_head_and_channels_of_a_spec_file_reach_the_constructor(tmp_path: Path) 
 
 def test_normalization_of_other_channels_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "gray.toml").write_text('source = "timm:resnet18"\ninput_shape = [1, 64, 64]\n')
-    with pytest.raises(InputError, match=r"gray.toml: timm:resnet18 does not say its mean, std"):
+    with pytest.raises(
+        InputError, match=r"gray.toml: timm:resnet18 does not specify its mean, std"
+    ):
         load_spec(tmp_path / "gray.toml")
 
 

@@ -101,7 +101,7 @@ class TestSettings:
                 return Elsewhere
 
         def points(group: str) -> Iterator[type[Point]]:
-            yield from [Point] if group == "mixmix.term" else []
+            yield from [Point] if group == "mixmix.terms" else []
 
         monkeypatch.setattr(settings_module, "entry_points", points)
         settings_module.load_entry_points.cache_clear()

@@ -25,6 +25,7 @@ from mixmix.errors import InputError, translate_errors
 from mixmix.graph.channels.discovery import find_groups
 from mixmix.graph.channels.removal import kept_output_channels
 from mixmix.graph.widths import without_fixed_widths
+from mixmix.models.classes import list_some
 from mixmix.runtime.memory_layout import layout_of_model
 
 __all__ = ["PruneChannels"]
@@ -57,7 +58,7 @@ class PruneChannels(StructuredPruning):
         importance: which channels of a group are pruned first. ``obs`` prunes those with the
             smallest loss increase, to second order, if other channels compensate; ``taylor`` does
             the same without compensation; ``magnitude`` prunes those with the smallest weights.
-            None is ``obs`` if ``recovery`` adapts weights, ``taylor`` otherwise.
+            By default, ``obs`` if ``recovery`` adapts weights, ``taylor`` otherwise.
         round_to: widths are multiples of it, except where no channel is pruned. None is 8, since
             CPUs compute 8 or 16 channels at a time; with ``max_latency``, 8 or 16, whichever
             increases the loss less; 4 or 1 if the budgets cannot be met otherwise.
@@ -121,7 +122,10 @@ class PruneChannels(StructuredPruning):
             dense, images[:4], on_progress=partial(on_progress, "finding channels")
         )
         if not groups:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            layers: dict[str, list[str]] = {}
+            for name, reason in reasons.items():
+                layers.setdefault(reason, []).append(name)
+            listed = "; ".join(f"{list_some(names)}: {reason}" for reason, names in layers.items())
             raise InputError(
                 f"{model.spec.name} has no channels that can be pruned: "
                 f"{listed or 'it has no layers'}"

@@ -75,17 +75,17 @@ class Prune(Method):
         allocation: how many weights each layer keeps, for unstructured zeros. ``global`` applies
             one threshold to the saliencies of all layers, ``lamp`` to saliencies relative to the
             remaining weights of their layer (Lee et al. 2021), ``sqrt-lamp`` to the geometric mean
-            of both. None is ``global`` in several rounds, ``sqrt-lamp`` in one.
+            of both. By default, ``global`` in several rounds, ``sqrt-lamp`` in one.
         skip: names of layers that stay dense and do not count.
         rounds: number of rounds in which sparsity increases; each prunes weights that have adapted
-            to the previous round. None is one round, or, if ``recovery`` reconstructs features, as
-            many rounds as keep at least 0.6 of the remaining weights each (4 for 80% sparsity, 5
+            to the previous round. By default, one round, or, if ``recovery`` reconstructs features,
+            as many rounds as keep at least 0.6 of the remaining weights each (4 for 80% sparsity, 5
             for 90%).
         between: one recovery, or several to apply in order, after every round but the last. None
             reconstructs features in fewer iterations, and fine-tunes in a quarter of the steps if
             ``recovery`` does, without making images.
         recovery: one recovery, several to apply in order, or ``()`` for none, after the last round.
-        checkpoints: folder for checkpoints, from which an interrupted run resumes, or None.
+        checkpoints: folder for checkpoints, from which an interrupted run resumes.
 
     Raises:
         InputError: if a setting is out of range.
