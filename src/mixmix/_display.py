@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "counted",
     "did_you_mean",
     "format_value",
     "html_table",
@@ -48,6 +49,11 @@ def format_value(value: Any) -> str:
         more = [f"... {len(value) - _MAX_ITEMS} more"] * (len(value) > _MAX_ITEMS)
         return f"({', '.join(inner + more)})"
     return shorten(str(value))
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 image``, or ``1,000 images``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:

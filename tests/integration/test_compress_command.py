@@ -153,6 +153,8 @@ def test_photographs_and_pruning(
         (f"net.onnx -o x.onnx {SAID} --classes absent.txt", "cannot read the classes in absent"),
         (f"net.onnx -o x.onnx {SAID} --num-classes 7", "check num_classes"),
         (f"net.onnx -o x.onnx {SAID} --input-shape 16,16", "input_shape"),
+        (f"net.onnx -o x.onnx {SAID} --input-shape 16,16,3", "did you mean 3,16,16?"),
+        (f"net.onnx -o x.onnx {SAID} --bits none --prune 0.4 --keep 0", "--keep is for quantiz"),
         (
             "python:networks_to_compress:plain -o x.onnx",
             "does not specify its input_shape, mean, std",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mixmix.cli.compression import kept_layers
 from mixmix.cli.options import Given, command
 from mixmix.cli.results import do
 from mixmix.cli.run_file import NO_VALUE, read_toml
@@ -27,8 +28,10 @@ _SHORT_BITS = {"8": "W8A8", "int8": "W8A8"}
     search.aim
     fraction --prune
     recipe --recipe
+    keep
     export.optimize_for
     DEPLOYMENT
+    evaluation.explain: Print the error of each layer, compared with the original.
     layers
     COMMON
     NETWORK
@@ -80,6 +83,11 @@ def _recipe(path: str | None) -> dict[str, Any]:
     """The tables of a recipe: [[methods]] and [synthesis], as in the file of a run."""
     if path is None:
         return {}
+    if not Path(path).exists() and not Path(path).suffix:
+        raise InputError(
+            f"--recipe takes a TOML file with [[methods]] or [synthesis], got {path!r}; for the "
+            'synthesis of that name, write [synthesis] and recipe = "NAME" into one'
+        )
     content = read_toml(Path(path), "the recipe")
     if unknown := sorted(content.keys() - {"methods", "synthesis"}):
         raise InputError(
@@ -92,10 +100,12 @@ def _recipe(path: str | None) -> dict[str, Any]:
 def _methods(given: Given, recipe: dict[str, Any]) -> list[Given]:
     """Pruning of channels if a fraction is given, then quantization."""
     quantize, fraction = given.pop("quantize", {}), given.pop("fraction")
+    if kept := kept_layers(given.pop("keep")):
+        quantize["layer_bits"] = kept
     if "methods" in recipe:
         if quantize or fraction is not None:
             raise InputError(
-                "--recipe has the methods; leave out --bits and --prune, or [[methods]]"
+                "--recipe has the methods; leave out --bits, --keep and --prune, or [[methods]]"
             )
         return list(recipe["methods"])
     methods: list[Given] = []
@@ -105,7 +115,10 @@ def _methods(given: Given, recipe: dict[str, Any]) -> list[Given]:
         methods.append({"method": "prune-channels", "max_macs": round(1 - fraction, 6)})
     bits = str(quantize.get("bits", "W8A8"))
     if bits != NO_VALUE:
-        methods.append({"method": "quantize", "bits": _SHORT_BITS.get(bits.lower(), bits)})
+        quantize["bits"] = _SHORT_BITS.get(bits.lower(), bits)
+        methods.append({"method": "quantize", **quantize})
+    elif kept:
+        raise InputError("--keep is for quantization; leave out --bits none")
     if not methods:
         raise InputError("nothing to do: --bits none without --prune; set one of them")
     return methods

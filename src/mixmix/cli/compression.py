@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mixmix.cli.options import Given, command
@@ -9,7 +10,7 @@ from mixmix.cli.results import do
 from mixmix.cli.run_file import NO_VALUE
 from mixmix.errors import InputError
 
-__all__ = ["distill", "prune", "quantize"]
+__all__ = ["distill", "kept_layers", "prune", "quantize"]
 
 # Kinds of recovery by their values of --recovery.
 _RECOVERIES = {"bn": "batch-norm", "reconstruct": "reconstruct", "fine-tune": "fine-tune"}
@@ -59,8 +60,8 @@ def quantize(given: Given) -> None:
     Example: mixmix quantize -m bundled:resnet --data images --bits W4A8 --out resnet-w4a8.onnx
     """
     settings, budget = given.pop("quantize", {}), given.pop("mixed", {})
-    if kept := given.pop("keep"):
-        settings["layer_bits"] = dict(map(_kept_bits, kept))
+    if kept := kept_layers(given.pop("keep")):
+        settings["layer_bits"] = kept
     training, steps = given.pop("training", {}), given.pop("train")
     if given.pop("all_layers"):
         settings["first_last_bits"] = NO_VALUE
@@ -77,12 +78,18 @@ def quantize(given: Given) -> None:
                 "--train needs the same bits for all layers; leave out --max-bitops, or --train"
             )
         method = {"method": "mixed-precision", **budget, "quantize": settings}
-    elif budget or "sensitivity" in given.get("export", {}):
-        name = "choices" if budget else "sensitivity"
-        raise InputError(f"--{name} needs a budget; add --max-bitops")
+    elif budget:
+        raise InputError("--choices needs a budget; add --max-bitops")
+    elif "sensitivity" in given.get("export", {}) and "search" not in given:
+        raise InputError("--sensitivity needs a budget; add --max-size or --max-bitops")
     else:
         method = _quantization(settings, steps, training)
     do(given | {"methods": [method]})
+
+
+def kept_layers(values: Iterable[str]) -> dict[str, str]:
+    """Bits by layer, from values of --keep."""
+    return dict(map(_kept_bits, values))
 
 
 def _kept_bits(text: str) -> tuple[str, str]:
@@ -191,9 +198,9 @@ def _within(checkpoints: str | None, folder: str) -> Given:
     student!
     file! --out: File to write: .onnx, .pt2 or .safetensors.
     DEPLOYMENT
-    spec.flip
     layers
     COMMON
+    NETWORK
     [Images]
     networks --zoo
     images.folders --data

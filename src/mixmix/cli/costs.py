@@ -34,8 +34,9 @@ def measure_costs(model: Model, compressed: Compressed, artifact: Artifact) -> d
 def _size_before(model: Model) -> int:
     """Bytes of the network's own file, or of its weights in memory."""
     from mixmix.graph.costs import count_bytes
+    from mixmix.runtimes.latency import size_bytes
 
     path = Path(model.spec.source)
     if path.suffix in (".onnx", ".pt2") and path.is_file():
-        return path.stat().st_size
+        return size_bytes(path)
     return count_bytes(model.module)

@@ -16,6 +16,7 @@ from mixmix.errors import InputError
 
 if TYPE_CHECKING:
     from mixmix import Artifact, Compressed, ImageSet, Method, Model, SensitivityTable, Zoo
+    from mixmix.search import SearchResult
 
 __all__ = ["Outcome", "execute"]
 
@@ -35,11 +36,13 @@ class Outcome:
         facts: by section of the run, in plain JSON types.
         compressed: the compressed model, if there is one.
         images: all images of the run, if there are any.
+        searched: the sensitivities of a search, if it has chosen bits by them.
     """
 
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     compressed: Compressed | None = None
     images: ImageSet | None = None
+    searched: SensitivityTable | None = None
 
     @property
     def sensitivity(self) -> tuple[SensitivityTable, dict[str, str]] | None:
@@ -50,6 +53,8 @@ class Outcome:
             if "sensitivity" in method.results:
                 table = SensitivityTable.from_dict(method.results["sensitivity"])
                 return table, method.results["layer_bits"]
+            if self.searched is not None and method.settings.get("layer_bits"):
+                return self.searched, method.settings["layer_bits"]
         return None
 
 
@@ -109,8 +114,11 @@ def execute(run: Run) -> Outcome:
         folder = images.export_image_folder(run.out / run.export.file)
         outcome.facts["export"] = {"out": str(folder)}
     if model is not None and run.evaluation is not None and run.evaluation.explain:
-        executable = _executable(artifact, outcome.compressed)
-        outcome.facts["layers"] = {"layer_errors": _explain(executable, model, images, run)}
+        is_readable = artifact is not None and artifact.format == "onnx"
+        executable = artifact if is_readable else outcome.compressed
+        outcome.facts["layers"] = {
+            "layer_errors": _explain(executable, model, images, spec_fields(run.spec))
+        }
     elif run.evaluation is not None:
         executable = _executable(artifact, outcome.compressed)
         outcome.facts["evaluation"] = _evaluate(run, executable, device)
@@ -240,8 +248,14 @@ def _compress(
             images, held_out = images.split(len(images) - number)
         if run.search is not None:
             assert images is not None and run.export is not None
-            compressed, artifact, searched = _search(run, model, methods, images, held_out)
-            facts |= searched
+            found = _search(run, model, methods, images, held_out)
+            compressed, artifact, outcome.searched = (
+                found.compressed,
+                found.artifact,
+                found.sensitivity,
+            )
+            facts["setting"], facts["limits"] = found.chosen.setting, run.search.to_dict()
+            facts["search"] = [step.to_dict() for step in found.path]
         else:
             compressed = compress(model, images, methods, seed=run.seed)
         facts["model"] = compressed.spec.name
@@ -290,8 +304,8 @@ def _search(
     methods: Sequence[Method],
     images: ImageSet,
     held_out: ImageSet | None,
-) -> tuple[Compressed, Artifact, dict[str, Any]]:
-    """The network within the limits of the run, its file, its setting, and what was tried."""
+) -> SearchResult:
+    """The network within the limits of the run, its file, and what was tried."""
     from mixmix import Quantize
     from mixmix.search import Limits, search
 
@@ -299,15 +313,9 @@ def _search(
     limits, (base,) = Limits(**run.search.to_dict()), methods
     assert isinstance(base, Quantize)
     out = run.out / run.export.file
-    result = search(
+    return search(
         model, images, held_out, limits, out, base=base, writing=_writing(run), seed=run.seed
     )
-    facts = {
-        "setting": result.chosen.setting,
-        "limits": limits.to_dict(),
-        "search": [step.to_dict() for step in result.path],
-    }
-    return result.compressed, result.artifact, facts
 
 
 def _sweep(run: Run, model: Model, images: ImageSet | None) -> dict[str, Any]:
@@ -350,14 +358,13 @@ def _executable(artifact: Artifact | None, compressed: Compressed | None) -> Any
     return artifact if is_graph else compressed
 
 
-def _explain(model: Any, reference: Any, images: Any, run: Run) -> dict[str, Any]:
+def _explain(model: Any, reference: Any, images: Any, fields: Any) -> dict[str, Any]:
     """Errors by layer, in plain JSON types; of noise if there are no images."""
     from mixmix.evaluate.layer_errors import layer_errors
     from mixmix.evaluate.predictor import Predictor
     from mixmix.export.verify import probe_images
     from mixmix.runtime.progress import showing
 
-    fields = spec_fields(run.spec)
     few = probe_images(Predictor(reference, fields).spec) if images is None else images.images
     with showing("comparing layers") as advance:
         found = layer_errors(model, reference, few[:32], spec=fields, on_progress=advance)
@@ -366,10 +373,12 @@ def _explain(model: Any, reference: Any, images: Any, run: Run) -> dict[str, Any
 
 def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
     from mixmix import evaluate, load
-    from mixmix.evaluate.predictor import Predictor, is_file
+    from mixmix.evaluate.predictor import Predictor, is_file, shared_spec
 
-    section, fields = run.evaluation, spec_fields(run.spec)
+    section, given = run.evaluation, spec_fields(run.spec)
     assert section is not None
+    named = [each for each in (section.model or model, section.reference) if each is not None]
+    fields: Any = shared_spec(named, given)
 
     def loaded(reference: str) -> Any:
         # Files are evaluated as they are.
@@ -386,5 +395,5 @@ def _evaluate(run: Run, model: Any, device: str) -> dict[str, Any]:
     if section.explain:
         if reference is None:
             raise InputError("--explain compares layers with the original; add --reference")
-        facts["layer_errors"] = _explain(model, reference, None, run)
+        facts["layer_errors"] = _explain(model, reference, None, fields)
     return facts

@@ -75,13 +75,14 @@ def compare(given: Given) -> None:
     """
     from mixmix.cli.inputs import images_to_compare, spec_fields, with_spec
     from mixmix.evaluate.comparison import compare as compare_models
-    from mixmix.evaluate.predictor import Predictor
+    from mixmix.evaluate.predictor import Predictor, shared_spec
     from mixmix.report.comparison import print_comparison
     from mixmix.runtime.progress import showing
 
     given = with_spec(given)
     prepare(given["device"], given["threads"], distributed=False)
-    fields, data = spec_fields(given.get("spec")), given.get("evaluation", {}).get("data")
+    data = given.get("evaluation", {}).get("data")
+    fields = shared_spec((given["source"], given["other"]), spec_fields(given.get("spec")))
     spec = Predictor(given["source"], fields).spec
     images = images_to_compare(None if data is None else Path(data), spec)
     with showing("comparing") as advance:
@@ -123,6 +124,7 @@ def zoo_list(given: Given) -> None:
     """
     source! model: A model, named like a --model.
     json
+    NETWORK
     """,
 )
 def zoo_show(given: Given) -> None:
@@ -131,9 +133,11 @@ def zoo_show(given: Given) -> None:
     Example: mixmix zoo show bundled:resnet
     """
     from mixmix import load
+    from mixmix.cli.inputs import spec_fields, with_spec
     from mixmix.graph.costs import count_macs
 
-    model = load(given["source"])
+    given = with_spec(given)
+    model = load(given["source"], **spec_fields(given.get("spec")))
     facts = model.spec.to_dict() | {
         "num_parameters": sum(p.numel() for p in model.module.parameters()),
         "num_macs": count_macs(model.module, model.spec.input_shape),

@@ -47,8 +47,8 @@ def run(given: Given) -> None:
     synthesis.recipe
     synthesis.start
     synthesis.memory_gib
-    spec.flip
     COMMON
+    NETWORK
     """,
 )
 def synthesize(given: Given) -> None:
@@ -74,8 +74,8 @@ def synthesize(given: Given) -> None:
     generation.warmup_rounds
     generator.steps
     generator.batch_size
-    spec.flip
     COMMON
+    NETWORK
     """,
 )
 def generate(given: Given) -> None:

@@ -36,9 +36,9 @@ spec.input_shape: Channels, height and width, such as 3,224,224.
 spec.num_classes
 class_file --classes
 spec.label_set
-spec.multi_label
-spec.flip
-""",
+spec.multi_label: An image may have several classes or none, so that each logit is for itself (sigmoid instead of softmax).
+spec.flip: Mirrored images keep their class; --no-flip for text, digits, traffic signs and whatever tells left from right (default: names of classes and predictions decide).
+""",  # noqa: E501
 }
 
 

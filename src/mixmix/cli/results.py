@@ -12,6 +12,7 @@ from typing import Any
 from mixmix.cli.execute import Outcome, execute
 from mixmix.cli.inputs import with_spec
 from mixmix.cli.run_file import Run
+from mixmix.errors import InputError
 
 __all__ = ["do", "do_run", "print_facts", "print_json"]
 
@@ -25,6 +26,11 @@ def do(given: Mapping[str, Any]) -> None:
     """
     content = with_spec(given)
     as_json, layers = content.pop("json"), content.pop("layers", False)
+    export = content.get("export", {})
+    if "layout" in export and not export.get("with_preprocessing"):
+        raise InputError(
+            "--layout is that of the bytes of --with-preprocessing; add it, or leave out --layout"
+        )
     if "file" in content:
         path = Path(content.pop("file"))
         content["out"] = str(path.parent)
@@ -107,7 +113,7 @@ def _print_summary(run: Run, outcome: Outcome, *, layers: bool) -> None:
 
 def _next(run: Run) -> str:
     """The command that most people type next."""
-    if run.evaluation is not None:
+    if run.evaluation is not None and not (run.evaluation.explain and run.export is not None):
         return ""
     if run.model is not None and run.sweep is not None:
         network = shlex.quote(run.model.reference)

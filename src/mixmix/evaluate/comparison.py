@@ -17,7 +17,13 @@ from mixmix.errors import ExportError, InputError
 from mixmix.evaluate.evaluation import Data, Evaluation, are_equal, evaluate
 from mixmix.evaluate.intervals import percent_interval
 from mixmix.evaluate.layer_errors import LayerErrors, layer_errors
-from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable, is_file
+from mixmix.evaluate.predictor import (
+    Evaluated,
+    Predictor,
+    check_comparable,
+    is_file,
+    shared_spec,
+)
 from mixmix.export import Artifact
 from mixmix.export.verify import probe_images
 from mixmix.graph.costs import count_bytes
@@ -25,7 +31,7 @@ from mixmix.models.loading import load
 from mixmix.models.model import Model
 from mixmix.models.spec import ModelSpec
 from mixmix.runtimes.float_onnx import float_onnx_bytes
-from mixmix.runtimes.latency import compare_latency_ms
+from mixmix.runtimes.latency import compare_latency_ms, size_bytes
 
 __all__ = ["Compared", "Comparison", "compare", "latencies_of"]
 
@@ -145,6 +151,7 @@ def compare(
     Raises:
         InputError: if a model cannot be loaded, or they have other numbers of classes.
     """
+    spec = shared_spec((model, reference), spec)
     models = [_loaded(each, spec) for each in (model, reference)]
     predictors = [Predictor(each, spec) for each in models]
     check_comparable(predictors[0], predictors[1], 1)
@@ -229,7 +236,7 @@ def _path(model: Evaluated) -> Path | None:
 def _size(model: Evaluated) -> int:
     path = _path(model)
     if path is not None:
-        return path.stat().st_size
+        return size_bytes(path)
     return count_bytes(_module(model))
 
 
@@ -238,7 +245,8 @@ def latencies_of(
 ) -> tuple[float | None, float | None]:
     """Milliseconds of two models in ONNX Runtime, in alternation; None if one cannot run there.
 
-    An image is run on one thread. Networks run in floats.
+    An image is run on one thread, and the fastest runs count, since other load on the machine only
+    slows runs down. Networks run in floats.
     """
     with TemporaryDirectory() as folder:
         paths = []
@@ -252,7 +260,9 @@ def latencies_of(
                 paths.append(path)
             if any(path.suffix != ".onnx" for path in paths):
                 return None, None
-            found = compare_latency_ms(paths, repeats=5, rounds=3, input_shape=input_shape)
+            found = compare_latency_ms(
+                paths, repeats=8, rounds=3, quantile=0.0, input_shape=input_shape
+            )
         except (ExportError, InputError):
             return None, None
         return found[str(paths[0])], found[str(paths[1])]

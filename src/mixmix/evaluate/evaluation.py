@@ -23,7 +23,13 @@ from mixmix.data.pixels import to_unit_range
 from mixmix.errors import DataError, InputError
 from mixmix.evaluate.class_accuracy import ClassAccuracy, class_accuracies, num_in_top
 from mixmix.evaluate.intervals import percent_interval
-from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable, is_file
+from mixmix.evaluate.predictor import (
+    Evaluated,
+    Predictor,
+    check_comparable,
+    is_file,
+    shared_spec,
+)
 from mixmix.export import Artifact
 from mixmix.models.member import label_space
 from mixmix.models.spec import ModelSpec
@@ -150,6 +156,7 @@ def evaluate(
         >>> result.num_images, result.predictions.shape
         (100, torch.Size([100]))
     """
+    spec = shared_spec([model] if reference is None else [model, reference], spec)
     predict = Predictor(model, spec, device)
     compare = None if reference is None else Predictor(reference, spec, device)
     check_comparable(predict, compare, batch_size)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from mixmix.compress.quantize.quantize import Quantize
 from mixmix.compress.quantize.records import record_layers
 from mixmix.errors import (
     CaptureError,
+    ExportError,
     InputError,
     MixmixWarning,
     first_line,
@@ -30,7 +33,9 @@ from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
 from mixmix.models.spec import ModelSpec
 from mixmix.models.zoo import Zoo
+from mixmix.runtime.machine import peak_memory_bytes
 from mixmix.runtime.progress import showing
+from mixmix.runtimes.float_onnx import float_onnx_bytes
 from mixmix.synthesis.automatic import settings_for
 from mixmix.synthesis.schedule import plan
 from mixmix.synthesis.settings import SynthesisSettings
@@ -42,6 +47,10 @@ __all__ = ["Inspection", "InspectedLayer", "inspect"]
 _PROBE_MACS = 2e10
 _PROBE_ITERATIONS, _MOST_PROBE_IMAGES = 4, 64
 _MACS_OF_STEP = 3  # forward and backward
+# A quantized file takes about three times as long as one in floats, which is written to be timed.
+_FLOAT_EXPORTS = 4
+# Of the memory that is planned for, which has a margin.
+_PART_OF_PLAN = 0.7
 
 
 @dataclass(frozen=True)
@@ -82,8 +91,9 @@ class Inspection:
         layers: in order of execution; empty if the network cannot be captured as a graph.
         problem: why methods on its graph do not work, or empty.
         images: how images are made, in words.
-        seconds: estimates by step: ``images`` and ``quantize`` (W8A8, with the export).
-        memory_gib: estimate of the peak while images are made, in addition to the network.
+        seconds: estimates by step: ``load``, ``images``, ``quantize`` (to W8A8) and ``export``
+            (to an ONNX file that is verified and timed).
+        memory_gib: estimate of the peak of a process that makes images and quantizes, on the CPU.
     """
 
     spec: ModelSpec
@@ -169,7 +179,10 @@ def inspect(reference: Reference, *, probe: bool = True, **fields: Any) -> Inspe
     Raises:
         InputError: if it cannot be loaded; the message says why, and what to do.
     """
+    start = time.perf_counter()
     model = load(reference, **fields)
+    seconds: dict[str, float] = {}
+    loading = time.perf_counter() - start
     spec = model.spec
     normalization, reason = normalization_report(model)
     layers: tuple[InspectedLayer, ...] = ()
@@ -179,12 +192,12 @@ def inspect(reference: Reference, *, probe: bool = True, **fields: Any) -> Inspe
     except CaptureError as error:
         problem = str(error)
     settings = settings_for(model)
-    seconds: Mapping[str, float] = {}
     memory = None
     if probe and not problem:
         with warnings.catch_warnings(), showing("timing a few steps"):
             warnings.simplefilter("ignore", MixmixWarning)  # images of a few iterations are poor
             seconds, memory = _estimates(model, settings)
+            seconds = {"load": loading, **seconds}
     return Inspection(
         spec=spec,
         task=_task(spec),
@@ -266,10 +279,14 @@ def _channels(module: nn.Module, example: torch.Tensor) -> tuple[set[str], dict[
     return {p.layer for group in groups for p in group.parts if not p.is_input}, reasons
 
 
-def _estimates(model: Model, settings: SynthesisSettings) -> tuple[dict[str, float], float | None]:
-    """Seconds by step, and GiB, from a few steps that are timed."""
+def _estimates(model: Model, settings: SynthesisSettings) -> tuple[dict[str, float], float]:
+    """Seconds by step, and GiB of the process, from a few steps that are timed."""
     zoo = Zoo([model])
-    memory = plan(zoo, settings).peak_bytes / 2**30
+    before = peak_memory_bytes()
+    making = plan(zoo, settings).peak_bytes
+    making = int(_PART_OF_PLAN * making) + 4 * settings.num_images * math.prod(
+        model.spec.input_shape
+    )  # finished ones
     macs = max(1, count_macs(model.module, model.spec.input_shape))
     affordable = int(_PROBE_MACS / (_MACS_OF_STEP * macs * _PROBE_ITERATIONS))
     count = max(2, min(_MOST_PROBE_IMAGES, settings.batch_size, affordable))
@@ -289,7 +306,18 @@ def _estimates(model: Model, settings: SynthesisSettings) -> tuple[dict[str, flo
         times.append(time.perf_counter() - start)
     each = max(0.0, times[1] - times[0]) / (len(probe) - len(probe) // 2)
     fixed = max(0.0, times[1] - each * len(probe))
-    return {"images": images, "quantize": 2 * fixed + each * settings.num_images}, memory
+    start = time.perf_counter()
+    with suppress(ExportError):  # which is reported when a file is written
+        float_onnx_bytes(model.module, model.spec.input_shape, name=model.spec.name)
+    exporting = time.perf_counter() - start
+    seconds = {
+        "images": images,
+        "quantize": fixed + each * settings.num_images,
+        "export": _FLOAT_EXPORTS * exporting,
+    }
+    # What was imported and loaded is needed, too, and the probe has needed the least.
+    memory = max((before or 0) + making, peak_memory_bytes() or 0)
+    return seconds, memory / 2**30
 
 
 def _duration(seconds: float) -> str:

@@ -49,8 +49,9 @@ class LayerError:
             the input of the model; None where it was not computed.
         limits: least and largest output of the layer in the original.
         own_limits: likewise in the model.
-        counts: values of the outputs in equal bins between the ``limits`` of both, in the original.
+        counts: values of the outputs in equal bins, in the original, for the first images.
         own_counts: likewise in the model.
+        bins: least and largest value of these bins.
     """
 
     name: str
@@ -64,6 +65,7 @@ class LayerError:
     own_limits: tuple[float, float]
     counts: tuple[int, ...] = ()
     own_counts: tuple[int, ...] = ()
+    bins: tuple[float, float] = (0.0, 0.0)
 
     @property
     def bits(self) -> str:
@@ -299,6 +301,7 @@ class _Sums:
         self._signal = self._noise = 0.0
         self._limits = self._own_limits = (math.inf, -math.inf)
         self._counts: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        self._bins = (0.0, 0.0)
 
     def add(self, found: Tensor, wanted: Tensor) -> None:
         found, wanted = found.detach().float(), wanted.detach().float()
@@ -307,8 +310,8 @@ class _Sums:
         self._limits = _joined(self._limits, wanted)
         self._own_limits = _joined(self._own_limits, found)
         if self._counts is None:  # of the first images
-            low, high = _joined(_joined((math.inf, -math.inf), wanted), found)
-            mine, theirs = (torch.histc(each, _NUM_BINS, low, high) for each in (found, wanted))
+            self._bins = _joined(_joined((math.inf, -math.inf), wanted), found)
+            mine, theirs = (torch.histc(each, _NUM_BINS, *self._bins) for each in (found, wanted))
             self._counts = _integers(theirs), _integers(mine)
 
     @property
@@ -329,6 +332,7 @@ class _Sums:
             own_limits=self._own_limits,
             counts=counts,
             own_counts=own_counts,
+            bins=self._bins,
         )
 
 

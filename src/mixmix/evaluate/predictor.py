@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.compress.method import Compressed
-from mixmix.errors import InputError
+from mixmix.errors import InputError, MissingFieldsError
 from mixmix.export import Artifact
 from mixmix.models.loading import Reference, load
 from mixmix.models.model import Model, normalize
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mixmix.runtimes.program import ProgramSession
     from mixmix.runtimes.session import OnnxSession
 
-__all__ = ["Evaluated", "Predictor", "check_comparable", "is_file", "open_file"]
+__all__ = ["Evaluated", "Predictor", "check_comparable", "is_file", "open_file", "shared_spec"]
 
 Evaluated = Artifact | Compressed | Reference
 # Suffixes of files that run, and of specs.
@@ -161,11 +161,35 @@ def open_file(
     missing = [key for key in _NEEDED if key not in content]
     if missing:
         options = ", ".join("--" + key.replace("_", "-") for key in missing)
-        raise InputError(
+        raise MissingFieldsError(
             f"{path} was not written by mixmix and does not specify its {', '.join(missing)}; add "
-            f"{options}, or in Python spec=dict({', '.join(f'{key}=...' for key in missing)})"
+            f"{options}, or in Python spec=dict({', '.join(f'{key}=...' for key in missing)})",
+            tuple(missing),
         )
     return session, ModelSpec.from_dict(content)
+
+
+def shared_spec(
+    models: Sequence[Evaluated], spec: ModelSpec | Mapping[str, Any] | None
+) -> ModelSpec | Mapping[str, Any] | None:
+    """``spec``, with the normalization of one model if the file of another does not say its own.
+
+    Args:
+        models: two models that take the same images.
+        spec: as for ``evaluate``.
+    """
+    if _is_spec(spec) or len(models) < 2 or not any(map(is_file, models)):
+        return spec
+    fields: Mapping[str, Any] = spec if isinstance(spec, Mapping) else {}
+    found, silent = [], False
+    for model in models:
+        try:
+            found.append(Predictor(model, fields).spec)
+        except MissingFieldsError:
+            silent = True
+    if not (silent and found):
+        return spec
+    return {"mean": found[0].mean, "std": found[0].std, **fields}
 
 
 def _is_spec(spec: object) -> TypeGuard[ModelSpec]:

@@ -15,7 +15,7 @@ from mixmix.graph.agreement import relative_error
 from mixmix.models.model import Model
 from mixmix.models.plain_copy import plain_copy, unwrapped
 from mixmix.models.references import load_model, load_spec
-from mixmix.models.spec import ModelSpec
+from mixmix.models.spec import ModelSpec, channels_first_hint
 from mixmix.runtime.devices import checked_device
 
 __all__ = ["Reference", "load"]
@@ -185,7 +185,8 @@ def _count_logits(module: nn.Module, spec: ModelSpec) -> int:
     """K of outputs (N, K) of a copy; 0 for outputs of another form."""
     copied = plain_copy(unwrapped(module), spec.name).cpu().float()
     with translate_errors(
-        f"{spec.name} cannot take images of {spec.input_shape}", "check input_shape"
+        f"{spec.name} cannot take images of {spec.input_shape}",
+        "check input_shape" + channels_first_hint(spec.input_shape),
     ):
         outputs = copied(torch.zeros(2, *spec.input_shape))
     is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == 2

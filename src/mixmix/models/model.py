@@ -38,7 +38,7 @@ from mixmix.models.plain_copy import (
     plain_copy,
     unwrapped,
 )
-from mixmix.models.spec import ModelSpec
+from mixmix.models.spec import ModelSpec, channels_first_hint
 from mixmix.runtime.compiled import has_compiler
 from mixmix.runtime.devices import checked_device
 from mixmix.runtime.identity import identity_of
@@ -250,7 +250,8 @@ class Model:
                 self.module = self.module.to(memory_format=torch.contiguous_format)
                 self._wants_contiguous = True
         with translate_errors(
-            f"{self.spec.name} cannot take images of {shape}", "check input_shape"
+            f"{self.spec.name} cannot take images of {shape}",
+            "check input_shape" + channels_first_hint(shape),
         ):
             return self(images)
 

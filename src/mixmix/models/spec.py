@@ -15,7 +15,7 @@ from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
 from mixmix.models.classes import tell_sides
 
-__all__ = ["ModelSpec"]
+__all__ = ["ModelSpec", "channels_first_hint"]
 
 # Of one image; 8192 x 8192 x 3 fit.
 _MOST_VALUES = 2**28
@@ -109,7 +109,7 @@ class ModelSpec(Settings):
         if len(self.mean) != channels or len(self.std) != channels:
             raise InputError(
                 f"{self.name}: mean and std need one value for each of the {channels} channels, "
-                f"got {len(self.mean)} and {len(self.std)}"
+                f"got {len(self.mean)} and {len(self.std)}" + channels_first_hint(self.input_shape)
             )
         for name in ("mean", "std"):
             self._require(all(map(_is_finite, getattr(self, name))), name, "finite numbers")
@@ -202,6 +202,14 @@ class ModelSpec(Settings):
             return cls.from_dict(content)
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{origin} contains a malformed spec: {error}") from error
+
+
+def channels_first_hint(shape: Sequence[int]) -> str:
+    """What to write if a shape (C, H, W) seems to have its channels last, else nothing."""
+    height, width, channels = shape
+    if not channels <= 4 < min(height, width):
+        return ""
+    return f"; input_shape has the channels first: did you mean {channels},{height},{width}?"
 
 
 def _is_finite(value: object) -> bool:

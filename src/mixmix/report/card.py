@@ -17,12 +17,26 @@ from mixmix.runtime.storage import write_atomic
 
 __all__ = ["write_card"]
 
+# Pixels as the file takes them, by the type of its input and whether channels are last.
+_IMAGES = {
+    ("float32", False): "images = ((pixels / 255 - mean) / std).astype(np.float32)"
+    ".transpose(0, 3, 1, 2)",
+    ("uint8", False): "images = pixels.transpose(0, 3, 1, 2)",
+    ("uint8", True): "images = pixels",
+}
 _RUN = {
-    ".onnx": """import numpy as np, onnxruntime
+    ".onnx": """import json
+import numpy as np, onnxruntime
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("{file}")
-(images,) = session.get_inputs()
-output = session.run(None, {{images.name: np.zeros({shape}, np.{dtype})}})[0]
+about = session.get_modelmeta().custom_metadata_map
+mean, std, (height, width) = (json.loads(about[key]) for key in ("mean", "std", "crop"))
+photo = ImageOps.fit(Image.open("photo.jpg").convert("{mode}"), (width, height))
+pixels = np.asarray(photo).reshape(1, height, width, -1)
+{images}
+output = session.run(None, {{"images": images}})[0]
+print(output[0].argmax(), output.shape)
 """,
     ".pt2": """import torch
 import torchao.quantization.pt2e  # operators of the file
@@ -50,7 +64,12 @@ def write_card(
     """
     spec, export = compressed.spec, facts["export"]
     takes = export.get("input", {"shape": [1, *spec.input_shape], "dtype": "float32"})
-    run = _RUN[file.suffix].format(file=file.name, **takes)
+    channels_last = takes["shape"][1:] != list(spec.input_shape)
+    run = _RUN[file.suffix].format(
+        file=file.name,
+        mode="L" if spec.input_shape[0] == 1 else "RGB",
+        images=_IMAGES[takes["dtype"], channels_last],
+    )
     if takes["dtype"] == "uint8":
         text = "RGB images as bytes; the file normalizes them itself."
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixmix._display import percent, printable
+from mixmix._display import counted, percent, printable
 from mixmix.evaluate.comparison import Comparison
 from mixmix.report.layers import print_layer_errors
 from mixmix.report.table import print_rows
@@ -15,9 +15,9 @@ def print_comparison(found: Comparison) -> None:
     print(printable(f"A {found.model.name}"))
     print(printable(f"B {found.reference.name}"))
     print_rows(found.rows)
-    images = "images of noise" if found.on_noise else "images"
+    images = counted(found.num_images, "image") + " of noise" * found.on_noise
     agreement = percent(found.agreement, found.agreement_interval)
-    print(f"agreement {agreement} on {found.num_images:,} {images}")
+    print(f"agreement {agreement} on {images}")
     if found.layers is not None:
         print_layer_errors(found.layers.to_dict(), every=False)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -130,10 +131,19 @@ def _draw_term(axes: Any, term: str, traces: Sequence[Sequence[Mapping[str, floa
 
 
 def _inline(document: str) -> str:
-    """The ``<svg>`` element without declarations, namespaces, metadata, fonts and fixed size."""
+    """The ``<svg>`` element without declarations, namespaces, metadata, fonts and fixed size.
+
+    Its ids are those that it refers to, and differ from those of other drawings on a page.
+    """
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg, count=1)
     svg = re.sub(r"font-family: [^;\"]*; ", "", svg)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    prefix = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(
+        r'\sid="([^"]*)"', lambda id: f' id="{prefix}-{id[1]}"' if id[1] in used else "", svg
+    )
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     return svg.replace(INK, "currentColor").replace(ACCENT, "var(--accent)").strip()

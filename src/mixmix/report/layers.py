@@ -7,7 +7,7 @@ from typing import Any
 
 from mixmix.report.table import print_rows
 
-__all__ = ["print_layer_errors"]
+__all__ = ["error_row", "print_layer_errors"]
 
 _MOST_LAYERS, _NUM_WORST = 40, 15
 
@@ -26,14 +26,16 @@ def print_layer_errors(content: Mapping[str, Any], *, every: bool = True) -> Non
         shown = [each for each in layers if each in worst]
     title = "layers" if len(shown) == len(layers) else f"the {len(shown)} noisiest layers"
     print(f"\n{title}, signal to noise in dB (20: an error of a tenth, 40: of a hundredth)")
-    print_rows([_row(each, content["costly"]) for each in shown])
+    print_rows([error_row(each, content["costly"]) for each in shown])
     if content["unmatched"]:
         print(f"not in the original: {len(content['unmatched'])} layers")
     for line in content["advice"]:
         print(f"try {line}")
 
 
-def _row(layer: Mapping[str, Any], costly: list[str]) -> dict[str, Any]:
+def error_row(layer: Mapping[str, Any], costly: list[str]) -> dict[str, Any]:
+    """The row of a layer in a table, in dB."""
+
     def decibels(name: str) -> float | None:
         return None if layer[name] is None else round(layer[name], 1)
 

@@ -25,7 +25,7 @@ __all__ = ["PageSection", "ReportRun", "write_page"]
 
 @dataclass(frozen=True)
 class PageSection:
-    """A table of text, whose columns are the keys of its rows, below a drawing if there is one."""
+    """A drawing, a table of text whose columns are the keys of its rows, or both."""
 
     title: str
     rows: Sequence[Mapping[str, str]]

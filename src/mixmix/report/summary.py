@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixmix._display import printable
+from mixmix._display import counted, printable
 from mixmix.report.rows import format_latency, format_size
 
-__all__ = ["LARGE_LOSS", "summary_lines"]
+__all__ = ["LARGE_LOSS", "summary_lines", "summary_rows"]
 
 Facts = Mapping[str, Any]
 
@@ -29,8 +29,21 @@ def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str
         files: that the run wrote.
         command: to type next; empty for none.
     """
+    export = facts.get("export", {})
+    before = export.get("before") or {}
+    rows = summary_rows(facts) | {"files": ", ".join(files), "next": command}
+    if len(_lines(rows)) > _MOST_LINES and export.get("macs") == before.get("macs"):
+        rows |= {"MACs": ""}
+    if len(_lines(rows)) > _MOST_LINES and len(files) > 1:
+        rows |= {"files": f"{files[0]}, and {len(files) - 1} beside it"}
+    lines = _lines(rows)
+    return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[-1]]
+
+
+def summary_rows(facts: Mapping[str, Facts]) -> dict[str, str]:
+    """What a run did and what it cost, by name; empty where there is nothing to say."""
     export, images = facts.get("export", {}), facts.get("images", {})
-    rows = {
+    return {
         "done": _done(export, images),
         "asked": _asked(export),
         "got": _got(export),
@@ -39,13 +52,7 @@ def summary_lines(facts: Mapping[str, Facts], files: Sequence[str], command: str
         "latency": _latency(export),
         "loss": _loss(export),
         "warning": _warning(export),
-        "files": ", ".join(files),
-        "next": command,
     }
-    lines = _lines(rows)
-    if len(lines) > _MOST_LINES and export.get("macs") == (export.get("before") or {}).get("macs"):
-        lines = _lines(rows | {"MACs": ""})
-    return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[-1]]
 
 
 def _lines(rows: Mapping[str, str]) -> list[str]:
@@ -65,7 +72,7 @@ def _wrapped(name: str, text: str) -> list[str]:
 
 def _done(export: Facts, images: Facts) -> str:
     count = images.get("num_images")
-    source = f"{count:,} images" if isinstance(count, int) else ""
+    source = counted(count, "image") if isinstance(count, int) else ""
     if source and (networks := images.get("networks")):
         source += f" made from {', '.join(networks)}"
     if not export.get("model"):
@@ -76,7 +83,7 @@ def _done(export: Facts, images: Facts) -> str:
         return f"{export['model']} in floats"
     held_out = (export.get("estimate") or {}).get("num_images")
     if source and held_out:
-        source += f", of which {held_out} are held out"
+        source += f", of which {held_out} {'is' if held_out == 1 else 'are'} held out"
     name = (
         export["model"]
         if export["model"] == export["teacher"]
@@ -106,18 +113,14 @@ def _got(export: Facts) -> str:
         return ""
     counts = Counter(_kind(layer) for layer in layers if layer["action"] not in ("folded", "added"))
     quantized = {kind: count for kind, count in counts.items() if kind.startswith("W")}
-    parts = [f"{kind} in {_layers(count)}" for kind, count in quantized.items()]
+    parts = [f"{kind} in {counted(count, 'layer')}" for kind, count in quantized.items()]
     if quantized and counts["float"]:
-        parts.append(f"{_layers(counts['float'])} not quantized")
+        parts.append(f"{counted(counts['float'], 'layer')} not quantized")
     if export["macs"] < before["macs"]:
         parts.append(f"{export['macs'] / before['macs']:.1%} of the multiplications")
     if any(layer["sparsity"] for layer in layers):
         parts.append(f"{export['sparsity']:.1%} of the weights are zero")
     return "; ".join(parts)
-
-
-def _layers(count: int) -> str:
-    return f"{count} layer{'s' * (count != 1)}"
 
 
 def _kind(layer: Facts) -> str:
@@ -139,6 +142,8 @@ def _macs(export: Facts) -> str:
     after, before = export.get("macs"), (export.get("before") or {}).get("macs")
     if after is None or before is None:
         return ""
+    if after == before:
+        return f"{_count(after)} multiplications for an image, as before (pruning lowers them)"
     return f"{_count(before)} -> {_count(after)} multiplications for an image"
 
 
@@ -176,7 +181,7 @@ def _loss(export: Facts) -> str:
     return (
         f"about {estimate['predicted_drop']:.1f} points of accuracy (95% interval {low:.1f} to "
         f"{high:.1f}, at most {estimate['upper_bound']:.1f}; estimated on "
-        f"{estimate['num_images']} held-out images)"
+        f"{counted(estimate['num_images'], 'held-out image')})"
     )
 
 

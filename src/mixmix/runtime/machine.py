@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 
-__all__ = ["memory_bytes", "usable_cpus"]
+__all__ = ["memory_bytes", "peak_memory_bytes", "usable_cpus"]
 
 
 def usable_cpus() -> int:
@@ -20,3 +21,13 @@ def memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process has had so far; None if unknown."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -19,13 +19,18 @@ _NUM_WARM_UP_RUNS = 3
 
 
 def size_bytes(path: str | Path) -> int:
-    """Size of a file in bytes.
+    """Size of a file in bytes, with that of the files that an ONNX file has its weights in.
 
     Raises:
         InputError: if it does not exist.
     """
     try:
-        return Path(path).stat().st_size
+        size = Path(path).stat().st_size
+        if Path(path).suffix == ".onnx":
+            from mixmix.runtimes.onnx_reading import external_files  # slow to import
+
+            size += sum(each.stat().st_size for each in external_files(Path(path)))
+        return size
     except OSError as error:
         raise InputError(f"cannot read the size of {path}: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ from mixmix._display import similar_file
 from mixmix.errors import DataError, InputError, translate_errors
 from mixmix.runtimes.size_limit import MOST_ELEMENTS
 
-__all__ = ["read_onnx"]
+__all__ = ["external_files", "read_onnx"]
 
 # Of protobuf.
 _LARGEST_FILE = 2**31
@@ -60,6 +60,19 @@ def _check_opset(model: onnx.ModelProto) -> None:
                 f"it has opset {each.version}, and the installed onnx knows 1 to {newest}; export "
                 "it with one of these, or install a newer onnx"
             )
+
+
+def external_files(path: Path) -> set[Path]:
+    """The files beside an ONNX file that hold its weights; none if it cannot be read."""
+    try:
+        tensors = list(_tensors(onnx.load(str(path), load_external_data=False)))
+    except Exception:  # of protobuf; whatever runs the file says what is wrong with it
+        return set()
+    outside = [each for each in tensors if external.uses_external_data(each)]
+    names = {
+        entry.value for each in outside for entry in each.external_data if entry.key == "location"
+    }
+    return {path.parent / name for name in names if (path.parent / name).is_file()}
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

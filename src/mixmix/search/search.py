@@ -17,6 +17,7 @@ from mixmix.compress.prune.channels.prune_channels import PruneChannels
 from mixmix.compress.quantize.bits import FLOAT, parse_bits
 from mixmix.compress.quantize.quantize import Quantize
 from mixmix.compress.quantize.sensitivity import measure_sensitivity
+from mixmix.compress.quantize.sensitivity_table import SensitivityTable
 from mixmix.compress.recover.features import ReconstructFeatures
 from mixmix.data.image_set import ImageSet
 from mixmix.errors import InputError
@@ -68,12 +69,16 @@ class SearchStep:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The chosen network, its file and its step, and all files that were tried, in order."""
+    """The chosen network, its file and its step, and all files that were tried, in order.
+
+    ``sensitivity`` is what bits were chosen by, or None if they are the same for all layers.
+    """
 
     compressed: Compressed
     artifact: Artifact
     chosen: SearchStep
     path: tuple[SearchStep, ...]
+    sensitivity: SensitivityTable | None = None
 
 
 def search(
@@ -125,7 +130,8 @@ def search(
         index = trials.best()
         artifact = replace(trials.artifacts[index], path=Path(out))
         write_atomic(artifact.path, trials.artifacts[index].path.read_bytes())
-    return SearchResult(trials.tried[index], artifact, trials.steps[index], tuple(trials.steps))
+    chosen, path = trials.steps[index], tuple(trials.steps)
+    return SearchResult(trials.tried[index], artifact, chosen, path, trials.sensitivity)
 
 
 class _Trials:
@@ -155,6 +161,7 @@ class _Trials:
         self.steps: list[SearchStep] = []
         self.tried: list[Compressed] = []
         self.artifacts: list[Artifact] = []
+        self.sensitivity: SensitivityTable | None = None
 
     def explore(self, base: Quantize) -> None:
         """Try files, from the safest to the smallest or fastest."""
@@ -230,9 +237,11 @@ class _Trials:
 
     def _fitting(self, base: Quantize) -> SizeFitting:
         whole = Compressed(self._model.module, self._model.spec)
-        return SizeFitting(
+        fitting = SizeFitting(
             whole, self._images, base, seed=self._seed, on_progress=self._on_progress
         )
+        self.sensitivity = fitting.table
+        return fitting
 
     def _fit(self, base: Quantize, max_bytes: int) -> None:
         """Bits per layer for a size; once more with less if rounding made the file larger."""
@@ -292,7 +301,7 @@ class _Trials:
         if not (self._loss_is_limited and self._limits.aim == "speed"):
             return min(within, key=lambda index: self.steps[index].size_bytes)
         # At the end and in alternation, so that other load affects all of them equally.
-        found = compare_latency_ms([artifact.path for artifact in self.artifacts])
+        found = compare_latency_ms([artifact.path for artifact in self.artifacts], quantile=0.0)
         self.steps = [
             replace(step, latency_ms=latency)
             for step, latency in zip(self.steps, found.values(), strict=True)

@@ -106,7 +106,7 @@ def sweep(
                 compressed = compress(model, images, method, seed=seed, on_progress=report)
             path = Path(out) / f"{name}.onnx"
             artifacts[name] = export(compressed, path, probe=probe, **(writing or {}))
-        latencies = compare_latency_ms([each.path for each in artifacts.values()])
+        latencies = compare_latency_ms([each.path for each in artifacts.values()], quantile=0.0)
         rows = [
             SweepRow(name, each.path, each.size_bytes, latencies[str(each.path)])
             for name, each in artifacts.items()

@@ -14,9 +14,11 @@ from mixmix.compress.method import Compressed
 from mixmix.compress.quantize.quantize import Quantize
 from mixmix.errors import InputError
 from mixmix.evaluate.comparison import compare
+from mixmix.evaluate.evaluation import evaluate
 from mixmix.export import export
 from mixmix.models.loading import load
 from mixmix.models.model import Model
+from mixmix.runtimes.float_onnx import float_onnx_bytes
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,24 @@ def test_file_and_network(model: Model, tmp_path: Path) -> None:
     again = compare(small.path, small.path, IMAGES)
     assert again.agreement == 100 and again.model.evaluation is None
     assert compare(small, model).on_noise
+
+
+@pytest.mark.parametrize("plain_first", [False, True])
+def test_a_file_without_normalization_has_that_of_the_other(
+    model: Model, tmp_path: Path, plain_first: bool
+) -> None:
+    small = export(compress(model, IMAGES, "W8A8"), tmp_path / "small.onnx").path
+    plain = tmp_path / "plain.onnx"
+    plain.write_bytes(float_onnx_bytes(model.module, (3, 12, 12), name="plain"))
+    pair = (plain, small) if plain_first else (small, plain)
+    assert compare(*pair, IMAGES).agreement > 80
+    labels = model(IMAGES).argmax(1)
+    found = evaluate(pair[0], (IMAGES, labels), reference=pair[1])
+    assert found.agreement is not None and found.agreement > 80 and found.top1 > 80
+    # What is given holds, and two files that do not say it are asked for it.
+    assert compare(plain, small, IMAGES, spec={"std": 0.5}).reference.evaluation is None
+    with pytest.raises(InputError, match="does not specify its mean, std"):
+        compare(plain, plain, IMAGES)
 
 
 def test_models_without_common_layers_still_compare(model: Model) -> None:

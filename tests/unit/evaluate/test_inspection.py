@@ -76,8 +76,10 @@ def test_layers_and_a_draft_of_the_spec() -> None:
 
 def test_time_and_memory_are_estimated() -> None:
     found = inspect("bundled:mobilenetv2")
-    assert set(found.seconds) == {"images", "quantize"} and min(found.seconds.values()) > 0
-    assert found.memory_gib is not None and 0 < found.memory_gib < 100
+    assert list(found.seconds) == ["load", "images", "quantize", "export"]
+    assert min(found.seconds.values()) > 0
+    # Of the whole process, which has imported PyTorch.
+    assert found.memory_gib is not None and 0.2 < found.memory_gib < 100
     assert "min" in found.facts["time"] or " s" in found.facts["time"]
 
 

@@ -45,7 +45,7 @@ def test_it_says_what_was_done_and_what_it_cost() -> None:
         "net: W8A8, with 128 images made from net, of which 64 are held out",
         "W8A8 in 1 layer; 1 layer not quantized",
         "46.80 MB -> 11.80 MB (0.25x)",
-        "1.8 G -> 1.8 G multiplications",
+        "1.8 G multiplications for an image, as before",
         "35.0 ms -> 14.0 ms in ONNX Runtime (1 image, 1 thread), 2.5x faster",
         "about 0.5 points of accuracy (95% interval 0.0 to 3.5, at most 9.5;",
         "files a.onnx next mixmix x",
@@ -82,6 +82,12 @@ def test_it_has_at_most_twelve_lines_of_eighty_columns() -> None:
     assert len(lines) <= 12 and lines[-1].startswith("next")
     assert all(len(line) <= 80 for line in lines)
     assert summary_lines({}, [], "") == []
+
+
+def test_files_that_do_not_fit_are_counted() -> None:
+    files = [f"{'folder/' * 9}{name}" for name in "abcdef"]
+    lines = summary_lines(facts(), files, "mixmix evaluate")
+    assert f"files {files[0]}, and 5 beside it next" in " ".join(" ".join(lines).split())
 
 
 def test_a_search_says_what_was_asked_and_keeps_the_files() -> None:

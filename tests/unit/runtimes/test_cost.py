@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,23 @@ def test_size_bytes(tmp_path: Path) -> None:
     assert size_bytes(path) == 5
     with pytest.raises(InputError, match="cannot read the size of .*absent"):
         size_bytes(tmp_path / "absent")
+
+
+def test_size_bytes_of_weights_beside_a_file(tmp_path: Path) -> None:
+    weights = onnx.numpy_helper.from_array(np.zeros(4096, np.float32), "w")
+    graph = onnx.helper.make_graph([], "g", [], [], [weights])
+    path = tmp_path / "net.onnx"
+    onnx.save(
+        onnx.helper.make_model(graph),
+        path,
+        save_as_external_data=True,
+        location="net.data",
+        convert_attribute=False,
+    )
+    beside = (tmp_path / "net.data").stat().st_size
+    assert beside >= 4 * 4096 and size_bytes(path) == path.stat().st_size + beside
+    (tmp_path / "text.onnx").write_text("12345")
+    assert size_bytes(tmp_path / "text.onnx") == 5
 
 
 @pytest.mark.parametrize(

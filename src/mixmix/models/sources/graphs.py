@@ -10,7 +10,7 @@ from torch import nn
 
 from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.source import Source
-from mixmix.models.spec import ModelSpec
+from mixmix.models.spec import ModelSpec, channels_first_hint
 
 __all__ = ["GraphSource", "check_any_batch", "check_shape", "check_single", "describe_graph"]
 
@@ -91,7 +91,8 @@ def check_any_batch(model: nn.Module, spec: ModelSpec) -> None:
     with translate_errors(
         f"{spec.name}: {spec.source} does not run on batches of any size of images of "
         f"{spec.input_shape}",
-        "export it with a dynamic first axis, and pass the input_shape that it was exported for",
+        "export it with a dynamic first axis, and pass the input_shape that it was exported for"
+        + channels_first_hint(spec.input_shape),
     ):
         together = model(images)
         alone = torch.cat([model(image) for image in images.split(1)])

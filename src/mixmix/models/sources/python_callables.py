@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from mixmix._display import did_you_mean
 from mixmix.errors import InputError, translate_errors
 from mixmix.models.sources.source import Source
 from mixmix.models.spec import ModelSpec
@@ -37,7 +38,12 @@ class PythonSource(Source):
         module, _, function = name.rpartition(":")  # paths may contain colons
         with translate_errors(f"{spec.name}: cannot build {spec.source!r}"):
             try:
-                model = getattr(_imported(module), function)()
+                found = _imported(module)
+                if not hasattr(found, function):
+                    raise InputError(
+                        f"{module} has no {function!r}" + did_you_mean(function, vars(found))
+                    )
+                model = getattr(found, function)()
             except SystemExit as error:
                 raise InputError(
                     f"{spec.name}: {spec.source!r} ended the process ({error.code}); put what a "
