@@ -1,0 +1,1 @@
+"""Parts of ``from_file.py``."""
