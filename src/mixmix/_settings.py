@@ -18,6 +18,8 @@ from mixmix.errors import InputError, translate_errors
 
 __all__ = ["Settings", "default_of", "identify", "load_entry_points", "subclasses", "to_plain"]
 
+# Longer tuples, such as the classes of ImageNet, are cut.
+_MAX_ITEMS, _SHOWN_ITEMS = 8, 4
 _S = TypeVar("_S", bound="Settings")
 # Of anything that is counted; tensors are not much larger.
 _LARGEST_COUNT = 2**31
@@ -65,7 +67,7 @@ class Settings:
     def __repr__(self) -> str:
         """The fields that differ from their defaults; equal settings have equal ones."""
         shown = (
-            f"{field.name}={value!r}"
+            f"{field.name}={_shown(value)}"
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             if field.repr and field.compare
             if (value := getattr(self, field.name)) != default_of(field)
@@ -178,6 +180,14 @@ class Settings:
     def _require_one_of(self, name: str, known: Collection[str]) -> None:
         """A field must hold one of the known values."""
         self._require(getattr(self, name) in known, name, f"one of {', '.join(known)}")
+
+
+def _shown(value: Any) -> str:
+    """Its ``repr``; of a long tuple, only the first items."""
+    if not isinstance(value, tuple) or len(value) <= _MAX_ITEMS:
+        return repr(value)
+    first = ", ".join(map(repr, value[:_SHOWN_ITEMS]))
+    return f"({first}, ... {len(value) - _SHOWN_ITEMS} more)"
 
 
 def _values(

@@ -72,7 +72,7 @@ class TestTexts:
     def test_spec_with_a_thousand_classes(self) -> None:
         classes = tuple(f"class {i}" for i in range(1000))
         spec = ModelSpec("net", "timm:net", (3, 8, 8), 0.5, 0.25, 1000, classes=classes)  # type: ignore[arg-type]
-        assert "(class 0, class 1, class 2, class 3, ... 996 more)" in repr(spec)
+        assert "('class 0', 'class 1', 'class 2', 'class 3', ... 996 more)" in repr(spec)
 
     def test_integers_of_quantized_layers_are_parameters(self) -> None:
         layer = nn.Linear(6, 4)

@@ -214,7 +214,7 @@ class TestBadSources:
             ("hub:resnet18", "unknown source"),
             ("python:sys:exit", "'python:sys:exit' ended the process .None.; put what a script"),
             ("python:no_such_module:f", "cannot build .*No module named 'no_such_module'"),
-            ("python:user_networks:absent", "cannot build .*no attribute 'absent'"),
+            ("python:user_networks:absent", "user_networks has no 'absent'"),
             ("python:user_networks", "cannot build"),
             ("python::", "cannot build"),
             ("python:user_networks:nothing", "cannot build .*out of luck"),

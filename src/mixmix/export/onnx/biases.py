@@ -28,9 +28,12 @@ def fit_biases(graph: ir.Graph) -> None:
             continue
         source = source_of(layer)
         bias = constant(layer.inputs[2]) if len(layer.inputs) > 2 else None
-        step = None if source is None else constant(source.inputs[1])
+        quantized = source is not None and integer_type(source) is not None
+        step = constant(source.inputs[1]) if source is not None and quantized else None
         scale = constant(weight.inputs[1])
         if bias is None or step is None or scale is None or scale.shape != bias.shape:
+            continue
+        if step.size != 1:
             continue
         least = (np.abs(bias.astype(np.float64)) / (_LARGEST_BIAS * step)).astype(np.float32)
         if bool((scale < least).any()):
