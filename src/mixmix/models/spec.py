@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mixmix._display import did_you_mean, summary
+from mixmix._display import did_you_mean
 from mixmix._settings import Settings
 from mixmix.errors import DataError, InputError
 from mixmix.models.classes import tell_sides
@@ -143,10 +143,6 @@ class ModelSpec(Settings):
 
     def _field_label(self, name: str) -> str:
         return f"{self.name}: {name}"
-
-    def __repr__(self) -> str:
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
-        return summary("ModelSpec", {k: None if v == () else v for k, v in said.items()})
 
     def identity(self) -> dict[str, Any]:
         """All fields but those on weights, which ``Model.identity`` has the hash of, and files."""
