@@ -68,8 +68,9 @@ def did_you_mean(names: str | Iterable[str], known: Iterable[str]) -> str:
     options = [str(each) for each in known]
     folded = {option.casefold(): option for option in reversed(options)}
     for name in [names] if isinstance(names, str) else names:
-        same = {each for words in _SAME if name.casefold() in words for each in words} & {*folded}
-        near = [*same] or difflib.get_close_matches(name.casefold(), folded, 1, 0.65)
+        same = {each for words in _SAME if name.casefold() in words for each in words}
+        near = [each for each in map(str.casefold, options) if each in same]
+        near = near or difflib.get_close_matches(name.casefold(), folded, 1, 0.65)
         if near:
             return f"; did you mean {folded[near[0]]!r}?"
     return ""

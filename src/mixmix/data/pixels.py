@@ -18,6 +18,7 @@ from mixmix.errors import DataError, InputError, first_line, raise_if_out_of_mem
 
 __all__ = [
     "channels_last_hint",
+    "encoded",
     "is_image_file",
     "opened",
     "pil_to_tensor",

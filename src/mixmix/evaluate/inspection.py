@@ -283,10 +283,8 @@ def _estimates(model: Model, settings: SynthesisSettings) -> tuple[dict[str, flo
     """Seconds by step, and GiB of the process, from a few steps that are timed."""
     zoo = Zoo([model])
     before = peak_memory_bytes()
-    making = plan(zoo, settings).peak_bytes
-    making = int(_PART_OF_PLAN * making) + 4 * settings.num_images * math.prod(
-        model.spec.input_shape
-    )  # finished ones
+    finished = 4 * settings.num_images * math.prod(model.spec.input_shape)
+    making = int(_PART_OF_PLAN * plan(zoo, settings).peak_bytes) + finished
     macs = max(1, count_macs(model.module, model.spec.input_shape))
     affordable = int(_PROBE_MACS / (_MACS_OF_STEP * macs * _PROBE_ITERATIONS))
     count = max(2, min(_MOST_PROBE_IMAGES, settings.batch_size, affordable))

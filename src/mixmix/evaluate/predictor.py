@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mixmix.compress.method import Compressed
 from mixmix.errors import InputError, MissingFieldsError
 from mixmix.export import Artifact
-from mixmix.models.loading import Reference, load
+from mixmix.models.loading import NO_CLASSES, Reference, load
 from mixmix.models.model import Model, normalize
+from mixmix.models.references import load_spec
 from mixmix.models.sources.graphs import describe_graph
 from mixmix.models.spec import ModelSpec
 from mixmix.runtime.devices import checked_device
@@ -191,12 +192,19 @@ def shared_spec(
     found, silent = [], False
     for model in models:
         try:
-            found.append(Predictor(model, fields).spec)
+            found.append(_stated_spec(model, fields))
         except MissingFieldsError:
             silent = True
     if not (silent and found):
         return spec
     return {"mean": found[0].mean, "std": found[0].std, **fields}
+
+
+def _stated_spec(model: Evaluated, fields: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a model, but for its classes if they are those of a network to load."""
+    if isinstance(model, str | Path | ModelSpec) and not is_file(model):
+        return load_spec(model, **{**fields, **NO_CLASSES})
+    return Predictor(model, fields).spec
 
 
 def _is_spec(spec: object) -> TypeGuard[ModelSpec]:

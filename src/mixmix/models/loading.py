@@ -19,8 +19,10 @@ from mixmix.models.references import load_model, load_spec
 from mixmix.models.spec import ModelSpec, channels_first_hint
 from mixmix.runtime.devices import checked_device
 
-__all__ = ["Reference", "load"]
+__all__ = ["NO_CLASSES", "Reference", "load"]
 
+# Fields of a spec before the logits of its network are counted.
+NO_CLASSES: Mapping[str, Any] = {"num_classes": 0, "classes": (), "label_map": ()}
 # Relative, between batches of 2 and 4 images.
 _BATCH_TOLERANCE = 0.01
 
@@ -158,8 +160,9 @@ def _spec_of_module(module: nn.Module, fields: Mapping[str, Any]) -> ModelSpec:
         )
     content = {"name": name, "source": "module", **fields}
     if "num_classes" not in fields:
-        plain = {"num_classes": 0, "classes": (), "label_map": ()}
-        content["num_classes"] = _count_logits(module, ModelSpec.from_dict(content | plain))
+        content["num_classes"] = _count_logits(
+            module, ModelSpec.from_dict({**content, **NO_CLASSES})
+        )
     return ModelSpec.from_dict(content)
 
 
@@ -173,8 +176,7 @@ def _from_source(
     except MissingFieldsError as error:
         if error.missing != ("num_classes",):
             raise
-    plain = {"num_classes": 0, "classes": (), "label_map": ()}
-    spec = load_spec(reference, **{**fields, **plain})
+    spec = load_spec(reference, **{**fields, **NO_CLASSES})
     module = load_model(spec)
     return module, load_spec(reference, **fields, num_classes=_count_logits(module, spec))
 

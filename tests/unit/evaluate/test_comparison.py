@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from mixmix.compress.quantize.quantize import Quantize
 from mixmix.errors import InputError
 from mixmix.evaluate.comparison import compare
 from mixmix.evaluate.evaluation import evaluate
+from mixmix.evaluate.predictor import shared_spec
 from mixmix.export import export
 from mixmix.models.loading import load
 from mixmix.models.model import Model
+from mixmix.models.references import load_spec
 from mixmix.runtimes.float_onnx import float_onnx_bytes
 
 
@@ -66,6 +69,21 @@ def test_a_file_without_normalization_has_that_of_the_other(
     assert compare(plain, small, IMAGES, spec={"std": 0.5}).reference.evaluation is None
     with pytest.raises(InputError, match="does not specify its mean, std"):
         compare(plain, plain, IMAGES)
+
+
+@pytest.mark.parametrize("source", ["bundled:vgg", "torchvision:resnet18"])
+def test_networks_are_not_loaded_for_their_normalization(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    plain = tmp_path / "plain.onnx"
+    plain.write_bytes(float_onnx_bytes(model.module, (3, 12, 12), name="plain"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(import_module("mixmix.evaluate.predictor"), "load", refuse)
+    spec = load_spec(source)
+    assert shared_spec((plain, source), None) == {"mean": spec.mean, "std": spec.std}
 
 
 def test_models_without_common_layers_still_compare(model: Model) -> None:

@@ -26,18 +26,22 @@ def fit_biases(graph: ir.Graph) -> None:
         weight = producer(layer, 1) if layer.op_type in _LAYERS else None
         if weight is None or integer_type(weight) not in (np.int8, np.uint8):
             continue
-        source = source_of(layer)
         bias = constant(layer.inputs[2]) if len(layer.inputs) > 2 else None
-        quantized = source is not None and integer_type(source) is not None
-        step = constant(source.inputs[1]) if source is not None and quantized else None
-        scale = constant(weight.inputs[1])
+        step, scale = _step(layer), constant(weight.inputs[1])
         if bias is None or step is None or scale is None or scale.shape != bias.shape:
-            continue
-        if step.size != 1:
             continue
         least = (np.abs(bias.astype(np.float64)) / (_LARGEST_BIAS * step)).astype(np.float32)
         if bool((scale < least).any()):
             _coarsen(graph, weight, scale, np.maximum(scale, least))
+
+
+def _step(layer: ir.Node) -> Array | None:
+    """The one scale of a layer's input; None if it is not quantized so."""
+    source = source_of(layer)
+    if source is None or integer_type(source) is None:
+        return None
+    step = constant(source.inputs[1])
+    return step if step is not None and step.size == 1 else None
 
 
 def _coarsen(graph: ir.Graph, weight: ir.Node, scale: Array, larger: Array) -> None:
