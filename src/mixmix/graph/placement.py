@@ -10,7 +10,7 @@ Values that no layer sees set no range: a tensor that is padded or filled for a 
 after the maximum, and what a softmax alone reads stays in float. So does a stream of sums that a
 normalization reads, such as the residual stream of a transformer: the normalization takes floats,
 and often undoes a few large channels that would leave all others few levels. Layers that read such
-a stream quantize it for themselves.
+a stream, or what is added to it, quantize it for themselves.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Operands:
                 if self._images.issuperset(operands) and not self._has_weights(node):
                     self._images.add(node)
         self._float_sums = self._normalized_streams()
+        self._float_operands = {
+            self.source(operand) for node in self._float_sums for operand in node.all_input_nodes
+        }
 
     def layers(self) -> list[fx.Node]:
         """Calls to layers, in order of execution."""
@@ -73,12 +76,14 @@ class Operands:
         """Whether a tensor is made of the image alone, by no layer."""
         return node in self._images
 
-    def is_float_sum(self, node: fx.Node) -> bool:
-        """Whether a node adds or concatenates in float.
+    def is_for_float(self, node: fx.Node) -> bool:
+        """Whether a tensor belongs to a stream of sums that a normalization reads anywhere.
 
-        It does so for softmax alone, and in a stream of sums that a normalization reads anywhere.
+        It is such a sum, or added to one, and made by a layer. Layers quantize it for themselves
+        alone, unless it is in ``joined``.
         """
-        return node in self._float_sums or (has_kind(node, "add") and self._is_for_softmax(node))
+        is_in_stream = node in self._float_sums or node in self._float_operands
+        return is_in_stream and not self.is_image(node)
 
     def sources_of_layers(self) -> set[fx.Node]:
         """The inputs of layers."""
@@ -89,13 +94,14 @@ class Operands:
         """Tensors to quantize besides the inputs of layers.
 
         These are operands of additions, concatenations and pooling, and the outputs of these and of
-        convolutions, unless a layer takes them or they are the output of the graph (in floats).
+        convolutions, unless a layer alone takes them or they are the output of the graph (in
+        floats).
         """
         found: dict[fx.Node, None] = {}
         of_layers = self.sources_of_layers()
         for node in self._graph.nodes:
             operands = joined_operands(node, self._is_computed, self._modules)
-            if not is_float(node) or self.is_float_sum(node):
+            if not is_float(node) or self._is_float_sum(node):
                 operands = []
             operands = [operand for operand in operands if is_float(operand)]
             sources = [self.source(operand) for operand in operands]
@@ -103,7 +109,8 @@ class Operands:
             layer = self._layer_of(node)
             if operands or (layer is not None and not isinstance(layer, nn.Linear)):
                 given = self._behind_bounds(node)
-                if given not in of_layers and not self._is_output(given):
+                is_for_layers = given in of_layers and not self.is_for_float(given)
+                if not is_for_layers and not self._is_output(given):
                     found[given] = None
         return list(found)
 
@@ -142,6 +149,10 @@ class Operands:
                 found.add(node)
                 waiting += neighbors[node]
         return found
+
+    def _is_float_sum(self, node: fx.Node) -> bool:
+        """Whether a node adds or concatenates in float, in a stream or for softmax alone."""
+        return node in self._float_sums or (has_kind(node, "add") and self._is_for_softmax(node))
 
     def _is_normalized(self, node: fx.Node) -> bool:
         """Whether a normalization with statistics of its own input reads a tensor, moved or not."""

@@ -36,9 +36,9 @@ def insert_quantizers(
 
     A tensor that only layers read is quantized once, to the most bits that one of them asks for. A
     tensor that is added, concatenated, pooled, or passed from a convolution to another function
-    (see ``placement``) is quantized to 8 bits, and again for layers that ask for fewer. Sums that
-    stay in float are quantized for the layers that read them alone. Images are quantized to
-    ``input_bits``, unless it is None, and so is what is made of them without a layer.
+    (see ``placement``) is quantized to 8 bits, and again for layers that ask for fewer. What is in
+    a stream that stays in float is quantized for the layers that read it alone. Images are
+    quantized to ``input_bits``, unless it is None, and so is what is made of them without a layer.
 
     Args:
         layer_bits: weight and input bits by layer name, or None for layers that stay in float; they
@@ -74,7 +74,7 @@ def insert_quantizers(
     for call, source in sources.items():
         requested[source] = max(requested.get(source, 0), bits[str(call.target)][1])
     shared = {
-        source: most for source, most in requested.items() if not operands.is_float_sum(source)
+        source: most for source, most in requested.items() if not operands.is_for_float(source)
     }
     shared |= dict.fromkeys(operands.joined(), _JOINED_BITS)
     for source in shared:

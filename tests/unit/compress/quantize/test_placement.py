@@ -234,3 +234,48 @@ def test_streams_that_normalizations_read_stay_in_float(norm: nn.Module) -> None
     assert not any("quantizer" in str(user.target) for user in (*first.users, *last.users))
     (quantizer,) = (user for user in second.users if "quantizer" in str(user.target))
     assert [str(user.target) for user in quantizer.users] == ["branches.2"]
+
+
+class Entrance(nn.Module):
+    """What a layer reads in few bits begins a stream, and is not narrowed for it."""
+
+    def __init__(self, *, is_normalized: bool) -> None:
+        super().__init__()
+        self.first, self.branch = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.before = nn.GroupNorm(2, 8) if is_normalized else nn.Identity()
+        self.norm, self.last = nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(self.first(x))
+        out: Tensor = self.last(self.norm(x + self.branch(x))).mean((2, 3))
+        return out
+
+
+@pytest.mark.parametrize("is_normalized", [False, True])
+def test_what_begins_a_stream_is_narrowed_for_layers_alone(is_normalized: bool) -> None:
+    graph_module = inserted(Entrance(is_normalized=is_normalized))
+    (branch,) = (n for n in graph_module.graph.nodes if str(n.target) == "branch")
+    assert bits_of(graph_module, branch) == 4
+    (add,) = (n for n in graph_module.graph.nodes if has_kind(n, "add"))
+    # An integer convolution gives 8 bits, a normalization floats.
+    assert bits_of(graph_module, add) == (None if is_normalized else 8)
+
+
+class ImageInStream(nn.Module):
+    """The image is added to a stream, and read by a layer of few bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = (nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.norm = nn.GroupNorm(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.second(torch.relu(self.first(x))) + self.second(x)
+        out: Tensor = self.last(self.norm(x)).mean((2, 3))
+        return out
+
+
+def test_images_keep_their_bits_in_streams() -> None:
+    graph_module = inserted(ImageInStream())
+    found = [n for n in graph_module.graph.nodes if str(n.target) == "second"]
+    assert sorted(bits_of(graph_module, node) or 0 for node in found) == [4, 8]
