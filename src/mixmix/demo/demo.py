@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mixmix.compress.compress import compress
 from mixmix.compress.method import Compressed, LayerRecord, Progress
 from mixmix.compress.quantize.quantize import Quantize
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
 from mixmix.data.image_set import ImageSet
+from mixmix.data.images import as_image_set
 from mixmix.demo.bundled import bundled_members
 from mixmix.demo.cifar10 import load_calibration_pack, load_evaluation_pack
 from mixmix.evaluate.evaluation import evaluate
@@ -133,11 +132,7 @@ class _Demo:
     def _images(self, images: str, on_progress: Progress) -> tuple[ImageSet, dict[str, Any]]:
         if images == "real":
             pixels = load_calibration_pack()[: self.settings.num_images]
-            count, num_classes = len(pixels), self.target.spec.num_classes
-            data = ImageSet(
-                pixels, torch.zeros(count, dtype=torch.int64), torch.zeros(count, num_classes), {}
-            )
-            return data, {"zoo": []}
+            return as_image_set(pixels, self.target), {"zoo": []}
         zoo = self.zoo if images == "mixmix" else Zoo([self.target])
         settings = self.settings
         if images != "mixmix":

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from mixmix.errors import ExportError, first_line, raise_if_out_of_memory
 from mixmix.runtime.quiet import quiet
+from mixmix.runtimes.exportable import Exportable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,7 +39,7 @@ def float_onnx(
     Raises:
         ExportError: if PyTorch cannot export the network.
     """
-    with quiet(), _AttentionOfAnyRank():
+    with quiet(), Exportable():
         try:
             program = torch.onnx.export(
                 module,
@@ -71,42 +70,3 @@ def float_onnx_bytes(module: nn.Module, input_shape: tuple[int, int, int], *, na
 
     model = float_onnx(copy.deepcopy(module).cpu().eval(), input_shape, name=name)
     return bytes(ir.to_proto(model).SerializeToString())
-
-
-class _AttentionOfAnyRank(TorchFunctionMode):
-    """Reshapes attention to four dimensions, the only ones that PyTorch's exporter translates."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        named = dict(kwargs or {})
-        if func not in _ATTENTION or len(args) < 3 or args[0].dim() == 4:
-            return func(*args, **named)
-        query, key, value = args[:3]
-        rest = list(args[3:])
-        mask = rest[0] if rest else named.get("attn_mask")
-        if mask is not None:
-            mask = _of_rank_4(mask.expand(*query.shape[:-1], key.shape[-2]))
-            if rest:
-                rest[0] = mask
-            else:
-                named["attn_mask"] = mask
-        found = func(*map(_of_rank_4, (query, key, value)), *rest, **named)
-        return found.reshape(*query.shape[:-1], value.shape[-1])
-
-
-_ATTENTION = (
-    F.scaled_dot_product_attention,
-    torch.ops.aten.scaled_dot_product_attention,
-    torch.ops.aten.scaled_dot_product_attention.default,
-)
-
-
-def _of_rank_4(tensor: Tensor) -> Tensor:
-    if tensor.dim() > 4:
-        return tensor.flatten(0, -4)
-    return tensor.reshape(*[1] * (4 - tensor.dim()), *tensor.shape)

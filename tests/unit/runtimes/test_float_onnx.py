@@ -37,3 +37,19 @@ def test_attention_of_any_rank(heads: tuple[int, ...], masked: bool) -> None:
     images = torch.randn(3, 3, 16, 16)
     session = OnnxSession(float_onnx_bytes(module, (3, 16, 16), name="attention"))
     torch.testing.assert_close(session.run(images), module(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d((2, 3), 2, padding=1, ceil_mode=True),
+        nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False),
+        nn.AvgPool2d(3, (2, 1), padding=(0, 1), divisor_override=5),
+        nn.AvgPool2d(2, 2, padding=1, ceil_mode=True, divisor_override=1),
+    ],
+)
+def test_every_average_pool(pool: nn.Module) -> None:
+    images = torch.randn(3, 3, 15, 16)
+    session = OnnxSession(float_onnx_bytes(pool, (3, 15, 16), name="pool"))
+    torch.testing.assert_close(session.run(images), pool(images), rtol=1e-4, atol=1e-5)
