@@ -14,16 +14,18 @@ from mixmix.errors import InputError
 from mixmix.evaluate.intervals import percent_interval
 from mixmix.evaluate.predictor import Evaluated, Predictor, check_comparable, is_file
 from mixmix.runtime.progress import Progress, showing
+from mixmix.runtime.seeding import generator
 
 __all__ = ["Estimate", "estimate_accuracy", "fit_temperature", "loss_and_bound"]
 
-# Points of accuracy per relative error of the logits, and what the bound allows beyond the
+# Points of accuracy per squared relative error of the logits, and what the bound allows beyond the
 # estimate: from benchmarks/records/2026-11-28_estimates.
-_POINTS_PER_ERROR = 8.0
-_BOUND_FACTOR, _BOUND_POINTS = 1.6, 0.3
+_POINTS_PER_SQUARE = 40.0
+_BOUND_FACTOR, _BOUND_POINTS = 2.0, 0.3
 
 _LARGEST_TEMPERATURE = 16.0
 _NUM_BISECTIONS = 50
+_NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +37,8 @@ class Estimate:
         agreement_interval: 95% Wilson interval of the agreement.
         predicted_drop: top-1 accuracy of the reference minus that of the compressed network, in
             percentage points, >= 0; see ``estimate_accuracy``.
-        predicted_drop_interval: 95% interval over draws of synthetic images only.
+        predicted_drop_interval: 95% interval over draws of synthetic images only; it does not say
+            how much these differ from photographs, which ``upper_bound`` does.
         num_images: number of images.
         upper_bound: bound of the loss in percentage points, 0 if all logits are equal; see
             ``estimate_accuracy``.
@@ -96,14 +99,15 @@ def estimate_accuracy(
 
     Networks are surer of images that were made from them than of photographs: their classes stay
     the same, and this is 0, while accuracy is lost. The error of the logits is about the same on
-    both, so that the estimate is at least 8 points times that error, relative to the spread (root
-    mean square) of an image's logits. Use images that the model was not compressed with (see
-    ``ImageSet.split``).
+    both, and small errors change only classes that are nearly as probable as the right one, so that
+    the loss grows with the square of the error. The estimate is therefore 40 points times the
+    squared error of the logits over their variance (within images), but not below the 95% interval
+    of the mean above, nor, if any class changed, beyond it. Use images that the model was not
+    compressed with (see ``ImageSet.split``).
 
-    ``upper_bound`` is 1.6 times the estimate and 0.3 points, and at least the upper end of the
-    interval if classes changed. Both constants are from a record of networks with ten classes
-    (``benchmarks/records/2026-11-28_estimates``), which says how few they are; for other networks
-    the bound may fail. It does not replace an evaluation on real images.
+    ``upper_bound`` is twice the estimate and 0.3 points. These constants are from a record of eight
+    networks with ten classes (``benchmarks/records/2026-11-28_estimates``); for other networks the
+    bound may fail. It does not replace an evaluation on real images.
 
     With ``multi_label``, ``a`` and ``b`` are whether a class is predicted, ``p`` are sigmoids, and
     the mean is over images and classes: ``predicted_drop`` is that of ``label_accuracy``.
@@ -193,18 +197,29 @@ def loss_and_bound(
     same, loss = (_compare_labels if multi_label else _compare)(wanted, classes, soft_labels)
     num_same, lost, num_images = int(same.sum()), float(loss.sum()), len(wanted)
     drop, (low, high) = 100 * lost / num_images, percent_interval(lost, num_images)
-    least = 0.0 if multi_label else min(100.0, _POINTS_PER_ERROR * _relative_error(got, wanted))
-    bound = _BOUND_FACTOR * max(drop, least) + _BOUND_POINTS * (drop + least > 0)
-    interval = max(low, min(least, high)), max(high, least)
-    at_most = max(bound, high if num_same < num_images else 0.0)
-    return LossAndBound(num_same, max(drop, least), interval, min(100.0, at_most))
+    if not multi_label:
+        # What the error of the logits implies, within what the classes allow if any changed.
+        high = high if num_same < num_images else 100.0
+        implied = _POINTS_PER_SQUARE * _squared_errors(got, wanted)
+        drop, low, high = (min(high, max(low, float(each))) for each in implied)
+    bound = _BOUND_FACTOR * drop + _BOUND_POINTS * (not torch.equal(got, wanted))
+    return LossAndBound(num_same, drop, (low, high), min(100.0, bound))
 
 
-def _relative_error(logits: Tensor, wanted: Tensor) -> float:
-    """Error of logits (N, K) over their spread, without what all logits of an image share."""
+def _squared_errors(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error of logits (N, K) over their variance, and a 95% interval of it: (3,).
+
+    Without what all logits of an image share; the interval is over draws of images (bootstrap).
+    """
     wanted = wanted.double() - wanted.double().mean(1, keepdim=True)
-    error = logits.double() - logits.double().mean(1, keepdim=True) - wanted
-    return float((error.square().mean() / wanted.square().mean().clamp_min(1e-24)).sqrt())
+    errors = (logits.double() - logits.double().mean(1, keepdim=True) - wanted).square().sum(1)
+    sizes = wanted.square().sum(1)
+    draws = torch.randint(
+        len(wanted), (_NUM_RESAMPLES, len(wanted)), generator=generator(0, "estimate")
+    ).to(wanted.device)
+    ratios = errors[draws].sum(1) / sizes[draws].sum(1).clamp_min(1e-24)
+    ends = ratios.quantile(torch.tensor([0.025, 0.975]).to(ratios))
+    return torch.cat([(errors.sum() / sizes.sum().clamp_min(1e-24))[None], ends])
 
 
 def _compare(logits: Tensor, classes: Tensor, soft_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError
@@ -80,8 +80,9 @@ def check_levels(levels: Sequence[FileLevels], compressed: Compressed, images: T
         if not distances[nearest] <= allowed:
             raise ExportError(
                 f"the exported file of {compressed.spec.name} computes something else than the "
-                f"model: values quantized by {name} are up to {distances[nearest]:.2f} steps from "
-                f"those of the model, expected at most {allowed:.2f}; nothing was written"
+                f"model: what {_source(model.module, name)} returns is up to "
+                f"{distances[nearest]:.2f} steps of {name} from that of the model, expected at "
+                f"most {allowed:.2f}; nothing was written"
             )
         return same[nearest]
 
@@ -89,3 +90,13 @@ def check_levels(levels: Sequence[FileLevels], compressed: Compressed, images: T
         if isinstance(module, QuantizedActivation):
             module.register_forward_hook(partial(compare, name))
     return model(images)
+
+
+def _source(module: nn.Module, quantizer: str) -> str:
+    """The layer or operation whose output a quantizer rounds, for a message."""
+    if isinstance(module, fx.GraphModule):
+        for node in module.graph.nodes:
+            if node.op == "call_module" and node.target == quantizer:
+                source = node.all_input_nodes[0]
+                return str(source.target if source.op == "call_module" else source.name)
+    return "the layer"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mixmix import Compressed, ImageSet, Model, ModelSpec, export
 from mixmix.errors import InputError
-from mixmix.evaluate.estimation import estimate_accuracy, fit_temperature
+from mixmix.evaluate.estimation import estimate_accuracy, fit_temperature, loss_and_bound
 from mixmix.evaluate.intervals import wilson_interval
 
 # Images of one pixel are their own logits, up to a linear map.
@@ -56,23 +56,25 @@ def test_soft_labels_of_a_zoo_with_another_order_of_classes() -> None:
 
 
 def test_by_hand() -> None:
-    # The compressed network swaps the first two classes; three images of four show the third least.
+    # The compressed network swaps the first two classes, which changes three images of four.
     pixels = torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.5, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 1.0]])
     swapped = torch.eye(3)[[1, 0, 2]]
     reference = linear(torch.eye(3))
-    data = dataset(pixels.view(4, 3, 1, 1), reference)
-    estimate = estimate_accuracy(linear(swapped), reference, data, batch_size=3)
+    data = dataset(pixels.repeat(100, 1).view(400, 3, 1, 1), reference)
+    estimate = estimate_accuracy(linear(swapped), reference, data, batch_size=300)
     expected = 0.0
     for pixel in pixels[:3].tolist():
         total = sum(math.exp(value) for value in pixel)
         expected += abs(math.exp(pixel[0]) - math.exp(pixel[1])) / total
     assert estimate.agreement == 25
-    assert estimate.predicted_drop == pytest.approx(100 * expected / 4)
-    assert estimate.num_images == 4
-    low, high = wilson_interval(1, 4)
+    assert estimate.num_images == 400
+    low, high = wilson_interval(100, 400)
     assert estimate.agreement_interval == (100 * low, 100 * high)
+    # Such large errors imply a loss that is more than the changes of classes allow.
+    low, high = wilson_interval(100 * expected, 400)
+    assert estimate.predicted_drop == pytest.approx(100 * high)
     low, high = estimate.predicted_drop_interval
-    assert 0 < low < estimate.predicted_drop < high
+    assert 0 < low <= estimate.predicted_drop <= high
     assert json.loads(json.dumps(estimate.to_dict()))["predicted_drop_interval"] == [low, high]
 
 
@@ -108,9 +110,19 @@ def test_nothing_is_lost_by_what_agrees() -> None:
     teacher = tiny_teacher("residual")
     data = random_dataset(50, teacher)
     estimate = estimate_accuracy(Compressed(teacher.module, teacher.spec), teacher, data)
-    assert estimate.agreement == 100 and estimate.predicted_drop == 0
-    # That none of 50 images shows a loss does not say that there is none.
-    assert estimate.predicted_drop_interval[0] == 0 < estimate.predicted_drop_interval[1]
+    assert estimate.agreement == 100
+    assert estimate.predicted_drop == estimate.upper_bound == 0
+    assert estimate.predicted_drop_interval == (0, 0)
+
+
+def test_small_errors_tell_what_classes_do_not() -> None:
+    wanted = torch.tensor([[1.0, 0.0, -1.0], [-2.0, 0.0, 2.0]] * 32)
+    errors = torch.tensor([[0.1, 0.1, -0.2], [0.2, -0.1, -0.1]] * 32)
+    found = loss_and_bound(wanted, wanted + errors + 3, wanted.softmax(1))
+    assert found.num_same == 64
+    assert found.drop == pytest.approx(40 * (0.06 + 0.06) / (2 + 8))
+    assert found.interval[0] < found.drop < found.interval[1]
+    assert found.bound == pytest.approx(2 * found.drop + 0.3)
 
 
 def test_exported_files_are_taken(tmp_path: Path) -> None:
