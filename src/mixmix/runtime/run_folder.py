@@ -153,7 +153,7 @@ class _Absent:
     """Takes the place of a field that there is not."""
 
     def __repr__(self) -> str:
-        return "None"
+        return "absent"
 
 
 _ABSENT = _Absent()

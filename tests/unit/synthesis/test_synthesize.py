@@ -238,7 +238,7 @@ class TestResume:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"sharpness": 1}, r"sharpness: 1, now None"),
+            ({"sharpness": 1}, r"sharpness: 1, now absent"),
             ({"terms": [{"term": "unheard-of", "weight": 1.0}]}, r"terms\.unheard-of: \{"),
         ],
     )
