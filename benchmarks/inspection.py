@@ -4,9 +4,9 @@
 --out benchmarks/records/DATE_inspection``
 
 ``inspect`` and ``compress`` (to W8A8) run one after the other, each in its own process. Networks of
-timm have random weights and images of the size behind the ``@``; all are ONNX files of PyTorch's exporter, in which BatchNorm is folded, but for ``bundled:``
-names with a ``+``, which keep theirs. Seconds are of the wall clock, memory is the peak of resident
-memory.
+timm have random weights and images of the size behind the ``@``. All are ONNX files of PyTorch's
+exporter, in which BatchNorm is folded, but for ``bundled:`` names with a ``+``, which keep theirs.
+Seconds are of the wall clock, memory is the peak of resident memory.
 """
 
 from __future__ import annotations
