@@ -20,7 +20,7 @@ from mixmix.compress.quantize.sensitivity import measure_sensitivity
 from mixmix.compress.quantize.sensitivity_table import SensitivityTable
 from mixmix.compress.recover.features import ReconstructFeatures
 from mixmix.data.image_set import ImageSet
-from mixmix.errors import InputError
+from mixmix.errors import InputError, first_line, warn
 from mixmix.evaluate.estimation import estimate_accuracy
 from mixmix.export import Artifact, export
 from mixmix.export.verify import MIN_PROBE_IMAGES
@@ -101,9 +101,10 @@ def search(
     layer by sensitivity, twice. If 8 bits lose too much, activations get 8, too, then an eighth, a
     quarter and half of the layers, the most sensitive ones, stay in float, and then all of them.
 
-    For speed, the float network and W8A8 are tried: fewer bits are not faster in ONNX Runtime. If
-    W8A8 loses at most half of what is allowed, channels are also pruned to 70% of the MACs. The
-    smallest file is not searched for by pruning, which takes long.
+    For speed, the float network and W8A8 are tried: fewer bits are not faster in ONNX Runtime.
+
+    At the end, the smallest of the quantized files that lose at most half of what is allowed is
+    made again with its channels pruned to 70% of the MACs, if there is one.
 
     Args:
         model: the network; it is not changed.
@@ -160,6 +161,7 @@ class _Trials:
         self._probe: Tensor | None = images.images[:_PROBE_IMAGES] if enough else None
         self.steps: list[SearchStep] = []
         self.tried: list[Compressed] = []
+        self._methods: list[Sequence[Method]] = []
         self.artifacts: list[Artifact] = []
         self.sensitivity: SensitivityTable | None = None
 
@@ -172,18 +174,16 @@ class _Trials:
             self._fastest(base)
         else:
             self._smallest(base)
-            if not any(step.within for step in self.steps):
-                self.attempt(FLOAT, [])
+        self._prune()
+        if not any(step.within for step in self.steps):
+            self.attempt(FLOAT, [])
 
     def _fastest(self, base: Quantize) -> None:
-        """The float network, 8 bits, which runtimes compute in integers, and fewer channels."""
+        """The float network, and 8 bits, which runtimes compute in integers."""
         self.attempt(FLOAT, [])
         eight = replace(base, bits=_EIGHT_BITS)
         if not self.attempt(eight.setting, [eight]):
             self._keep_some_in_float(eight)
-        elif 2 * (self.steps[-1].upper_bound or 0) <= (self._limits.max_loss or 0):
-            pruning = PruneChannels(max_macs=_MACS, recovery=ReconstructFeatures())
-            self.attempt(f"{100 * _MACS:g}% of the MACs, {eight.setting}", [pruning, eight])
 
     def _smallest(self, base: Quantize) -> None:
         """From 8 bits for all weights to 2, then bits per layer between the last two."""
@@ -230,6 +230,23 @@ class _Trials:
             method = replace(eight, layer_bits=kept)
             if self.attempt(f"{_EIGHT_BITS}, {len(names)} layers in float", [method]):
                 return
+
+    def _prune(self) -> None:
+        """Prune the smallest file that loses at most half of what is allowed."""
+        largest = self._limits.max_loss or 0.0
+        careful = [
+            index
+            for index, step in enumerate(self.steps)
+            if self._methods[index] and 2 * (step.upper_bound or 0.0) <= largest
+        ]
+        if careful:
+            index = min(careful, key=lambda index: self.steps[index].size_bytes)
+            pruning = PruneChannels(max_macs=_MACS, recovery=ReconstructFeatures())
+            setting = f"{100 * _MACS:g}% of the MACs, {self.steps[index].setting}"
+            try:
+                self.attempt(setting, [pruning, *self._methods[index]])
+            except InputError as error:
+                warn(f"no file with fewer channels was tried: {first_line(error)}")
 
     def _too_lossy(self) -> bool:
         bound, largest = self.steps[-1].upper_bound, self._limits.max_loss
@@ -284,6 +301,7 @@ class _Trials:
         )
         self.steps.append(SearchStep(setting, artifact.size_bytes, None, drop, bound, within))
         self.tried.append(compressed)
+        self._methods.append(methods)
         self.artifacts.append(artifact)
         return within
 

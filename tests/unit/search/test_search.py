@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_networks import INPUT_SHAPE, tiny_teacher
 
 from mixmix import Quantize, load, load_evaluation_pack
 from mixmix.compress.quantize.reconstruction import ReconstructionSettings
@@ -32,3 +34,16 @@ def test_a_loss_needs_held_out_images_and_an_onnx_file(tmp_path: Path) -> None:
         search(model, images, None, Limits(max_loss=1.0), tmp_path / "a.onnx")
     with pytest.raises(InputError, match=".onnx"):
         search(model, images, None, Limits(max_size="0.2"), tmp_path / "a.pt2")
+
+
+def test_the_smallest_file_with_half_of_the_loss_is_pruned(tmp_path: Path) -> None:
+    model = tiny_teacher("plain")
+    images = torch.rand(48, *INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+    seen, held_out = as_image_set(images, model).split(32)
+    result = search(model, seen, held_out, Limits(max_loss=100.0), tmp_path / "a.onnx", base=BASE)
+    *others, last = result.path
+    assert [step.setting for step in others] == ["W8A4", "W4A4", "W2A4"]
+    smallest = min(others, key=lambda step: step.size_bytes)
+    assert last.setting == f"70% of the MACs, {smallest.setting}"
+    assert result.chosen == min(result.path, key=lambda step: step.size_bytes)
+    assert (tmp_path / "a.onnx").stat().st_size == result.chosen.size_bytes
