@@ -104,7 +104,8 @@ def search(
     For speed, the float network and W8A8 are tried: fewer bits are not faster in ONNX Runtime.
 
     At the end, the smallest of the quantized files that lose at most half of what is allowed is
-    made again with its channels pruned to 70% of the MACs, if there is one.
+    made again with its channels pruned to 70% of the MACs, if there is one. For size, it must have a
+    prospect of being the smallest.
 
     Args:
         model: the network; it is not changed.
@@ -239,8 +240,11 @@ class _Trials:
             for index, step in enumerate(self.steps)
             if self._methods[index] and 2 * (step.upper_bound or 0.0) <= largest
         ]
-        if careful:
-            index = min(careful, key=lambda index: self.steps[index].size_bytes)
+        smallest = min((step.size_bytes for step in self.steps if step.within), default=math.inf)
+        index = min(careful, key=lambda index: self.steps[index].size_bytes, default=None)
+        if index is None:
+            return
+        if self._limits.aim == "speed" or _MACS * self.steps[index].size_bytes < smallest:
             pruning = PruneChannels(max_macs=_MACS, recovery=ReconstructFeatures())
             setting = f"{100 * _MACS:g}% of the MACs, {self.steps[index].setting}"
             try:
