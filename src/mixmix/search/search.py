@@ -104,8 +104,8 @@ def search(
     For speed, the float network and W8A8 are tried: fewer bits are not faster in ONNX Runtime.
 
     At the end, the smallest of the quantized files that lose at most half of what is allowed is
-    made again with its channels pruned to 70% of the MACs, if there is one. For size, it must have a
-    prospect of being the smallest.
+    made again with its channels pruned to 70% of the MACs; for size, only if that can become the
+    smallest.
 
     Args:
         model: the network; it is not changed.
