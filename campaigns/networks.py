@@ -38,7 +38,7 @@ TORCHVISION = (
     "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1",
     "swin_t", "vgg11_bn", "vit_b_16", "wide_resnet50_2",
 )  # fmt: skip
-TIMEOUT = 900
+TIMEOUT = 1800
 MAX_PARAMETERS = 40_000_000
 
 
