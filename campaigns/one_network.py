@@ -20,7 +20,7 @@ from mixmix.errors import ExportError, InputError
 CLASSES = 10
 SIZES = (32, 64, 96, 128, 160, 224, 256, 299)
 # The largest errors, relative to the spread of the outputs over the images; networks of random
-# weights can be chaotic. Of the loaded network, or ten times what the last bit of the images changes.
+# weights can be chaotic. Of the loaded network, or ten times what the last bit of images changes.
 # Of W8A8 to the network, or 1.5 times the error of plain rounding. Of a file to its model, or 1.5
 # times the model's own error of quantization: a step of 8 bits here or there is right (integer
 # kernels round exact sums, others sums of floats), and grows through such a network until file and
