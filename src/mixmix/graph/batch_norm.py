@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mixmix.errors import InputError, raise_if_out_of_memory, warn
-from mixmix.graph.agreement import relative_error
+from mixmix.graph.agreement import output_error
 
 __all__ = [
     "BatchNorm",
@@ -152,7 +152,7 @@ def _standard(module: nn.Module, x: Tensor) -> nn.Module | None:
     for value in (*own, *_EPS):
         candidate = _with_eps(module, x.ndim, value)
         found = candidate(x.clone())
-        error = relative_error(found, expected)
+        error = output_error(found, expected)
         if error < best[0]:
             best = (error, candidate)
     return best[1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mixmix.errors import CaptureError, first_line, raise_if_out_of_memory
-from mixmix.graph.agreement import relative_error
+from mixmix.graph.agreement import output_error
 from mixmix.graph.calls import is_call_to, module_of
 from mixmix.graph.copies import detached_copy
 from mixmix.graph.images import mark_images_, two_batches
@@ -61,7 +61,7 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
         try:
             graph_module = trace(original, example)
             found = mark_images_(graph_module, batches)
-            error = max(map(relative_error, found, wanted))
+            error = max(map(output_error, found, wanted))
         except Exception as failure:  # tracers raise whatever the model's own code raises
             raise_if_out_of_memory(failure)
             fixed = "Constraints violated (batch)" in str(failure)
@@ -103,7 +103,7 @@ def check_chain(
         found = batch
         for unit in units:
             found = unit(found)
-        error = relative_error(found, wanted) if found.shape == wanted.shape else math.inf
+        error = output_error(found, wanted) if found.shape == wanted.shape else math.inf
         if not error <= FOLD_TOLERANCE:
             raise CaptureError(
                 f"{type(model).__name__} gives other outputs as a graph (by {error:.1%} on "
@@ -152,7 +152,7 @@ def _check_outputs_of(model: nn.Module, images: Tensor, outputs: Tensor) -> None
     kind = type(model).__name__
     if not bool(torch.isfinite(outputs).all()):
         raise CaptureError(f"{kind} returns NaN or infinite values; check its weights and inputs")
-    if not relative_error(model(images.clone()), outputs) <= FOLD_TOLERANCE:
+    if not output_error(model(images.clone()), outputs) <= FOLD_TOLERANCE:
         raise CaptureError(
             f"{kind} returns other outputs when it is called again with the same images; turn off "
             "what is random in eval mode, and what it remembers between calls"
@@ -252,7 +252,7 @@ def check_outputs(
     Raises:
         CaptureError: if it has, with the hint.
     """
-    error = relative_error(graph_module(example), before)
+    error = output_error(graph_module(example), before)
     if not error <= FOLD_TOLERANCE:
         raise CaptureError(
             f"{step} changed the outputs by {error:.2%} (at most {FOLD_TOLERANCE:.1%} is numerical "

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from mixmix.errors import raise_if_out_of_memory
-from mixmix.graph.agreement import relative_error
+from mixmix.graph.agreement import output_error
 from mixmix.graph.calls import is_call_to
 from mixmix.graph.copies import detached_copy
 from mixmix.graph.edit import replace_by_module
@@ -54,7 +54,7 @@ def without_fixed_widths(model: nn.Module, example: Tensor) -> nn.Module:
         graph_module.graph.eliminate_dead_code()
         graph_module.recompile()
         with torch.no_grad():
-            error = relative_error(graph_module(example), model(example))
+            error = output_error(graph_module(example), model(example))
     except Exception as failure:  # tracers raise whatever the model's own code raises
         raise_if_out_of_memory(failure)
         return copied

@@ -19,7 +19,7 @@ from mixmix.errors import (
     translate_errors,
     warn,
 )
-from mixmix.graph.agreement import relative_error
+from mixmix.graph.agreement import output_error
 from mixmix.graph.batch_norm import (
     BatchNorm,
     check_statistics,
@@ -280,7 +280,7 @@ class Model:
             except Exception as error:  # half precision on the CPU, say
                 raise_if_out_of_memory(error)
                 return
-            difference = relative_error(found, wanted)
+            difference = output_error(found, wanted)
             # What is random cannot be compared, and NaN is not of the copy.
             again = model(inputs.to(kind, copy=True)).to(found) if difference > tolerance else None
             if again is not None and torch.equal(again, wanted):

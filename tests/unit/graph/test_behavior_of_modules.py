@@ -220,6 +220,18 @@ class Random(nn.Module):
         return F.dropout(x.flatten(1), training=True)
 
 
+class Counts(nn.Module):
+    """Its outputs depend on how often it was called, and have a bias that hides it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x.flatten(1) * (1 + self.calls / 10) + 50
+
+
 class Batch(nn.Module):
     """Takes batches of four only."""
 
@@ -231,6 +243,7 @@ class Batch(nn.Module):
     ("network", "reason"),
     [
         (Random(), "other outputs when it is called again"),
+        (Counts(), "other outputs when it is called again"),
         (Batch(), "cannot take 5 images"),
         (nn.Sequential(nn.Flatten(), nn.Threshold(1e9, torch.inf)), "NaN or infinite"),
         (nn.ModuleDict({"a": nn.Flatten()}), "cannot take 4 images"),

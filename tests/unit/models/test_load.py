@@ -129,6 +129,13 @@ class _Centered(nn.Module):
         return (x - x.mean(0, keepdim=True)).flatten(1)[:, :4]
 
 
+class _MeanRemoved(nn.Module):
+    """Sees the brightness of other images alone, and has a bias that hides it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean()).mean((2, 3)) + 50
+
+
 class _PairsOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1).reshape(2, -1)[:, :4]
@@ -142,6 +149,7 @@ class _PairsOnly(nn.Module):
             nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten()),
             "other outputs .* with others in its batch",
         ),
+        (_MeanRemoved(), "other outputs .* with others in its batch"),
         (_PairsOnly(), "runs on 2 images, but not on 4"),
     ],
 )

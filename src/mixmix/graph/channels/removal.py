@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixmix.errors import InputError, first_line, raise_if_out_of_memory
-from mixmix.graph.agreement import relative_error
+from mixmix.graph.agreement import output_error
 from mixmix.graph.channels.dependencies import (
     dependency_graph,
     torch_pruning_name,
@@ -161,7 +161,7 @@ def disagreement(
     inputs = example.cpu().double()
     with torch.no_grad(), _scaling_norms(double):
         wanted, got = (network(inputs) for network in double)
-    return relative_error(got, wanted) if got.shape == wanted.shape else math.inf
+    return output_error(got, wanted) if got.shape == wanted.shape else math.inf
 
 
 def _zero_inputs_(layer: nn.Module, channels: Sequence[int]) -> None:

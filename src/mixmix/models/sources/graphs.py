@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from mixmix.errors import InputError, translate_errors
+from mixmix.graph.agreement import output_error
 from mixmix.models.sources.source import Source
 from mixmix.models.spec import ModelSpec, channels_first_hint
 
 __all__ = ["GraphSource", "check_any_batch", "check_shape", "check_single", "describe_graph"]
 
+_TOLERANCE = 1e-3
 # Fields of the spec in a file that hold for its network; its hash and accuracy may not.
 _NOTED = ("name", "mean", "std", "classes", "label_set", "license", "resize", "interpolation")
 
@@ -96,5 +98,5 @@ def check_any_batch(model: nn.Module, spec: ModelSpec) -> None:
     ):
         together = model(images)
         alone = torch.cat([model(image) for image in images.split(1)])
-        if together.shape != alone.shape or not torch.allclose(together, alone, 1e-3, 1e-3):
+        if together.shape != alone.shape or not output_error(together, alone) <= _TOLERANCE:
             raise ValueError("an image has different outputs in a batch and alone")

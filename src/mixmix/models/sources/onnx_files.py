@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from mixmix.errors import DataError, InputError, translate_errors
-from mixmix.graph.agreement import relative_error
+from mixmix.graph.agreement import output_error
 from mixmix.models.sources.graphs import (
     GraphSource,
     check_any_batch,
@@ -163,7 +163,7 @@ def _check_agreement(
         "use the PyTorch model itself",
     ):
         found = model(images)
-        error = relative_error(found.double(), expected.double())
+        error = output_error(found.double(), expected.double())
     if not (expected.isfinite().all() and found.isfinite().all()):
         raise InputError(
             f"{spec.name}: {name} returns NaN or infinite values; its weights are damaged, or too "
