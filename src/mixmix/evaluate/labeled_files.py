@@ -96,12 +96,12 @@ def labels_of_names(names: Sequence[str], spec: ModelSpec, where: str, what: str
         return known
     pairs = zip(names, find_classes(names, spec.classes), strict=True)
     unknown = [name for name, index in pairs if index is None]
+    advice = (
+        f"name the {what} after the classes"
+        if spec.classes
+        else f"give its class names (--classes FILE) so that the {what} can be matched"
+    )
     if len(names) != spec.num_classes or len(unknown) < len(names):
-        advice = (
-            f"name the {what} after the classes"
-            if spec.classes
-            else f"give its class names (--classes FILE) so that the {what} can be matched"
-        )
         raise DataError(
             f"{where} has {len(names)} {what}, {spec.name} has {spec.num_classes} "
             f"classes, of which none is called {list_some(unknown)}; {advice}"
@@ -111,7 +111,7 @@ def labels_of_names(names: Sequence[str], spec: ModelSpec, where: str, what: str
     if all(name.isdecimal() for name in names) and sorted(names, key=int) != list(names):
         raise DataError(
             f"{where} has numbered {what}, whose alphabetical order ({list_some(names)}) is not "
-            f"that of the numbers; set the classes of {spec.name} (--classes FILE)"
+            f"that of the numbers; {advice}"
         )
     if not (spec.label_set == IMAGENET1K and all(map(_SYNSET.fullmatch, names))):
         warn(

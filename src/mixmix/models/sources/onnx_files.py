@@ -62,13 +62,17 @@ class OnnxSource(GraphSource):
         restore_batch_norms(original)
         with translate_errors(
             f"{spec.name}: {name} cannot be converted to PyTorch",
-            "export it without this operation, or use the PyTorch model itself",
+            "export it without this operation, simplify it (onnxsim), or use the PyTorch model",
         ):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of differences, which are measured below
-                model: fx.GraphModule = converter.convert(
-                    renamed(lowered(original, spec.input_shape))
-                )
+                proto = renamed(lowered(original, spec.input_shape))
+                try:
+                    model: fx.GraphModule = converter.convert(proto)
+                except KeyError as error:  # of a name that ``renamed`` gave
+                    raise ValueError(
+                        "an operation needs a weight or sizes that the file computes or leaves out"
+                    ) from error
             settle_shapes(model.eval(), spec.input_shape, batch)
         products_as_layers(model)
         model.eval().requires_grad_(False)
