@@ -249,7 +249,11 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "onnx-corrupt": (write("bad.onnx", "not a model"), "evaluate bad.onnx", "bad.onnx"),
     "onnx-absent": (nothing, "evaluate absent.onnx", "absent.onnx"),
-    "no-labeled-images": (nothing, "evaluate small.json --data .", "contains no images"),
+    "no-labeled-images": (
+        lambda folder: (folder / "empty").mkdir(exist_ok=True),
+        "evaluate small.json --data empty",
+        "contains no images",
+    ),
     "no-command": (nothing, "compres", "compres"),
     "out-is-a-file": (write("x", ""), ONE + "small.json", "x"),
 }
