@@ -65,6 +65,12 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def arguments(self) -> list[str]:
+        """The network as the command line takes it."""
+        mean, std = (",".join(map(str, values)) for values in (self.mean, self.std))
+        return [str(self.file), "--mean", mean, "--std", std]
+
     def normalized(self, pixels: Tensor) -> np.ndarray:
         """Pixels (N, C, H, W) in [0, 1] as the network takes them."""
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
@@ -119,10 +125,8 @@ def command_of(cell: Cell, network: Network, out: Path, peers_python: str) -> li
         command += [str(network.file), str(inputs), str(out)]
         is_module = cell.tool == "mct" and cell.model.startswith("bundled:")
         return [*command, "--module", cell.model] if is_module else command
-    command = [sys.executable, "-m", "mixmix", "compress", str(network.file), "--out", str(out)]
+    command = [sys.executable, "-m", "mixmix", "compress", *network.arguments, "--out", str(out)]
     command += ["--bits", cell.setting, "--seed", str(cell.seed), "--threads", "1"]
-    for option, values in (("--mean", network.mean), ("--std", network.std)):
-        command += [option, ",".join(map(str, values))]
     if cell.images == "mixmix":
         return command
     folder = out.with_name("photographs")

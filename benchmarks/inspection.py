@@ -20,25 +20,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from from_file import Network, network_of
 from harness.clocks import in_fresh_process
-from harness.networks import load_network
 from harness.record import Record
-
-from mixmix.runtime.storage import read_json, write_json
-from mixmix.runtimes.float_onnx import float_onnx_bytes
 
 QUESTION = "How well does mixmix inspect know the time and memory that mixmix compress takes?"
 KEY = ("model", "setting", "seed")
 NETWORKS = (
-    *("bundled:resnet", "bundled:mobilenetv2", "bundled:vit", "bundled:convnext", "resnet20"),
-    *(
-        "resnet44",
-        "bundled:vgg+",
-        "bundled:vovnet+",
-        "timm:resnet18@96",
-        "timm:vit_tiny_patch16_224@224",
-    ),
-    *("timm:mobilenetv3_small_100@128", "timm:efficientnet_b0@160"),
+    *("bundled:resnet", "bundled:mobilenetv2", "bundled:vit", "bundled:convnext", "bundled:vgg+"),
+    *("bundled:vovnet+", "resnet20", "resnet44", "timm:resnet18@96", "timm:efficientnet_b0@160"),
+    *("timm:mobilenetv3_small_100@128", "timm:vit_tiny_patch16_224@224"),
 )
 
 
@@ -46,18 +37,9 @@ def arguments_of(name: str, weights_dir: Path, work: Path) -> list[str]:
     """The network as the command line takes it, with what a file does not say."""
     if name.endswith("+"):
         return [name[:-1]]
-    path = work / f"{name.replace(':', '-')}.onnx"
-    if not path.exists():  # in a process of its own, since children inherit the peak of this one
-        in_fresh_process(_write, name, weights_dir, path)
-    return [str(path), *read_json(path.with_suffix(".json"))["arguments"]]
-
-
-def _write(name: str, weights_dir: Path, path: Path) -> None:
-    module, spec = load_network(name, weights_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mean, std = (",".join(map(str, values)) for values in (spec.mean, spec.std))
-    write_json(path.with_suffix(".json"), {"arguments": ["--mean", mean, "--std", std]})
-    path.write_bytes(float_onnx_bytes(module, spec.input_shape, name=spec.name))
+    # In a process of its own, since children inherit the peak memory of this one.
+    network: Network = in_fresh_process(network_of, name, weights_dir, work)
+    return network.arguments
 
 
 def run(command: list[str], log: Path) -> tuple[float, float, str]:

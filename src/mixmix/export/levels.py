@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from mixmix.compress.method import Compressed
 from mixmix.errors import ExportError
+from mixmix.graph.calls import name_of
 from mixmix.graph.quantized import QuantizedActivation
 from mixmix.models.model import Model
 
@@ -97,6 +98,5 @@ def _source(module: nn.Module, quantizer: str) -> str:
     if isinstance(module, fx.GraphModule):
         for node in module.graph.nodes:
             if node.op == "call_module" and node.target == quantizer:
-                source = node.all_input_nodes[0]
-                return str(source.target if source.op == "call_module" else source.name)
+                return name_of(node.all_input_nodes[0])
     return "the layer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -15,6 +15,8 @@ __all__ = [
     "count_calls",
     "is_call_to",
     "module_of",
+    "name_of",
+    "pair",
 ]
 
 
@@ -28,6 +30,11 @@ def module_of(node: Any, modules: Mapping[str, nn.Module]) -> nn.Module | None:
     if isinstance(node, fx.Node) and node.op == "call_module":
         return modules.get(str(node.target))
     return None
+
+
+def name_of(node: fx.Node) -> str:
+    """The layer that a node calls, or else its operation, for messages."""
+    return str(node.target if node.op == "call_module" else node.name)
 
 
 def is_call_to(node: fx.Node, *functions: Any) -> bool:
@@ -48,6 +55,13 @@ def argument(node: fx.Node, position: int, *names: str) -> Any:
     if len(node.args) > position:
         return node.args[position]
     return next((node.kwargs[name] for name in names if name in node.kwargs), None)
+
+
+def pair(sizes: int | Sequence[int]) -> tuple[int, int]:
+    """Sizes for height and width; a single one is for both."""
+    if isinstance(sizes, int):
+        return sizes, sizes
+    return sizes[0], sizes[-1]
 
 
 def count_calls(graph_module: fx.GraphModule) -> Counter[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from mixmix.graph.calls import pair
 from mixmix.graph.exported_contexts import inline_contexts_
 from mixmix.graph.ops import kind_of
 
@@ -182,18 +183,13 @@ def _build_conv2d(args: dict[int, Any]) -> nn.Module:
         weight.shape[1] * groups,
         weight.shape[0],
         (weight.shape[2], weight.shape[3]),
-        stride=_pair(args.get(3, (1, 1))),
-        padding=args[4] if isinstance(args.get(4), str) else _pair(args.get(4, (0, 0))),
-        dilation=_pair(args.get(5, (1, 1))),
+        stride=pair(args.get(3, (1, 1))),
+        padding=args[4] if isinstance(args.get(4), str) else pair(args.get(4, (0, 0))),
+        dilation=pair(args.get(5, (1, 1))),
         groups=groups,
         bias=bias is not None,
     )
     return _with_values(layer, weight=weight, bias=bias)
-
-
-def _pair(sizes: Sequence[int]) -> tuple[int, int]:
-    """Sizes for height and width; a single one is for both."""
-    return sizes[0], sizes[-1]
 
 
 def _build_linear(args: dict[int, Any]) -> nn.Module:

@@ -72,10 +72,11 @@ class FusedNetwork:
             return False
         if not output_error(seen.logits, reference.logits) < _TOLERANCE:
             return False
-        pairs = []
-        for own, other in zip(seen.statistics, reference.statistics, strict=True):
-            pairs += [(own.mean, other.mean), (own.var, other.var)]
-        return all(relative_error(own, other) < _TOLERANCE for own, other in pairs)
+        return all(
+            relative_error(one, wanted) < _TOLERANCE
+            for own, other in zip(seen.statistics, reference.statistics, strict=True)
+            for one, wanted in ((own.mean, other.mean), (own.var, other.var))
+        )
 
 
 class FusedBatchNorm(nn.Module):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from mixmix.graph.calls import pair
 
 __all__ = ["Exportable"]
 
@@ -81,7 +83,7 @@ def _average_pool(
     divisor_override: int | None = None,
 ) -> Tensor:
     """``avg_pool2d`` as a plain one of a padded input, times factors for the true divisors."""
-    kernel, strides, pads = map(_pair, (kernel_size, stride or kernel_size, padding))
+    kernel, strides, pads = map(pair, (kernel_size, stride or kernel_size, padding))
     sides, factors = [], []
     for size, window, step, pad in zip(input.shape[-2:], kernel, strides, pads, strict=True):
         starts = _starts(int(size), window, step, pad, ceil_mode)
@@ -93,13 +95,6 @@ def _average_pool(
     if divisor_override is not None:
         return averages * (kernel[0] * kernel[1] / divisor_override)
     return averages * (factors[0][:, None] * factors[1])
-
-
-def _pair(sizes: int | Sequence[int]) -> tuple[int, int]:
-    """One size for both axes, or one for each, as PyTorch takes them."""
-    if isinstance(sizes, int):
-        return sizes, sizes
-    return sizes[0], sizes[-1]
 
 
 _POOL = inspect.signature(_average_pool)

@@ -175,9 +175,9 @@ class _Trials:
             self._fastest(base)
         else:
             self._smallest(base)
+            if not any(step.within for step in self.steps):
+                self.attempt(FLOAT, [])
         self._prune()
-        if not any(step.within for step in self.steps):
-            self.attempt(FLOAT, [])
 
     def _fastest(self, base: Quantize) -> None:
         """The float network, and 8 bits, which runtimes compute in integers."""
@@ -236,21 +236,21 @@ class _Trials:
         """Prune the smallest file that loses at most half of what is allowed."""
         largest = self._limits.max_loss or 0.0
         careful = [
-            index
-            for index, step in enumerate(self.steps)
-            if self._methods[index] and 2 * (step.upper_bound or 0.0) <= largest
+            (step, methods)
+            for step, methods in zip(self.steps, self._methods, strict=True)
+            if methods and 2 * (step.upper_bound or 0.0) <= largest
         ]
-        smallest = min((step.size_bytes for step in self.steps if step.within), default=math.inf)
-        index = min(careful, key=lambda index: self.steps[index].size_bytes, default=None)
-        if index is None:
+        if not careful:
             return
-        if self._limits.aim == "speed" or _MACS * self.steps[index].size_bytes < smallest:
-            pruning = PruneChannels(max_macs=_MACS, recovery=ReconstructFeatures())
-            setting = f"{100 * _MACS:g}% of the MACs, {self.steps[index].setting}"
-            try:
-                self.attempt(setting, [pruning, *self._methods[index]])
-            except InputError as error:
-                warn(f"no file with fewer channels was tried: {first_line(error)}")
+        step, methods = min(careful, key=lambda each: each[0].size_bytes)
+        smallest = min((each.size_bytes for each in self.steps if each.within), default=math.inf)
+        if self._limits.aim == "size" and _MACS * step.size_bytes >= smallest:
+            return
+        pruning = PruneChannels(max_macs=_MACS, recovery=ReconstructFeatures())
+        try:
+            self.attempt(f"{100 * _MACS:g}% of the MACs, {step.setting}", [pruning, *methods])
+        except InputError as error:
+            warn(f"no file with fewer channels was tried: {first_line(error)}")
 
     def _too_lossy(self) -> bool:
         bound, largest = self.steps[-1].upper_bound, self._limits.max_loss

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, fx, nn
 
 from mixmix.compress.quantize.learnable import LearnableActivation, LearnableLayer
+from mixmix.graph.calls import name_of
 from mixmix.graph.edit import insert_module_after
 from mixmix.graph.layers import check_layer_names
 from mixmix.graph.placement import Operands
@@ -124,9 +125,8 @@ def insert_quantizers(
 
 def _place(source: fx.Node, sources: Mapping[fx.Node, fx.Node]) -> str:
     """Where a tensor is, for error messages."""
-    what = source.target if source.op == "call_module" else source.name
     readers = [str(call.target) for call, read in sources.items() if read is source]
-    return f"the output of {what}" + (f", the input of {readers[0]}," if readers else "")
+    return f"the output of {name_of(source)}" + (f", the input of {readers[0]}," if readers else "")
 
 
 def input_quantizers(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
